@@ -1,0 +1,35 @@
+# `make demo` and `make test` do all the set-up a fresh machine needs.
+PYTHON ?= python3
+BIN := .venv/bin
+RECIPE ?= demo
+STORE ?= store
+
+.PHONY: install demo test slow check bench
+
+install: .venv/installed
+
+# uv brings itself where it is missing; every install is held by constraints.txt.
+.venv/installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install
+	$(BIN)/vbert run $(RECIPE) --store $(STORE)
+
+test: install
+	$(BIN)/pytest -n 2 -m "not slow"
+
+slow: install
+	$(BIN)/pytest -m slow
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python tests/benchmarks/$(NAME).py
+
