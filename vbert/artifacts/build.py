@@ -1,0 +1,335 @@
+"""Where and how: what a stage's function gets beside what to make. Nothing here is ever hashed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import Field
+
+from vbert.artifacts import children, durable
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.children import ChildDied, Children, Stopped
+from vbert.artifacts.errors import BuildError
+from vbert.artifacts.manifest import FileEntry, Manifest, environment
+from vbert.artifacts.owner import Owner
+from vbert.artifacts.settings import Settings
+from vbert.artifacts.stage import Figures
+from vbert.artifacts.store import Store
+
+__all__ = ["Build", "Figures", "Job", "Machine", "Stopped", "StoreBuild", "Work", "run_works"]
+
+RECORD = "unit.json"
+
+
+class Machine(Settings):
+    """What should not change bits, and is proven by tests not to."""
+
+    units_at_once: int = Field(2, ge=1, description="child processes that make units")
+    steps_at_once: int = Field(1, ge=1, description="stages that run side by side")
+    loader_workers: int = Field(1, ge=0, description="processes that prepare batches, a rank")
+    checkpoint_steps: int = Field(200, ge=1, description="optimiser steps between two checkpoints")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    runner: Literal["threads"] = Field("threads", description="what runs units under Prefect")
+
+
+class Build(Protocol):
+    """What the stages see."""
+
+    directory: Path
+    scratch: Path
+    machine: Machine
+
+    def each(self, units: Sequence[tuple[str, Any]], make: Callable[[Path, Any], Figures]) -> None: ...
+    def unit_figures(self) -> dict[str, Figures]: ...
+    def process(self, function: Callable[..., Figures], *arguments: Any, processes: int = 1) -> Figures: ...
+    def progress(self, done: int, total: int, **figures: float) -> None: ...
+    def earlier(self) -> list[Artifact]: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """The first argument of a function that `Build.process` runs in a child."""
+
+    directory: Path
+    scratch: Path
+    machine: Machine
+    rank: int = 0
+    world: int = 1
+
+    def progress(self, done: int, total: int, **figures: float) -> None:
+        if self.rank == 0:
+            children.report(done, total, **figures)
+
+    @property
+    def stopping(self) -> bool:
+        """SIGTERM came: write a checkpoint and raise Stopped."""
+        return children.stopping()
+
+
+@lru_cache(maxsize=1)
+def pool(count: int) -> Children:
+    """This process's children for units: loaded once, used by every stage."""
+    return Children(count)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The making of one unit: data that any worker on this store can be handed and call."""
+
+    unfinished: Path
+    key: str
+    make: Callable[[Path, Any], Figures]
+    argument: Any
+    workers: int
+    retries: int = 2
+    timeout: float | None = None
+
+    def __call__(self) -> Figures:
+        """Make and commit the unit in a child of this process; a child that dies is replaced and the unit retried."""
+        for attempt in range(self.retries + 1):
+            try:
+                call = (self.unfinished, self.key, self.make, self.argument)
+                figures: Figures = pool(self.workers).run(make_unit, *call, timeout=self.timeout)
+                return figures
+            except (ChildDied, TimeoutError) as error:
+                if attempt == self.retries:
+                    what = "took too long" if isinstance(error, TimeoutError) else str(error)
+                    raise BuildError(f"unit {self.key} failed {attempt + 1} times: {what}") from None
+        raise AssertionError
+
+
+def make_unit(unfinished: Path, key: str, make: Callable[[Path, Any], Figures], argument: Any) -> Figures:
+    """Make one unit in a directory of its own and commit it whole; the first commit of a key stands."""
+    target = unfinished / "units" / key
+    if (target / RECORD).exists():
+        return unit_record(target)["figures"]  # type: ignore[no-any-return]
+    making = durable.make_fresh(durable.make_directories(unfinished / "making") / f"{key}.{uuid.uuid4().hex}")
+    try:
+        began = time.monotonic()
+        figures = make(making, argument)
+        entries = []
+        for path in sorted(p for p in making.rglob("*") if p.is_file()):
+            durable.sync_file(path)
+            name = path.relative_to(making).as_posix()
+            entries.append(FileEntry(name=name, size=path.stat().st_size, sha256=durable.sha256_file(path)))
+        record = {
+            "key": key,
+            "files": [entry.model_dump() for entry in entries],
+            "figures": figures,
+            "seconds": round(time.monotonic() - began, 3),
+            "environment": environment(),
+        }
+        durable.write_file(making / RECORD, json.dumps(record).encode())
+        durable.sync_tree(making)
+        durable.make_directories(target.parent)
+        with suppress(OSError):  # another one stands there already
+            durable.rename(making, target)
+            durable.open_mode(target, 0o555)
+            durable.acknowledge(target)
+        return unit_record(target)["figures"]  # type: ignore[no-any-return]
+    finally:
+        durable.remove_tree(making)
+
+
+def unit_record(directory: Path) -> dict[str, Any]:
+    """The record of a committed unit; its files' sizes are compared. Raises BuildError where it is not whole."""
+    try:
+        record: dict[str, Any] = json.loads((directory / RECORD).read_bytes())
+        for entry in record["files"]:
+            if (directory / entry["name"]).stat().st_size != entry["size"]:
+                raise ValueError(f"{entry['name']} has another size")
+    except (OSError, ValueError, KeyError) as error:
+        raise BuildError(f"unit {directory} is not whole: {error}") from None
+    return record
+
+
+def committed(unfinished: Path) -> dict[str, dict[str, Any]]:
+    """Key → record of the units committed so far; one that is not whole is moved away, to be made again."""
+    found = {}
+    for directory in sorted((unfinished / "units").glob("*")):
+        try:
+            found[directory.name] = unit_record(directory)
+        except BuildError:
+            durable.open_mode(directory, durable.SHARED_DIRECTORY)
+            durable.rename(directory, durable.make_directories(unfinished / "broken") / uuid.uuid4().hex)
+    return found
+
+
+Runner = Callable[[str, Sequence[Work], Callable[[Figures], None]], None]
+
+
+def run_works(title: str, works: Sequence[Work], done: Callable[[Figures], None]) -> None:
+    """Run units on threads that wait for child processes; the first failure is raised after the running ones end."""
+    if not works:
+        return
+    with ThreadPoolExecutor(works[0].workers) as threads:
+        futures = [threads.submit(work) for work in works]
+        try:
+            for future in futures:
+                done(future.result())
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+Progress = Callable[..., None]  # progress(done, total, **figures)
+
+
+@dataclass
+class StoreBuild:
+    """A build into a store: the `Build` that stages get from the engine."""
+
+    artifact: Artifact
+    store: Store
+    machine: Machine
+    run_units: Runner
+    show: Progress
+    directory: Path
+    scratch: Path
+    retries: int = 0
+    hashed: dict[str, FileEntry] = field(default_factory=dict)
+    _units: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def unfinished(self) -> Path:
+        return self.store.unfinished(self.artifact.stage_name, self.artifact.fingerprint)
+
+    def each(self, units: Sequence[tuple[str, Any]], make: Callable[[Path, Any], Figures]) -> None:
+        keys = [key for key, _ in units]
+        if len(set(keys)) != len(keys) or not all(k.replace("-", "").replace("_", "").isalnum() for k in keys):
+            raise BuildError(f"{self.artifact.title}: unit keys must be unique, of letters, digits, - and _")
+        have = committed(self.unfinished)
+        done = sum(key in have for key in keys)
+        self.progress(done, len(keys))
+        timeout = self.artifact.step.stage.timeout if self.artifact.step else None
+        works = [
+            Work(self.unfinished, key, make, argument, self.machine.units_at_once, self.retries, timeout)
+            for key, argument in units
+            if key not in have
+        ]
+        finished = iter(range(done + 1, len(keys) + 1))
+        self.run_units(self.artifact.title, works, lambda _: self.progress(next(finished), len(keys)))
+        have = committed(self.unfinished)
+        missing = [key for key in keys if key not in have]
+        if missing:
+            raise BuildError(f"{self.artifact.title}: {len(missing)} units are missing, the first is {missing[0]}")
+        self._units = {key: have[key] for key in keys}
+        for key in keys:
+            for raw in have[key]["files"]:
+                entry = FileEntry.model_validate(raw)
+                if entry.name in self.hashed:
+                    raise BuildError(f"{self.artifact.title}: two units made a file {entry.name!r}")
+                target = self.directory / entry.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                durable.link(self.unfinished / "units" / key / entry.name, target)
+                self.hashed[entry.name] = entry
+
+    def unit_figures(self) -> dict[str, Figures]:
+        return {key: record["figures"] for key, record in self._units.items()}
+
+    def process(self, function: Callable[..., Figures], *arguments: Any, processes: int = 1) -> Figures:
+        timeout = self.artifact.step.stage.timeout if self.artifact.step else None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        port = children.free_port() if processes > 1 else 0
+        with children.ranks(processes) as ranks:
+            for rank, child in enumerate(ranks):
+                job = Job(self.directory, self.scratch, self.machine, rank, processes)
+                child.start(function, (job, *arguments), children.rank_environment(rank, processes, port))
+            with ThreadPoolExecutor(processes) as threads:
+                waits = [
+                    threads.submit(c.result, self.progress if r == 0 else None, deadline) for r, c in enumerate(ranks)
+                ]
+                try:
+                    results = [future.result() for future in _as_failed_first(waits)]
+                except TimeoutError:
+                    self._end(ranks)
+                    raise BuildError(f"{self.artifact.title} took longer than its {timeout:.0f} s") from None
+                except BaseException:
+                    self._end(ranks)
+                    raise
+        return results[0]  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _end(ranks: list[children.Child]) -> None:
+        for child in ranks:
+            with suppress(OSError):
+                child.process.terminate()
+        for child in ranks:
+            child.terminate()
+
+    def progress(self, done: int, total: int, **figures: float) -> None:
+        self.show(done, total, **figures)
+
+    def earlier(self) -> list[Artifact]:
+        """Finished artifacts of the same stage, newest first, for reuse below the stage."""
+        from vbert.artifacts.stage import artifact_from_json
+
+        found: list[tuple[str, Manifest]] = []
+        for record in self.store.manifests(self.artifact.stage_name):
+            if record.alias_of is None and record.fingerprint != self.artifact.fingerprint:
+                found.append((record.created, record))
+        out = []
+        for _, record in sorted(found, key=lambda pair: pair[0], reverse=True):
+            with suppress(Exception):  # made by a version of a stage that this checkout has no more
+                out.append(artifact_from_json(record.step).bound(self.store))
+        return out
+
+
+def _as_failed_first(futures: Sequence[Any]) -> list[Any]:
+    """All futures in order once every one is done or one has failed; the failed one first in that case."""
+    from concurrent.futures import FIRST_EXCEPTION, wait
+
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    failed = [future for future in done if future.exception() is not None]
+    return failed or list(futures)
+
+
+def attempt_directory(unfinished: Path) -> Path:
+    """A scratch directory of this attempt alone, holding what earlier attempts left.
+
+    Numbers only grow and each is taken by `mkdir`, so two builders never share one, locks or not. What a provably
+    dead owner left is taken over by a rename, what may have a live owner is copied.
+    """
+    base = durable.make_directories(unfinished / "scratch")
+    earlier = sorted((p for p in base.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
+    number = int(earlier[-1].name) + 1 if earlier else 1
+    while True:
+        mine = base / str(number)
+        try:
+            mine.mkdir()
+            break
+        except FileExistsError:
+            number += 1
+    durable.open_mode(mine, durable.SHARED_DIRECTORY)
+    Owner.current().write(base / f"{number}.owner")
+    content = mine / "content"
+    if earlier:
+        last = earlier[-1]
+        owner = Owner.read(base / f"{last.name}.owner")
+        with suppress(OSError):
+            if owner is not None and owner.dead():
+                (last / "content").rename(content)
+            else:
+                shutil.copytree(last / "content", content, copy_function=_copy_if_there)
+        for old in earlier[:-1]:
+            past = Owner.read(base / f"{old.name}.owner")
+            if past is None or past.dead():
+                durable.remove_tree(old)
+    content.mkdir(exist_ok=True)
+    durable.open_mode(content, durable.SHARED_DIRECTORY)
+    return content
+
+
+def _copy_if_there(source: str, target: str) -> None:
+    with suppress(FileNotFoundError):
+        shutil.copyfile(source, target)

@@ -1,0 +1,144 @@
+"""The store's own I/O: each function leaves what it did on the disk, and in the operation log of a test.
+
+Publishing survives a power loss only if every one of these is called in the right order; `observe` lets a test record
+them and enumerate the crash states that the order allows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+Observer = Callable[..., None]
+_observer: Observer | None = None
+
+FILE_MODE = 0o444  # published files: guards against mistakes
+SHARED_FILE = 0o664  # files that several users of one store write
+SHARED_DIRECTORY = 0o2775  # setgid: what is made in it stays with the store's group
+
+
+def observe(observer: Observer | None) -> None:
+    """Have every operation reported as `observer(name, *paths)` (tests)."""
+    global _observer
+    _observer = observer
+
+
+def _log(operation: str, *paths: Path) -> None:
+    if _observer is not None:
+        _observer(operation, *paths)
+
+
+def open_mode(path: Path, mode: int) -> None:
+    """Give `path` the mode whatever the umask; another user's file stays as it is."""
+    try:
+        if stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
+    except PermissionError:
+        pass
+
+
+def make_directories(path: Path) -> Path:
+    """`mkdir -p`, group-writable; every directory made is synced into its parent, up to one that was there."""
+    path = Path(path)
+    if path.is_dir():
+        return path
+    make_directories(path.parent)
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return path
+    _log("mkdir", path)
+    open_mode(path, SHARED_DIRECTORY)
+    sync_directory(path.parent)
+    return path
+
+
+def make_fresh(path: Path) -> Path:
+    """A new directory in an existing one, not yet synced: what is built in it is synced when it is published."""
+    path.mkdir()
+    _log("mkdir", path)
+    open_mode(path, SHARED_DIRECTORY)
+    return path
+
+
+def write_file(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
+    """A new file, synced. A failed write leaves no file behind under that name."""
+    try:
+        with open(path, "xb") as out:
+            out.write(data)
+            out.flush()
+            os.fchmod(out.fileno(), mode)
+            _log("write", path)
+            os.fsync(out.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    _log("fsync", path)
+
+
+def sync_file(path: Path, mode: int = FILE_MODE) -> None:
+    """Flush a file that others wrote to the disk, and make it read-only."""
+    _log("write", path)
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if stat.S_IMODE(os.fstat(handle).st_mode) != mode:
+            os.fchmod(handle, mode)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    _log("fsync", path)
+
+
+def sync_directory(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    _log("syncdir", path)
+
+
+def sync_tree(root: Path) -> None:
+    """Every directory of a tree, bottom-up."""
+    for directory, _, _ in os.walk(root, topdown=False):
+        sync_directory(Path(directory))
+
+
+def rename(source: Path, target: Path) -> None:
+    """Move `source` to the new name `target`; OSError (EEXIST, ENOTEMPTY) where another one stands there."""
+    os.rename(source, target)
+    _log("rename", source, target)
+    sync_directory(target.parent)
+    if source.parent != target.parent:
+        sync_directory(source.parent)
+
+
+def link(source: Path, target: Path) -> None:
+    """A second name of a synced file; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+        _log("link", source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+        sync_file(target)
+
+
+def acknowledge(what: Path) -> None:
+    """From here on the caller has been told that `what` is published."""
+    _log("acknowledge", what)
+
+
+def sha256_file(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a tree, read-only parts too; what is gone already is fine."""
+    for directory, _, _ in os.walk(path):
+        open_mode(Path(directory), SHARED_DIRECTORY)
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,81 @@
+"""Fingerprints: sha256 of canonical JSON, which refuses what has no stable form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from vbert.artifacts.settings import Location, Plugin, Since, Wiring
+
+Identify = Callable[[Any], str | None]  # an artifact's identity, or None for anything else
+
+
+def no_artifacts(_: Any) -> str | None:
+    return None
+
+
+def canonical(value: Any, identify: Identify = no_artifacts, where: str = "value") -> Any:
+    """`value` as plain JSON that is the same for equal values in every process.
+
+    Artifacts enter by `identify`; `Settings` by their fields, as the marks of `vbert.artifacts.settings` say.
+    Raises TypeError, naming `where`, for what has no stable form: a path, a set, an object, NaN, a non-string key.
+    """
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise TypeError(f"{where}: {value} has no stable form")
+        return value
+    if (identity := identify(value)) is not None:
+        return {"artifact": identity}
+    if isinstance(value, Plugin):
+        return [value.name, value.version]
+    if isinstance(value, BaseModel):
+        return _model(value, identify, where)
+    if is_dataclass(value) and not isinstance(value, type):
+        if not value.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            raise TypeError(f"{where}: {type(value).__name__} must be a frozen dataclass to be fingerprinted")
+        return {f.name: canonical(getattr(value, f.name), identify, f"{where}.{f.name}") for f in fields(value)}
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where}: key {key!r} is not a string")
+        return {key: canonical(value[key], identify, f"{where}.{key}") for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [canonical(item, identify, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise TypeError(f"{where}: a {type(value).__name__} has no stable form and can't be fingerprinted")
+
+
+def _model(model: BaseModel, identify: Identify, where: str) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, info in type(model).model_fields.items():
+        value = getattr(model, name)
+        marks = info.metadata
+        if Wiring in marks:
+            continue
+        if Location in marks and getattr(model, "sha256", None) is not None:
+            continue
+        if any(isinstance(mark, Since) and mark.value == value for mark in marks):
+            continue
+        out[name] = canonical(value, identify, f"{where}.{name}")
+    return out
+
+
+def dumps(value: Any) -> str:
+    """Canonical JSON text: sorted keys, no spaces, ASCII, shortest floats."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def sha256(text: str | bytes) -> str:
+    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
+
+
+def digest(value: Any, identify: Identify = no_artifacts, where: str = "value") -> str:
+    """Hex sha256 of the canonical JSON of `value`."""
+    return sha256(dumps(canonical(value, identify, where)))

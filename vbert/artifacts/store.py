@@ -1,0 +1,275 @@
+"""The store: finished artifacts, whole or absent, and what survives a crash of the unfinished ones.
+
+store.json                                format and id; a newer format is refused
+artifacts/<stage>/<fingerprint>/          manifest.json + files (or an alias)
+unfinished/<stage>/<fingerprint>/units/   committed units, immutable
+unfinished/<stage>/<fingerprint>/scratch/ checkpoints, one directory an attempt
+publishing/<fingerprint>.<uuid>/          one builder's own, renamed when whole
+locks/  damaged/  runs/<run id>.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from vbert.artifacts import durable, manifest
+from vbert.artifacts.errors import BuildError, Damaged, UserError
+from vbert.artifacts.manifest import FileEntry, Manifest, content_digest
+from vbert.artifacts.owner import Owner
+from vbert.artifacts.verified import Verified
+
+FORMAT = 1
+
+
+class Store:
+    """A store on a local path. Opening one writes nothing, so a read-only store can be read."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root).absolute()
+        self.checked = Verified()
+        record = self.root / "store.json"
+        if record.is_file():
+            try:
+                found = json.loads(record.read_text())["format"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{record} is not a store's record ({error}); give another --store") from None
+            if found > FORMAT:
+                raise UserError(f"{self.root}: store format {found}, this version knows {FORMAT}; upgrade vbert")
+        elif self.root.is_file():
+            raise UserError(f"{self.root} is a file; --store takes a directory")
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+        return Store, (self.root,)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.root)!r})"
+
+    def prepare(self) -> None:
+        """Make the store's directories and record, where they are missing."""
+        for name in ("artifacts", "unfinished", "publishing", "locks", "damaged", "runs"):
+            durable.make_directories(self.root / name)
+        record = self.root / "store.json"
+        if not record.exists():
+            fresh = self.root / f".store.{uuid.uuid4().hex}"
+            durable.write_file(fresh, json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}).encode())
+            with suppress(FileExistsError):
+                os.link(fresh, record)
+            fresh.unlink()
+            durable.sync_directory(self.root)
+
+    # ------------------------------------------------------------------ finding and reading
+
+    def directory(self, stage: str, fingerprint: str) -> Path:
+        return self.root / "artifacts" / stage / fingerprint
+
+    def find(self, stage: str, fingerprint: str) -> Manifest | None:
+        """The manifest of the finished artifact, its alias followed; None where there is none.
+
+        The sizes of its files are compared. Raises Damaged where it is not whole.
+        """
+        directory = self.directory(stage, fingerprint)
+        path = directory / manifest.NAME
+        try:
+            info = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            if directory.is_dir():
+                raise Damaged(stage, fingerprint, manifest.NAME, "it is missing") from None
+            return None
+        found = self.checked.manifest(path, info)
+        if found is None:
+            try:
+                found = Manifest.read(path)
+            except FileNotFoundError:
+                return None
+            except ValueError as error:
+                raise Damaged(stage, fingerprint, manifest.NAME, str(error)) from None
+            self.checked.note_manifest(path, info, found)
+        if found.fingerprint != fingerprint or found.stage != stage:
+            raise Damaged(stage, fingerprint, manifest.NAME, f"it is the manifest of {found.stage}/{found.fingerprint}")
+        if found.alias_of is not None:
+            return self.find(stage, found.alias_of)
+        for entry in found.files:
+            self._check_size(found, entry)
+        return found
+
+    def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
+        """All whole manifests (of one stage), aliases as such, damaged ones passed over."""
+        base = self.root / "artifacts"
+        stages = [base / stage] if stage else sorted(p for p in base.glob("*") if p.is_dir())
+        for directory in stages:
+            for path in sorted(directory.glob(f"*/{manifest.NAME}")):
+                with suppress(ValueError, OSError):
+                    yield Manifest.read(path)
+
+    def resolved(self, stage: str, resolved: str) -> Manifest | None:
+        """A finished artifact of the stage that was made of the same content, if there is one."""
+        for found in self.manifests(stage):
+            if found.alias_of is None and found.resolved == resolved:
+                try:
+                    return self.find(stage, found.fingerprint)
+                except Damaged:
+                    continue
+        return None
+
+    def verified(self, found: Manifest, name: str) -> Path:
+        """The path of a file of an artifact: its size compared now, its sha256 at the first read in a run."""
+        entry = next((entry for entry in found.files if entry.name == name), None)
+        if entry is None:
+            names = ", ".join(entry.name for entry in found.files[:8])
+            raise BuildError(f"{found.stage}/{found.fingerprint[:8]} has no file {name!r}; it has {names}")
+        path = self.directory(found.stage, found.fingerprint) / name
+        info = self._check_size(found, entry)
+        if not self.checked.knows(path, info):
+            if durable.sha256_file(path) != entry.sha256:
+                raise Damaged(found.stage, found.fingerprint, name, "its sha256 is not the manifest's")
+            self.checked.note(path, info)
+        return path
+
+    def _check_size(self, found: Manifest, entry: FileEntry) -> os.stat_result:
+        path = self.directory(found.stage, found.fingerprint) / entry.name
+        try:
+            info = os.lstat(path)
+        except OSError as error:
+            raise Damaged(found.stage, found.fingerprint, entry.name, f"it can't be read ({error.strerror})") from None
+        if info.st_size != entry.size:
+            reason = f"{info.st_size} bytes where the manifest says {entry.size}"
+            raise Damaged(found.stage, found.fingerprint, entry.name, reason)
+        return info
+
+    # ------------------------------------------------------------------ unfinished work
+
+    def unfinished(self, stage: str, fingerprint: str) -> Path:
+        return self.root / "unfinished" / stage / fingerprint
+
+    def begin(self, fingerprint: str) -> Path:
+        """A fresh directory of this builder alone, from which it publishes."""
+        durable.make_directories(self.root / "publishing")
+        directory = durable.make_fresh(self.root / "publishing" / f"{fingerprint}.{uuid.uuid4().hex}")
+        Owner.current().write(directory.with_name(directory.name + ".owner"))
+        return directory
+
+    def abandon(self, directory: Path) -> None:
+        durable.remove_tree(directory)
+        directory.with_name(directory.name + ".owner").unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------ publishing
+
+    def publish(self, directory: Path, record: Manifest, hashed: dict[str, FileEntry]) -> Manifest:
+        """Make `directory` the finished artifact of `record`, whole at every moment; first one wins.
+
+        `hashed` are the files whose bytes are synced and hashed already (linked from units). Returns the manifest of
+        whoever won. Raises Damaged where the one that stands there is not whole.
+        """
+        entries = []
+        for path in sorted(p for p in directory.rglob("*") if not p.is_dir()):
+            name = path.relative_to(directory).as_posix()
+            if path.is_symlink():
+                raise BuildError(f"{record.stage} left a symbolic link {name!r}: artifacts hold files")
+            entry = hashed.get(name)
+            if entry is None:
+                durable.sync_file(path)
+                entry = FileEntry(name=name, size=path.stat().st_size, sha256=durable.sha256_file(path))
+            entries.append(entry)
+        whole = record.model_copy(update={"files": entries, "content": content_digest(entries)})
+        durable.write_file(directory / manifest.NAME, whole.dumps())
+        durable.sync_tree(directory)
+        target = self.directory(record.stage, record.fingerprint)
+        durable.make_directories(target.parent)
+        try:
+            durable.rename(directory, target)
+        except OSError:
+            standing = self.find(record.stage, record.fingerprint)
+            if standing is None:
+                raise
+            self.abandon(directory)
+            return standing
+        durable.open_mode(target, 0o555)
+        directory.with_name(directory.name + ".owner").unlink(missing_ok=True)
+        durable.acknowledge(target)
+        return whole
+
+    def adopt(self, record: Manifest, existing: Manifest) -> Manifest:
+        """Publish an alias: the step of `record` is known to make the artifact `existing`."""
+        directory = self.begin(record.fingerprint)
+        self.publish(directory, record.model_copy(update={"alias_of": existing.fingerprint}), {})
+        return existing
+
+    def set_aside(self, damage: Damaged) -> Path:
+        """Move a damaged artifact to `damaged/`, so that its name is free; it is never deleted in place."""
+        source = self.directory(damage.stage, damage.fingerprint)
+        durable.make_directories(self.root / "damaged")
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        target = self.root / "damaged" / f"{damage.stage}-{damage.fingerprint[:12]}-{stamp}-{uuid.uuid4().hex[:6]}"
+        if source.is_dir():
+            durable.open_mode(source, durable.SHARED_DIRECTORY)
+            with suppress(FileNotFoundError):
+                durable.rename(source, target)
+        return target
+
+    # ------------------------------------------------------------------ locks
+
+    @contextmanager
+    def lock(self, fingerprint: str, waiting: Any = None) -> Iterator[None]:
+        """Hold the lock of a fingerprint; `waiting(sentence)` is called once where another builder holds it.
+
+        The lock saves work. Truth does not rest on it: publishing is first-wins and units are immutable.
+        """
+        from filelock import FileLock, Timeout
+
+        directory = durable.make_directories(self.root / "locks")
+        path = directory / f"{fingerprint}.lock"
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, durable.SHARED_FILE)
+        os.close(handle)
+        durable.open_mode(path, durable.SHARED_FILE)
+        holder = directory / f"{fingerprint}.holder"
+        lock = FileLock(path, mode=durable.SHARED_FILE, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if waiting is not None:
+                waiting(Owner.describe(holder))
+            lock.acquire()
+        try:
+            with suppress(OSError):
+                Owner.current().write(holder)
+            yield
+        finally:
+            with suppress(OSError):
+                holder.unlink(missing_ok=True)
+            lock.release()
+
+    # ------------------------------------------------------------------ runs
+
+    def note_run(self, run_id: str, record: dict[str, Any]) -> None:
+        """Write the record of a run (recipe, fingerprints, outcome), replacing what stood under its id."""
+        directory = durable.make_directories(self.root / "runs")
+        fresh = directory / f".{run_id}.{uuid.uuid4().hex}"
+        durable.write_file(fresh, (json.dumps(record, indent=1) + "\n").encode(), durable.SHARED_FILE)
+        os.replace(fresh, directory / f"{run_id}.json")
+        durable.sync_directory(directory)
+
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """run id → record, oldest first."""
+        found = {}
+        for path in sorted((self.root / "runs").glob("*.json")):
+            with suppress(ValueError, OSError):
+                found[path.stem] = json.loads(path.read_text())
+        return found
+
+    def read_only(self) -> bool:
+        at = self.root
+        while not at.exists():
+            at = at.parent
+        return not os.access(at, os.W_OK)
+
+
+def default_root() -> str:
+    """`$VBERT_STORE`, else `./store`."""
+    return os.environ.get("VBERT_STORE") or "store"
