@@ -1,0 +1,57 @@
+"""Sizes and semantics of a VisualBERT, as plain data: a recipe is read without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from vbert.artifacts.settings import Settings
+
+BOX_NUMBERS = 6  # what `append6` adds to a feature
+
+
+class ModelSettings(Settings):
+    """What a recipe chooses of a model. Defaults are those of BERT base (Devlin et al. 2019) where it has them."""
+
+    hidden_size: int = Field(768, ge=1)
+    layers: int = Field(12, ge=1)
+    heads: int = Field(12, ge=1)
+    intermediate_size: int = Field(0, ge=0, description="0: four times hidden_size")
+    max_positions: int = Field(512, ge=1)
+    type_vocab: int = Field(2, ge=1)
+    activation: Literal["gelu", "gelu_new", "relu"] = "gelu"
+    hidden_dropout: float = Field(0.1, ge=0, lt=1)
+    attention_dropout: float = Field(0.1, ge=0, lt=1)
+    layer_norm_eps: float = Field(1e-12, gt=0)
+    initializer_range: float = Field(0.02, gt=0)
+    # For our own data sets; imported checkpoints say `none` and false. Without box numbers the model sees no positions.
+    box_input: Literal["none", "append6"] = "append6"
+    standardise: bool = Field(True, description="visual input by the training shards' mean and deviation")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _intermediate(cls, data: Any) -> Any:
+        size = data.get("hidden_size", 768) if isinstance(data, Mapping) else None
+        if isinstance(size, int) and not data.get("intermediate_size"):
+            return {**data, "intermediate_size": 4 * size}
+        return data
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ModelSettings:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
+        return self
+
+
+class VisualBertConfig(ModelSettings):
+    """A model's sizes, with those that its vocabulary and its regions decide."""
+
+    vocab_size: int = Field(ge=1)
+    visual_dim: int = Field(ge=1, description="length of a region feature, without box numbers")
+
+    @property
+    def visual_input(self) -> int:
+        """Length of one row of `Packed.visual`: the feature and its box numbers."""
+        return self.visual_dim + (BOX_NUMBERS if self.box_input == "append6" else 0)

@@ -1,0 +1,237 @@
+"""VisualBERT (Li et al. 2019, arXiv:1908.03557), computed without padding.
+
+Same parameters and numbers as `transformers.VisualBertModel`; `vbert.model.convert` maps one onto the other.
+Differences are in how it computes: the tokens of a batch are concatenated, so linear layers and norms see real
+tokens only; query, key and value are one product; see `vbert.model.attention` for the attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vbert.model.attention import Layout, attend, attention_maps
+from vbert.model.config import VisualBertConfig
+
+__all__ = ["Packed", "VisualBert", "VisualBertConfig", "append6"]
+
+
+def append6(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
+    """The six numbers that stand beside each feature: x1/W, y1/H, x2/W, y2/H, w/W, h/H.
+
+    boxes: float [n, 4], xyxy in pixels of an image of `width` × `height` pixels. Returns float32 [n, 6].
+    Source: VisualBERT's Flickr30k reader (features of 2054 dimensions).
+    """
+    xyxy = np.asarray(boxes, np.float32).reshape(-1, 4) / np.array([width, height, width, height], np.float32)
+    return np.concatenate([xyxy, xyxy[:, 2:] - xyxy[:, :2]], axis=1)
+
+
+@dataclass
+class Packed:
+    """A batch without padding: B sequences, each its text tokens followed by its visual tokens.
+
+    text_ids, text_types, text_positions: int64 [T_text], all sequences' text one after the other.
+    visual: float32 [T_vis, visual_input]; visual_types: int64 [T_vis].
+    order: int64 [T], where each packed token stands in cat(text, visual).
+    lengths: int64 [B], tokens of each sequence; stays on the CPU, where attention is planned.
+    """
+
+    text_ids: Tensor
+    text_types: Tensor
+    text_positions: Tensor
+    visual: Tensor
+    visual_types: Tensor
+    order: Tensor
+    lengths: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        texts: Sequence[Sequence[int]],
+        types: Sequence[Sequence[int]],
+        visuals: Sequence[np.ndarray],
+        visual_types: Sequence[Sequence[int] | np.ndarray] | None = None,
+    ) -> Packed:
+        """Packs B texts (ids with special tokens, segment types) and B visual inputs (float [n, visual_input]).
+
+        Visual types are 0 unless given, as the original's. Row starts: `starts()`.
+        """
+        text_lengths = np.array([len(t) for t in texts], np.int64)
+        visual_lengths = np.array([len(v) for v in visuals], np.int64)
+        lengths = text_lengths + visual_lengths
+        text_starts = np.cumsum(text_lengths) - text_lengths
+        visual_starts = np.cumsum(visual_lengths) - visual_lengths + text_lengths.sum()
+        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        is_text = within < np.repeat(text_lengths, lengths)
+        shift = np.where(is_text, np.repeat(text_starts, lengths), np.repeat(visual_starts - text_lengths, lengths))
+        if visual_types is None:
+            visual_types = [np.zeros(n, np.int64) for n in visual_lengths]
+        return cls(
+            text_ids=torch.from_numpy(np.concatenate([np.asarray(t, np.int64) for t in texts])),
+            text_types=torch.from_numpy(np.concatenate([np.asarray(t, np.int64) for t in types])),
+            text_positions=torch.from_numpy(np.arange(text_lengths.sum()) - np.repeat(text_starts, text_lengths)),
+            visual=torch.from_numpy(np.concatenate([np.asarray(v) for v in visuals])),
+            visual_types=torch.from_numpy(np.concatenate([np.asarray(t, np.int64) for t in visual_types])),
+            order=torch.from_numpy(within + shift),
+            lengths=torch.from_numpy(lengths),
+        )
+
+    def starts(self) -> Tensor:
+        """int64 [B], on the device of the tokens: the packed row of each sequence's first token ([CLS])."""
+        return (self.lengths.cumsum(0) - self.lengths).to(self.order.device, non_blocking=True)
+
+    def to(self, device: torch.device | str) -> Packed:
+        """The batch on `device`; `lengths` stays on the CPU."""
+        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
+        return replace(self, **{**moved, "lengths": self.lengths})
+
+    def pin_memory(self) -> Packed:
+        """Called by a `DataLoader(pin_memory=True)`."""
+        return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+
+
+class Embeddings(nn.Module):
+    """Text: word + position + segment. Visual: projected feature + visual segment + visual position 0. LayerNorm."""
+
+    feature_mean: Tensor | None
+    feature_std: Tensor | None
+
+    def __init__(self, config: VisualBertConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.word = nn.Embedding(config.vocab_size, size)
+        self.position = nn.Embedding(config.max_positions, size)
+        self.token_type = nn.Embedding(config.type_vocab, size)
+        # The original gives every region visual position 0; the whole table is kept for its checkpoints.
+        self.visual_position = nn.Embedding(config.max_positions, size)
+        self.visual_token_type = nn.Embedding(config.type_vocab, size)
+        self.visual_projection = nn.Linear(config.visual_input, size)
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.dropout = config.hidden_dropout
+        self.register_buffer("feature_mean", torch.zeros(config.visual_input) if config.standardise else None)
+        self.register_buffer("feature_std", torch.ones(config.visual_input) if config.standardise else None)
+
+    def forward(self, batch: Packed, order: Tensor) -> Tensor:
+        """Embedded tokens [T, H] in `order` (positions in cat(text, visual))."""
+        text = self.word(batch.text_ids) + self.position(batch.text_positions) + self.token_type(batch.text_types)
+        visual = batch.visual
+        if self.feature_mean is not None and self.feature_std is not None:
+            visual = (visual - self.feature_mean) / self.feature_std
+        regions = self.visual_projection(visual) + (
+            self.visual_token_type(batch.visual_types) + self.visual_position.weight[0]
+        )
+        tokens = torch.cat([text, regions.to(text.dtype)]).index_select(0, order)
+        return _dropout(self.norm(tokens), self.dropout, self.training)
+
+
+class Layer(nn.Module):
+    """One post-norm transformer layer (Devlin et al. 2019)."""
+
+    def __init__(self, config: VisualBertConfig) -> None:
+        super().__init__()
+        size = config.hidden_size
+        self.heads = config.heads
+        self.qkv = nn.Linear(size, 3 * size)
+        self.out = nn.Linear(size, size)
+        self.norm1 = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.up = nn.Linear(size, config.intermediate_size)
+        self.down = nn.Linear(config.intermediate_size, size)
+        self.norm2 = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.activation = config.activation
+        self.hidden_dropout = config.hidden_dropout
+        self.attention_dropout = config.attention_dropout
+
+    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
+        """hidden: [T, H] in the order of `layout`. Returns the same shape."""
+        dropout = self.attention_dropout if self.training else 0.0
+        context = attend(self.qkv(hidden), layout, self.heads, dropout)
+        hidden = self.norm1(hidden + _dropout(self.out(context), self.hidden_dropout, self.training))
+        inner = activate(self.up(hidden), self.activation)
+        return self.norm2(hidden + _dropout(self.down(inner), self.hidden_dropout, self.training))  # type: ignore[no-any-return]
+
+
+class VisualBert(nn.Module):
+    """The encoder: `Packed` -> hidden states [T, H] in packed order, and the pooled [CLS] vectors."""
+
+    def __init__(self, config: VisualBertConfig, generator: torch.Generator | None = None) -> None:
+        """Weights are drawn from N(0, initializer_range²) with `generator`; visual tables copy the text ones."""
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        initialise(self, config.initializer_range, generator)
+        self.copy_text_tables()
+
+    def forward(self, batch: Packed) -> Tensor:
+        """Hidden states of the last layer [T, H], tokens in the order of `batch`."""
+        layout = Layout.of(batch.lengths, batch.order.device)
+        hidden = self.embeddings(batch, layout.sorted(batch.order))
+        for layer in self.layers:
+            hidden = layer(hidden, layout)
+        return layout.restored(hidden)
+
+    def first(self, batch: Packed) -> Tensor:
+        """int64 [B]: the row of each sequence's [CLS]."""
+        return batch.starts()
+
+    def pool(self, hidden: Tensor, batch: Packed) -> Tensor:
+        """tanh(dense([CLS])) of each sequence, [B, H], as BERT's pooler."""
+        return torch.tanh(self.pooler(hidden.index_select(0, self.first(batch))))
+
+    @torch.no_grad()
+    def trace(self, batch: Packed) -> tuple[list[Tensor], list[Tensor]]:
+        """For inspection: (hidden states after the embeddings and each layer, each [T, H] in packed order;
+        attention probabilities of each sequence, each [layers, heads, L, L]). Use in eval mode.
+        """
+        layout = Layout.of(batch.lengths, batch.order.device)
+        hidden = self.embeddings(batch, layout.sorted(batch.order))
+        states, maps = [layout.restored(hidden)], []
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            maps.append(attention_maps(layer.qkv(hidden), layout, layer.heads))
+            hidden = layer(hidden, layout)
+            states.append(layout.restored(hidden))
+        return states, [torch.stack(layers) for layers in zip(*maps, strict=True)]
+
+    @torch.no_grad()
+    def copy_text_tables(self) -> None:
+        """Visual position and segment tables start as copies of the text ones (the original's initialisation)."""
+        table = self.embeddings
+        table.visual_position.weight.copy_(table.position.weight)
+        table.visual_token_type.weight.copy_(table.token_type.weight)
+
+    @torch.no_grad()
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Sets the standardisation of the visual input; both [visual_input], a std of 0 counts as 1."""
+        table = self.embeddings
+        if table.feature_mean is None or table.feature_std is None:
+            raise ValueError("this model does not standardise its visual input: set `standardise: true`")
+        table.feature_mean.copy_(mean)
+        table.feature_std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
+
+
+def activate(hidden: Tensor, name: str) -> Tensor:
+    """BERT's `hidden_act` by name: gelu is the exact (erf) one, gelu_new its tanh approximation."""
+    if name == "relu":
+        return F.relu(hidden)
+    return F.gelu(hidden, approximate="none" if name == "gelu" else "tanh")
+
+
+def _dropout(hidden: Tensor, probability: float, training: bool) -> Tensor:
+    return F.dropout(hidden, probability) if training and probability else hidden
+
+
+@torch.no_grad()
+def initialise(module: nn.Module, std: float, generator: torch.Generator | None) -> None:
+    """BERT's initialisation: weights of linear layers and tables N(0, std²), biases 0, norms 1 and 0."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=std, generator=generator)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
