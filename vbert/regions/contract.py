@@ -1,0 +1,91 @@
+"""The feature contract: what must agree between features used to pre-train, to fine-tune and to predict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.settings import Plugin, Settings
+from vbert.regions.boxes import BoxRule, Nms
+
+NAME = "contract.json"
+Layer = Literal["fc6", "fc7", "res5_pool"]
+BoxInput = Literal["none", "append6"]
+
+
+class Preprocessing(Settings):
+    """From decoded RGB pixels to the detector's input: resize, then (x · scale − mean) / std per channel."""
+
+    resize: Literal["none", "pillow", "torch"] = "none"
+    short_side: int | None = None  # pixels of the shorter side after resizing, unless
+    long_side: int | None = None  # the longer one would get longer than this
+    colours: Literal["RGB", "BGR"] = "RGB"
+    scale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class Contract(Settings):
+    """How region features came about. Shards, models and published checkpoints' specs carry one."""
+
+    detector: str  # name of the detector's spec
+    backend: Plugin
+    weights: str  # sha256 of the detector's weights
+    layer: Layer
+    dim: int
+    dtype: Literal["float16", "float32"]
+    boxes: BoxRule
+    nms: Nms
+    ties: Literal["score, then index"] = "score, then index"
+    features_of: Literal["proposals", "regressed", "given"]
+    preprocessing: Preprocessing
+    precision: Literal["fp32", "bf16"] = "fp32"
+    coordinates: Literal["xyxy pixels of the image as shown"] = "xyxy pixels of the image as shown"
+    box_input: BoxInput | None = None  # None: shards hold boxes and leave it to the model
+
+    def with_box_input(self, box_input: BoxInput) -> Contract:
+        """The contract of a model that reads boxes so. Raises UserError where this one says otherwise."""
+        if self.box_input not in (None, box_input):
+            raise UserError(f"box_input {box_input!r}: the features are made for {self.box_input!r}; set it in `model`")
+        return self.model_copy(update={"box_input": box_input})
+
+    def write(self, directory: Path) -> None:
+        text = json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True)
+        (directory / NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Contract:
+        return cls.model_validate_json(path.read_bytes())
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
+
+
+def differences(a: Contract, b: Contract) -> dict[str, tuple[Any, Any]]:
+    """Dotted field → its value in `a` and in `b`, where they differ. An open `box_input` differs from nothing."""
+    left, right = (dict(_leaves(c.model_dump(mode="json"))) for c in (a, b))
+    names = [*left, *(name for name in right if name not in left)]
+    found = {name: (left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)}
+    if None in found.get("box_input", ()):
+        del found["box_input"]
+    return found
+
+
+def check(a: Contract, b: Contract, names: tuple[str, str] = ("the model", "the shards")) -> None:
+    """Refuse features that don't fit together. Raises UserError naming each field that differs, and both values."""
+    found = differences(a, b)
+    if not found:
+        return
+    first, *rest = (f"{field} is {x!r} for {names[0]}, {y!r} for {names[1]}" for field, (x, y) in found.items())
+    raise UserError(
+        f"region features don't fit: {first}; extract both with the same detector and `regions` settings",
+        "\n".join(rest),
+    )

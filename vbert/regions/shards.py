@@ -1,0 +1,276 @@
+"""Region features at rest: plain WebDataset tars, and an index by which one memory map reads an image.
+
+A sample is one image, its members in this order: `<key>.features.npy` [n, d] float16; `<key>.boxes.npy` [n, 4] float32,
+x1 y1 x2 y2 in pixels of the image as shown (absent where an imported format has none); `<key>.json`.
+Tars carry mtime 0 and a fixed owner, so equal features are equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import re
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.errors import BuildError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from vbert.regions.contract import Contract
+
+KEY_BYTES = 200  # with the longest ending still below the 255 bytes a file name may have
+
+
+def sample_key(image_id: str) -> str:
+    """`image_id` percent-encoded outside [A-Za-z0-9_-] (webdataset cuts at the first dot); a digest where too long."""
+    encoded = re.sub(rb"[^A-Za-z0-9_-]", lambda m: b"%%%02X" % m[0][0], image_id.encode()).decode()
+    return encoded if len(encoded) <= KEY_BYTES else hashlib.sha256(image_id.encode()).hexdigest()[:40]
+
+
+def shard_name(shard: int) -> str:
+    return f"{shard:06d}.tar"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is written of one image: features [n, d], boxes [n, 4], and n scores, class names and attribute lists."""
+
+    image_id: str
+    image_sha256: str
+    width: int
+    height: int
+    features: NDArray[np.float16]
+    boxes: NDArray[np.float32] | None
+    scores: Sequence[float]
+    classes: Sequence[str]
+    attributes: Sequence[Sequence[str]]
+
+    def json(self) -> bytes:
+        names = ("image_id", "width", "height", "scores", "classes", "attributes")
+        return json.dumps({name: getattr(self, name) for name in names}, ensure_ascii=False).encode()
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What is read of one image: `features` float16 [n, d] and `boxes` float32 [n, 4], read-only views of the map."""
+
+    features: NDArray[np.float16]
+    boxes: NDArray[np.float32] | None
+    json: bytes = field(repr=False)
+
+    @cached_property
+    def details(self) -> dict[str, Any]:
+        """image_id, width, height (pixels as shown), and per region scores, classes, attributes."""
+        return json.loads(self.json)  # type: ignore[no-any-return]
+
+    @property
+    def width(self) -> int:
+        return int(self.details["width"])
+
+    @property
+    def height(self) -> int:
+        return int(self.details["height"])
+
+    @property
+    def scores(self) -> list[float]:
+        return self.details["scores"]  # type: ignore[no-any-return]
+
+    @property
+    def classes(self) -> list[str]:
+        return self.details["classes"]  # type: ignore[no-any-return]
+
+    @property
+    def attributes(self) -> list[list[str]]:
+        return self.details["attributes"]  # type: ignore[no-any-return]
+
+
+def _npy(array: NDArray[Any]) -> tuple[bytes, int]:
+    """The `.npy` file of `array`, and where in it the raw array begins."""
+    import numpy as np
+
+    out = BytesIO()
+    np.lib.format.write_array(out, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    data = out.getvalue()
+    return data, len(data) - array.nbytes
+
+
+def _member(out: BinaryIO, name: str, data: bytes) -> int:
+    """Append one tar member; returns the offset of its first byte."""
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.uname, info.gname = len(data), 0o444, "vbert", "vbert"
+    out.write(info.tobuf(tarfile.GNU_FORMAT))
+    offset = out.tell()
+    out.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
+    return offset
+
+
+def write_shard(directory: Path, shard: int, samples: Iterable[Sample]) -> dict[str, list[Any]]:
+    """Write shard number `shard` into `directory`, one sample at a time. Returns its rows of the index, by column."""
+    import numpy as np
+
+    rows: dict[str, list[Any]] = {name: [] for name in OFFSETS}
+    with open(directory / shard_name(shard), "wb") as out:
+        for sample in samples:
+            key, text = sample_key(sample.image_id), sample.json()
+            features, skip = _npy(sample.features.astype(np.float16, copy=False))
+            row: dict[str, Any] = {
+                "image_id": sample.image_id,
+                "shard": shard,
+                "n": len(sample.features),
+                "features_offset": _member(out, f"{key}.features.npy", features) + skip,
+                "boxes_offset": None,
+            }
+            if sample.boxes is not None:
+                boxes, skip = _npy(sample.boxes.astype(np.float32, copy=False))
+                row["boxes_offset"] = _member(out, f"{key}.boxes.npy", boxes) + skip
+            row["json_offset"] = _member(out, f"{key}.json", text)
+            row["json_size"] = len(text)
+            row["image_sha256"] = sample.image_sha256
+            for name, value in row.items():
+                rows[name].append(value)
+        out.write(bytes(2 * tarfile.BLOCKSIZE))
+        out.write(bytes(-out.tell() % tarfile.RECORDSIZE))
+    return rows
+
+
+# Columns of the two tables and their Arrow types; offsets are those of the raw arrays behind the `.npy` headers.
+OFFSETS = {
+    "image_id": "string",
+    "shard": "int32",
+    "n": "int32",
+    "features_offset": "int64",
+    "boxes_offset": "int64",
+    "json_offset": "int64",
+    "json_size": "int32",
+    "image_sha256": "string",
+}
+QUARANTINE = {"image_id": "string", "path": "string", "reason": "string", "detail": "string"}
+
+
+def _table(parts: Iterable[Mapping[str, Sequence[Any]]], columns: Mapping[str, str]) -> pa.Table:
+    """The parts' columns one after another, sorted by image_id."""
+    import pyarrow as pa
+
+    kinds = {"string": pa.string(), "int32": pa.int32(), "int64": pa.int64()}
+    schema = pa.schema([pa.field(name, kinds[kind]) for name, kind in columns.items()])
+    tables = [pa.table({name: part[name] for name in columns}, schema=schema) for part in parts]
+    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks().sort_by("image_id")
+
+
+def write_contents(
+    directory: Path,
+    offsets: Iterable[Mapping[str, Sequence[Any]]],
+    quarantine: Iterable[Mapping[str, Sequence[Any]]],
+    contract: Contract,
+) -> dict[str, int]:
+    """Write `offsets.parquet`, `quarantine.parquet` and `contract.json` beside the shards. Returns counts."""
+    import pyarrow.compute as pc
+
+    index, bad = _table(offsets, OFFSETS), _table(quarantine, QUARANTINE)
+    for name, table in (("offsets.parquet", index), ("quarantine.parquet", bad)):
+        write_parquet(directory / name, table)
+    contract.write(directory)
+    return {
+        "images": index.num_rows,
+        "regions": pc.sum(index["n"]).as_py() or 0,
+        "quarantined": bad.num_rows,
+        "shards": pc.count_distinct(index["shard"]).as_py(),
+    }
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Options fixed, so that equal tables are equal bytes; page checksums, because Parquet trusts its pages."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, path, version="2.6", compression="zstd", compression_level=3, write_page_checksum=True)
+
+
+class _Reader:
+    """One process's open shards: the index in memory, the tars mapped as they are asked for."""
+
+    def __init__(self, shards: Shards) -> None:
+        self._shards = shards
+        table = shards.table()
+        self._rows = {image_id: at for at, image_id in enumerate(table.column("image_id").to_pylist())}
+        names = ("shard", "n", "features_offset", "boxes_offset", "json_offset", "json_size")
+        self._columns = list(zip(*(table.column(name).to_pylist() for name in names), strict=True))
+        self._dim = shards.dim
+        self._maps: dict[int, mmap.mmap] = {}
+
+    def _map(self, shard: int) -> mmap.mmap:
+        with open(self._shards.file(shard_name(shard)), "rb") as source:
+            mapped = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
+        self._maps[shard] = mapped
+        return mapped
+
+    def read(self, image_id: str) -> Regions:
+        import numpy as np
+
+        shard, n, features, boxes, start, size = self._columns[self._rows[image_id]]
+        mapped = self._maps.get(shard)
+        if mapped is None:
+            mapped = self._map(shard)
+        return Regions(
+            np.frombuffer(mapped, np.float16, n * self._dim, features).reshape(n, self._dim),
+            None if boxes is None else np.frombuffer(mapped, np.float32, n * 4, boxes).reshape(n, 4),
+            mapped[start : start + size],
+        )
+
+
+class Shards(Artifact):
+    """`%06d.tar`, `offsets.parquet`, `quarantine.parquet`, `contract.json`."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_reader", "_dim")}
+
+    def read(self, image_id: str) -> Regions:
+        """The regions of one image. Raises KeyError where the shards don't hold it (see `quarantine`)."""
+        reader = self.__dict__.get("_reader")
+        if reader is None:
+            reader = self.__dict__["_reader"] = _Reader(self)
+        return reader.read(image_id)  # type: ignore[no-any-return]
+
+    def table(self) -> pa.Table:
+        """The index, sorted by image_id: the columns of OFFSETS."""
+        import pyarrow.parquet as pq
+
+        table: pa.Table = pq.read_table(self.file("offsets.parquet"))
+        return table
+
+    def image_ids(self) -> list[str]:
+        """Sorted ids of the images the shards hold."""
+        return [str(image_id) for image_id in self.table().column("image_id").to_pylist()]
+
+    def quarantine(self) -> pa.Table:
+        """Images that could not be used: image_id, path, reason, detail."""
+        import pyarrow.parquet as pq
+
+        table: pa.Table = pq.read_table(self.file("quarantine.parquet"))
+        return table
+
+    def contract(self) -> Contract:
+        from vbert.regions.contract import Contract
+
+        try:
+            return Contract.read(self.file("contract.json"))
+        except ValueError as error:
+            raise BuildError(f"{self.title}: contract.json is not a feature contract of this version") from error
+
+    @property
+    def dim(self) -> int:
+        """d, the length of a feature."""
+        known = self.__dict__.get("_dim")
+        if known is None:
+            known = self.__dict__["_dim"] = self.contract().dim
+        return int(known)
