@@ -1,0 +1,82 @@
+"""Readers: one module a format, turning a data set's own files into the tables of `images.py` and `examples.py`.
+
+A reader is a module of this package with (see `Reader`):
+
+    VERSION = 1     raised by hand when the reader starts to make other rows
+
+    def images(raws, **options) -> Iterable[ImageRow]
+    def boxes(raws, **options) -> Iterable[BoxRow]                 only where the collection has boxes
+    def examples(raws, image_ids, **options) -> Iterable[dict]     keys: columns of EXAMPLES_SCHEMA, unused left out
+
+`raws` are the artifacts of the spec's sources by name ("generated" for a generator's); `options` stand in the spec.
+Order doesn't matter: tables are sorted. Import heavy libraries inside the functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, cast
+
+from vbert.artifacts.errors import UserError, nearest
+from vbert.artifacts.settings import Plugin
+
+if TYPE_CHECKING:
+    from vbert.data.raw import Raw
+
+
+class ImageRow(TypedDict):
+    """One image: where its bytes are. The stage `images` adds sha256, width and height."""
+
+    image_id: str  # unique in the collection
+    path: str  # member of the Raw
+    source: NotRequired[str]  # which of the Raws; may be left out where there is one
+    split: NotRequired[str | None]  # the official split, if the collection has one
+
+
+# `class` is a keyword, so this one is written as a call. Pixels of the image as shown, x2 and y2 exclusive.
+BoxRow = TypedDict(
+    "BoxRow",
+    {
+        "image_id": str,
+        "x1": float,
+        "y1": float,
+        "x2": float,
+        "y2": float,
+        "class": str,
+        "attributes": Sequence[str],
+    },
+)
+
+
+class Reader(Protocol):
+    """What a reader module offers; see the module's docstring."""
+
+    VERSION: int
+    images: Callable[..., Iterable[ImageRow]]
+    examples: Callable[..., Iterable[dict[str, Any]]]
+
+
+def names() -> list[str]:
+    """All readers, by the names of their modules."""
+    return sorted(p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
+
+
+def load(name: str) -> Reader:
+    """The module of the reader `name`; UserError where there is none."""
+    if name not in names():
+        raise UserError(f"no reader {name!r}; {nearest(name, names())}")
+    return cast(Reader, import_module(f"{__name__}.{name}"))
+
+
+def reader(name: str) -> Plugin:
+    """Name and version of a reader, as they enter fingerprints."""
+    return Plugin(name=name, version=load(name).VERSION)
+
+
+def only(raws: Mapping[str, Raw], wanted: str) -> Raw:
+    """The one Raw of a reader that needs just one; `wanted` says what it should hold."""
+    if len(raws) != 1:
+        raise UserError(f"the reader wants one source ({wanted}), the spec gives {', '.join(raws) or 'none'}")
+    return next(iter(raws.values()))

@@ -1,0 +1,67 @@
+"""Examples: what a text says or asks about which images. One row an example, one schema for all data sets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.errors import BuildError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KINDS = ("caption", "question", "pair", "phrases", "sentiment")
+SPLITS = ("train", "val", "test")
+
+
+class Examples(Artifact):
+    """`examples.parquet`, sorted by example_id."""
+
+    def table(self) -> pa.Table:
+        """All examples, as EXAMPLES_SCHEMA says."""
+        from vbert.data.schemas import EXAMPLES_SCHEMA, read_table
+
+        return read_table(self.file("examples.parquet"), EXAMPLES_SCHEMA)
+
+
+def write_examples(directory: Path, rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Write `examples.parquet` into `directory`; returns the number of examples of each split.
+
+    Raises BuildError, naming the example, where ids repeat, a split or kind is unknown, or a row doesn't fit.
+    """
+    from vbert.data.schemas import EXAMPLES_SCHEMA, as_table, sorted_table, twice, write_table
+
+    try:
+        table = sorted_table(as_table(map(_checked, rows), EXAMPLES_SCHEMA), "example_id")
+    except ValueError as error:
+        raise BuildError(f"examples: {error}; mend the reader or its file") from error
+    if (repeated := twice(table, "example_id")) is not None:
+        raise BuildError(f"examples: the id {repeated!r} occurs twice; ids must be unique in a data set")
+    write_table(directory / "examples.parquet", table)
+    counts = Counter(str(split) for split in table.column("split").to_pylist())
+    return {split: counts[split] for split in SPLITS if split in counts}
+
+
+def _checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row, if its values are possible; ValueError, naming the example, otherwise."""
+    name, text = row.get("example_id"), row.get("text")
+    if row.get("kind") not in KINDS:
+        raise ValueError(f"example {name!r}: kind {row.get('kind')!r} is none of {', '.join(KINDS)}")
+    if row.get("split") not in SPLITS:
+        raise ValueError(f"example {name!r}: split {row.get('split')!r} is none of {', '.join(SPLITS)}")
+    if not row.get("image_ids"):
+        raise ValueError(f"example {name!r}: no image_ids")
+    for answer in row.get("answers") or ():
+        if not 0.0 <= answer["score"] <= 1.0:
+            raise ValueError(f"example {name!r}: answer {answer['answer']!r} has the score {answer['score']}, not 0–1")
+    for phrase in row.get("phrases") or ():
+        if not 0 <= phrase["start"] < phrase["end"] <= len(text or ""):
+            raise ValueError(
+                f"example {name!r}: phrase {phrase['start']}–{phrase['end']} is outside its text of {len(text or '')}"
+            )
+        if any(len(box) != 4 for box in phrase["boxes"]):
+            raise ValueError(f"example {name!r}: a phrase's box is x1, y1, x2, y2")
+    return row

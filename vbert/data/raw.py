@@ -1,0 +1,257 @@
+"""Raw files: what a source or a generator gave, read in place and by name.
+
+Archives are indexed, never unpacked to thousands of files: `members.parquet` says where each member's bytes lie.
+Folders and files of the user are held by reference: the index has their names, sizes and sha256, the bytes stay there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self
+
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.errors import BuildError, UserError, nearest
+
+if TYPE_CHECKING:
+    from vbert.data.spec import Source
+
+MAX_READ = 2**31  # bytes that `read` takes into memory; `open` streams larger members
+STORED, DEFLATED = 0, 8  # zip's own numbers
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a member's bytes lie: `stored` bytes at `offset` of `file`, `size` of them once inflated.
+
+    `local`: `file` is relative to the source's path, not to the artifact. `crc32` is zip's, of the inflated bytes;
+    `sha256` is recorded for files held by reference.
+    """
+
+    name: str
+    file: str
+    offset: int
+    size: int
+    stored: int
+    method: int = STORED
+    crc32: int | None = None
+    sha256: str | None = None
+    local: bool = False
+
+
+class Raw(Artifact):
+    """The files of one source, by name. Names are relative, with `/`."""
+
+    def members(self) -> list[str]:
+        """All names, sorted."""
+        return list(self._index())
+
+    def size(self, name: str) -> int:
+        """Bytes of the member."""
+        return self._member(name).size
+
+    def read(self, name: str, limit: int = MAX_READ) -> bytes:
+        """The member's bytes, checked by size and by crc32 or sha256 where known.
+
+        Raises UserError for an unknown name, BuildError above `limit` bytes or where the bytes are not those indexed.
+        """
+        member = self._member(name)
+        if member.size > limit:
+            raise BuildError(f"{self._said(name)} is {member.size:,} bytes, more than the {limit:,} read at once")
+        with self.open(name) as file:
+            data = file.read()
+        if member.sha256 is not None and hashlib.sha256(data).hexdigest() != member.sha256:
+            raise BuildError(f"{self._said(name)} has changed since it was planned; run again to take it as it is now")
+        if member.crc32 is not None and zlib.crc32(data) != member.crc32:
+            raise BuildError(f"{self._said(name)} is damaged: its crc32 is not the archive's; fetch the archive again")
+        return data
+
+    def open(self, name: str) -> BinaryIO:
+        """A stream of the member's bytes; ending short or long of its size raises BuildError while reading."""
+        member = self._member(name)
+        path = self._root() / member.file if member.local else self.file(member.file)
+        try:
+            file = path.open("rb", buffering=0)
+        except OSError as error:
+            raise BuildError(f"{self._said(name)} can't be read at {path}: {error.strerror}") from error
+        return io.BufferedReader(_MemberStream(file, member, self._said(name)), 1 << 16)
+
+    def sha256(self, name: str) -> str:
+        """Hex digest of the member's bytes."""
+        member = self._member(name)
+        if member.sha256 is not None:
+            return member.sha256
+        digest = hashlib.sha256()
+        with self.open(name) as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def _index(self) -> dict[str, Member]:
+        path = self.file("members.parquet")
+        return _read_index(str(path), path.stat().st_mtime_ns)
+
+    def _member(self, name: str) -> Member:
+        index = self._index()
+        if name not in index:
+            raise UserError(f"{self._said('')} holds no file {name!r}; {nearest(name, _near(name, index))}")
+        return index[name]
+
+    def _root(self) -> Path:
+        """The folder that local members are relative to."""
+        source: Source = self.input("source")
+        root = Path(source.path or "")
+        return root if root.is_dir() else root.parent
+
+    def _said(self, name: str) -> str:
+        return f"{self.title}: {name}" if name else self.title
+
+
+def _near(name: str, index: Mapping[str, Member]) -> list[str]:
+    """Few candidates for a hint: names of the same folder or the same last part, or the first few."""
+    folder, _, last = name.rpartition("/")
+    alike = [n for n in index if n.rpartition("/")[0] == folder or n.endswith(last)]
+    return (alike or list(index))[:20]
+
+
+@lru_cache(maxsize=8)
+def _read_index(path: str, _mtime_ns: int) -> dict[str, Member]:
+    import pyarrow.parquet as pq
+
+    columns = pq.read_table(path).to_pydict()
+    return {
+        row[0]: Member(*row) for row in zip(*(columns[field] for field in Member.__dataclass_fields__), strict=True)
+    }
+
+
+def write_index(directory: Path, members: Iterable[Member]) -> int:
+    """Write `members.parquet`, sorted by name, into `directory`; returns the number of members.
+
+    Raises BuildError where a name occurs twice.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = sorted(members, key=lambda member: member.name)
+    for one, other in pairwise(rows):
+        if one.name == other.name:
+            raise BuildError(f"{one.file} holds two files called {one.name!r}; which one is meant can't be told")
+    kinds: dict[str, Any] = {
+        "name": pa.string(),
+        "file": pa.string(),
+        "offset": pa.int64(),
+        "size": pa.int64(),
+        "stored": pa.int64(),
+        "method": pa.int16(),
+        "crc32": pa.int64(),
+        "sha256": pa.string(),
+        "local": pa.bool_(),
+    }
+    columns = {field: pa.array([getattr(row, field) for row in rows], kind) for field, kind in kinds.items()}
+    pq.write_table(pa.table(columns), directory / "members.parquet", compression="zstd", write_page_checksum=True)
+    return len(rows)
+
+
+class _MemberStream(io.RawIOBase):
+    """The inflated bytes of one member. Never gives more than its size, whatever the archive holds."""
+
+    def __init__(self, file: IO[bytes], member: Member, said: str) -> None:
+        self._file, self._member, self._said = file, member, said
+        self._left, self._given = member.stored, 0
+        self._inflate = zlib.decompressobj(-zlib.MAX_WBITS) if member.method == DEFLATED else None
+        self._pending = b""
+        file.seek(member.offset)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._member.size - self._given)
+        data = b""
+        while wanted and not data:
+            if self._inflate is None:
+                data = self._take(wanted)
+            else:
+                self._pending = self._pending or self._take(1 << 16)
+                if not self._pending and self._inflate.eof:
+                    break
+                data = self._inflate.decompress(self._pending, wanted)
+                self._pending = self._inflate.unconsumed_tail
+                if not data and not self._pending and not self._left:
+                    break
+        if wanted and not data:
+            raise BuildError(f"{self._said} ends after {self._given:,} of {self._member.size:,} bytes; fetch it again")
+        buffer[: len(data)] = data
+        self._given += len(data)
+        return len(data)
+
+    def _take(self, wanted: int) -> bytes:
+        data = self._file.read(min(wanted, self._left))
+        self._left -= len(data)
+        if not data:
+            self._left = 0
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class RawWriter:
+    """Writes files into one plain tar with their index; same files, same bits. For generators.
+
+    with RawWriter(build.directory) as raw:
+        raw.add("images/000000.png", data)
+    """
+
+    ARCHIVE = "files.tar"
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._members: list[Member] = []
+
+    def __enter__(self) -> Self:
+        self._file = (self._directory / self.ARCHIVE).open("wb")
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)
+        return self
+
+    def add(self, name: str, data: bytes) -> None:
+        """Append the file `name`. Raises UserError for a name that is not relative and plain."""
+        info = tarfile.TarInfo(safe_name(name))
+        info.size, info.mtime, info.mode = len(data), 0, 0o644
+        self._tar.addfile(info, io.BytesIO(data))
+        self._tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
+        padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        self._members.append(Member(name, self.ARCHIVE, self._tar.offset - padded, len(data), len(data)))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            if kind is None:
+                self._tar.close()
+        if kind is None:
+            write_index(self._directory, self._members)
+
+
+def safe_name(name: str) -> str:
+    """`name`, if it is relative, plain and below 1,024 bytes; UserError otherwise. A leading `./` is dropped."""
+    name = name.removeprefix("./")
+    parts = name.split("/")
+    if not name or any(part in ("", ".", "..") for part in parts):
+        raise UserError(f"file name {name!r:.200} is not a plain relative one")
+    try:
+        long = len(name.encode()) > 1024
+    except UnicodeEncodeError:
+        raise UserError(f"file name {name!r:.200} is not UTF-8; rename it") from None
+    if long or "\\" in name or any(ord(c) < 32 or ord(c) == 127 for c in name):
+        raise UserError(f"file name {name!r:.200} holds a backslash or control characters, or is too long; rename it")
+    return name
