@@ -7,7 +7,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,8 +19,8 @@ from pydantic import Field
 from vbert.artifacts import children, durable
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.children import ChildDied, Children, Stopped
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.manifest import FileEntry, Manifest, environment
+from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.manifest import FileEntry, environment
 from vbert.artifacts.owner import Owner
 from vbert.artifacts.settings import Settings
 from vbert.artifacts.stage import Figures
@@ -241,31 +241,21 @@ class StoreBuild:
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None
         deadline = None if timeout is None else time.monotonic() + timeout
         port = children.free_port() if processes > 1 else 0
-        with children.ranks(processes) as ranks:
-            for rank, child in enumerate(ranks):
-                job = Job(self.directory, self.scratch, self.machine, rank, processes)
-                child.start(function, (job, *arguments), children.rank_environment(rank, processes, port))
-            with ThreadPoolExecutor(processes) as threads:
-                waits = [
-                    threads.submit(c.result, self.progress if r == 0 else None, deadline) for r, c in enumerate(ranks)
-                ]
-                try:
-                    results = [future.result() for future in _as_failed_first(waits)]
-                except TimeoutError:
-                    self._end(ranks)
-                    raise BuildError(f"{self.artifact.title} took longer than its {timeout:.0f} s") from None
-                except BaseException:
-                    self._end(ranks)
-                    raise
+        with children.ranks(processes) as ranks, ThreadPoolExecutor(processes) as threads:
+            shows = [self.progress, *[None] * (processes - 1)]
+            try:
+                for rank, child in enumerate(ranks):
+                    job = Job(self.directory, self.scratch, self.machine, rank, processes)
+                    child.start(function, (job, *arguments), children.rank_environment(rank, processes, port))
+                waits = [threads.submit(c.result, show, deadline) for c, show in zip(ranks, shows, strict=True)]
+                results = [future.result() for future in _failed_first(waits)]
+            except TimeoutError:
+                children.terminate(ranks)
+                raise BuildError(f"{self.artifact.title} took longer than its {timeout:.0f} s") from None
+            except BaseException:
+                children.terminate(ranks)
+                raise
         return results[0]  # type: ignore[no-any-return]
-
-    @staticmethod
-    def _end(ranks: list[children.Child]) -> None:
-        for child in ranks:
-            with suppress(OSError):
-                child.process.terminate()
-        for child in ranks:
-            child.terminate()
 
     def progress(self, done: int, total: int, **figures: float) -> None:
         self.show(done, total, **figures)
@@ -274,21 +264,20 @@ class StoreBuild:
         """Finished artifacts of the same stage, newest first, for reuse below the stage."""
         from vbert.artifacts.stage import artifact_from_json
 
-        found: list[tuple[str, Manifest]] = []
-        for record in self.store.manifests(self.artifact.stage_name):
-            if record.alias_of is None and record.fingerprint != self.artifact.fingerprint:
-                found.append((record.created, record))
+        records = [
+            record
+            for record in self.store.manifests(self.artifact.stage_name)
+            if record.alias_of is None and record.fingerprint != self.artifact.fingerprint
+        ]
         out = []
-        for _, record in sorted(found, key=lambda pair: pair[0], reverse=True):
-            with suppress(Exception):  # made by a version of a stage that this checkout has no more
+        for record in sorted(records, key=lambda record: record.created, reverse=True):
+            with suppress(UserError):  # made by a version of a stage that this checkout has no more
                 out.append(artifact_from_json(record.step).bound(self.store))
         return out
 
 
-def _as_failed_first(futures: Sequence[Any]) -> list[Any]:
-    """All futures in order once every one is done or one has failed; the failed one first in that case."""
-    from concurrent.futures import FIRST_EXCEPTION, wait
-
+def _failed_first(futures: Sequence[Future[Any]]) -> list[Future[Any]]:
+    """All futures in order once every one is done, or the failed ones as soon as one has failed."""
     done, _ = wait(futures, return_when=FIRST_EXCEPTION)
     failed = [future for future in done if future.exception() is not None]
     return failed or list(futures)
@@ -317,7 +306,7 @@ def attempt_directory(unfinished: Path) -> Path:
         last = earlier[-1]
         owner = Owner.read(base / f"{last.name}.owner")
         with suppress(OSError):
-            if owner is not None and owner.dead():
+            if owner is not None and (owner.dead() or owner.is_current()):
                 (last / "content").rename(content)
             else:
                 shutil.copytree(last / "content", content, copy_function=_copy_if_there)

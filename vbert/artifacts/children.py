@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -160,16 +160,18 @@ def ranks(count: int) -> Iterator[list[Child]]:
     children = [Child() for _ in range(count)]
     try:
         yield children
-    except BaseException:
-        for child in children:
-            with suppress(OSError):
-                child.process.terminate()
-        for child in children:
-            child.terminate()
-        raise
     finally:
         for child in children:
             child.close()
+
+
+def terminate(children: Sequence[Child]) -> None:
+    """Ask all to leave off at a checkpoint, then wait for each; one that takes too long is killed."""
+    for child in children:
+        with suppress(OSError):
+            child.process.terminate()
+    for child in children:
+        child.terminate()
 
 
 def rank_environment(rank: int, world: int, port: int) -> dict[str, str]:
@@ -204,6 +206,7 @@ def _has_descriptor(stream: Any) -> bool:
 
 _parent: Connection | None = None
 _stopping = threading.Event()
+_working = threading.Event()
 
 
 def stopping() -> bool:
@@ -217,6 +220,12 @@ def report(*arguments: Any, **named: Any) -> None:
         _parent.send_bytes(pickle.dumps(("progress", (arguments, named))))
 
 
+def _stop(*_: Any) -> None:
+    _stopping.set()
+    if not _working.is_set():
+        os._exit(0)
+
+
 def _watch(lifeline: int) -> None:
     os.read(lifeline, 1)  # returns only when the parent's end closes
     os._exit(1)
@@ -228,19 +237,21 @@ def main() -> None:
     _parent = connection = Connection(int(sys.argv[1]))
     threading.Thread(target=_watch, args=(int(sys.argv[2]),), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
-    signal.signal(signal.SIGTERM, lambda *_: _stopping.set())
+    signal.signal(signal.SIGTERM, _stop)
     sys.path[:] = list(dict.fromkeys([*os.environ.pop(PARENT_PATH, "").split(os.pathsep), *sys.path]))
     while True:
         try:
             message = connection.recv_bytes()
         except (EOFError, OSError):
             return
+        _working.set()
         try:
             function, arguments, env = pickle.loads(message)
             os.environ.update(env)
             answer = pickle.dumps(("done", function(*arguments)))
         except BaseException as error:
             answer = _failure(error)
+        _working.clear()
         try:
             connection.send_bytes(answer)
         except OSError:

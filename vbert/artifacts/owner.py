@@ -45,6 +45,14 @@ class Owner:
             return False
         return self.boot != _boot() or _started(self.pid) != self.started
 
+    def is_current(self) -> bool:
+        return (self.host, self.boot, self.pid, self.started) == (
+            socket.gethostname(),
+            _boot(),
+            os.getpid(),
+            _started(os.getpid()),
+        )
+
     @classmethod
     def describe(cls, path: Path) -> str:
         owner = cls.read(path)

@@ -1,0 +1,90 @@
+"""A toy graph: raw numbers → squares (units) → a trained sum. Stages for the tests of the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.build import Build, Job, Stopped
+from vbert.artifacts.settings import Settings
+from vbert.artifacts.stage import Figures, stage
+
+
+class Numbers(Artifact):
+    def read(self) -> list[int]:
+        return json.loads(self.file("numbers.json").read_text())
+
+
+class Squares(Artifact):
+    def read(self) -> dict[str, int]:
+        return {n: json.loads(self.file(n).read_text()) for n in self.names()}
+
+
+class Total(Artifact):
+    def read(self) -> int:
+        return json.loads(self.file("total.json").read_text())
+
+
+class Slow(Settings):
+    seconds: float = 0.0
+    scale: int = 1
+
+
+@stage("toy_numbers", makes=Numbers, version=1)
+def numbers(build: Build, count: int, order: str = "up") -> Figures:
+    values = list(range(count))
+    (build.directory / "numbers.json").write_text(json.dumps(sorted(values)))
+    return {"count": count}
+
+
+@stage("toy_squares", makes=Squares, version=1, retries=1)
+def squares(build: Build, numbers: Numbers, settings: Slow) -> Figures:
+    units = [(f"{n:04d}", n) for n in numbers.read()]
+    build.each(units, partial(square, settings, Path(os.environ.get("TOY_LOG", "/dev/null"))))
+    return {"squares": len(build.unit_figures())}
+
+
+def square(settings: Slow, log: Path, directory: Path, n: int) -> Figures:
+    time.sleep(settings.seconds)
+    with open(log, "a") as out:
+        out.write(f"square {n}\n")
+    (directory / f"{n:04d}.json").write_text(json.dumps(settings.scale * n * n))
+    return {"n": n}
+
+
+@stage("toy_total", makes=Total, version=1)
+def total(build: Build, squares: Squares, more: Mapping[str, Squares], settings: Slow) -> Figures:
+    return build.process(add_up, squares, dict(more), settings)
+
+
+def add_up(job: Job, squares: Squares, more: dict[str, Squares], settings: Slow) -> Figures:
+    """Sums one square a step; a checkpoint after each."""
+    values: list[Any] = list(squares.read().values()) + [v for s in more.values() for v in s.read().values()]
+    checkpoint = job.scratch / "checkpoint.json"
+    done, sum_ = json.loads(checkpoint.read_text()) if checkpoint.exists() else (0, 0)
+    for i in range(done, len(values)):
+        time.sleep(settings.seconds)
+        if job.stopping:
+            raise Stopped
+        sum_ += values[i]
+        fresh = job.scratch / "fresh.json"
+        fresh.write_text(json.dumps((i + 1, sum_)))
+        fresh.rename(checkpoint)
+        with open(os.environ.get("TOY_LOG", "/dev/null"), "a") as out:
+            out.write(f"add {i}\n")
+        job.progress(i + 1, len(values), sum=float(sum_))
+    (job.directory / "total.json").write_text(json.dumps(sum_))
+    return {"total": sum_}
+
+
+def graph(count: int = 6, scale: int = 1, seconds: float = 0.0, order: str = "up") -> Total:
+    settings = Slow(seconds=seconds, scale=scale)
+    one = squares(numbers(count, order).named("one"), settings).named("one")
+    two = squares(numbers(count + 1, order).named("two"), settings).named("two")
+    return total(one, {"two": two}, settings)

@@ -1,0 +1,284 @@
+"""A graph of artifacts-to-be: what is there, what is missing, why, and its building step by step in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vbert.artifacts import durable
+from vbert.artifacts.artifact import Artifact, Step, map_artifacts
+from vbert.artifacts.build import Machine, Runner, StoreBuild, attempt_directory, run_works
+from vbert.artifacts.errors import BuildError, Damaged, UserError, nearest
+from vbert.artifacts.manifest import Manifest, environment
+from vbert.artifacts.stage import steps_as_json
+from vbert.artifacts.store import Store
+
+Status = Literal["present", "unfinished", "missing", "unneeded"]
+
+
+def walk(*targets: Artifact) -> list[Artifact]:
+    """Every artifact the targets rest on, each fingerprint once, inputs before what is made of them."""
+    found: dict[str, Artifact] = {}
+
+    def visit(artifact: Artifact) -> None:
+        if artifact.fingerprint in found or artifact.step is None:
+            return
+        for needed in artifact.step.inputs():
+            visit(needed)
+        found[artifact.fingerprint] = artifact
+
+    for target in targets:
+        visit(target)
+    return list(found.values())
+
+
+def select(artifacts: Iterable[Artifact], name: str) -> list[Artifact]:
+    """Those called `regions[easy_vqa]`, or all of a stage for a bare `regions`, or of a fingerprint's beginning."""
+    artifacts = list(artifacts)
+    found = [a for a in artifacts if name in (a.title, a.stage_name)]
+    if not found and len(name) >= 6:
+        found = [a for a in artifacts if a.fingerprint.startswith(name)]
+    if not found:
+        names = {a.title for a in artifacts} | {a.stage_name for a in artifacts}
+        raise UserError(f"no stage {name!r} in this recipe; {nearest(name, names)}")
+    return found
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A line of a plan. `size` in bytes and `seconds` of its making are of the artifact where it is present."""
+
+    artifact: Artifact
+    status: Status
+    size: int = 0
+    seconds: float = 0.0
+    units_done: int = 0
+    damage: str | None = None
+
+
+def needs(artifact: Artifact) -> list[Artifact]:
+    """What must be at hand to make `artifact`: its inputs, and what those are read through."""
+    assert artifact.step is not None
+    found = artifact.step.inputs()
+    if artifact.step.stage.through:
+        for held in list(found):
+            for name in held.through:
+                found += Step(held.step.stage, {name: held.input(name)}).inputs() if held.step else []
+    return found
+
+
+def plan(targets: Sequence[Artifact], store: Store, force: Iterable[str] = ()) -> list[Planned]:
+    """What a run would find and do, inputs first. Nothing behind a finished artifact is needed.
+
+    Damage that can be seen without reading contents counts as missing and is told in the line.
+    """
+    forced = set(force)
+    order = walk(*targets)
+    states: dict[str, Manifest | None] = {}
+    damage: dict[str, str] = {}
+    for artifact in order:
+        try:
+            states[artifact.fingerprint] = store.find(artifact.stage_name, artifact.fingerprint)
+        except Damaged as error:
+            states[artifact.fingerprint] = None
+            damage[artifact.fingerprint] = str(error)
+    needed = {target.fingerprint for target in targets} | forced
+    for artifact in reversed(order):
+        mark = artifact.fingerprint
+        if mark in needed and (states[mark] is None or mark in forced):
+            needed |= {held.fingerprint for held in needs(artifact)}
+    lines = []
+    for artifact in order:
+        mark = artifact.fingerprint
+        found = states[mark]
+        if found is not None:
+            lines.append(Planned(artifact, "present", found.size, found.seconds))
+        elif mark not in needed:
+            lines.append(Planned(artifact, "unneeded", damage=damage.get(mark)))
+        else:
+            there = store.unfinished(artifact.stage_name, mark)
+            done = len(list((there / "units").glob("*"))) if there.is_dir() else 0
+            lines.append(
+                Planned(
+                    artifact, "unfinished" if there.is_dir() else "missing", units_done=done, damage=damage.get(mark)
+                )
+            )
+    return lines
+
+
+Outcome = Literal["built", "cached", "adopted"]
+
+
+@dataclass(frozen=True)
+class Built:
+    artifact: Artifact
+    outcome: Outcome
+    seconds: float
+    manifest: Manifest
+
+
+class Events:
+    """What an engine is told while it builds; the terminal and Prefect show it. All methods may be left as they are."""
+
+    def started(self, artifact: Artifact) -> None: ...
+    def progress(self, artifact: Artifact, done: int, total: int, figures: dict[str, float]) -> None: ...
+    def finished(self, built: Built) -> None: ...
+    def said(self, artifact: Artifact, sentence: str) -> None: ...
+
+
+@dataclass
+class Engine:
+    """Builds steps into a store. One engine serves one run; its methods may be called from several threads."""
+
+    store: Store
+    machine: Machine = field(default_factory=Machine)
+    events: Events = field(default_factory=Events)
+    run_units: Runner = run_works
+
+    def ensure(self, artifact: Artifact) -> Built:
+        """The finished artifact: found, adopted, or built now under its lock.
+
+        Its inputs must be finished; one that turns out damaged when it is read is set aside, built again and the step
+        repeated. Raises what the stage raises.
+        """
+        for _ in range(5):
+            try:
+                return self._ensure(artifact)
+            except Damaged as damage:
+                self._mend(artifact, damage)
+        raise BuildError(f"{artifact.title}: artifacts it reads are damaged again and again; is the disk failing?")
+
+    def _mend(self, reader: Artifact, damage: Damaged) -> None:
+        moved = self.store.set_aside(damage)
+        self.events.said(reader, f"{damage}; moved to {moved}, building it again")
+        for artifact in walk(reader):
+            if artifact.fingerprint == damage.fingerprint:
+                self.ensure_all([artifact])
+
+    def ensure_all(self, targets: Sequence[Artifact]) -> list[Built]:
+        """Build what the targets need and lack, step by step, inputs first."""
+        built = []
+        for line in plan(targets, self.store):
+            if line.damage:
+                stage, mark = line.artifact.stage_name, line.artifact.fingerprint
+                try:
+                    self.store.find(stage, mark)
+                except Damaged as damage:
+                    self.events.said(line.artifact, f"{damage}; moved to {self.store.set_aside(damage)}")
+            if line.status == "unneeded":
+                continue
+            built.append(self.ensure(line.artifact))
+        return built
+
+    def _ensure(self, artifact: Artifact) -> Built:
+        stage, mark = artifact.stage_name, artifact.fingerprint
+        if (found := self.store.find(stage, mark)) is not None:
+            return self._finish(artifact, "cached", 0.0, found)
+        if self.store.read_only():
+            raise BuildError(f"{artifact.title} is missing and the store {self.store.root} is read-only for this user")
+        self.store.prepare()
+        with self.store.lock(mark, lambda who: self.events.said(artifact, f"{artifact.title}: waiting for {who}")):
+            if (found := self.store.find(stage, mark)) is not None:
+                return self._finish(artifact, "cached", 0.0, found)
+            for held in artifact.step.inputs() if artifact.step else []:
+                held.bound(self.store).manifest  # noqa: B018  raises where an input is not built
+            bound = artifact.bound(self.store)
+            assert bound.step is not None
+            resolved = self._bound_step(bound).resolved()
+            if (same := self.store.resolved(stage, resolved)) is not None:
+                self.store.adopt(self._record(bound, {}, 0.0, resolved), same)
+                return self._finish(artifact, "adopted", 0.0, same)
+            began = time.monotonic()
+            self.events.started(artifact)
+            published = self._build(bound, resolved)
+            return self._finish(artifact, "built", time.monotonic() - began, published)
+
+    def _finish(self, artifact: Artifact, outcome: Outcome, seconds: float, found: Manifest) -> Built:
+        built = Built(artifact, outcome, seconds, found)
+        self.events.finished(built)
+        return built
+
+    def _bound_step(self, artifact: Artifact) -> Step:
+        assert artifact.step is not None
+        arguments = map_artifacts(dict(artifact.step.arguments), lambda a: a.bound(self.store))
+        return Step(artifact.step.stage, arguments)
+
+    def _record(self, artifact: Artifact, figures: dict[str, Any], seconds: float, resolved: str) -> Manifest:
+        assert artifact.step is not None
+        return Manifest(
+            stage=artifact.stage_name,
+            version=artifact.step.stage.version,
+            fingerprint=artifact.fingerprint,
+            label=artifact.label,
+            hashed=artifact.step.hashed,
+            step=steps_as_json(artifact),
+            resolved=resolved,
+            figures=figures,
+            environment=environment(),
+            seconds=round(seconds, 3),
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+
+    def _build(self, artifact: Artifact, resolved: str) -> Manifest:
+        with self.building(artifact) as build:
+            figures, seconds = self.make(artifact, build)
+            record = self._record(artifact, figures, seconds, resolved)
+            published = self.store.publish(build.directory, record, build.hashed)
+        durable.remove_tree(self.store.unfinished(artifact.stage_name, artifact.fingerprint))
+        return published
+
+    @contextmanager
+    def building(self, artifact: Artifact) -> Iterator[StoreBuild]:
+        """A `Build` for `artifact` with a fresh directory, cleared away unless it was published."""
+        unfinished = durable.make_directories(self.store.unfinished(artifact.stage_name, artifact.fingerprint))
+        directory = self.store.begin(artifact.fingerprint)
+        try:
+            yield StoreBuild(
+                artifact=artifact,
+                store=self.store,
+                machine=self.machine,
+                run_units=self.run_units,
+                show=lambda done, total, **figures: self.events.progress(artifact, done, total, figures),
+                directory=directory,
+                scratch=attempt_directory(unfinished),
+                retries=artifact.step.stage.retries if artifact.step else 0,
+            )
+        finally:
+            self.store.abandon(directory)
+
+    def make(self, artifact: Artifact, build: StoreBuild) -> tuple[dict[str, Any], float]:
+        """Run the stage's function. Returns its figures and the wall seconds it took."""
+        step = self._bound_step(artifact)
+        began = time.monotonic()
+        figures = step.stage.function(build, **step.arguments)
+        return figures, time.monotonic() - began
+
+    def compare(self, artifact: Artifact) -> list[str]:
+        """Build a finished artifact again, aside, and name the files whose bits differ. Replaces nothing."""
+        standing = self.store.find(artifact.stage_name, artifact.fingerprint)
+        if standing is None:
+            raise BuildError(f"{artifact.title} is not built, so there is nothing to compare with")
+        bound = artifact.bound(self.store)
+        with self.store.lock(artifact.fingerprint), self.building(bound) as build:
+            self.make(bound, build)
+            again = {
+                path.relative_to(build.directory).as_posix(): durable.sha256_file(path)
+                for path in build.directory.rglob("*")
+                if path.is_file()
+            }
+        durable.remove_tree(self.store.unfinished(artifact.stage_name, artifact.fingerprint))
+        before = {entry.name: entry.sha256 for entry in standing.files}
+        return sorted(name for name in before.keys() | again.keys() if before.get(name) != again.get(name))
+
+
+def build_here(
+    targets: Sequence[Artifact], store: Store | Path | str, machine: Machine | None = None, events: Events | None = None
+) -> list[Artifact]:
+    """Build the targets in this process, without Prefect. Returns them bound to the store."""
+    at = store if isinstance(store, Store) else Store(store)
+    Engine(at, machine or Machine(), events or Events()).ensure_all(targets)
+    return [target.bound(at) for target in targets]
