@@ -1,0 +1,20 @@
+"""Stage `generate`: the built-in scenes of shapes, from settings alone."""
+
+from __future__ import annotations
+
+from vbert.artifacts.build import Build, Figures, Job
+from vbert.artifacts.stage import stage
+from vbert.data.raw import Raw
+from vbert.data.shapes import ShapesSettings
+
+
+@stage("generate", makes=Raw, version=1, retries=1)
+def generate(build: Build, settings: ShapesSettings) -> Figures:
+    """Images, scene graphs, texts and oracles of `settings`."""
+    return build.process(_generate, settings)
+
+
+def _generate(job: Job, settings: ShapesSettings) -> Figures:
+    from vbert.data.shapes_write import write
+
+    return write(job.directory, settings, job.progress)

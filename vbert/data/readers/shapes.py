@@ -1,0 +1,44 @@
+"""The built-in generator's files: `scenes.jsonl` and `texts.jsonl` hold the tables' rows already.
+
+A box's attributes are its colour and its size (small, medium, large), in this order. `question_type` of a caption
+says what it is: list, description, relation, count or statement.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from vbert.data.readers import ImageRow, only
+
+if TYPE_CHECKING:
+    from vbert.data.raw import Raw
+
+VERSION = 1
+
+
+def images(raws: Mapping[str, Raw]) -> Iterator[ImageRow]:
+    for scene in _rows(raws, "scenes.jsonl"):
+        image_id = scene["image_id"]
+        yield {"image_id": image_id, "path": f"images/{image_id}.png", "split": scene["split"]}
+
+
+def boxes(raws: Mapping[str, Raw]) -> Iterator[dict[str, Any]]:
+    """Ground truth: tight around what is visible of each shape."""
+    for scene in _rows(raws, "scenes.jsonl"):
+        for item in scene["objects"]:
+            x1, y1, x2, y2 = item["box"]
+            attributes = [item["color"], item["size"]]
+            place = {"image_id": scene["image_id"], "x1": x1, "y1": y1, "x2": x2, "y2": y2}
+            yield place | {"class": item["shape"], "attributes": attributes}
+
+
+def examples(raws: Mapping[str, Raw], image_ids: set[str]) -> Iterable[dict[str, Any]]:
+    return (row for row in _rows(raws, "texts.jsonl") if image_ids.issuperset(row["image_ids"]))
+
+
+def _rows(raws: Mapping[str, Raw], name: str) -> Iterator[dict[str, Any]]:
+    with only(raws, "the shapes generator").open(name) as file:
+        for line in file:
+            yield json.loads(line)
