@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self
 
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import BuildError, UserError, nearest
+from vbert.data.names import safe_name
 
 if TYPE_CHECKING:
     from vbert.data.spec import Source
@@ -240,18 +241,3 @@ class RawWriter:
                 self._tar.close()
         if kind is None:
             write_index(self._directory, self._members)
-
-
-def safe_name(name: str) -> str:
-    """`name`, if it is relative, plain and below 1,024 bytes; UserError otherwise. A leading `./` is dropped."""
-    name = name.removeprefix("./")
-    parts = name.split("/")
-    if not name or any(part in ("", ".", "..") for part in parts):
-        raise UserError(f"file name {name!r:.200} is not a plain relative one")
-    try:
-        long = len(name.encode()) > 1024
-    except UnicodeEncodeError:
-        raise UserError(f"file name {name!r:.200} is not UTF-8; rename it") from None
-    if long or "\\" in name or any(ord(c) < 32 or ord(c) == 127 for c in name):
-        raise UserError(f"file name {name!r:.200} holds a backslash or control characters, or is too long; rename it")
-    return name

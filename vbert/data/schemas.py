@@ -20,7 +20,7 @@ def _schema(required: dict[str, Any], optional: dict[str, Any] | None = None) ->
 
 
 def _struct(**kinds: Any) -> Any:
-    return pa.struct([(name, kind) for name, kind in kinds.items()])
+    return pa.struct(list(kinds.items()))
 
 
 IMAGES_SCHEMA = _schema(

@@ -1,0 +1,108 @@
+"""Local folders and files, identified by content: relative names and sha256, remembered so that planning stays fast."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+from vbert.artifacts.errors import UserError
+from vbert.data.names import safe_name
+
+RACY_NS = 2_000_000_000  # a file younger than this may change again within its time stamp: its digest isn't remembered
+
+
+def memory_folder() -> Path:
+    """Where digests are remembered: `$XDG_CACHE_HOME/vbert/digests`, by default under `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vbert" / "digests"
+
+
+def folder_digest(path: Path, memory: Path | None = None) -> str:
+    """The identity of a local file (its sha256) or folder (sha256 of its files' names and sha256).
+
+    Files whose size, mtime_ns and inode are as remembered in the folder `memory` are not read again. Raises UserError.
+    """
+    if path.is_file():
+        return next(iter(file_digests(path, memory).values()))[1]
+    lines = [f"{sha256} {name}\n" for name, (_, sha256) in sorted(file_digests(path, memory).items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def file_digests(path: Path, memory: Path | None = None) -> dict[str, tuple[int, str]]:
+    """name → (bytes, hex sha256) of every file below the folder `path`, or of the file `path` itself.
+
+    Links are followed, hidden files (`.name`) left out. Raises UserError where there is nothing, or it can't be read.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder; mend `path` in the spec")
+    root = path.resolve()
+    note = (memory or memory_folder()) / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.json"
+    known = _remembered(note)
+    found = dict(_files(root)) if root.is_dir() else {path.name: path}
+    if not found:
+        raise UserError(f"{path}: the folder holds no files; mend `path` in the spec")
+    now = time.time_ns()
+    keys = {name: _key(file) for name, file in found.items()}
+    digests = {name: known[name][1] for name, key in keys.items() if name in known and known[name][0] == key}
+    fresh = [name for name in found if name not in digests]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        digests |= dict(zip(fresh, threads.map(_sha256, (found[name] for name in fresh)), strict=True))
+    if fresh or len(known) != len(found):
+        lasting = {n: (key, digests[n]) for n, key in keys.items() if n not in fresh or now - key[1] > RACY_NS}
+        _remember(note, lasting)
+    return {name: (keys[name][0], digests[name]) for name in sorted(found)}
+
+
+def _files(root: Path) -> Iterator[tuple[str, Path]]:
+    seen = set()
+    for folder, below, names in os.walk(root, followlinks=True, onerror=_refuse):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link back up
+            below.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in sorted(names):
+            file = Path(folder, name)
+            if not name.startswith(".") and file.is_file():
+                yield safe_name(file.relative_to(root).as_posix()), file
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename}: can't be read: {error.strerror}")
+
+
+def _key(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _sha256(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{file}: can't be read: {error.strerror}") from error
+
+
+def _remembered(note: Path) -> dict[str, tuple[list[int], str]]:
+    try:
+        return {name: (key, sha256) for name, (key, sha256) in json.loads(note.read_text()).items()}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _remember(note: Path, entries: dict[str, tuple[list[int], str]]) -> None:
+    """Keep `entries`; where that fails (read-only home) the files are only read again next time."""
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        part = note.with_name(f"{note.name}.{uuid4().hex}")
+        part.write_text(json.dumps(entries))
+        part.replace(note)
+    except OSError:
+        return

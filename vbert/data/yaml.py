@@ -1,0 +1,279 @@
+"""YAML 1.2 files as pydantic models, with errors that say file:line:column, the field and the nearest valid name.
+
+Files are not trusted: aliases, anchors, merges, tags and repeated keys are refused, size and depth are bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from vbert.artifacts.errors import UserError, nearest
+
+M = TypeVar("M", bound=BaseModel)
+
+MAX_BYTES = 256 * 1024  # of one file
+MAX_DEPTH = 32
+
+
+@dataclass(frozen=True)
+class Node:
+    """A parsed value and where it stands. `value`: a scalar, or a dict or list of nodes; `at`: `file:line:column`."""
+
+    value: Any
+    at: str
+    key_at: str = ""  # where its key stands, if it has one
+
+    def plain(self) -> Any:
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        if isinstance(self.value, list):
+            return [node.plain() for node in self.value]
+        return self.value
+
+
+def read_yaml(path: Path, model: type[M], changes: Mapping[str, Any] | None = None) -> M:
+    """The file `path` as a `model`. `changes`: dotted keys (`train.steps`) to values that replace those of the file.
+
+    Raises UserError at the first fault (further ones in its details) as `file:line:column: field: what`.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}") from error
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    return load_yaml(text, str(path), model, changes)
+
+
+def load_yaml(text: str, source: str, model: type[M], changes: Mapping[str, Any] | None = None) -> M:
+    """Like `read_yaml`, of a text; `source` is what errors call it."""
+    root = parse(text, source)
+    if not isinstance(root.value, dict):
+        raise UserError(f"{root.at}: the file must hold `key: value` lines, not {_kind(root.value)}")
+    for key, value in (changes or {}).items():
+        _change(root, key, _node(value, f"--set {key}"), model)
+    try:
+        # JSON mode is strict as YAML is typed: no "3" for 3, yet lists for tuples and 1 for 1.0.
+        return model.model_validate_json(json.dumps(root.plain()), strict=True)
+    except ValidationError as error:
+        # A misspelt key before the missing one it was meant to be.
+        found = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+        faults = [_fault(root, model, fault) for fault in found]
+        raise UserError(faults[0], "\n".join(faults[1:])) from None
+
+
+def parse_value(text: str) -> Any:
+    """A value as it would be read in a file: `1e-4` a float, `[a, b]` a list, `no` a string. For `--set key=TEXT`."""
+    return parse(text, "value").plain()
+
+
+def parse(text: str, source: str) -> Node:
+    """`text` as nodes with their places. Raises UserError for faulty, hostile or ambiguous YAML."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    if len(text.encode()) > MAX_BYTES:
+        raise UserError(f"{source}: larger than {MAX_BYTES:,} bytes; is it the right file?")
+    reader = YAML(typ="rt", pure=True)
+    try:
+        return _Builder(reader, source).document(reader.parse(text))
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        raise UserError(f"{place}: not YAML: {error.problem or error.context}") from None
+    except YAMLError as error:
+        raise UserError(f"{source}: not YAML: {str(error).splitlines()[0]}") from None
+
+
+class _Builder:
+    """Nodes from ruamel's events: one pass, nothing expanded, nothing constructed."""
+
+    def __init__(self, reader: Any, source: str) -> None:
+        self._resolver, self._source = reader.resolver, source
+
+    def document(self, events: Iterator[Any]) -> Node:
+        from ruamel.yaml import events as e
+
+        root: Node | None = None
+        for event in events:
+            if isinstance(event, e.DocumentStartEvent) and root is not None:
+                raise UserError(f"{self._at(event)}: a second document; one file holds one")
+            if isinstance(event, e.DocumentStartEvent) and event.version not in (None, (1, 2)):
+                raise UserError(f"{self._at(event)}: only YAML 1.2 is read; take out the %YAML line")
+            if isinstance(event, e.ScalarEvent | e.CollectionStartEvent | e.AliasEvent):
+                root = self._value(event, events, 0)
+        return root or Node(None, f"{self._source}:1:1")
+
+    def _at(self, event: Any) -> str:
+        return f"{self._source}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
+
+    def _value(self, event: Any, events: Iterator[Any], depth: int, key_at: str = "") -> Node:
+        from ruamel.yaml import events as e
+
+        at = self._at(event)
+        if isinstance(event, e.AliasEvent) or event.anchor:
+            raise UserError(f"{at}: anchors and aliases are not allowed; write the value out")
+        if getattr(event, "tag", None):
+            raise UserError(f"{at}: the tag {event.tag} is not allowed; write a plain value")
+        if depth > MAX_DEPTH:
+            raise UserError(f"{at}: nested deeper than {MAX_DEPTH} levels")
+        if isinstance(event, e.ScalarEvent):
+            return Node(self._scalar(event, at), at, key_at)
+        if isinstance(event, e.SequenceStartEvent):
+            items = []
+            while not isinstance(item := next(events), e.SequenceEndEvent):
+                items.append(self._value(item, events, depth + 1))
+            return Node(items, at, key_at)
+        entries: dict[str, Node] = {}
+        while not isinstance(start := next(events), e.MappingEndEvent):
+            where = self._at(start)
+            key = self._value(start, events, depth + 1).value
+            if not isinstance(key, str):
+                raise UserError(f"{where}: a key must be a string, not {_kind(key)}; put it in quotes")
+            if key in entries:
+                raise UserError(f"{where}: {key}: given twice, first at {entries[key].key_at}; keep one")
+            entries[key] = self._value(next(events), events, depth + 1, where)
+        return Node(entries, at, key_at)
+
+    def _scalar(self, event: Any, at: str) -> Any:
+        from ruamel.yaml.nodes import ScalarNode
+
+        text: str = event.value
+        if not text.isascii() and any(0xD800 <= ord(c) <= 0xDFFF for c in text):
+            raise UserError(f"{at}: half of a surrogate pair is no text; write the character itself")
+        tag = str(self._resolver.resolve(ScalarNode, text, event.implicit)).rpartition(":")[2]
+        if tag == "merge":
+            raise UserError(f"{at}: merge keys are not allowed; write the values out")
+        if tag == "null":
+            return None
+        if tag == "bool":
+            return text.lower() == "true"
+        try:
+            if tag == "int":
+                return int(text, 0) if text.lstrip("+-")[:2] in ("0x", "0o", "0b") else int(text)
+            if tag == "float":
+                value = float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+                if not math.isfinite(value):
+                    raise UserError(f"{at}: {text} is not a finite number")
+                return value
+        except ValueError:
+            raise UserError(f"{at}: {text} looks like a number and is none; put it in quotes if it is text") from None
+        return text
+
+
+def _node(value: Any, at: str) -> Node:
+    if isinstance(value, Mapping):
+        return Node({str(key): _node(item, at) for key, item in value.items()}, at, at)
+    if isinstance(value, list | tuple):
+        return Node([_node(item, at) for item in value], at, at)
+    return Node(value, at, at)
+
+
+def _change(root: Node, key: str, new: Node, model: type[BaseModel]) -> None:
+    """Put `new` at the dotted `key`, making the mappings on the way."""
+    parts, place = key.split("."), root
+    for i, part in enumerate(parts):
+        last = i == len(parts) - 1
+        if isinstance(place.value, list):
+            if not part.isdecimal() or int(part) >= len(place.value):
+                raise UserError(f"--set {key}: {part!r} must be 0 to {len(place.value) - 1}, an item of the list")
+            if last:
+                place.value[int(part)] = new
+            else:
+                place = place.value[int(part)]
+        elif isinstance(place.value, dict):
+            valid = _names_at(model, parts[:i])
+            if valid and part not in valid:
+                raise UserError(f"--set {key}: there is no {part!r}; {nearest(part, valid)}")
+            if last:
+                place.value[part] = new
+            else:
+                inner = place.value.get(part)
+                if inner is None or inner.value is None:
+                    inner = place.value[part] = Node({}, new.at, new.at)
+                place = inner
+        else:
+            raise UserError(f"--set {key}: {'.'.join(parts[:i])} is {place.value!r}, nothing can be set inside it")
+
+
+def _fault(root: Node, model: type[BaseModel], fault: Any) -> str:
+    """One pydantic fault as a sentence with its place."""
+    place, named = root, list[str]()
+    at = place.at
+    location = fault["loc"]
+    for part in location:
+        inside = place.value
+        if part in (inside if isinstance(inside, dict) else range(len(inside)) if isinstance(inside, list) else ()):
+            place = inside[part]
+        elif fault["type"] == "missing" and part == location[-1]:
+            named.append(str(part))
+            at = place.key_at or place.at
+            break
+        else:
+            continue  # the name of a union's member, not a key of the file
+        named.append(str(part))
+        at = place.at
+    field = ".".join(named) or "the file"
+    if fault["type"] == "extra_forbidden":
+        hint = nearest(named[-1], _names_at(model, named[:-1]))
+        return f"{place.key_at or at}: {field}: there is no such key; {hint}"
+    if fault["type"] == "missing":
+        return f"{at}: {field}: is missing"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    got = f" (got {json.dumps(fault['input'], ensure_ascii=False)[:80]})" if _shown(fault) else ""
+    return f"{at}: {field}: {message[:1].lower()}{message[1:]}{got}"
+
+
+def _shown(fault: Any) -> bool:
+    """Whether the value helps: a validator's own sentence names what it needs, and secrets are not repeated."""
+    return fault["type"] != "value_error" and not isinstance(fault["input"], dict | list)
+
+
+def _names_at(model: Any, path: list[str]) -> set[str]:
+    """The valid keys of the mapping at `path` under `model`; empty where any key goes."""
+    options = [model]
+    for part in path:
+        options = [inner for option in options for inner in _inside(option, part)]
+    names: set[str] = set()
+    for option in options:
+        for choice in _members(option):
+            if isinstance(choice, type) and issubclass(choice, BaseModel):
+                names |= {info.alias or name for name, info in choice.model_fields.items()}
+    return names
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The alternatives of an annotation, `Annotated` taken off."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [member for option in get_args(annotation) for member in _members(option)]
+    return [annotation]
+
+
+def _inside(annotation: Any, part: str) -> list[Any]:
+    """The annotations of what stands under the key or index `part`."""
+    found = []
+    for choice in _members(annotation):
+        if isinstance(choice, type) and issubclass(choice, BaseModel):
+            found += [i.annotation for name, i in choice.model_fields.items() if part in (name, i.alias)]
+        elif get_args(choice):  # dict[str, X], Mapping[str, X]; list[X], tuple[X, ...]
+            found.append(get_args(choice)[0 if get_origin(choice) in (list, tuple) else -1])
+    return found
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return "nothing" if value is None else repr(value)[:40]
