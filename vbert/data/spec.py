@@ -85,6 +85,8 @@ class Source(Settings):
 
     url: Annotated[Url | None, Location] = None
     python_package: Package | None = None
+    path: Annotated[str | None, Location] = None
+    sha256: Sha256 | None = None
     size: Annotated[int, Field(ge=0, description="bytes")] | None = None
     mirrors: Annotated[tuple[Url, ...], Location] = ()
     auth: Annotated[Annotated[str, Field(pattern="^env:[A-Za-z_][A-Za-z0-9_]*$")] | None, Location] = None
