@@ -1,0 +1,75 @@
+"""Small models and batches in both forms: packed for ours, padded for transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import VisualBertConfig as HuggingFaceConfig
+
+from vbert.model.config import VisualBertConfig
+from vbert.model.visualbert import Packed
+
+VOCABULARY, VISUAL = 61, 10
+
+
+def small_config(**changes: Any) -> VisualBertConfig:
+    sizes = {"vocab_size": VOCABULARY, "visual_dim": VISUAL, "hidden_size": 24, "layers": 3, "heads": 4}
+    return VisualBertConfig.model_validate({**sizes, "box_input": "none", "standardise": False, **changes})
+
+
+def hf_config(**changes: Any) -> HuggingFaceConfig:
+    return HuggingFaceConfig(
+        vocab_size=VOCABULARY,
+        visual_embedding_dim=VISUAL,
+        hidden_size=24,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        pad_token_id=0,
+        **changes,
+    )
+
+
+class Both:
+    """One random batch. texts and regions: tokens and regions of each sequence."""
+
+    def __init__(self, texts: list[int], regions: list[int], dtype: torch.dtype, visual_types: str = "zero") -> None:
+        draw = np.random.default_rng(5)
+        self.texts, self.regions = texts, regions
+        ids = [draw.integers(1, VOCABULARY, n) for n in texts]
+        types = [np.arange(n) * 2 // n for n in texts]
+        visuals = [draw.normal(size=(n, VISUAL)).astype(np.float32) for n in regions]
+        kinds = {
+            "zero": lambda n: np.zeros(n, int),
+            "one": lambda n: np.ones(n, int),
+            "mixed": lambda n: np.arange(n) % 2,
+        }
+        visual_types_of = [kinds[visual_types](n) for n in regions]
+        self.packed = Packed.of(ids, types, visuals, visual_types_of)
+        self.packed.visual = self.packed.visual.to(dtype)
+        self.padded: dict[str, Tensor] = {
+            "input_ids": _pad(ids, max(texts)),
+            "token_type_ids": _pad(types, max(texts)),
+            "attention_mask": _pad([np.ones(n, int) for n in texts], max(texts)),
+            "visual_embeds": _pad(visuals, max(regions)).to(dtype),
+            "visual_token_type_ids": _pad(visual_types_of, max(regions)),
+            "visual_attention_mask": _pad([np.ones(n, int) for n in regions], max(regions)),
+        }
+
+    def real(self, padded: Tensor) -> Tensor:
+        """The rows of real tokens of a padded [B, L, …], in packed order."""
+        longest = max(self.texts)
+        rows = []
+        for i, (n, k) in enumerate(zip(self.texts, self.regions, strict=True)):
+            rows += [padded[i, :n], padded[i, longest : longest + k]]
+        return torch.cat(rows)
+
+
+def _pad(rows: list[np.ndarray], length: int) -> Tensor:
+    out = np.zeros((len(rows), length, *rows[0].shape[1:]), rows[0].dtype)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return torch.from_numpy(out)

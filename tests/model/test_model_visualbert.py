@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from model_batches import Both, hf_config, small_config
+from transformers import VisualBertForPreTraining
+
+from vbert.model.convert import HEADS, fill, sources
+from vbert.model.heads import PretrainingModel
+from vbert.model.visualbert import Packed, VisualBert, append6
+
+BATCHES = {
+    "padded": ([5, 9, 3, 9, 4, 12], [4, 1, 7, 2, 5, 3]),
+    "unpadded": ([6, 6, 6], [4, 4, 4]),
+    "a text alone": ([6, 3], [0, 4]),
+    "one": ([7], [5]),
+}
+
+
+def pair(dtype: torch.dtype) -> tuple[VisualBertForPreTraining, PretrainingModel]:
+    """transformers' model with every parameter random (biases and norms too), and ours with the same."""
+    torch.manual_seed(3)
+    theirs = VisualBertForPreTraining(hf_config()).to(dtype).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_(std=0.3)
+    ours = PretrainingModel(small_config()).to(dtype).eval()
+    report = fill(
+        ours, theirs.state_dict(), sources(small_config(), HEADS, "visual_bert."), (), inside=("visual_bert.",)
+    )
+    assert report.created == ()
+    return theirs, ours
+
+
+@pytest.mark.parametrize("visual_types", ["zero", "one", "mixed"])
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize(("dtype", "absolute", "relative"), [(torch.float64, 1e-9, 0.0), (torch.float32, 1e-5, 1e-5)])
+def test_all_outputs_are_those_of_transformers(
+    batch: str, visual_types: str, dtype: torch.dtype, absolute: float, relative: float
+) -> None:
+    both = Both(*BATCHES[batch], dtype, visual_types)
+    theirs, ours = pair(dtype)
+    with torch.no_grad():
+        expected = theirs(**both.padded, output_hidden_states=True, output_attentions=True)
+        pooled = theirs.visual_bert(**both.padded).pooler_output
+        states, maps = ours.encoder.trace(both.packed)
+        hidden = ours.encoder(both.packed)
+        words, matching = ours(both.packed, torch.arange(len(hidden)))
+
+    def close(mine: torch.Tensor, other: torch.Tensor) -> None:
+        torch.testing.assert_close(mine, other, atol=absolute, rtol=relative)
+
+    assert len(states) == len(expected.hidden_states) == 4
+    for mine, other in zip(states, expected.hidden_states, strict=True):
+        close(mine, both.real(other))
+    close(hidden, both.real(expected.hidden_states[-1]))
+    close(ours.encoder.pool(hidden, both.packed), pooled)
+    close(words, both.real(expected.prediction_logits))
+    close(matching, expected.seq_relationship_logits)
+    longest = max(both.texts)
+    for i, (n, k) in enumerate(zip(both.texts, both.regions, strict=True)):
+        rows = torch.cat([torch.arange(n), longest + torch.arange(k)])
+        for layer, attention in enumerate(expected.attentions):
+            close(maps[i][layer], attention[i][:, rows][:, :, rows])
+
+
+def test_gradients_are_those_of_transformers() -> None:
+    both = Both(*BATCHES["padded"], torch.float64)
+    theirs, ours = pair(torch.float64)
+    masked = torch.tensor([1, 7, 12, 20])
+    labels = torch.tensor([4, 8, 15, 16])
+    match = torch.tensor([0, 1, 1, 0, 1, 0])
+    out = theirs(**both.padded)
+    loss = torch.nn.functional.cross_entropy(both.real(out.prediction_logits)[masked], labels)
+    (loss + torch.nn.functional.cross_entropy(out.seq_relationship_logits, match)).backward()
+    words, matching = ours(both.packed, masked)
+    loss = torch.nn.functional.cross_entropy(words, labels)
+    (loss + torch.nn.functional.cross_entropy(matching, match)).backward()
+    gradients = {name: p.grad for name, p in theirs.named_parameters()}
+    gradients["visual_bert.embeddings.word_embeddings.weight"][0] = (  # padding_idx: theirs drops its input gradient
+        ours.encoder.embeddings.word.weight.grad[0]
+    )
+    for name, places in sources(small_config(), HEADS, "visual_bert.").items():
+        mine = ours.get_parameter(name).grad
+        other = torch.cat([gradients[place] for place in places])
+        torch.testing.assert_close(mine, other, atol=1e-11, rtol=0)
+
+
+def test_a_sequence_is_the_same_in_any_company_and_order() -> None:
+    both = Both(*BATCHES["padded"], torch.float64)
+    model = VisualBert(small_config(), torch.Generator().manual_seed(0)).double().eval()
+    together = model(both.packed).split(both.packed.lengths.tolist())
+    texts = both.packed.text_ids.split(both.texts)
+    types = both.packed.text_types.split(both.texts)
+    visuals = both.packed.visual.split(both.regions)
+    for some in ([2], [5, 0, 3], [1, 3, 2, 0]):
+        batch = Packed.of(
+            *([list(part[i].numpy()) for i in some] for part in (texts, types)), [visuals[i].numpy() for i in some]
+        )
+        for i, alone in zip(some, model(batch).split(batch.lengths.tolist()), strict=True):
+            torch.testing.assert_close(alone, together[i], atol=1e-12, rtol=0)
+
+
+def test_same_batch_same_bits_forward_and_backward() -> None:
+    both = Both(*BATCHES["padded"], torch.float32)
+    runs = []
+    for _ in range(2):
+        model = VisualBert(small_config(hidden_dropout=0.1), torch.Generator().manual_seed(0)).train()
+        torch.manual_seed(1)
+        hidden = model(both.packed)
+        hidden.square().sum().backward()
+        runs.append([hidden.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+def test_dropout_0_trains_as_eval_and_dropout_changes_training_only() -> None:
+    both = Both(*BATCHES["padded"], torch.float32)
+    none = {"hidden_dropout": 0.0, "attention_dropout": 0.0}
+    still = VisualBert(small_config(**none), torch.Generator().manual_seed(0))
+    state = torch.get_rng_state()
+    assert torch.equal(still.train()(both.packed), still.eval()(both.packed))
+    assert torch.equal(torch.get_rng_state(), state), "dropout 0 drew numbers"
+    for kind in none:
+        dropping = VisualBert(small_config(**{**none, kind: 0.5}), torch.Generator().manual_seed(0))
+        assert torch.equal(dropping.eval()(both.packed), still(both.packed))
+        assert not torch.allclose(dropping.train()(both.packed), still(both.packed))
+
+
+def test_the_initial_weights_depend_on_the_generator_only() -> None:
+    first, second, third = (VisualBert(small_config(), torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(first.pooler.weight, third.pooler.weight)
+    assert torch.equal(first.embeddings.visual_position.weight, first.embeddings.position.weight)
+    assert 0.015 < float(first.embeddings.word.weight.detach().std()) < 0.025
+
+
+def test_standardised_input_is_what_the_statistics_make_of_it() -> None:
+    both = Both(*BATCHES["padded"], torch.float64)
+    plain = VisualBert(small_config(), torch.Generator().manual_seed(0)).double().eval()
+    standard = VisualBert(small_config(standardise=True), torch.Generator().manual_seed(0)).double().eval()
+    mean, std = both.packed.visual.mean(0), both.packed.visual.std(0)
+    std[3] = 0.0  # a dead feature
+    standard.set_statistics(mean, std)
+    std[3] = 1.0
+    expected = plain(Packed(**{**vars(both.packed), "visual": (both.packed.visual - mean) / std}))
+    torch.testing.assert_close(standard(both.packed), expected, atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="standardise: true"):
+        plain.set_statistics(mean, std)
+
+
+def test_packed_puts_each_text_before_its_regions() -> None:
+    batch = Packed.of([[1, 2, 3], [4]], [[0, 0, 1], [0]], [np.full((1, 2), 7.0), np.full((2, 2), 8.0)])
+    assert batch.order.tolist() == [0, 1, 2, 4, 3, 5, 6]
+    assert batch.text_positions.tolist() == [0, 1, 2, 0]
+    assert batch.lengths.tolist() == [4, 3]
+    assert batch.starts().tolist() == [0, 4]
+    assert batch.visual_types.tolist() == [0, 0, 0]
+
+
+def test_append6_is_the_originals_layout() -> None:
+    numbers = append6(np.array([[10, 20, 30, 60], [0, 0, 100, 80]], np.float32), width=100, height=80)
+    expected = [[0.1, 0.25, 0.3, 0.75, 0.2, 0.5], [0, 0, 1, 1, 1, 1]]
+    np.testing.assert_allclose(numbers, expected, atol=1e-7)
+    assert numbers.dtype == np.float32
+    assert append6(np.zeros((0, 4), np.float32), 5, 5).shape == (0, 6)
+
+
+def test_sizes_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="hidden_size 24 is not a multiple of heads 5"):
+        small_config(heads=5)
+    assert small_config().intermediate_size == 96
+    assert small_config(box_input="append6").visual_input == 16

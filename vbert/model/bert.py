@@ -1,0 +1,92 @@
+"""BERT checkpoints as artifacts, and the specs that name them (`data_specs/models/*.yaml`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.errors import UserError, nearest
+from vbert.artifacts.settings import Settings
+from vbert.data.spec import Source
+from vbert.data.yaml import read_yaml
+from vbert.model.config import ModelSettings, VisualBertConfig
+from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDER = Path(__file__).parents[2] / "data_specs" / "models"
+
+# config.json's name of each size; what is missing there has BERT base's value.
+SIZES = {
+    "hidden_size": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "type_vocab": "type_vocab_size",
+    "activation": "hidden_act",
+    "layer_norm_eps": "layer_norm_eps",
+    "initializer_range": "initializer_range",
+}
+
+
+class HubSource(Settings):
+    """A repository of the Hugging Face hub at one commit."""
+
+    hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")]
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$", description="the commit; a branch would move")]
+
+
+class ModelSpec(Settings):
+    """A published checkpoint that pre-training can start from."""
+
+    name: str
+    title: str
+    licence: str
+    homepage: str
+    kind: Literal["bert"] = "bert"
+    source: HubSource | Source
+
+
+def model_names() -> list[str]:
+    """Names of the model specs, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def model_spec(name: str) -> ModelSpec:
+    """The spec called `name`. Raises UserError with the nearest name where there is none."""
+    if name not in model_names():
+        raise UserError(f"no model {name!r} in data_specs/models; {nearest(name, model_names())}")
+    return read_yaml(FOLDER / f"{name}.yaml", ModelSpec)
+
+
+class BertWeights(Artifact):
+    """A BERT in one form: config.json and model.safetensors as transformers' BertForPreTraining, and its vocabulary."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, float32, named `bert.…` and `cls.…`."""
+        from safetensors.torch import load_file
+
+        return dict(load_file(self.file("model.safetensors")))
+
+    def sizes(self) -> dict[str, Any]:
+        """The fields of `ModelSettings` that the checkpoint decides."""
+        from vbert.model.checkpoint import read_json
+
+        given = read_json(self.file("config.json"))
+        return {ours: given[theirs] for ours, theirs in SIZES.items() if theirs in given}
+
+    def model_config(self, settings: ModelSettings, visual_dim: int) -> VisualBertConfig:
+        """The configuration of a VisualBERT that starts here: sizes from the checkpoint, the rest from `settings`."""
+        words = self.tensors()["bert.embeddings.word_embeddings.weight"]
+        chosen = {"vocab_size": words.shape[0], "visual_dim": visual_dim, **self.sizes()}
+        return VisualBertConfig.model_validate({**settings.model_dump(), **chosen})
+
+    def vocabulary(self) -> Vocabulary:
+        """The checkpoint's vocabulary and text rules."""
+        self.file(CONFIG)
+        return Vocabulary.at(self.file(VOCABULARY).parent)

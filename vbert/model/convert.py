@@ -1,0 +1,265 @@
+"""Weights between this VisualBERT, transformers' VisualBERT and BERT.
+
+Names: `encoder.…`, `masked_language.…`, `matching.…`, `answer.…` here; `visual_bert.…` and `cls.…` in transformers.
+Semantics: here always the original's (visual segment 0, matching label 1 = true pair). A checkpoint that was trained
+as transformers documents (visual segment 1, label 0 = true pair) is read and written with `conventions="hf"`, which
+exchanges the rows of the visual segment table and of the matching head: an exact change of names, not of numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vbert.artifacts.errors import UserError
+from vbert.model.bert import SIZES, BertWeights
+from vbert.model.checkpoint import INSIDE, WEIGHTS, Tensors, current_names, read_json, read_tensors, write_tensors
+from vbert.model.config import BOX_NUMBERS, VisualBertConfig
+from vbert.model.heads import AnswerModel, PretrainingModel
+from vbert.model.trained import write_json
+from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary, read_rules, read_tokens, write_vocabulary
+
+log = logging.getLogger(__name__)
+Conventions = Literal["original", "hf"]
+
+EMBEDDINGS = {
+    "word.weight": "word_embeddings.weight",
+    "position.weight": "position_embeddings.weight",
+    "token_type.weight": "token_type_embeddings.weight",
+    "visual_position.weight": "visual_position_embeddings.weight",
+    "visual_token_type.weight": "visual_token_type_embeddings.weight",
+    "visual_projection.weight": "visual_projection.weight",
+    "visual_projection.bias": "visual_projection.bias",
+    "norm.weight": "LayerNorm.weight",
+    "norm.bias": "LayerNorm.bias",
+}
+LAYER = {
+    "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "out": ("attention.output.dense",),
+    "norm1": ("attention.output.LayerNorm",),
+    "up": ("intermediate.dense",),
+    "down": ("output.dense",),
+    "norm2": ("output.LayerNorm",),
+}
+HEADS = {
+    "masked_language.dense.weight": "cls.predictions.transform.dense.weight",
+    "masked_language.dense.bias": "cls.predictions.transform.dense.bias",
+    "masked_language.norm.weight": "cls.predictions.transform.LayerNorm.weight",
+    "masked_language.norm.bias": "cls.predictions.transform.LayerNorm.bias",
+    "masked_language.bias": "cls.predictions.bias",
+    "matching.dense.weight": "cls.seq_relationship.weight",
+    "matching.dense.bias": "cls.seq_relationship.bias",
+}
+ANSWER = {"answer.dense.weight": "cls.weight", "answer.dense.bias": "cls.bias"}
+STATISTICS = ("encoder.embeddings.feature_mean", "encoder.embeddings.feature_std")
+VISUAL = ("visual_position.", "visual_token_type.", "visual_projection.")  # what no BERT has
+SWAPPED = ("encoder.embeddings.visual_token_type.weight", "matching.dense.weight", "matching.dense.bias")
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Which tensors came from where. loaded: ours, filled from the checkpoint; created: ours, not in it;
+    ignored: the checkpoint's, not ours.
+    """
+
+    loaded: tuple[str, ...]
+    created: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = (("loaded", self.loaded), ("created", self.created), ("ignored", self.ignored))
+        return "\n".join(f"{what} {len(names)}: {', '.join(names) or '-'}" for what, names in parts)
+
+
+def sources(config: VisualBertConfig, heads: Mapping[str, str], prefix: str) -> dict[str, tuple[str, ...]]:
+    """For each tensor here, the names of the tensors elsewhere that it is the concatenation of (along dimension 0)."""
+    table: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in heads.items()}
+    for ours, theirs in EMBEDDINGS.items():
+        table[f"encoder.embeddings.{ours}"] = (f"{prefix}embeddings.{theirs}",)
+    for i in range(config.layers):
+        for ours, parts in LAYER.items():
+            for kind in ("weight", "bias"):
+                names = tuple(f"{prefix}encoder.layer.{i}.{part}.{kind}" for part in parts)
+                table[f"encoder.layers.{i}.{ours}.{kind}"] = names
+    for kind in ("weight", "bias"):
+        table[f"encoder.pooler.{kind}"] = (f"{prefix}pooler.dense.{kind}",)
+    return table
+
+
+def load_bert(model: PretrainingModel, bert: BertWeights | Mapping[str, Tensor]) -> LoadReport:
+    """Fills `model` with a BERT's weights; visual position and segment tables become copies of the text ones.
+
+    The visual projection keeps its initial weights, as do the pooler and the heads where the BERT has none; BERT's
+    next-sentence classifier starts the matching head, as in the original. Raises UserError, naming the tensors, where
+    a weight of the encoder is missing, has another shape, or has no place here.
+    """
+    tensors = dict(bert.tensors() if isinstance(bert, BertWeights) else bert)
+    table = sources(model.encoder.config, HEADS, "bert.")
+    for ours in list(table):
+        if ours.startswith(tuple(f"encoder.embeddings.{name}" for name in VISUAL)):
+            del table[ours]
+    optional = tuple(ours for ours in table if not ours.startswith("encoder.") or ours.startswith("encoder.pooler."))
+    report = fill(model, tensors, table, optional, inside=("bert.",))
+    model.encoder.copy_text_tables()
+    log.info("BERT weights\n%s", report)
+    return report
+
+
+def load_pretrained(
+    folder: Path, conventions: Conventions = "original", box_input: Literal["none", "append6"] | None = None
+) -> tuple[PretrainingModel | AnswerModel, LoadReport]:
+    """A model that `save_pretrained` (transformers' or the one below) wrote, by its `architectures`.
+
+    box_input: what the last inputs of its visual projection are; by default what config.json says, else none.
+    """
+    given = read_json(folder / "config.json")
+    config = _config(given, box_input, folder)
+    tensors = current_names(read_tensors(folder))
+    answers = "VisualBertForQuestionAnswering" in (given.get("architectures") or ())
+    model: PretrainingModel | AnswerModel
+    if answers:
+        if "cls.bias" not in tensors:
+            raise UserError(f"{folder}: a model for question answering without `cls.bias`")
+        model = AnswerModel(config, len(tensors["cls.bias"]))
+    else:
+        model = PretrainingModel(config)
+    prefixed = any(name.startswith("visual_bert.") for name in tensors)
+    prefix = "visual_bert." if prefixed else ""
+    table = sources(config, ANSWER if answers else HEADS, prefix)
+    optional = () if answers else tuple(HEADS)
+    report = fill(model, tensors, table, optional, inside=(prefix,) if prefix else INSIDE)
+    if conventions == "hf":
+        _exchange(dict(model.named_parameters()))
+    log.info("%s\n%s", folder, report)
+    return model.eval(), report
+
+
+def save_pretrained(
+    model: PretrainingModel | AnswerModel,
+    folder: Path,
+    conventions: Conventions = "original",
+    vocabulary: Vocabulary | None = None,
+) -> None:
+    """Writes `model` so that transformers' `from_pretrained(folder)` gives the same numbers.
+
+    The standardisation of the visual input is folded into the visual projection, so the folder's model takes raw
+    features. `box_input` is noted in config.json.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.encoder.config
+    state = folded({name: t.detach().clone() for name, t in model.state_dict().items()})
+    if conventions == "hf":
+        _exchange(state)
+    answers = isinstance(model, AnswerModel)
+    if answers and model.answer_at != "mask":
+        raise UserError(f"answer_at {model.answer_at!r}: VisualBertForQuestionAnswering reads the [MASK] token; `mask`")
+    table = sources(config, ANSWER if answers else HEADS, "visual_bert.")
+    tensors: Tensors = {}
+    for ours, theirs in table.items():
+        tensors.update(zip(theirs, state[ours].chunk(len(theirs)), strict=True))
+    write_tensors(folder / WEIGHTS[0], tensors)
+    exported: dict[str, Any] = {theirs: getattr(config, ours) for ours, theirs in SIZES.items()}
+    exported |= {
+        "architectures": ["VisualBertForQuestionAnswering" if answers else "VisualBertForPreTraining"],
+        "model_type": "visual_bert",
+        "vocab_size": config.vocab_size,
+        "visual_embedding_dim": config.visual_input,
+        "hidden_dropout_prob": config.hidden_dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "box_input": config.box_input,
+        "pad_token_id": 0,
+    }
+    if answers:
+        exported |= {"num_labels": len(state["answer.dense.bias"])}
+    write_json(folder / "config.json", exported)
+    if vocabulary is not None:
+        write_vocabulary(folder, read_tokens(vocabulary.file(VOCABULARY)), read_rules(vocabulary.file(CONFIG)))
+
+
+def folded(state: Tensors) -> Tensors:
+    """`state` without the statistics of the visual input: W((x - m) / s) + b = (W / s) x + (b - (W / s) m).
+
+    Computed in float64, so that only the rounding of the result is left.
+    """
+    out = dict(state)
+    if STATISTICS[0] in out:
+        mean, std = (out.pop(name).double() for name in STATISTICS)
+        name = "encoder.embeddings.visual_projection"
+        weight = out[f"{name}.weight"].double() / std
+        bias = out[f"{name}.bias"].double() - weight @ mean
+        dtype = out[f"{name}.weight"].dtype
+        out[f"{name}.weight"], out[f"{name}.bias"] = weight.to(dtype), bias.to(dtype)
+    return out
+
+
+@torch.no_grad()
+def fill(
+    model: nn.Module,
+    given: Mapping[str, Tensor],
+    table: Mapping[str, tuple[str, ...]],
+    optional: tuple[str, ...],
+    inside: tuple[str, ...],
+) -> LoadReport:
+    """Copies `given` into `model` by `table`; tensors of `given` that start with `inside` must all have a place."""
+    state = model.state_dict()
+    used: set[str] = set()
+    loaded, problems = [], []
+    for ours, theirs in table.items():
+        missing = [name for name in theirs if name not in given]
+        if len(missing) == len(theirs) and ours in optional:
+            continue
+        if missing:
+            problems += [f"missing {name} (for {ours})" for name in missing]
+            continue
+        used.update(theirs)
+        joined = torch.cat([given[name] for name in theirs]) if len(theirs) > 1 else given[theirs[0]]
+        if joined.shape != state[ours].shape:
+            shapes = f"{list(joined.shape)} instead of {list(state[ours].shape)}"
+            problems.append(f"shape of {' + '.join(theirs)}: {shapes} (for {ours})")
+            continue
+        state[ours].copy_(joined)
+        loaded.append(ours)
+    ignored = sorted(name for name in given if name not in used)
+    problems += [f"no place for {name}" for name in ignored if name.startswith(inside)]
+    if problems:
+        raise UserError(
+            f"the checkpoint does not fit the model: {len(problems)} tensors differ; compare their config.json",
+            "\n".join(problems[:20]),
+        )
+    created = [name for name in state if name not in set(loaded) and name not in STATISTICS]
+    return LoadReport(tuple(loaded), tuple(created), tuple(ignored))
+
+
+def _config(given: Mapping[str, Any], box_input: Any, folder: Path) -> VisualBertConfig:
+    if given.get("model_type") != "visual_bert":
+        raise UserError(f"{folder}/config.json: model_type is {given.get('model_type')!r}, not 'visual_bert'")
+    if given.get("bypass_transformer"):
+        raise UserError(f"{folder}/config.json: bypass_transformer is not supported")
+    box_input = box_input or given.get("box_input", "none")
+    numbers = BOX_NUMBERS if box_input == "append6" else 0
+    return VisualBertConfig.model_validate(
+        {ours: given[theirs] for ours, theirs in SIZES.items() if theirs in given}
+        | {
+            "vocab_size": given.get("vocab_size", 30522),
+            "visual_dim": given.get("visual_embedding_dim", 512) - numbers,
+            "hidden_dropout": given.get("hidden_dropout_prob", 0.1),
+            "attention_dropout": given.get("attention_probs_dropout_prob", 0.1),
+            "box_input": box_input,
+            "standardise": False,
+        }
+    )
+
+
+@torch.no_grad()
+def _exchange(tensors: Mapping[str, Tensor]) -> None:
+    """Exchanges rows 0 and 1 of the tensors whose meaning differs between the conventions, in place."""
+    for name in SWAPPED:
+        if name in tensors:
+            rows = tensors[name]
+            rows[:2] = rows[:2].flip(0)

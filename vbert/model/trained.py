@@ -1,0 +1,104 @@
+"""Trained models: an encoder with its heads, and all that is needed to use it on another machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.errors import BuildError
+from vbert.artifacts.fingerprint import digest
+from vbert.model.config import VisualBertConfig
+from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary, read_rules, read_tokens, write_vocabulary
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from vbert.regions.contract import Contract
+
+WEIGHTS = "model.safetensors"
+
+
+class Model(Artifact):
+    """model.safetensors, config.json, vocab.txt, contract.json, head.json, curves.jsonl.
+
+    head.json: kind (`pretraining` or `answer`) and what belongs to it; an answer head's labels in the order of its
+    logits, with their digest.
+    """
+
+    def load(self) -> nn.Module:
+        """The model on the CPU in eval mode: a `PretrainingModel` or an `AnswerModel` (vbert.model.heads)."""
+        from safetensors.torch import load_file
+
+        from vbert.model.heads import assemble
+
+        module = assemble(self.config(), self.head())
+        tensors = load_file(self.file(WEIGHTS))
+        try:
+            module.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise BuildError(f"{self.title}: its weights don't fit its config.json and head.json: {error}") from None
+        return module.eval()
+
+    def config(self) -> VisualBertConfig:
+        return VisualBertConfig.model_validate_json(self.file("config.json").read_bytes())
+
+    def contract(self) -> Contract:
+        """What the features that the model was trained on are, and must be."""
+        from vbert.regions.contract import Contract
+
+        return Contract.read(self.file("contract.json"))
+
+    def vocabulary(self) -> Vocabulary:
+        self.file(CONFIG)
+        return Vocabulary.at(self.file(VOCABULARY).parent)
+
+    def head(self) -> dict[str, Any]:
+        """head.json, its labels checked against their digest."""
+        head: dict[str, Any] = json.loads(self.file("head.json").read_bytes())
+        if "labels" in head and head["digest"] != digest(head["labels"]):
+            raise BuildError(f"{self.title}: head.json: the labels are not those of its digest; their order matters")
+        return head
+
+    def labels(self) -> list[str]:
+        """The answers, in the order of the logits; empty for a model without an answer head."""
+        return list(self.head().get("labels", ()))
+
+    def curves(self) -> list[dict[str, float]]:
+        """What training logged, one row a logged step."""
+        return [json.loads(line) for line in self.file("curves.jsonl").read_text("utf-8").splitlines()]
+
+
+def write_model(
+    directory: Path,
+    *,
+    model: nn.Module,
+    config: VisualBertConfig,
+    vocabulary: Vocabulary,
+    contract: Contract,
+    head: Mapping[str, Any],
+    curves: Iterable[Mapping[str, float]],
+) -> None:
+    """Writes the files of a `Model`. Labels in `head` get their digest; two of one name raise BuildError."""
+    from safetensors.torch import save_file
+
+    labels: Sequence[str] | None = head.get("labels")
+    if labels is not None:
+        if len(set(labels)) != len(labels):
+            raise BuildError("two answers of one name among the labels: a prediction could not be told apart")
+        head = {**head, "labels": list(labels), "digest": digest(list(labels))}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    write_json(directory / "config.json", config.model_dump(mode="json"))
+    write_json(directory / "head.json", head)
+    contract.write(directory)
+    write_vocabulary(directory, read_tokens(vocabulary.file(VOCABULARY)), read_rules(vocabulary.file(CONFIG)))
+    lines = (json.dumps(row, sort_keys=True, allow_nan=True) for row in curves)
+    (directory / "curves.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Sorted keys, one field a line: same value, same bytes."""
+    path.write_bytes((json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
