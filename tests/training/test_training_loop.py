@@ -1,0 +1,194 @@
+"""The loop: the same bits however it is cut, stopped, killed or fed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_toy import ToyTask, in_processes, job, train
+
+from vbert.artifacts import children
+from vbert.artifacts.build import Stopped
+from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.settings import Numerics
+from vbert.training.schedule import Schedule
+
+SCHEDULE = Schedule(steps=23, batch_size=12, learning_rate=1e-2, validate_every=10)
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    return train(job(tmp_path_factory.mktemp("golden")), ToyTask(), SCHEDULE)
+
+
+@pytest.mark.parametrize("machine", [{"loader_workers": 1}, {"loader_workers": 2}, {"checkpoint_steps": 3}])
+def test_the_machine_changes_no_bit(golden: dict[str, object], tmp_path: Path, machine: dict[str, int]) -> None:
+    assert train(job(tmp_path, **machine), ToyTask(), SCHEDULE)["digest"] == golden["digest"]
+
+
+def test_the_seed_changes_bits(golden: dict[str, object], tmp_path: Path) -> None:
+    assert train(job(tmp_path), ToyTask(seed=1), SCHEDULE)["digest"] != golden["digest"]
+
+
+@pytest.mark.parametrize("kill_at", [1, 5, 6, 9, 17, 23])
+def test_sigkill_then_resume(golden: dict[str, object], tmp_path: Path, kill_at: int) -> None:
+    assert in_processes(tmp_path, 1, [ToyTask(kill_at=kill_at)], SCHEDULE) == [-signal.SIGKILL]
+    resumed = train(job(tmp_path), ToyTask(), SCHEDULE)
+    assert resumed["digest"] == golden["digest"]
+    assert resumed["calls"] == SCHEDULE.steps - (kill_at - 1) // 5 * 5  # no finished checkpoint interval is redone
+
+
+def test_sigkill_again_and_again_with_workers(golden: dict[str, object], tmp_path: Path) -> None:
+    for kill_at in (3, 7, 6, 8):
+        in_processes(tmp_path, 1, [ToyTask(kill_at=kill_at)], SCHEDULE, loader_workers=1, checkpoint_steps=2)
+    resumed = train(job(tmp_path, checkpoint_steps=2), ToyTask(), SCHEDULE)
+    assert resumed["digest"] == golden["digest"]
+    assert resumed["calls"] < 10
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_ranks_killed_and_resumed(tmp_path: Path, world: int) -> None:
+    tasks = [ToyTask() for _ in range(world)]
+    whole = in_processes(tmp_path / "whole", world, tasks, SCHEDULE)
+    for victim, kill_at in ((0, 8), (world - 1, 9)):
+        broken = list(tasks)
+        broken[victim] = ToyTask(kill_at=kill_at)
+        results = in_processes(tmp_path / "killed", world, broken, SCHEDULE)
+        assert results[victim] == -signal.SIGKILL
+    resumed = in_processes(tmp_path / "killed", world, tasks, SCHEDULE)
+    assert resumed[0]["digest"] == whole[0]["digest"]
+    assert resumed[0]["calls"] < whole[0]["calls"]
+
+
+def test_ranks_split_the_batch(golden: dict[str, object], tmp_path: Path) -> None:
+    """Without dropout, two ranks make the same model as one but for rounding."""
+    models = []
+    for world in (1, 2):
+        results = in_processes(tmp_path / str(world), world, [ToyTask(dropout=0.0)] * world, SCHEDULE)
+        assert all(isinstance(result, dict) for result in results)
+        models.append(load_file(tmp_path / str(world) / "checkpoints" / "000023" / "model.safetensors"))
+    for name in models[0]:
+        torch.testing.assert_close(models[0][name], models[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_accumulation_is_the_same_batch(tmp_path: Path) -> None:
+    models = []
+    for parts in (1, 3):
+        train(job(tmp_path / str(parts)), ToyTask(dropout=0.0), SCHEDULE.model_copy(update={"accumulate": parts}))
+        models.append(load_file(tmp_path / str(parts) / "checkpoints" / "000023" / "model.safetensors"))
+    for name in models[0]:
+        torch.testing.assert_close(models[0][name], models[1][name], rtol=1e-3, atol=1e-4)
+
+
+def test_sigterm_leaves_a_checkpoint(
+    golden: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the child's handler notes it: the step under way is finished and kept."""
+    stop = threading.Event()
+    monkeypatch.setattr(children, "_stopping", stop)
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    try:
+        with pytest.raises(Stopped, match="step 8"):
+            train(job(tmp_path, checkpoint_steps=100), ToyTask(term_at=8), SCHEDULE)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    stop.clear()
+    resumed = train(job(tmp_path), ToyTask(), SCHEDULE)
+    assert resumed == golden | {"calls": 15}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("how", ["flip", "cut", "gone"])
+def test_damaged_checkpoint_gives_way(
+    golden: dict[str, object], tmp_path: Path, name: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    in_processes(tmp_path, 1, [ToyTask(kill_at=18)], SCHEDULE)
+    path = tmp_path / "checkpoints" / "000015" / name
+    data = bytearray(path.read_bytes())
+    path.unlink()
+    if how == "flip":
+        data[len(data) // 2] ^= 1
+    if how != "gone":
+        path.write_bytes(data if how == "flip" else data[: len(data) // 2])
+    resumed = train(job(tmp_path), ToyTask(), SCHEDULE)
+    assert resumed == golden | {"calls": 13}
+    assert "000015 is damaged" in caplog.text
+
+
+def test_best_is_kept(tmp_path: Path) -> None:
+    """The model of step 10, the largest `late`, is given back; also when the run is killed behind it."""
+    early = SCHEDULE.model_copy(update={"steps": 20})
+    whole = train(job(tmp_path / "a"), ToyTask(best_at=10), early, best="validation/late")
+    last = train(job(tmp_path / "b"), ToyTask(), early)
+    assert whole["digest"] != last["digest"]
+    in_processes(tmp_path / "c", 1, [ToyTask(best_at=10, kill_at=14)], early, ToyTask.one_thread, "validation/late")
+    resumed = ToyTask(best_at=10)
+    resumed.calls = 10
+    assert train(job(tmp_path / "c"), resumed, early, best="validation/late")["digest"] == whole["digest"]
+    assert not list((tmp_path / "c" / "checkpoints").glob("best-000020"))
+
+
+def test_a_lost_best_model_is_found_again(tmp_path: Path) -> None:
+    whole = train(job(tmp_path / "a"), ToyTask(best_at=10), SCHEDULE, best="validation/late")
+    in_processes(tmp_path / "c", 1, [ToyTask(best_at=10, kill_at=14)], SCHEDULE, ToyTask.one_thread, "validation/late")
+    (tmp_path / "c" / "checkpoints" / "best-000010" / "model.safetensors").unlink()
+    resumed = ToyTask(best_at=10)
+    resumed.calls = 5
+    assert train(job(tmp_path / "c"), resumed, SCHEDULE, best="validation/late")["digest"] == whole["digest"]
+
+
+def test_a_loss_that_is_not_finite_says_what_to_lower(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"step 7: loss nan.*lower learning_rate \(0.01\)"):
+        train(job(tmp_path), ToyTask(nan_at=7), SCHEDULE)
+
+
+def test_wrong_settings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="multiple of processes × accumulate = 5; set it to 15"):
+        train(job(tmp_path), ToyTask(), SCHEDULE.model_copy(update={"accumulate": 5}))
+    train(job(tmp_path), ToyTask(), SCHEDULE)
+    with pytest.raises(BuildError, match="checkpoint of other settings"):
+        train(job(tmp_path), ToyTask(), SCHEDULE.model_copy(update={"learning_rate": 0.1}))
+
+
+def test_precisions_differ_and_repeat(tmp_path: Path) -> None:
+    runs = [train(job(tmp_path / str(i)), ToyTask(), SCHEDULE, Numerics(precision="bf16")) for i in range(2)]
+    assert runs[0]["digest"] == runs[1]["digest"]
+
+
+def test_zero_steps_leave_the_model_as_it_is(tmp_path: Path) -> None:
+    task = ToyTask()
+    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    assert train(job(tmp_path), task, SCHEDULE.model_copy(update={"steps": 0}))["rows"] == 0
+    assert all((before[name] == tensor).all() for name, tensor in task.model.state_dict().items())
+
+
+def test_loader_workers_die_with_a_killed_trainer(tmp_path: Path) -> None:
+    in_processes(tmp_path, 1, [ToyTask(kill_at=6, note=tmp_path / "pids")], SCHEDULE, loader_workers=2)
+    pids = {int(p.name) for p in (tmp_path / "pids").iterdir()}
+    assert len(pids) == 2
+    deadline = time.monotonic() + 3
+    while any(_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline, "a loader worker outlived its trainer"
+        time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_rates() -> None:
+    linear = Schedule(steps=100, learning_rate=1.0, warmup=0.1)
+    assert [linear.rate(s) for s in (0, 9, 10, 55, 99)] == pytest.approx([0.1, 1.0, 1.0, 0.5, 1 / 90])
+    cosine = Schedule(steps=100, learning_rate=1.0, warmup=0.0, schedule="cosine")
+    assert [cosine.rate(s) for s in (0, 50)] == pytest.approx([1.0, 0.5])
+    constant = Schedule(steps=100, learning_rate=1.0, warmup=0.5, schedule="constant")
+    assert [constant.rate(s) for s in (24, 49, 99)] == pytest.approx([0.5, 1.0, 1.0])
+    assert Schedule(steps=3, learning_rate=1.0, warmup=1.0).rate(2) == pytest.approx(1.0)

@@ -1,0 +1,129 @@
+"""A toy task for the loop: a classifier with dropout on points that are functions of (seed, epoch, index)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import multiprocessing
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vbert.artifacts import children
+from vbert.artifacts.build import Job, Machine
+from vbert.artifacts.settings import Numerics
+from vbert.training.loop import Schedule, run_training
+from vbert.training.sampler import generator
+
+SIZE = 50
+ONE_THREAD = Numerics()
+
+
+@dataclass
+class ToyTask:
+    seed: int = 0
+    nan_at: int = -1
+    kill_at: int = -1  # SIGKILL to this process in the loss of that step
+    term_at: int = -1  # SIGTERM, likewise
+    best_at: int = -1  # the call after which `validation/late` is largest
+    dropout: float = 0.2
+    note: Path | None = None  # a directory in which each process that collates leaves its id
+    one_thread: ClassVar[Numerics] = ONE_THREAD
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.seed)
+        self.model: nn.Module = nn.Sequential(
+            nn.Linear(8, 32), nn.LayerNorm(32), nn.Dropout(self.dropout), nn.GELU(), nn.Linear(32, 32), nn.Linear(32, 3)
+        )
+        self.calls = 0
+
+    def size(self) -> int:
+        return SIZE
+
+    def collate(self, items: list[tuple[int, int]]) -> dict[str, Tensor]:
+        if self.note is not None:
+            self.note.mkdir(exist_ok=True)
+            (self.note / str(os.getpid())).touch()
+        rows = np.stack([generator(self.seed, epoch, i).standard_normal(8) for i, epoch in items])
+        points = torch.from_numpy(rows).float()
+        return {"points": points, "labels": points[:, :3].argmax(1)}
+
+    def loss(self, batch: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        self.calls += 1
+        if self.calls == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.calls == self.term_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        loss = F.cross_entropy(model(batch["points"]), batch["labels"])
+        if self.calls == self.nan_at:
+            loss = loss * float("nan")
+        return {"loss": loss, "twice": loss * 2}
+
+    def validate(self) -> dict[str, float] | None:
+        with torch.no_grad():
+            value = float(self.model(torch.ones(4, 8)).sum())
+        return {"validation/sum": value, "validation/late": -float(abs(self.calls - self.best_at))}
+
+
+def train(
+    job: Job, task: ToyTask, schedule: Schedule, numerics: Numerics = ONE_THREAD, best: str | None = None
+) -> dict[str, Any]:
+    """Runs in a child too; the digest covers every bit of model and curves."""
+    curves = run_training(job, task, schedule, numerics, 3, best)
+    digest = hashlib.sha256()
+    for name, tensor in sorted(task.model.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    rows = [{k: v for k, v in row.items() if k != "validation/late"} for row in curves]
+    digest.update(repr(rows).encode())
+    return {"digest": digest.hexdigest(), "calls": task.calls, "rows": len(curves)}
+
+
+def job(scratch: Path, rank: int = 0, world: int = 1, **machine: Any) -> Job:
+    return Job(scratch, scratch, Machine(**({"checkpoint_steps": 5, "loader_workers": 0} | machine)), rank, world)
+
+
+def in_processes(scratch: Path, world: int, tasks: list[ToyTask], *arguments: Any, **machine: Any) -> list[Any]:
+    """`train` in `world` processes of their own: each one's result, or its negative signal number or exit code."""
+    context = multiprocessing.get_context("fork")
+    port = children.free_port()
+    processes, readers = [], []
+    for rank in range(world):
+        reader, writer = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_rank,
+            args=(
+                writer,
+                children.rank_environment(rank, world, port),
+                job(scratch, rank, world, **machine),
+                tasks[rank],
+                arguments,
+            ),
+        )
+        process.start()
+        writer.close()
+        processes.append(process)
+        readers.append(reader)
+    results = []
+    for process, reader in zip(processes, readers, strict=True):
+        try:
+            results.append(reader.recv())
+        except EOFError:
+            process.join()
+            results.append(process.exitcode)
+        process.join()
+    return results
+
+
+def _rank(writer: Any, environment: dict[str, str], job: Job, task: ToyTask, arguments: tuple[Any, ...]) -> None:
+    os.environ.update(environment)
+    with contextlib.redirect_stderr(io.StringIO()):
+        result = train(job, task, *arguments)
+    writer.send(result)

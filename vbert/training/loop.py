@@ -1,0 +1,315 @@
+"""The one training loop: detectors, pre-training and every downstream task.
+
+accelerate brings the device, bf16 autocast, DDP and trackers. It does not prepare the loader: the order of samples is
+ours (`vbert.training.sampler`), so that a run resumed at any step ends in the same bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import math
+import os
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import is_tensorboard_available, send_to_device
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from vbert.artifacts.build import Job, Stopped
+from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.fingerprint import dumps, sha256
+from vbert.artifacts.settings import Numerics
+from vbert.training.checkpoint import Checkpoints, NotWhole, State
+from vbert.training.optimizer import clip_gradients, make_optimizer, optimizer_tensors, restore_optimizer
+from vbert.training.sampler import Batches, Keys, derive
+from vbert.training.schedule import Schedule
+
+__all__ = ["Batch", "Schedule", "Task", "run_training"]
+
+log = logging.getLogger("vbert.training")
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+Batch = Any  # what a task's `collate` makes and its `loss` takes: tensors, or an object with `to` and `pin_memory`
+
+
+class Task(Protocol):
+    """What the loop needs of an objective."""
+
+    model: nn.Module
+
+    def size(self) -> int:
+        """Training examples."""
+
+    def collate(self, items: list[tuple[int, int]]) -> Batch:
+        """A batch of (example index, epoch); runs in loader workers, a function of (seed, epoch, example id) alone."""
+
+    def loss(self, batch: Batch, model: nn.Module) -> dict[str, Tensor]:
+        """Scalars: "loss" is minimised, the others are logged. `model` is `self.model`, as DDP wraps it."""
+
+    def validate(self) -> dict[str, float] | None:
+        """Figures on held-out examples, of `self.model` in eval mode; called on rank 0 alone."""
+
+
+def run_training(
+    job: Job, task: Task, schedule: Schedule, numerics: Numerics, seed: int, best: str | None = None
+) -> list[dict[str, float]]:
+    """Train `task.model` in place, from the newest whole checkpoint in `job.scratch` if there is one.
+
+    best: the validation figure whose largest value selects the model; None keeps the last one. Returns the curves:
+    a row for each hundredth of the steps and each validation, {"step", "learning_rate", losses averaged since the
+    last row, validation figures (on rank 0)}. Raises Stopped after a checkpoint when SIGTERM came,
+    BuildError when the loss is not finite.
+    """
+    return _Run(job, task, schedule, numerics, seed, best).curves()
+
+
+class _Run:
+    def __init__(
+        self, job: Job, task: Task, schedule: Schedule, numerics: Numerics, seed: int, best: str | None
+    ) -> None:
+        self.job, self.task, self.schedule, self.seed, self.best = job, task, schedule, seed, best
+        share = job.world * schedule.accumulate
+        if schedule.batch_size % share:
+            raise UserError(
+                f"batch_size {schedule.batch_size} is not a multiple of processes × accumulate = {share}; "
+                f"set it to {-(-schedule.batch_size // share) * share}"
+            )
+        if schedule.steps and not task.size():
+            raise BuildError("there are no training examples: look at the splits of the data and at --limit")
+        self.accelerator = _accelerator(job, numerics)
+        torch.set_num_threads(numerics.threads)  # after accelerate, which sets its own
+        self.device = self.accelerator.device
+        self.model = self.accelerator.prepare_model(task.model)
+        self.optimizer = make_optimizer(task.model, schedule)
+        self.checkpoints = Checkpoints(job.scratch / "checkpoints", self._digest(numerics))
+        self.state = State(self.checkpoints.digest)
+        # Reading a loss waits for the device: at once on a CPU, every few steps elsewhere.
+        self.beat = 1 if self.device.type == "cpu" else 10
+        self.row = max(1, schedule.steps // 100)
+        self.losses: list[dict[str, Tensor]] = []  # of the steps since the last beat
+
+    def _digest(self, numerics: Numerics) -> str:
+        shapes = {name: list(t.shape) for name, t in self.task.model.state_dict().items()}
+        parts = [self.schedule.model_dump(), numerics.model_dump(), self.seed, self.best, shapes, self.task.size()]
+        return sha256(dumps(parts))
+
+    def curves(self) -> list[dict[str, float]]:
+        try:
+            self._settle()
+            self._resume()
+            self._steps()
+            if self.best and self.state.best_step:
+                self._load(self._best_model())
+        finally:
+            self.accelerator.end_training()
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.task.model.eval()
+        return self.state.curves
+
+    def _settle(self) -> None:
+        """A throw-away step on a fresh DDP, which regroups its buckets after its first backward: that changes the
+        order of sums, and with three ranks or more a resumed run would differ in its first step (measured)."""
+        if self.job.world == 1 or not self.schedule.steps:
+            return
+        before = {name: tensor.clone() for name, tensor in self.task.model.state_dict().items()}
+        self.model.train()
+        for batch in self._loader(0, 1, workers=0):
+            _seed(derive(self.seed, "settle", self.job.rank))
+            self.accelerator.backward(self._loss(batch)["loss"])
+        self.optimizer.zero_grad()
+        self._load(before)
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint that rank 0 finds whole."""
+        found = self.checkpoints.latest() if self.job.rank == 0 else None
+        if self.job.world > 1:
+            step = [found[0].step if found else 0]
+            torch.distributed.broadcast_object_list(step)
+            if self.job.rank and step[0]:
+                found = self.checkpoints.latest()
+            if step[0] != (found[0].step if found else 0):
+                raise BuildError(f"rank {self.job.rank} can't read the checkpoint of step {step[0]} in the scratch")
+        if found is not None:
+            self.state, model, optimizer = found
+            self._load(model)
+            restore_optimizer(self.optimizer, optimizer)
+            log.info("training goes on from step %d", self.state.step)
+
+    def _steps(self) -> None:
+        last = self.schedule.steps
+        batches = iter(self._loader(self.state.step, last, self.job.machine.loader_workers))
+        while self.state.step < last:
+            step = self.state.step
+            self._step(batches)
+            self.state.step = step = step + 1
+            checkpoint = step == last or step % self.job.machine.checkpoint_steps == 0
+            validate = step == last or bool(self.schedule.validate_every and step % self.schedule.validate_every == 0)
+            row = step == last or step % self.row == 0 or validate
+            if checkpoint or row or step % self.beat == 0:
+                stopping = self._gather()
+                if row:
+                    self._write_row(validate)
+                if checkpoint or stopping:
+                    self._save()
+                if stopping and step < last:
+                    raise Stopped(f"training stopped at step {step}")
+
+    def _step(self, batches: Iterator[Batch]) -> None:
+        step, parts = self.state.step, self.schedule.accumulate
+        # Dropout and whatever else draws from the global state is a function of (seed, step, rank).
+        _seed(derive(self.seed, "step", step, self.job.rank))
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate(step)
+        totals: dict[str, Tensor] = {}
+        for part in range(parts):
+            with ExitStack() as stack:
+                if part < parts - 1:
+                    stack.enter_context(self.accelerator.no_sync(self.model))
+                losses = self._loss(next(batches))
+                self.accelerator.backward(losses["loss"] / parts)
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value.detach().double() / parts
+        clip_gradients(self.task.model, self.schedule)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.losses.append(totals)
+
+    def _loss(self, batch: Batch) -> dict[str, Tensor]:
+        return self.task.loss(send_to_device(batch, self.device, non_blocking=True), self.model)
+
+    def _gather(self) -> bool:
+        """Average the losses of the last steps over ranks into the window; whether SIGTERM came to any rank."""
+        names = sorted(self.losses[0])
+        table = torch.stack([torch.stack([entry[name] for name in names]) for entry in self.losses])
+        flags = torch.tensor([[float(self.job.stopping)] * len(names)], dtype=table.dtype, device=table.device)
+        table = torch.cat([table, flags])
+        if self.job.world > 1:
+            torch.distributed.all_reduce(table)
+            table /= self.job.world
+        *rows, flag = table.tolist()
+        first = self.state.step - len(rows) + 1
+        self.losses = []
+        for step, row in enumerate(rows, first):
+            if not all(map(math.isfinite, row)):
+                figures = ", ".join(f"{name} {value}" for name, value in zip(names, row, strict=True))
+                raise BuildError(
+                    f"training step {step}: {figures} is not finite; lower learning_rate "
+                    f"({self.schedule.learning_rate:g}) or raise warmup ({self.schedule.warmup:g})"
+                )
+            self.state.window.append(dict(zip(names, row, strict=True)))
+        self.job.progress(self.state.step, self.schedule.steps, loss=self.state.window[-1]["loss"])
+        return bool(flag[0] > 0)
+
+    def _write_row(self, validate: bool) -> None:
+        step, window = self.state.step, self.state.window
+        row: dict[str, float] = {"step": step, "learning_rate": self.schedule.rate(step - 1)}
+        for name in window[0]:
+            row[name] = math.fsum(entry[name] for entry in window) / len(window)
+        self.state.window = []
+        if validate and self.job.rank == 0:
+            self.model.eval()
+            with torch.no_grad(), self.accelerator.autocast():
+                figures = self.task.validate() or {}
+            row |= figures
+            self._compare(figures)
+        self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step)
+        self.state.curves.append(row)
+
+    def _compare(self, figures: dict[str, float]) -> None:
+        """Keep the model where it is better than the best before."""
+        if self.best is None:
+            return
+        if self.best not in figures:
+            raise BuildError(f"select: best needs the figure {self.best!r}; there are no labelled held-out examples")
+        value = figures[self.best]
+        if self.state.best_value is None or value > self.state.best_value:
+            self.state.best_step, self.state.best_value = self.state.step, value
+            self.checkpoints.save_best(self.state.step, _on_cpu(self.task.model.state_dict()))
+
+    def _best_model(self) -> dict[str, Tensor]:
+        try:
+            return self.checkpoints.best(self.state.best_step)
+        except NotWhole as error:
+            raise BuildError(
+                f"the best model, of step {self.state.best_step}, is damaged ({error}); run again"
+            ) from None
+
+    def _save(self) -> None:
+        if self.job.rank == 0:
+            optimizer = _on_cpu(optimizer_tensors(self.optimizer))
+            self.checkpoints.save(self.state, _on_cpu(self.task.model.state_dict()), optimizer)
+
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        self.task.model.load_state_dict(tensors)
+
+    def _loader(self, first: int, last: int, workers: int) -> DataLoader[Any]:
+        batches = Batches(
+            size=self.task.size(),
+            seed=self.seed,
+            batch_size=self.schedule.batch_size,
+            first=first,
+            last=last,
+            rank=self.job.rank,
+            world=self.job.world,
+            parts=self.schedule.accumulate,
+        )
+        return DataLoader(
+            Keys(),  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=self.task.collate,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=_die_with_parent,
+            multiprocessing_context="fork" if workers else None,  # memory maps and tables are shared, not pickled
+            generator=torch.Generator(),  # or it would draw from the global state
+        )
+
+
+def _accelerator(job: Job, numerics: Numerics) -> Accelerator:
+    cuda = torch.cuda.is_available()
+    if job.machine.device == "cuda" and not cuda:
+        raise UserError("machine.device is cuda, but torch sees none: set it to auto or cpu")
+    cpu = job.machine.device == "cpu" or not cuda
+    os.environ.setdefault("OMP_NUM_THREADS", str(numerics.threads))  # or accelerate chooses, and warns
+    if not torch.distributed.is_initialized():
+        AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process
+    if not cpu:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if numerics.precision == "bf16" else "no",
+        log_with="tensorboard" if is_tensorboard_available() else None,
+        project_dir=str(job.scratch),
+    )
+    if is_tensorboard_available():
+        accelerator.init_trackers("tensorboard")
+    return accelerator
+
+
+def _seed(seed: int) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _die_with_parent(_: int) -> None:
+    """A loader worker whose trainer is killed goes at once (Linux), and torch's watchdog need not find out."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

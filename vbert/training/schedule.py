@@ -1,0 +1,42 @@
+"""How long and how fast to train: the settings that every training stage shares, and the learning rate they give."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from vbert.artifacts.settings import Settings
+
+
+class Schedule(Settings):
+    """Settings of one run of the loop. All of it decides the weights, so all of it is hashed.
+
+    `optimizer: bert_adam` with `clip_rule: per_tensor` and `epsilon: 1e-6` is what the original VisualBERT used
+    (pytorch_pretrained_bert's BertAdam: no bias correction).
+    """
+
+    steps: int = Field(ge=0, description="optimiser steps")
+    batch_size: int = Field(64, ge=1, description="samples an optimiser step, over all processes")
+    learning_rate: float = Field(ge=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps")
+    weight_decay: float = Field(0.01, ge=0, description="not on biases and norms")
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: none")
+    clip_rule: Literal["global", "per_tensor"] = "global"
+    optimizer: Literal["adamw", "bert_adam"] = "adamw"
+    beta2: float = Field(0.999, gt=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+    accumulate: int = Field(1, ge=1, description="parts a process computes its share of a batch in")
+    validate_every: int = Field(0, ge=0, description="optimiser steps; 0: at the end only")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the optimiser step `step` (0-based): linear warm-up, then the schedule down to 0."""
+        warm = self.warmup * self.steps
+        if step < warm:
+            return self.learning_rate * min(1.0, (step + 1) / warm)
+        if self.schedule == "constant":
+            return self.learning_rate
+        left = (self.steps - step) / max(1.0, self.steps - warm)
+        return self.learning_rate * (left if self.schedule == "linear" else 0.5 - 0.5 * math.cos(math.pi * left))
