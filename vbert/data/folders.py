@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
@@ -27,9 +27,14 @@ def folder_digest(path: Path, memory: Path | None = None) -> str:
 
     Files whose size, mtime_ns and inode are as remembered in the folder `memory` are not read again. Raises UserError.
     """
+    return digest_of(path, file_digests(path, memory))
+
+
+def digest_of(path: Path, digests: Mapping[str, tuple[int, str]]) -> str:
+    """The identity of `path`, given what `file_digests` says of it."""
     if path.is_file():
-        return next(iter(file_digests(path, memory).values()))[1]
-    lines = [f"{sha256} {name}\n" for name, (_, sha256) in sorted(file_digests(path, memory).items())]
+        return next(iter(digests.values()))[1]
+    lines = [f"{sha256} {name}\n" for name, (_, sha256) in sorted(digests.items())]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -78,7 +78,7 @@ class Raw(Artifact):
     def open(self, name: str) -> BinaryIO:
         """A stream of the member's bytes; ending short or long of its size raises BuildError while reading."""
         member = self._member(name)
-        path = self._root() / member.file if member.local else self.file(member.file)
+        path = self._local(member) if member.local else self.file(member.file)
         try:
             file = path.open("rb", buffering=0)
         except OSError as error:
@@ -106,11 +106,11 @@ class Raw(Artifact):
             raise UserError(f"{self._said('')} holds no file {name!r}; {nearest(name, _near(name, index))}")
         return index[name]
 
-    def _root(self) -> Path:
-        """The folder that local members are relative to."""
+    def _local(self, member: Member) -> Path:
+        """Where a member held by reference lies: the source's path, or below it."""
         source: Source = self.input("source")
         root = Path(source.path or "")
-        return root if root.is_dir() else root.parent
+        return root if root.is_file() else root / member.file
 
     def _said(self, name: str) -> str:
         return f"{self.title}: {name}" if name else self.title

@@ -29,7 +29,7 @@ SECRET_KEYS = re.compile(r"(?i)^(x-(amz|goog)-.*|signature|sig|.*token|.*secret|
 def _url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{_bare(url)!r} is not an http or https URL")
+        raise ValueError(f"{without_secrets(url)!r} is not an http or https URL")
     if parts.username is not None or parts.password is not None:
         raise ValueError(f"the URL of {parts.hostname} holds a user or password; take it out and use `auth: env:NAME`")
     for key, _ in parse_qsl(parts.query, keep_blank_values=True):
@@ -40,7 +40,7 @@ def _url(url: str) -> str:
     return url
 
 
-def _bare(url: str) -> str:
+def without_secrets(url: str) -> str:
     """The URL without what may be a secret."""
     return url.partition("?")[0].rpartition("@")[2][:200]
 

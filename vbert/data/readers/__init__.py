@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, cast
 
@@ -53,6 +54,7 @@ BoxRow = TypedDict(
 class Reader(Protocol):
     """What a reader module offers; see the module's docstring."""
 
+    __name__: str
     VERSION: int
     images: Callable[..., Iterable[ImageRow]]
     examples: Callable[..., Iterable[dict[str, Any]]]
@@ -73,6 +75,28 @@ def load(name: str) -> Reader:
 def reader(name: str) -> Plugin:
     """Name and version of a reader, as they enter fingerprints."""
     return Plugin(name=name, version=load(name).VERSION)
+
+
+def of(plugin: Plugin) -> Reader:
+    """The module of `plugin`; UserError where this checkout has another version of it."""
+    module = load(plugin.name)
+    if plugin.version != module.VERSION:
+        raise UserError(
+            f"reader {plugin.name!r}: the step wants version {plugin.version}, this checkout has {module.VERSION}; "
+            f"check out the commit it was made with"
+        )
+    return module
+
+
+def call(reader: Reader, part: str, *given: Any, options: Mapping[str, Any]) -> Any:
+    """`reader.<part>(*given, **options)`; UserError for an option that it doesn't know."""
+    function = getattr(reader, part)
+    valid = list(signature(function).parameters)[len(given) :]
+    for option in options:
+        if option not in valid:
+            name = reader.__name__.rpartition(".")[2]
+            raise UserError(f"reader {name!r} has no option {option!r} for {part}; {nearest(option, valid)}")
+    return function(*given, **options)
 
 
 def only(raws: Mapping[str, Raw], wanted: str) -> Raw:

@@ -1,0 +1,47 @@
+"""Stage `download`: the files of one source, fetched and checked, or held by reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vbert.artifacts.build import Build
+from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.stage import Figures, stage
+from vbert.data.raw import Raw
+from vbert.data.spec import Source
+
+
+@stage("download", makes=Raw, version=1, retries=2, tags=("network",))
+def download(build: Build, source: Source) -> Figures:
+    """One step a source, so that a corrected annotation file doesn't fetch the photos again."""
+    from vbert.data.raw import write_index
+
+    if source.path is not None:
+        return _by_reference(build, source)
+    from vbert.data.download import fetch
+    from vbert.data.unpack import lay_out
+
+    file, sha256 = fetch(source, build.scratch, build.progress)
+    name = file.name if source.python_package else source.file
+    files = write_index(build.directory, lay_out(file, name, build.directory))
+    return {"files": files, "bytes": file.stat().st_size, "sha256": sha256}
+
+
+def _by_reference(build: Build, source: Source) -> Figures:
+    """The index of a local file or folder, whose bytes stay where they are."""
+    from vbert.data.folders import digest_of, file_digests
+    from vbert.data.raw import Member, write_index
+    from vbert.data.unpack import lay_out
+
+    root = Path(source.path or "")
+    if source.sha256 is None:
+        raise BuildError(f"{root}: a local source is identified by its content: use `source.pinned()` in the graph")
+    digests = file_digests(root)
+    if digest_of(root, digests) != source.sha256:
+        raise UserError(f"{root} has changed since it was planned; run again to take it as it is now")
+    if root.is_dir():
+        members = [Member(n, n, 0, size, size, sha256=sha256, local=True) for n, (size, sha256) in digests.items()]
+    else:
+        members = lay_out(root, source.file, build.directory, local=True)
+    files = write_index(build.directory, members)
+    return {"files": files, "bytes": sum(size for size, _ in digests.values()), "sha256": source.sha256}

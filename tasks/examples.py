@@ -1,0 +1,58 @@
+"""Stage `examples`: the texts on an image collection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from vbert.artifacts.build import Build
+from vbert.artifacts.errors import BuildError
+from vbert.artifacts.settings import Plugin
+from vbert.artifacts.stage import Figures, stage
+from vbert.data.examples import Examples
+from vbert.data.images import Images
+from vbert.data.raw import Raw
+from vbert.data.spec import Reading
+
+
+@stage("examples", makes=Examples, version=1, through=False)
+def examples(
+    build: Build, raws: Mapping[str, Raw], images: Images, reader: Plugin, reading: Reading | None = None
+) -> Figures:
+    """Every example whose images are all in `images`.
+
+    Those of images that a limit left out are dropped; an image that the collection never had is an error. The split is
+    the reader's, else that of the first image; `reading.validation` applies to both.
+    """
+    from vbert.data import readers
+    from vbert.data.examples import write_examples
+
+    reading = reading or Reading()
+    module = readers.of(reader)
+    table = images.table().select(["image_id", "split"]).to_pydict()
+    splits: dict[str, str | None] = dict(zip(table["image_id"], table["split"], strict=True))
+    left_out = images.left_out()
+    rows = readers.call(module, "examples", raws, splits.keys() | left_out, options=reading.options)
+    dropped = 0
+
+    def kept() -> Iterator[dict[str, Any]]:
+        nonlocal dropped
+        for row in rows:
+            there = [image_id in splits for image_id in row["image_ids"]]
+            if not all(there):
+                lost = row["image_ids"][there.index(False)]
+                if lost not in left_out:
+                    raise BuildError(
+                        f"examples: {row['example_id']!r} in {', '.join(raws)} speaks of the image {lost!r}, which "
+                        f"{images.title} doesn't have; is it the collection that these texts are about?"
+                    )
+                dropped += 1
+                continue
+            first = row["image_ids"][0]
+            yield {**row, "split": reading.split(row.get("split"), first) or splits[first]}
+
+    counts = write_examples(build.directory, kept())
+    if not counts:
+        raise BuildError(f"examples: reader {reader.name!r} finds none in {', '.join(raws)}; are they the right files?")
+    figures: Figures = {"examples": sum(counts.values()), **counts}
+    return figures | ({"dropped": dropped} if dropped else {})
