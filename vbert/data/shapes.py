@@ -42,7 +42,7 @@ class ShapesSettings(Settings):
     seed: int = Field(0, ge=0, lt=2**63)
     objects_min: int = Field(1, ge=1, le=16)
     objects_max: int = Field(5, ge=1, le=16)
-    single: float = Field(0.25, ge=0, le=1, description="least share of scenes with one object, where objects_min is 1")
+    single: float = Field(0.25, ge=0, le=1, description="share of scenes with one object, where objects_min is 1")
     smallest: float = Field(0.1, ge=0.05, le=0.6, description="shortest side of a shape, as a share of the image's")
     largest: float = Field(0.425, ge=0.05, le=0.6, description="longest side of a shape, as a share of the image's")
     shapes: tuple[Shape, ...] = Field(("circle", "rectangle", "triangle"), min_length=2)
@@ -121,15 +121,15 @@ def size_name(settings_size: int, box: tuple[int, int, int, int]) -> str:
 
 
 def scene(settings: ShapesSettings, index: int) -> Scene:
-    """Scene `index`: one object with probability `single`, else objects_min…objects_max, uniformly. Objects of one
-    colour never touch; of no object is more than `overlap` hidden."""
+    """Scene `index`: one object with probability `single` (where objects_min allows it), else a number drawn uniformly
+    from two, or objects_min, to objects_max. Objects of one colour never touch; at most `overlap` of one is hidden."""
     from vbert.data.shapes_draw import Canvas
 
     rng = stream(settings, "scene", index)
-    if settings.objects_min == 1 and rng.random() < settings.single:
-        number = 1
-    else:
-        number = rng.randint(settings.objects_min, settings.objects_max)
+    fewest = settings.objects_min
+    if fewest == 1 < settings.objects_max:
+        fewest = 1 if rng.random() < settings.single else 2
+    number = 1 if fewest == 1 else rng.randint(fewest, settings.objects_max)
     smooth = rng.random() < settings.smooth
     background = _background(settings, rng)
     step = 1 if smooth else SUBSAMPLES  # without anti-aliasing shapes lie on whole pixels, as drawn by old programs

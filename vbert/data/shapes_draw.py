@@ -129,7 +129,7 @@ def _background(size: int, background: tuple[Any, ...]) -> NDArray[np.int64]:
         return np.array(flat)
     if kind == "grain":
         noise = np.frombuffer(Random(parameter).randbytes(size * size), np.uint8).astype(np.int64).reshape(size, size)
-        return np.minimum(flat + (noise % 17 - 8)[:, :, None], 255)
+        return np.asarray(np.minimum(flat + (noise % 17 - 8)[:, :, None], 255))
     kind, _, axis = kind.partition("-")
     along, across = np.arange(size)[None, :, None], np.arange(size)[:, None, None]
     place = {"x": along, "y": across, "xy": along + across}[axis] + np.zeros((size, size, 1), np.int64)

@@ -1,0 +1,262 @@
+"""What texts can say about a scene, and whether it is so: true, false, or unclear (None).
+
+Sizes between small and large, positions near the border of two parts and objects hardly beside one another are
+unclear: neither said of a scene nor denied. The logic is Kleene's. Only published facts count: shape, colour, size
+and box of the visible pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from vbert.data.shapes import Scene
+
+Truth = bool | None
+ROWS = ("top", "middle", "bottom")
+COLUMNS = ("left", "center", "right")
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+
+class Thing(NamedTuple):
+    """An object as texts see it."""
+
+    shape: str
+    colour: str
+    size: str | None  # small, large; None: unclear
+    row: str | None  # None: unclear
+    column: str | None
+    centre: tuple[int, int]  # x1 + x2, y1 + y2: twice the box's centre
+    box: tuple[int, int, int, int]
+
+
+class Facts(NamedTuple):
+    """A scene as texts see it. Things are in the canonical order: by colour, shape, size, then place."""
+
+    number: int
+    image_id: str
+    split: str
+    size: int
+    things: tuple[Thing, ...]
+    ground: tuple[int, int, int]  # RGB the background starts with
+
+
+def facts(scene: Scene) -> Facts:
+    things = []
+    for o in scene.objects:
+        x1, y1, x2, y2 = o.box
+        size = None if o.size == "medium" else o.size
+        row, column = _third(y1 + y2, scene.size, ROWS), _third(x1 + x2, scene.size, COLUMNS)
+        things.append(Thing(o.shape, o.colour, size, row, column, (x1 + x2, y1 + y2), o.box))
+    things.sort(key=lambda t: (t.colour, t.shape, t.size or "", t.centre))
+    return Facts(scene.number, scene.image_id, scene.split, scene.size, tuple(things), scene.background[1])
+
+
+def _third(doubled: int, size: int, names: tuple[str, ...]) -> str | None:
+    """The third of the image that a centre (doubled) lies in; None within a fortieth of the side of a border."""
+    for k in (1, 2):
+        if abs(60 * doubled - 40 * k * size) < 3 * size:  # |c − k·size/3| < size/40, times 120
+            return None
+    return names[3 * doubled // (2 * size)]
+
+
+class Noun(NamedTuple):
+    """A description of a thing; None: anything."""
+
+    shape: str | None = None
+    colour: str | None = None
+    size: str | None = None
+    row: str | None = None
+    column: str | None = None
+    at: tuple[int, int] | None = None  # centre in whole pixels from the left and the top
+    extent: tuple[int, int] | None = None  # width and height of the box in pixels
+
+    def fits(self, thing: Thing) -> Truth:
+        if self.colour is not None and self.colour != thing.colour:
+            return False
+        if self.shape is not None and self.shape != thing.shape:
+            return False
+        x1, y1, x2, y2 = thing.box
+        if self.at is not None and self.at != (thing.centre[0] // 2, thing.centre[1] // 2):
+            return False
+        if self.extent is not None and self.extent != (x2 - x1, y2 - y1):
+            return False
+        sure = True
+        for said, is_ in ((self.size, thing.size), (self.row, thing.row), (self.column, thing.column)):
+            if said is not None and said != is_:
+                if is_ is not None:
+                    return False
+                sure = False
+        return True if sure else None
+
+    def tally(self, scene: Facts) -> tuple[int, int]:
+        """The least and the greatest number of things it may describe."""
+        found = [self.fits(thing) for thing in scene.things]
+        sure = found.count(True)
+        return sure, sure + found.count(None)
+
+
+def canonical(noun: Noun) -> tuple[object, ...]:
+    """The order in which texts name things: by colour, shape, size, then place."""
+    words = (noun.colour, noun.shape, noun.size, noun.row, noun.column)
+    return (*(word or "" for word in words), noun.at or (), noun.extent or ())
+
+
+class Some(NamedTuple):
+    """There is such a thing; `negated`: there is none."""
+
+    noun: Noun
+    negated: bool = False
+
+    def truth(self, scene: Facts) -> Truth:
+        least, most = self.noun.tally(scene)
+        there = True if least else None if most else False
+        return there if there is None else there is not self.negated
+
+
+class Number(NamedTuple):
+    """There are exactly `number`."""
+
+    noun: Noun
+    number: int
+
+    def truth(self, scene: Facts) -> Truth:
+        least, most = self.noun.tally(scene)
+        if not least <= self.number <= most:
+            return False
+        return True if least == most else None
+
+
+class More(NamedTuple):
+    """There are more of one than of the other."""
+
+    more: Noun
+    fewer: Noun
+
+    def truth(self, scene: Facts) -> Truth:
+        (least, most), (other_least, other_most) = self.more.tally(scene), self.fewer.tally(scene)
+        return True if least > other_most else False if most <= other_least else None
+
+
+class Is(NamedTuple):
+    """The one thing so described has the colour or shape of `what`; false where there is not exactly one."""
+
+    noun: Noun
+    what: Noun
+    negated: bool = False
+
+    def truth(self, scene: Facts) -> Truth:
+        least, most = self.noun.tally(scene)
+        if least > 1 or most == 0:
+            return False
+        if (least, most) != (1, 1):
+            return None
+        thing = next(t for t in scene.things if self.noun.fits(t))
+        fits = self.what.fits(thing)
+        return fits if fits is None else fits is not self.negated
+
+
+class Relation(NamedTuple):
+    """One of the first lies `how` of one of the second: by the boxes' centres, clear from a tenth of the side on."""
+
+    first: Noun
+    how: str
+    second: Noun
+
+    def truth(self, scene: Facts) -> Truth:
+        answer: Truth = False
+        for one in scene.things:
+            for other in scene.things:
+                if one is other:
+                    continue
+                fits = (self.first.fits(one), self.second.fits(other), lies(one, self.how, other, scene.size))
+                if False not in fits:
+                    if None not in fits:
+                        return True
+                    answer = None
+        return answer
+
+
+def lies(one: Thing, how: str, other: Thing, size: int) -> Truth:
+    axis = 0 if how in ("left of", "right of") else 1
+    ahead = 5 * (other.centre[axis] - one.centre[axis])
+    if how in ("right of", "below"):
+        ahead = -ahead
+    return True if ahead >= size else False if ahead <= -size else None
+
+
+class Only(NamedTuple):
+    """The scene holds exactly these things: one noun a thing, all with shape and colour, in canonical order."""
+
+    nouns: tuple[Noun, ...]
+    ground: tuple[int, int, int] | None = None
+
+    def truth(self, scene: Facts) -> Truth:
+        if len(self.nouns) != len(scene.things) or (self.ground is not None and self.ground != scene.ground):
+            return False
+        fits = [[noun.fits(thing) for thing in scene.things] for noun in self.nouns]
+        if _matched([[f is True for f in row] for row in fits]):
+            return True
+        return None if _matched([[f is not False for f in row] for row in fits]) else False
+
+
+def _matched(fits: Sequence[Sequence[bool]]) -> bool:
+    """Whether every row can have a column of its own (augmenting paths)."""
+    owner: dict[int, int] = {}
+
+    def give(row: int, seen: set[int]) -> bool:
+        for column, fit in enumerate(fits[row]):
+            if fit and column not in seen:
+                seen.add(column)
+                if column not in owner or give(owner[column], seen):
+                    owner[column] = row
+                    return True
+        return False
+
+    return all(give(row, set()) for row in range(len(fits)))
+
+
+Meaning = Some | Number | More | Is | Relation | Only
+
+
+def nouns_of(meaning: Meaning) -> tuple[Noun, ...]:
+    """Nouns without a thing to fit which the meaning is false; none for those that speak of absence."""
+    match meaning:
+        case Some(noun, negated):
+            return () if negated else (noun,)
+        case Number(noun, number):
+            return (noun,) if number else ()
+        case More(more, _):
+            return (more,)
+        case Is(noun, what, negated):
+            return (noun,) if negated else (noun, what)
+        case Relation(first, _, second):
+            return (first, second)
+        case Only(nouns):
+            return nouns
+
+
+class Split:
+    """The scenes of one split; which of them a meaning may be true of."""
+
+    def __init__(self, scenes: Sequence[Facts]) -> None:
+        self.scenes = scenes
+        self._having: dict[tuple[str | None, str | None], set[int]] = {}
+        # By type too: as tuples, Number(noun, 1) equals Some(noun, True).
+        self._known: dict[tuple[type[Meaning], Meaning], tuple[int, ...]] = {}
+        for place, scene in enumerate(scenes):
+            for thing in scene.things:
+                for shape in (thing.shape, None):
+                    for colour in (thing.colour, None):
+                        self._having.setdefault((shape, colour), set()).add(place)
+
+    def candidates(self, meaning: Meaning) -> tuple[int, ...]:
+        """Places in `scenes` of those it is true of or unclear."""
+        key = (type(meaning), meaning)
+        if (known := self._known.get(key)) is not None:
+            return known
+        sets = sorted((self._having.get((n.shape, n.colour), set()) for n in nouns_of(meaning)), key=len)
+        places = sorted(set.intersection(*sets)) if sets else range(len(self.scenes))
+        found = tuple(place for place in places if meaning.truth(self.scenes[place]) is not False)
+        self._known[key] = found
+        return found

@@ -1,0 +1,135 @@
+"""Meanings in words: several wordings each, the words of easy-VQA's questions among them."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import NamedTuple
+
+from vbert.data.shapes_language import Is, Meaning, More, Noun, Number, Only, Relation, Some
+
+# One more than objects_max can be: wrong counts need it.
+# fmt: off
+NUMERALS = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
+    "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
+)
+# fmt: on
+
+SOME = (
+    "there is {}",
+    "there is {} in the image",
+    "{} is present",
+    "the image contains {}",
+    "{} is in the image",
+    "the image shows {}",
+)
+NONE = (  # {} is the noun, without an article
+    "there is no {}",
+    "there is not a {}",
+    "there is not a {} in the image",
+    "no {} is present",
+    "the image does not contain a {}",
+    "the image contains no {}",
+)
+NUMBER = ("there {is} {}", "the image contains {}", "{} {is} present", "there {is} exactly {} in the image")
+MORE = ("there are more {} than {}", "the image contains more {} than {}")
+RELATION = ("{} is {} {}", "there is {} {} {}")
+ONLY = ("the image shows only {}", "only {} can be seen", "{} and nothing else")
+
+
+class Span(NamedTuple):
+    """A noun phrase of a text: characters [start, end), with or without its article or numeral."""
+
+    start: int
+    end: int
+    noun: Noun
+    number: int
+
+
+def said(noun: Noun) -> str:
+    """'small red circle', 'shape'; no article, no place."""
+    return " ".join(word for word in (noun.size, noun.colour, noun.shape or "shape") if word)
+
+
+def some(noun: Noun) -> str:
+    return f"a {said(noun)}{place(noun)}"
+
+
+def place(noun: Noun) -> str:
+    """' in the top left part', ' at 41 27', ' …'; empty where the noun names none."""
+    words = ""
+    if noun.row or noun.column:
+        words += f" in the {' '.join(w for w in (noun.row, noun.column) if w)} part"
+    if noun.at:
+        words += f" at {noun.at[0]} {noun.at[1]}"
+    if noun.extent:
+        words += f" sized {noun.extent[0]} {noun.extent[1]}"
+    return words
+
+
+def plural(noun: Noun) -> str:
+    word = said(noun)
+    return f"{word}es" if word.endswith("s") else f"{word}s"
+
+
+def several(noun: Noun, number: int) -> str:
+    """'one red circle', 'two red circles'."""
+    return f"{NUMERALS[number]} {said(noun) if number == 1 else plural(noun)}{place(noun)}"
+
+
+def wordings(meaning: Meaning) -> int:
+    """How many wordings there are."""
+    match meaning:
+        case Some(_, negated):
+            return len(NONE if negated else SOME)
+        case Number():
+            return len(NUMBER)
+        case More():
+            return len(MORE)
+        case Is(_, what, _):
+            return 2 if what.shape is None else 1
+        case Relation():
+            return len(RELATION)
+        case Only():
+            return len(ONLY)
+
+
+def words(meaning: Meaning, wording: int) -> str:
+    """The meaning in its wording number `wording`, taken modulo their number."""
+    wording %= wordings(meaning)
+    match meaning:
+        case Some(noun, False):
+            pattern = ("there is {}", "the image shows {}")[wording % 2] if place(noun) else SOME[wording]
+            return pattern.format(some(noun))
+        case Some(noun, _):
+            return NONE[wording].format(said(noun) + place(noun))
+        case Number(noun, number):
+            return NUMBER[wording].format(several(noun, number), **{"is": "is" if number == 1 else "are"})
+        case More(more, fewer):
+            return MORE[wording].format(plural(more), plural(fewer))
+        case Is(noun, what, negated):
+            no = " not" if negated else ""
+            if what.shape is not None:
+                return f"the {said(noun)} is{no} a {what.shape}"
+            return (f"the {said(noun)} is{no} {{}}", f"the color of the {said(noun)} is{no} {{}}")[wording].format(
+                what.colour
+            )
+        case Relation(first, how, second):
+            return RELATION[wording].format(some(first), how, some(second))
+        case Only():
+            before, after = ONLY[wording].split("{}")
+            return f"{before}{listed(meaning)[0]}{after}"
+
+
+def listed(meaning: Only) -> tuple[str, list[Span]]:
+    """'a black circle, two blue rectangles and a red triangle', with its phrases."""
+    text, spans = "", []
+    groups = [(noun, len(list(same))) for noun, same in groupby(meaning.nouns)]
+    for k, (noun, number) in enumerate(groups):
+        text += "" if k == 0 else " and " if k == len(groups) - 1 else ", "
+        phrase = some(noun) if number == 1 else several(noun, number)
+        spans.append(Span(len(text), len(text) + len(phrase), noun, number))
+        text += phrase
+    if meaning.ground is not None:
+        text += " on a ground of {} {} {}".format(*meaning.ground)
+    return text, spans
