@@ -239,7 +239,7 @@ class Shards(Artifact):
         reader = self.__dict__.get("_reader")
         if reader is None:
             reader = self.__dict__["_reader"] = _Reader(self)
-        return reader.read(image_id)  # type: ignore[no-any-return]
+        return reader.read(image_id)
 
     def table(self) -> pa.Table:
         """The index, sorted by image_id: the columns of OFFSETS."""

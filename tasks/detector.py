@@ -1,0 +1,24 @@
+"""Stage `detector`: a detector trained on a collection with boxes."""
+
+from __future__ import annotations
+
+from vbert.artifacts.build import Build
+from vbert.artifacts.settings import Numerics
+from vbert.artifacts.stage import Figures, stage
+from vbert.data.images import Images
+from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights
+
+
+@stage("detector", makes=DetectorWeights, version=1, retries=1)
+def detector(
+    build: Build,
+    images: Images,
+    spec: DetectorSpec,
+    training: DetectorTraining,
+    numerics: Numerics,
+    seed: int,
+) -> Figures:
+    """Train `spec` on the training split of `images`, evaluate it on the test split."""
+    from vbert.objectives.detection import train_detector
+
+    return build.process(train_detector, images, spec, training, numerics, seed, processes=numerics.processes)

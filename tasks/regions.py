@@ -1,0 +1,23 @@
+"""Stage `regions`: region features of every image, as WebDataset shards."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from vbert.artifacts.build import Build
+from vbert.artifacts.settings import Numerics
+from vbert.artifacts.stage import Figures, stage
+from vbert.data.images import Images
+from vbert.regions.detector import DetectorWeights, RegionSettings
+from vbert.regions.extract import extract_shard, gather, shard_plan
+from vbert.regions.shards import Shards
+
+
+@stage("regions", makes=Shards, version=1, retries=2)
+def regions(
+    build: Build, images: Images, detector: DetectorWeights, settings: RegionSettings, numerics: Numerics
+) -> Figures:
+    """Region features of every image of `images`; a unit is a shard."""
+    plan = shard_plan(images.table(), settings.images_per_shard)
+    build.each(plan, partial(extract_shard, images, detector, settings, numerics, build.machine.device))
+    return dict(gather(build.directory, build.scratch, build.unit_figures().values(), detector, settings, "regions"))

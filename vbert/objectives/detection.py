@@ -1,0 +1,207 @@
+"""Training a detector on a collection with boxes: batches, losses, held-out figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vbert.artifacts.errors import UserError, nearest
+from vbert.metrics.detection import Boxes, attribute_accuracy, average_precision
+from vbert.regions.boxes import Adaptive, select
+from vbert.regions.detector import Detector, DetectorSpec, DetectorTraining, load_backend, write_weights
+from vbert.regions.pixels import prepare
+from vbert.training.sampler import derive, generator
+
+if TYPE_CHECKING:
+    from vbert.artifacts.build import Job
+    from vbert.artifacts.settings import Numerics
+    from vbert.data.images import Images
+
+# What is evaluated: COCO's usual cut.
+EVALUATED = Adaptive(minimum=0, maximum=100, score=0.05)
+SHOWN = 12  # held-out images whose detections are kept for the report
+HELD_OUT = 20  # where a collection has no official splits: one image of so many is val, another test
+
+
+@dataclass
+class Scenes:
+    """A batch: pixels float32 [B, 3, H, W], zeros below and to the right of each image's (h, w); targets as
+    torchvision's, with `attributes` float32 [n, A], each row a distribution or zeros."""
+
+    pixels: Tensor
+    shapes: list[tuple[int, int]]
+    targets: list[dict[str, Tensor]]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Scenes:
+        targets = [{k: t.to(device, non_blocking=non_blocking) for k, t in one.items()} for one in self.targets]
+        return Scenes(self.pixels.to(device, non_blocking=non_blocking), self.shapes, targets)
+
+
+class Annotated:
+    """The true boxes of the images of one split, by image id."""
+
+    def __init__(self, images: Images, split: str) -> None:
+        rows = images.table().select(["image_id", "split", "width"]).to_pylist()
+        self.ids: list[str] = [
+            row["image_id"]
+            for row in rows
+            if row["width"] and (row["split"] or _hashed_split(row["image_id"])) == split
+        ]
+        wanted = set(self.ids)
+        self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in self.ids}
+        boxes = images.boxes()
+        if boxes is None:
+            raise UserError(f"{images.title}: has no boxes to train a detector on; choose a data set with boxes")
+        for row in boxes.to_pylist():
+            if row["image_id"] in wanted:
+                self.rows[row["image_id"]].append(row)
+
+    def truth(self, name: str, classes: Sequence[str]) -> Boxes:
+        rows = self.rows[name]
+        return Boxes(
+            np.array([[r["x1"], r["y1"], r["x2"], r["y2"]] for r in rows], np.float32).reshape(-1, 4),
+            np.array([classes.index(r["class"]) for r in rows], np.int64),
+            [r["attributes"] for r in rows],
+        )
+
+
+def _hashed_split(image_id: str) -> str:
+    return {0: "val", 1: "test"}.get(derive("split", image_id) % HELD_OUT, "train")
+
+
+def class_names(spec: DetectorSpec, train: Annotated, title: str) -> list[str]:
+    """The detector's classes: its spec's, else those of the training boxes, sorted."""
+    found = {row["class"] for rows in train.rows.values() for row in rows}
+    if spec.classes is None:
+        if not found:
+            raise UserError(f"{title}: its training split has no boxes; choose a data set with boxes")
+        return sorted(found)
+    if unknown := sorted(found - set(spec.classes)):
+        hint = nearest(unknown[0], spec.classes)
+        raise UserError(f"{title}: boxes of class {unknown[0]!r}, which detector {spec.name} doesn't have; {hint}")
+    return list(spec.classes)
+
+
+def train_detector(
+    job: Job, images: Images, spec: DetectorSpec, training: DetectorTraining, numerics: Numerics, seed: int
+) -> dict[str, Any]:
+    """Train, evaluate on the test split, and write all files of DetectorWeights (rank 0). Returns the figures."""
+    from vbert.training.loop import run_training
+
+    task = DetectionTask(images, spec, training, seed)
+    curves = run_training(job, task, training, numerics, seed)
+    if job.rank:
+        return {}
+    write_weights(job.directory, spec, task.classes, task.model.state_dict())
+    lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in curves)
+    (job.directory / "curves.jsonl").write_text(lines, encoding="utf-8")
+    return write_evaluation(job.directory, task.detector(), spec, images)
+
+
+class DetectionTask:
+    """What the training loop needs to know of detection."""
+
+    def __init__(self, images: Images, spec: DetectorSpec, training: DetectorTraining, seed: int) -> None:
+        self.images, self.spec, self.training, self.seed = images, spec, training, seed
+        self.train, self.val = Annotated(images, "train"), Annotated(images, "val")
+        self.classes = class_names(spec, self.train, images.title)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, "detector"))
+            self.model: nn.Module = load_backend(spec.backend.name).network(spec, len(self.classes))
+
+    def size(self) -> int:
+        return len(self.train.ids)
+
+    def collate(self, items: Sequence[tuple[int, int]]) -> Scenes:
+        pixels, targets = zip(*(self._scene(self.train.ids[i], epoch) for i, epoch in items), strict=True)
+        shapes = [(p.shape[1], p.shape[2]) for p in pixels]
+        batch = torch.zeros(len(pixels), 3, max(h for h, _ in shapes), max(w for _, w in shapes))
+        for one, p in zip(batch, pixels, strict=True):
+            one[:, : p.shape[1], : p.shape[2]] = p
+        return Scenes(batch, shapes, list(targets))
+
+    def _scene(self, image_id: str, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        prepared = prepare(self.images.open(image_id), self.spec.preprocessing)
+        true = self.train.truth(image_id, self.classes)
+        boxes = torch.from_numpy(true.boxes) * torch.tensor(prepared.scale * 2)
+        pixels = prepared.pixels
+        if generator(self.seed, "flip", epoch, image_id).random() < self.training.flip:
+            pixels = pixels.flip(2)
+            x1, y1, x2, y2 = boxes.unbind(1)
+            boxes = torch.stack([pixels.shape[2] - x2, y1, pixels.shape[2] - x1, y2], 1)
+        attributes = torch.tensor(
+            [[float(name in names) for name in self.spec.attributes] for names in true.attributes]
+        ).reshape(len(boxes), len(self.spec.attributes))
+        attributes = attributes / attributes.sum(1, keepdim=True).clamp(min=1)
+        return pixels, {"boxes": boxes, "labels": torch.from_numpy(true.classes) + 1, "attributes": attributes}
+
+    def loss(self, batch: Scenes, model: nn.Module) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = model(batch.pixels, batch.shapes, batch.targets)
+        weights = {"attributes": self.training.attribute_weight}
+        return {"loss": sum((v * weights.get(k, 1.0) for k, v in losses.items()), torch.zeros(())), **losses}
+
+    def validate(self) -> dict[str, float] | None:
+        if not self.val.ids:
+            return None
+        figures, _ = evaluate(self.detector(), self.spec, self.images, self.val)
+        return figures
+
+    def detector(self) -> Detector:
+        device = str(next(self.model.parameters()).device)
+        return load_backend(self.spec.backend.name).detector(self.spec, self.classes, self.model.state_dict(), device)
+
+
+def evaluate(
+    detector: Detector, spec: DetectorSpec, images: Images, held_out: Annotated
+) -> tuple[dict[str, float], list[Boxes]]:
+    """map50, map and attribute accuracy on `held_out`, and the detections of each of its images."""
+    found = [found_boxes(detector, spec, images, name) for name in held_out.ids]
+    truth = [held_out.truth(name, detector.classes) for name in held_out.ids]
+    figures = average_precision(truth, found)
+    accuracy = attribute_accuracy(truth, found, detector.attributes)
+    if accuracy is not None:
+        figures["attribute_accuracy"] = accuracy
+    return figures, found
+
+
+def found_boxes(detector: Detector, spec: DetectorSpec, images: Images, image_id: str) -> Boxes:
+    (candidates,) = detector.detect([detector.prepare(images.open(image_id))])
+    kept = select(candidates, EVALUATED, spec.nms)
+    attributes: list[list[str]] = [[] for _ in kept.scores]
+    if candidates.attributes is not None:
+        best = candidates.attributes[kept.proposals].argmax(1).tolist()
+        attributes = [[detector.attributes[i]] for i in best]
+    return Boxes(kept.boxes.cpu().numpy(), kept.classes.cpu().numpy(), attributes, kept.scores.cpu().numpy())
+
+
+def write_evaluation(directory: Path, detector: Detector, spec: DetectorSpec, images: Images) -> dict[str, float]:
+    """Evaluate on the test split; write `evaluation.json` (figures) and `detections.jsonl` (some, for a look)."""
+    held_out = Annotated(images, "test")
+    figures, found = evaluate(detector, spec, images, held_out)
+    (directory / "evaluation.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    with open(directory / "detections.jsonl", "w", encoding="utf-8") as out:
+        for name, one in list(zip(held_out.ids, found, strict=True))[:SHOWN]:
+            width, height = images.open(name).size
+            true = held_out.truth(name, detector.classes)
+            row = {"image_id": name, "width": width, "height": height, **_described(one, detector.classes)}
+            row["truth"] = _described(true, detector.classes)
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return figures
+
+
+def _described(boxes: Boxes, classes: Sequence[str]) -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "boxes": [[round(v, 2) for v in box] for box in boxes.boxes.astype(float).tolist()],
+        "classes": [classes[i] for i in boxes.classes],
+        "attributes": [list(names) for names in boxes.attributes],
+    }
+    if boxes.scores is not None:
+        told["scores"] = [round(float(s), 4) for s in boxes.scores]
+    return told

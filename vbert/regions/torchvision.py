@@ -1,0 +1,265 @@
+"""The torchvision backend: Faster R-CNN of torchvision's RPN and RoI heads, with an attribute head.
+
+torchvision's own batched inference makes an image's features depend on its neighbours (padding) and on the first image
+a process saw (`MultiScaleRoIAlign` keeps the scales of its first input); here they are functions of the image alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate, pad, relu, softmax
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import clip_boxes_to_image, roi_align
+
+from vbert.regions.detector import Candidates, DetectorSpec, PlainCnn, Prepared
+from vbert.regions.pixels import prepare
+
+STRIDES = (4, 8)
+
+
+def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+class PlainBackbone(nn.Module):
+    """[B, 3, H, W], H and W multiples of 8, to maps "0" and "1" of equal width at strides 4 and 8.
+
+    The finer map has the coarser one added, upsampled, as in a feature pyramid.
+    """
+
+    def __init__(self, settings: PlainCnn) -> None:
+        super().__init__()
+        c2, c4, c8 = settings.channels
+        self.out_channels = c4
+        self.fine = nn.Sequential(
+            _convolution(3, c2, 2), _convolution(c2, c4, 2), *(_convolution(c4, c4) for _ in range(settings.depth[0]))
+        )
+        self.coarse = nn.Sequential(
+            _convolution(c4, c8, 2), *(_convolution(c8, c8) for _ in range(settings.depth[1] - 1))
+        )
+        self.lateral = nn.Conv2d(c8, c4, 1)
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        fine = self.fine(pixels)
+        coarse = self.lateral(self.coarse(fine))
+        return {"0": fine + interpolate(coarse, scale_factor=2.0, mode="nearest"), "1": coarse}
+
+
+class FloatRpnHead(RPNHead):  # type: ignore[misc]
+    """Under autocast its outputs come back in fp32: box coordinates in bf16 would be off by half a pixel."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = super().forward(x)
+        return [t.float() for t in logits], [t.float() for t in deltas]
+
+
+class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
+    """Equal scores in the order of their anchors; torch's `topk` promises none."""
+
+    def _get_top_n_idx(self, objectness: Tensor, num_anchors_per_level: list[int]) -> Tensor:
+        kept, offset = [], 0
+        for scores in torch.split(objectness, num_anchors_per_level, 1):
+            best = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.pre_nms_top_n()]
+            kept.append(best + offset)
+            offset += scores.shape[1]
+        return torch.cat(kept, dim=1)
+
+
+class RoiPool(nn.Module):
+    """RoIAlign from the map at stride 4: boxes [n, 4] an image to [N, C, side, side]."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], _shapes: Any) -> Tensor:
+        pooled: Tensor = roi_align(maps["0"].float(), boxes, self.side, spatial_scale=1 / STRIDES[0], sampling_ratio=2)
+        return pooled
+
+
+class AttributeRoiHeads(RoIHeads):  # type: ignore[misc]
+    """RoI heads whose training also teaches `attributes`, a linear layer on fc7, on the boxes sampled as objects.
+
+    Targets are distributions over the attributes (a box with two gives each one half); a box without any teaches none.
+    """
+
+    def __init__(self, *args: Any, attributes: nn.Linear | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.attributes = attributes
+
+    def losses(
+        self,
+        maps: dict[str, Tensor],
+        proposals: list[Tensor],
+        shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        proposals, matched, labels, regression = self.select_training_samples(proposals, targets)
+        features = self.box_head(self.box_roi_pool(maps, proposals, shapes))
+        logits, deltas = self.box_predictor(features)
+        classification, boxes = fastrcnn_loss(logits.float(), deltas.float(), labels, regression)
+        losses = {"classes": classification, "boxes": boxes}
+        if self.attributes is not None:
+            wanted = torch.cat(
+                [
+                    t["attributes"][m]
+                    if len(t["boxes"])
+                    else t["attributes"].new_zeros(len(m), self.attributes.out_features)
+                    for t, m in zip(targets, matched, strict=True)
+                ]
+            )
+            taught = (torch.cat(labels) > 0) & (wanted.sum(1) > 0)
+            scores = self.attributes(features).float()
+            losses["attributes"] = cross_entropy(scores[taught], wanted[taught], reduction="sum") / taught.sum().clamp(
+                min=1
+            )
+        return losses
+
+
+class FasterRcnn(nn.Module):
+    """Backbone, RPN and RoI heads; in training mode its forward gives losses."""
+
+    def __init__(self, settings: PlainCnn, classes: int, attributes: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.backbone = PlainBackbone(settings)
+        width = self.backbone.out_channels
+        anchors = AnchorGenerator(settings.anchors, (settings.ratios,) * len(settings.anchors))
+        self.rpn = StableRpn(
+            anchors,
+            FloatRpnHead(width, anchors.num_anchors_per_location()[0]),
+            fg_iou_thresh=0.7,
+            bg_iou_thresh=0.3,
+            batch_size_per_image=64,
+            positive_fraction=0.5,
+            pre_nms_top_n={"training": settings.before_nms, "testing": settings.before_nms},
+            post_nms_top_n={"training": settings.proposals, "testing": settings.proposals},
+            nms_thresh=settings.rpn_iou,
+        )
+        self.roi_heads = AttributeRoiHeads(
+            RoiPool(settings.pooled),
+            TwoMLPHead(width * settings.pooled**2, settings.hidden),
+            FastRCNNPredictor(settings.hidden, classes + 1),
+            fg_iou_thresh=0.5,
+            bg_iou_thresh=0.5,
+            batch_size_per_image=32,
+            positive_fraction=0.5,
+            bbox_reg_weights=None,
+            score_thresh=0.0,
+            nms_thresh=0.5,
+            detections_per_img=settings.proposals,
+            attributes=nn.Linear(settings.hidden, attributes) if attributes else None,
+        )
+
+    def forward(
+        self, pixels: Tensor, shapes: list[tuple[int, int]], targets: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Losses. pixels [B, 3, H, W], padded below and to the right; shapes: each image's (h, w); targets: boxes
+        float32 [n, 4], labels int64 [n] from 1, attributes float32 [n, A]."""
+        maps = self.backbone(padded(pixels))
+        proposals, rpn = self.rpn(ImageList(pixels, shapes), maps, targets)
+        roi = self.roi_heads.losses(maps, proposals, shapes, targets)
+        return {"objectness": rpn["loss_objectness"], "rpn_boxes": rpn["loss_rpn_box_reg"], **roi}
+
+
+def padded(pixels: Tensor) -> Tensor:
+    """Zeros below and to the right, up to multiples of the coarsest stride."""
+    height, width = pixels.shape[-2:]
+    return pad(pixels, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
+
+
+class TorchvisionDetector:
+    """See `vbert.regions.detector.Detector`."""
+
+    def __init__(self, spec: DetectorSpec, classes: Sequence[str], network: FasterRcnn, device: str) -> None:
+        self.spec, self.classes, self.attributes, self.device = spec, classes, spec.attributes, device
+        self.network = network.eval().to(device)
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        return prepare(image, self.spec.preprocessing)
+
+    @torch.inference_mode()
+    def detect(self, batch: Sequence[Prepared]) -> list[Candidates]:
+        pixels, shapes = self._stacked(batch)
+        maps = self.network.backbone(pixels)
+        proposals, _ = self.network.rpn(ImageList(pixels, shapes), maps)
+        return self._candidates(maps, batch, proposals)
+
+    @torch.inference_mode()
+    def describe(self, batch: Sequence[Prepared], boxes: Sequence[Tensor]) -> list[Candidates]:
+        pixels, _ = self._stacked(batch)
+        inputs = [b.to(self.device) * self._scale(p) for b, p in zip(boxes, batch, strict=True)]
+        return self._candidates(self.network.backbone(pixels), batch, inputs)
+
+    def _stacked(self, batch: Sequence[Prepared]) -> tuple[Tensor, list[tuple[int, int]]]:
+        pixels = torch.stack([p.pixels for p in batch]).to(self.device)
+        return padded(pixels), [(pixels.shape[2], pixels.shape[3])] * len(batch)
+
+    def _scale(self, prepared: Prepared) -> Tensor:
+        return torch.tensor(prepared.scale * 2, device=self.device)
+
+    def _candidates(
+        self, maps: dict[str, Tensor], batch: Sequence[Prepared], boxes: Sequence[Tensor]
+    ) -> list[Candidates]:
+        out = []
+        for i, (prepared, mine) in enumerate(zip(batch, boxes, strict=True)):
+            height, width = prepared.pixels.shape[1:]
+            if not len(mine):  # nothing proposed: the whole image is
+                mine = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
+            one = {name: each[i : i + 1] for name, each in maps.items()}
+            logits, deltas, features, attributes = self._box_head(one, mine)
+            regressed = clip_boxes_to_image(self.network.roi_heads.box_coder.decode(deltas, [mine]), (height, width))
+            scale = self._scale(prepared)
+            out.append(
+                Candidates(
+                    boxes=mine / scale,
+                    scores=softmax(logits, 1)[:, 1:],
+                    regressed=regressed[:, 1:] / scale,
+                    features=features,
+                    attributes=None if attributes is None else softmax(attributes, 1),
+                )
+            )
+        return out
+
+    def _box_head(self, maps: dict[str, Tensor], boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Class logits, box deltas, features and attribute logits of each box, always computed on `proposals` rows:
+        a row's bits depend on how many there are in a matrix product, not on what the others hold."""
+        heads, rows = self.network.roi_heads, self.network.settings.proposals
+        parts = []
+        for chunk in torch.split(boxes, rows):
+            filled = pad(chunk, (0, 0, 0, rows - len(chunk)))
+            pooled = heads.box_roi_pool(maps, [filled], None).flatten(1)
+            fc6 = relu(heads.box_head.fc6(pooled))
+            fc7 = relu(heads.box_head.fc7(fc6))
+            logits, deltas = heads.box_predictor(fc7)
+            out = [logits, deltas, fc6 if self.spec.layer == "fc6" else fc7]
+            if heads.attributes is not None:
+                out.append(heads.attributes(fc7))
+            parts.append([t[: len(chunk)].float() for t in out])
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        return columns[0], columns[1], columns[2], columns[3] if heads.attributes is not None else None
+
+
+def network(spec: DetectorSpec, classes: int) -> FasterRcnn:
+    """An untrained network, its weights drawn from torch's generator."""
+    return FasterRcnn(spec.architecture, classes, len(spec.attributes))
+
+
+def detector(
+    spec: DetectorSpec, classes: Sequence[str], tensors: Mapping[str, Tensor], device: str
+) -> TorchvisionDetector:
+    """The detector of `spec` with the weights `tensors`."""
+    with torch.random.fork_rng(devices=[]):
+        whole = network(spec, len(classes))
+    whole.load_state_dict(dict(tensors))
+    return TorchvisionDetector(spec, classes, whole, device)
