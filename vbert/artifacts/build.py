@@ -165,6 +165,14 @@ def committed(unfinished: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+class UnitsMade(Exception):
+    """The units asked for are committed; the artifact is for another builder to publish."""
+
+    def __init__(self, done: int, total: int) -> None:
+        super().__init__(done, total)
+        self.done, self.total = done, total
+
+
 Runner = Callable[[str, Sequence[Work], Callable[[Figures], None]], None]
 
 
@@ -197,6 +205,7 @@ class StoreBuild:
     directory: Path
     scratch: Path
     retries: int = 0
+    only: range | None = None  # make these units of each plan and no more
     hashed: dict[str, FileEntry] = field(default_factory=dict)
     _units: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -214,12 +223,14 @@ class StoreBuild:
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None
         works = [
             Work(self.unfinished, key, make, argument, self.machine.units_at_once, self.retries, timeout)
-            for key, argument in units
-            if key not in have
+            for position, (key, argument) in enumerate(units)
+            if key not in have and (self.only is None or position in self.only)
         ]
         finished = iter(range(done + 1, len(keys) + 1))
         self.run_units(self.artifact.title, works, lambda _: self.progress(next(finished), len(keys)))
         have = committed(self.unfinished)
+        if self.only is not None:
+            raise UnitsMade(sum(key in have for key in keys), len(keys))
         missing = [key for key in keys if key not in have]
         if missing:
             raise BuildError(f"{self.artifact.title}: {len(missing)} units are missing, the first is {missing[0]}")

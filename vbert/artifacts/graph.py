@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from vbert.artifacts import durable
 from vbert.artifacts.artifact import Artifact, Step, map_artifacts
-from vbert.artifacts.build import Machine, Runner, StoreBuild, attempt_directory, run_works
+from vbert.artifacts.build import Machine, Runner, StoreBuild, UnitsMade, attempt_directory, run_works
 from vbert.artifacts.errors import BuildError, Damaged, UserError, nearest
 from vbert.artifacts.manifest import Manifest, environment
 from vbert.artifacts.stage import steps_as_json
@@ -230,6 +230,18 @@ class Engine:
             published = self.store.publish(build.directory, record, build.hashed)
         durable.remove_tree(self.store.unfinished(artifact.stage_name, artifact.fingerprint))
         return published
+
+    def make_units(self, artifact: Artifact, which: range) -> UnitsMade:
+        """Make units number `which` of the artifact's plan and no more; any number of workers may do so at once."""
+        self.store.prepare()
+        bound = artifact.bound(self.store)
+        with self.building(bound) as build:
+            build.only = which
+            try:
+                self.make(bound, build)
+            except UnitsMade as made:
+                return made
+        raise UserError(f"{artifact.title} is not made of units; leave out --units")
 
     @contextmanager
     def building(self, artifact: Artifact) -> Iterator[StoreBuild]:
