@@ -1,0 +1,78 @@
+"""Downstream tasks. A further one is a file here that offers what `Objective` says, and its line in OBJECTIVES."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from vbert.artifacts.errors import UserError, nearest
+from vbert.artifacts.settings import Plugin
+from vbert.objectives.entry import DownstreamSettings, EvaluateSettings
+from vbert.objectives.vqa import VqaSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from vbert.model.config import VisualBertConfig
+    from vbert.model.vocabulary import Encoder
+
+__all__ = ["DownstreamEntry", "DownstreamSettings", "EvaluateSettings", "Objective", "load", "objective"]
+
+# name → (module, version); the version is raised by hand when the objective starts to make something else.
+OBJECTIVES = {"vqa": ("vbert.objectives.vqa", 1)}
+
+# A recipe's entry under `downstream`: the union of all objectives' settings, told apart by `objective`.
+DownstreamEntry = VqaSettings
+
+Row = dict[str, Any]  # an example, by the columns of EXAMPLES_SCHEMA
+Head = dict[str, Any]  # head.json of the trained model
+Prediction = dict[str, Any]  # example_id, answer, score, and what else the objective says
+
+
+class Objective(Protocol):
+    """examples → sequences → head → loss → decode → metric → predictions: what a module of `vbert.objectives` offers.
+
+    All of it is deterministic; `texts` and `targets` run in loader workers.
+    """
+
+    KINDS: Sequence[str]  # of examples
+    SELECTS: str  # the metric whose largest value on `val` is `select: best`
+
+    def head(self, rows: Sequence[Row], settings: Any) -> Head:
+        """What the head is, from the training examples: kind, labels, how sequences are read."""
+
+    def model(self, config: VisualBertConfig, head: Head, seed: int) -> nn.Module:
+        """The model of `config` and `head`, its head drawn from `seed`; the encoder is filled by the caller."""
+
+    def texts(self, row: Row, encoder: Encoder, head: Head) -> tuple[list[int], list[int], int]:
+        """(piece ids with special tokens, segment types, place that is read) of an example."""
+
+    def targets(self, rows: Sequence[Row], head: Head) -> dict[str, Tensor]:
+        """What the loss compares with."""
+
+    def loss(self, outputs: Tensor, targets: Mapping[str, Tensor], head: Head) -> dict[str, Tensor]:
+        """ "loss" is minimised, the others are logged."""
+
+    def decode(self, outputs: Tensor, rows: Sequence[Row], head: Head) -> list[Prediction]:
+        """One prediction an example."""
+
+    def scores(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, list[float | None]]:
+        """metric → each example's score, None where it does not count; `metric/part` for parts of the examples.
+        Empty where the examples have no labels."""
+
+    def submission(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, bytes]:
+        """File name → content of what an official server takes."""
+
+
+def objective(name: str) -> Plugin:
+    """Name and version of an objective, as they enter fingerprints. Raises UserError with the nearest name."""
+    if name not in OBJECTIVES:
+        raise UserError(f"no objective {name!r} in vbert/objectives; {nearest(name, OBJECTIVES)}")
+    return Plugin(name=name, version=OBJECTIVES[name][1])
+
+
+def load(name: str) -> Objective:
+    """The objective `name`."""
+    objective(name)
+    return cast(Objective, import_module(OBJECTIVES[name][0]))

@@ -1,0 +1,41 @@
+"""Stage `evaluate`: predictions of one split, their metrics with intervals, and the official submission file."""
+
+from __future__ import annotations
+
+from vbert.artifacts.build import Build
+from vbert.artifacts.settings import Numerics, Plugin
+from vbert.artifacts.stage import Figures, stage
+from vbert.data.examples import Examples
+from vbert.metrics.evaluation import Evaluation
+from vbert.model.trained import Model
+from vbert.objectives import EvaluateSettings
+from vbert.regions.shards import Shards
+
+
+@stage("evaluate", makes=Evaluation, version=1, retries=1, gpus=1)
+def evaluate(
+    build: Build,
+    model: Model,
+    examples: Examples,
+    shards: Shards,
+    objective: Plugin,
+    settings: EvaluateSettings,
+    split: str,
+    numerics: Numerics,
+) -> Figures:
+    """A split without labels gives predictions and no metrics."""
+    arguments = (model, examples, shards, objective, settings, split, numerics)
+    build.process(_predict, *arguments, processes=numerics.processes)
+    return build.process(_score, examples, shards, objective, settings, split)
+
+
+def _predict(*arguments: object) -> Figures:
+    from vbert.training.downstream import run_predict
+
+    return run_predict(*arguments)  # type: ignore[arg-type]
+
+
+def _score(*arguments: object) -> Figures:
+    from vbert.training.downstream import run_score
+
+    return run_score(*arguments)  # type: ignore[arg-type]

@@ -1,0 +1,34 @@
+"""Stage `finetune`: a downstream task, from a pre-trained model, an earlier one of the same task, or none."""
+
+from __future__ import annotations
+
+from vbert.artifacts.build import Build
+from vbert.artifacts.settings import Numerics, Plugin
+from vbert.artifacts.stage import Figures, stage
+from vbert.data.examples import Examples
+from vbert.model.trained import Model
+from vbert.objectives import DownstreamEntry
+from vbert.regions.shards import Shards
+from vbert.training.start import Fresh
+
+
+@stage("finetune", makes=Model, version=1, retries=1, gpus=1)
+def finetune(
+    build: Build,
+    examples: Examples,
+    shards: Shards,
+    start: Model | Fresh,
+    objective: Plugin,
+    settings: DownstreamEntry,
+    numerics: Numerics,
+    seed: int,
+) -> Figures:
+    """`settings.steps: 0` keeps the start's weights, and its head where it has one."""
+    arguments = (examples, shards, start, objective, settings, numerics, seed)
+    return build.process(_finetune, *arguments, processes=numerics.processes)
+
+
+def _finetune(*arguments: object) -> Figures:
+    from vbert.training.downstream import run_finetune
+
+    return run_finetune(*arguments)  # type: ignore[arg-type]

@@ -1,0 +1,38 @@
+"""Stage `pretrain`: masked language modelling and image–text matching over one or several data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vbert.artifacts.build import Build
+from vbert.artifacts.settings import Numerics
+from vbert.artifacts.stage import Figures, stage
+from vbert.model.bert import BertWeights
+from vbert.model.config import ModelSettings
+from vbert.model.trained import Model
+from vbert.model.vocabulary import Vocabulary
+from vbert.objectives.mlm_itm import PretrainData, PretrainSettings
+
+
+@stage("pretrain", makes=Model, version=1, retries=1, gpus=1)
+def pretrain(
+    build: Build,
+    data: Mapping[str, PretrainData],
+    vocabulary: Vocabulary,
+    start: BertWeights | None,
+    model: ModelSettings,
+    settings: PretrainSettings,
+    numerics: Numerics,
+    seed: int,
+) -> Figures:
+    """From weights drawn from `seed`, or a BERT's. The data sets' regions must have one contract."""
+    from vbert.training.start import Fresh
+
+    fresh = Fresh(vocabulary, model, start)
+    return build.process(_pretrain, data, fresh, settings, numerics, seed, processes=numerics.processes)
+
+
+def _pretrain(*arguments: object) -> Figures:
+    from vbert.training.pretraining import run_pretrain
+
+    return run_pretrain(*arguments)  # type: ignore[arg-type]

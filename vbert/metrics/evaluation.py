@@ -1,0 +1,67 @@
+"""The artifact of an evaluation: predictions, metrics with intervals, and the official submission file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vbert.artifacts.artifact import Artifact
+
+
+class Evaluation(Artifact):
+    """predictions.jsonl (example_id, answer, score), metrics.json, and what the objective submits (results.json)."""
+
+    def metrics(self) -> dict[str, float]:
+        """Metric → value, e.g. accuracy, accuracy/shape; empty for examples without labels."""
+        return dict(self._read()["metrics"])
+
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """Metric → 95 % bootstrap interval."""
+        return {name: (low, high) for name, (low, high) in self._read()["intervals"].items()}
+
+    def counts(self) -> dict[str, int]:
+        """Metric → examples it is the mean of; `examples`: all; `dropped`: those whose image is in quarantine."""
+        return dict(self._read()["counts"])
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """In the order of the examples."""
+        return [json.loads(line) for line in self.file("predictions.jsonl").read_text("utf-8").splitlines()]
+
+    def _read(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.file("metrics.json").read_bytes())
+        return found
+
+
+def write_evaluation(
+    directory: Path,
+    *,
+    predictions: Iterable[Mapping[str, Any]],
+    scores: Mapping[str, Sequence[float | None]],
+    resamples: int,
+    counts: Mapping[str, int],
+    files: Mapping[str, bytes],
+) -> dict[str, float]:
+    """Writes the files of an `Evaluation`; scores: metric → each example's, None where it doesn't count. Returns the
+    metrics."""
+    import math
+
+    from vbert.metrics.bootstrap import interval
+
+    metrics, intervals, numbers = {}, {}, dict(counts)
+    for name, each in scores.items():
+        values = [score for score in each if score is not None]
+        if not values:
+            continue
+        metrics[name] = math.fsum(values) / len(values)
+        numbers[name] = len(values)
+        if resamples:
+            intervals[name] = interval(values, resamples)
+    lines = (json.dumps(prediction, ensure_ascii=False, sort_keys=True) for prediction in predictions)
+    (directory / "predictions.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
+    found = {"metrics": metrics, "intervals": intervals, "counts": numbers}
+    (directory / "metrics.json").write_bytes((json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+    return metrics

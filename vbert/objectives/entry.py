@@ -1,0 +1,33 @@
+"""What every entry under `downstream` of a recipe has: how it is trained, on what, and how it is evaluated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vbert.artifacts.settings import Settings, Wiring
+from vbert.training.schedule import Schedule
+
+
+class EvaluateSettings(Settings):
+    """How predictions are scored."""
+
+    splits: Annotated[tuple[Literal["train", "val", "test"], ...], Wiring] = ("test",)
+    batch_size: int = Field(256, ge=1)
+    resamples: int = Field(2000, ge=0, description="of the bootstrap; 0: no intervals")
+
+
+class DownstreamSettings(Schedule):
+    """images: shuffled trains and evaluates with other images' features, which leaves only language to go by.
+    select: which model is kept. steps: 0 leaves the start as it is.
+    """
+
+    data: Annotated[str, Wiring]
+    start: Annotated[str, Wiring] = Field("pretrained", description="pretrained, none, or a name in data_specs/models")
+    evaluate: Annotated[EvaluateSettings, Wiring] = EvaluateSettings()  # read by the stage `evaluate` alone
+    images: Literal["own", "shuffled"] = "own"
+    select: Literal["best", "last"] = "last"
+    max_text: int = Field(128, ge=4, description="tokens of a text, special ones included")
+    train_pooler: bool = Field(True, description="the original leaves the pooler out of its optimiser")
+    validation_examples: int = Field(1000, ge=0, description="held-out examples looked at while training")

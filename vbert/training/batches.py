@@ -1,0 +1,218 @@
+"""From examples and regions to batches: rows of a table, visual inputs, masked texts. All of it exact.
+
+Runs in loader workers: nothing here draws from a process's global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vbert.artifacts.errors import UserError
+from vbert.data.examples import Examples
+from vbert.model.visualbert import Packed, append6
+from vbert.model.vocabulary import Encoder
+from vbert.regions.shards import Shards
+from vbert.training.sampler import generator
+
+CACHE = 256 << 20  # bytes of visual inputs that a process keeps
+STATISTICS_IMAGES = 20_000  # images that mean and deviation are taken of, at most
+
+
+@dataclass
+class Batch:
+    """Sequences, and what the objective needs beside them (tensors by name)."""
+
+    packed: Packed
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}
+        return Batch(self.packed.to(device), moved)
+
+    def pin_memory(self) -> Batch:
+        return Batch(self.packed.pin_memory(), {name: tensor.pin_memory() for name, tensor in self.tensors.items()})
+
+
+class Rows:
+    """The examples of some splits and kinds whose images all have regions, in the order of the table."""
+
+    def __init__(self, examples: Examples, shards: Shards, splits: Collection[str], kinds: Collection[str]) -> None:
+        table = examples.table()
+        chosen = pc.and_(
+            pc.is_in(table["split"], pa.array(list(splits), pa.string())),
+            pc.is_in(table["kind"], pa.array(list(kinds), pa.string())),
+        )
+        table = table.filter(chosen).combine_chunks()
+        there = set(shards.image_ids())
+        image_ids: list[list[str]] = list(table["image_ids"].to_pylist())  # type: ignore[arg-type]
+        whole = [there.issuperset(images) for images in image_ids]
+        self.dropped = whole.count(False)  # their images are in quarantine
+        self.table = table.filter(pa.array(whole, pa.bool_())).combine_chunks()
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __getitem__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        return self.table.take(pa.array(indices, pa.int64())).to_pylist()
+
+    def column(self, name: str) -> list[Any]:
+        return list(self.table[name].to_pylist())
+
+
+class Visuals:
+    """The visual input of images: features, and six box numbers where the model reads them. `shown` maps an image to
+    the one whose regions stand for it (a control without images)."""
+
+    def __init__(self, shards: Shards, box_input: str, shown: Mapping[str, str] | None = None) -> None:
+        self.shards, self.box_input, self.shown = shards, box_input, shown or {}
+        self._kept: dict[str, NDArray[np.float32]] = {}
+        self._bytes = 0
+
+    def __call__(self, image_id: str) -> NDArray[np.float32]:
+        """float32 [n, d] or [n, d + 6]."""
+        image_id = self.shown.get(image_id, image_id)
+        found = self._kept.get(image_id)
+        if found is None:
+            found = self._read(image_id)
+            if self._bytes + found.nbytes <= CACHE:
+                self._kept[image_id] = found
+                self._bytes += found.nbytes
+        return found
+
+    def _read(self, image_id: str) -> NDArray[np.float32]:
+        regions = self.shards.read(image_id)
+        features = regions.features.astype(np.float32)
+        if self.box_input == "none":
+            return features
+        if regions.boxes is None:
+            raise UserError(f"{self.shards.title}: image {image_id!r} has no boxes; set model.box_input to none")
+        return np.concatenate([features, append6(regions.boxes, regions.width, regions.height)], axis=1)
+
+    def of(self, image_ids: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The inputs of all images of an example and their segment types: 0 for the first image, 1 for the others."""
+        parts = [self(image_id) for image_id in image_ids]
+        types = np.repeat(np.minimum(np.arange(len(parts)), 1), [len(part) for part in parts])
+        return (parts[0] if len(parts) == 1 else np.concatenate(parts)), types
+
+
+def exchanged(image_ids: Sequence[str]) -> dict[str, str]:
+    """Each image mapped to another one of `image_ids`, in one cycle in a fixed random order."""
+    order = generator("other images' features").permutation(sorted(image_ids)).tolist()
+    return dict(zip(order, order[1:] + order[:1], strict=True))
+
+
+def statistics(sources: Sequence[tuple[Visuals, Sequence[str]]]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every visual input dimension over the regions of the given images; float32,
+    summed in float64 in the order of image ids. A deviation of 0 counts as 1."""
+    count, total, squares = 0, np.zeros(1), np.zeros(1)
+    shift: NDArray[np.float64] | None = None  # against cancellation: sums are of x - shift
+    for visuals, image_ids in sources:
+        ordered = sorted(set(image_ids))
+        for image_id in ordered[:: -(-len(ordered) // STATISTICS_IMAGES) or 1]:
+            rows = visuals(image_id).astype(np.float64)
+            if not len(rows):
+                continue
+            if shift is None:
+                shift = rows.mean(0)
+            count += len(rows)
+            total = total + (rows - shift).sum(0)
+            squares = squares + np.square(rows - shift).sum(0)
+    if shift is None:
+        raise UserError("none of the training images has a region: look at the detector's box rule")
+    mean = total / count
+    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    deviation[deviation == 0] = 1
+    return torch.from_numpy((mean + shift).astype(np.float32)), torch.from_numpy(deviation.astype(np.float32))
+
+
+@dataclass
+class Masked:
+    """A text with some pieces hidden: `ids` as the model sees them, `at` the hidden places, `true` what stood there."""
+
+    ids: list[int]
+    at: list[int]
+    true: list[int]
+
+
+def mask(
+    ids: Sequence[int],
+    words: Sequence[int],
+    encoder: Encoder,
+    rng: np.random.Generator,
+    *,
+    share: float = 0.15,
+    whole_word: bool = False,
+    content: Collection[int] = (),
+    content_share: float = 0.15,
+) -> Masked:
+    """BERT's masking: each piece is hidden with probability `share`; of the hidden 80 % become [MASK], 10 % a random
+    piece, 10 % stay (Devlin et al. 2019). Special tokens are neither hidden nor drawn.
+
+    words: for each piece the word it belongs to, -1 for special tokens. whole_word: the pieces of a word are hidden
+    together. content: ids of pieces hidden with `content_share` instead.
+    """
+    count = len(ids)
+    draws = rng.random((3, count))
+    shares = np.array([content_share if piece in content else share for piece in ids])
+    if whole_word:
+        first = np.arange(count)
+        for i in range(1, count):
+            if words[i] == words[i - 1] and words[i] >= 0:
+                first[i] = first[i - 1]
+        shares = np.maximum.reduceat(shares, np.unique(first))[np.unique(first, return_inverse=True)[1]]
+        hidden = draws[0][first] < shares
+    else:
+        hidden = draws[0] < shares
+    out, at = list(ids), []
+    for i in np.flatnonzero(hidden).tolist():
+        if ids[i] in encoder.special:
+            continue
+        at.append(i)
+        if draws[1][i] < 0.8:
+            out[i] = encoder.mask
+        elif draws[1][i] < 0.9:
+            out[i] = _random_piece(encoder, float(draws[2][i]))
+    return Masked(out, at, [ids[i] for i in at])
+
+
+def _random_piece(encoder: Encoder, draw: float) -> int:
+    """A piece that is no special token, uniformly."""
+    special = sorted(encoder.special)
+    piece = int(draw * (encoder.size - len(special)))
+    for other in special:
+        piece += piece >= other
+    return piece
+
+
+@dataclass
+class Text:
+    """A text as the model reads it: piece ids with special tokens, segment types, and words as `mask` takes them."""
+
+    ids: list[int]
+    types: list[int]
+    words: list[int]
+
+
+def sentence(encoder: Encoder, texts: Sequence[str], limit: int) -> Text:
+    """`[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` with segment types 0 and 1; at most `limit` tokens, the longest
+    text cut first."""
+    pieces = [encoder(text) for text in texts]
+    lengths = [len(p.ids) for p in pieces]
+    while sum(lengths) + len(texts) + 1 > limit:
+        lengths[lengths.index(max(lengths))] -= 1
+    out = Text([encoder.cls], [0], [-1])
+    for segment, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
+        offset = 1 + max(out.words)
+        out.ids += [*piece.ids[:length], encoder.sep]
+        out.words += [*(offset + word for word in piece.words[:length]), -1]
+        out.types += [segment] * (length + 1)
+    return out

@@ -1,0 +1,45 @@
+"""Pre-training: from data sets and a start to a model on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from vbert.artifacts.build import Job
+from vbert.artifacts.settings import Numerics
+from vbert.artifacts.stage import Figures
+from vbert.model.trained import write_model
+from vbert.objectives.mlm_itm import PretrainData, Pretraining, PretrainSettings
+from vbert.regions.contract import check
+from vbert.training.downstream import last_figures
+from vbert.training.loop import run_training
+from vbert.training.start import Fresh
+
+
+def run_pretrain(
+    job: Job, data: Mapping[str, PretrainData], start: Fresh, settings: PretrainSettings, numerics: Numerics, seed: int
+) -> Figures:
+    """Trains on the splits `train`, looks at `val`, writes a `Model` with both pre-training heads."""
+    torch.set_num_threads(numerics.threads)
+    names = sorted(data)
+    contracts = {name: data[name].shards.contract() for name in names}
+    for name in names[1:]:
+        check(contracts[names[0]], contracts[name], (f"the regions of {names[0]}", f"those of {name}"))
+    model = start.build(contracts[names[0]].dim, seed)
+    config = model.encoder.config
+    task = Pretraining(data, start.vocabulary.encoder(), model, config.box_input, settings, seed)
+    if config.standardise:
+        model.encoder.set_statistics(*task.statistics())
+    curves = run_training(job, task, settings, numerics, seed)
+    if job.rank == 0:
+        write_model(
+            job.directory,
+            model=model,
+            config=config,
+            vocabulary=start.vocabulary,
+            contract=contracts[names[0]].with_box_input(config.box_input),
+            head={"kind": "pretraining", "objective": "mlm_itm"},
+            curves=curves,
+        )
+    return {"examples": task.size(), "dropped": task.dropped, **last_figures(curves)}
