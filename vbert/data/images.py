@@ -115,7 +115,7 @@ def write_images(
         raise BuildError(f"images: the id {repeated!r} occurs twice; ids must be unique in a collection")
     write_table(directory / "images.parquet", table)
     figures = {"images": table.num_rows, "broken": table.column("width").to_pylist().count(0)}
-    if boxed is not None:
+    if boxed is not None and boxed.num_rows:
         known = set(table.column("image_id").to_pylist())
         for image_id in boxed.column("image_id").to_pylist():
             if image_id not in known:

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validat
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Location, Plugin, Settings
 from vbert.data import readers
+from vbert.data.names import safe_name
 from vbert.data.yaml import read_yaml
 
 FOLDER = Path(__file__).parents[2] / "data_specs" / "datasets"
@@ -63,6 +64,18 @@ def _sha256(text: str) -> str:
     return text
 
 
+def _file(name: str) -> str:
+    if not name or "/" in name or safe_name(name) != name:
+        raise ValueError(f"{name!r:.80} is not the plain name of a file")
+    return name
+
+
+def _file_name(source: Mapping[str, Any]) -> str:
+    """The last part of the location; `file` where there is none."""
+    where = source.get("path") or unquote(urlsplit(source.get("url") or "").path)
+    return Path(where).name or source.get("python_package") or "file"
+
+
 Url = Annotated[str, AfterValidator(_url)]
 Package = Annotated[str, AfterValidator(_package)]
 Sha256 = Annotated[str, AfterValidator(_sha256)]
@@ -90,16 +103,8 @@ class Source(Settings):
     size: Annotated[int, Field(ge=0, description="bytes")] | None = None
     mirrors: Annotated[tuple[Url, ...], Location] = ()
     auth: Annotated[Annotated[str, Field(pattern="^env:[A-Za-z_][A-Za-z0-9_]*$")] | None, Location] = None
-    file: Annotated[str, Field(pattern=r"^[^/\\\x00-\x1f]+$", description="name of the file fetched")] = ""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, data: Any) -> Any:
-        """Fill in `file` from the location, so that the name (part of what is made) is hashed, the location not."""
-        if isinstance(data, Mapping) and not data.get("file"):
-            where = data.get("path") or unquote(urlsplit(str(data.get("url") or "")).path)
-            return {**data, "file": Path(str(where)).name or str(data.get("python_package") or "file")}
-        return data
+    # Its name is part of what is made, so it is hashed, unlike the location it is taken from.
+    file: Annotated[str, AfterValidator(_file)] = Field(default_factory=lambda given: _file_name(given))
 
     @model_validator(mode="after")
     def _one_kind(self) -> Source:

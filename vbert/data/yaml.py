@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -68,7 +68,8 @@ def load_yaml(text: str, source: str, model: type[M], changes: Mapping[str, Any]
         return model.model_validate_json(json.dumps(root.plain()), strict=True)
     except ValidationError as error:
         # A misspelt key before the missing one it was meant to be.
-        found = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] != "extra_forbidden")
+        found = _likeliest(root, error.errors(include_url=False))
+        found.sort(key=lambda fault: bool(fault["type"] != "extra_forbidden"))
         faults = [_fault(root, model, fault) for fault in found]
         raise UserError(faults[0], "\n".join(faults[1:])) from None
 
@@ -207,15 +208,39 @@ def _change(root: Node, key: str, new: Node, model: type[BaseModel]) -> None:
             raise UserError(f"--set {key}: {'.'.join(parts[:i])} is {place.value!r}, nothing can be set inside it")
 
 
+def _likeliest(root: Node, faults: Sequence[Any]) -> list[Any]:
+    """Of the faults that each member of a union finds, those of the member that finds the fewest."""
+    members: dict[tuple[Any, ...], dict[Any, list[Any]]] = {}
+    for fault in faults:
+        if fault["type"] == "default_factory_not_called":  # only follows from another fault
+            continue
+        place, location = root, fault["loc"]
+        at = 0
+        while at < len(location) and (inner := _step(place, location[at])) is not None:
+            place, at = inner, at + 1
+        if at < len(location) - 1:
+            members.setdefault(location[:at], {}).setdefault(location[at], []).append(fault)
+        else:
+            members[location, id(fault)] = {None: [fault]}
+    return [fault for found in members.values() for fault in min(found.values(), key=len)]
+
+
+def _step(place: Node, part: Any) -> Node | None:
+    """What stands in `place` under the key or index `part`."""
+    inside = place.value
+    if part in (inside if isinstance(inside, dict) else range(len(inside)) if isinstance(inside, list) else ()):
+        return inside[part]  # type: ignore[no-any-return]
+    return None
+
+
 def _fault(root: Node, model: type[BaseModel], fault: Any) -> str:
     """One pydantic fault as a sentence with its place."""
     place, named = root, list[str]()
     at = place.at
     location = fault["loc"]
     for part in location:
-        inside = place.value
-        if part in (inside if isinstance(inside, dict) else range(len(inside)) if isinstance(inside, list) else ()):
-            place = inside[part]
+        if (inner := _step(place, part)) is not None:
+            place = inner
         elif fault["type"] == "missing" and part == location[-1]:
             named.append(str(part))
             at = place.key_at or place.at
