@@ -19,7 +19,7 @@ from vbert.artifacts.settings import Settings
 Shape = Literal["circle", "rectangle", "triangle", "diamond", "cross"]
 Colour = Literal["black", "blue", "brown", "gray", "green", "red", "teal", "yellow"]
 
-# CSS named colours, which easy-VQA's generator draws with too.
+# easy-VQA's, exactly: CSS's names, but for green, which is CSS's lime.
 COLOURS: dict[Colour, tuple[int, int, int]] = {
     "black": (0, 0, 0),
     "blue": (0, 0, 255),
@@ -31,6 +31,7 @@ COLOURS: dict[Colour, tuple[int, int, int]] = {
     "yellow": (255, 255, 0),
 }
 SIZES = ("small", "medium", "large")
+GAP = 2  # pixels at least between the frames of two objects of one colour
 SUBSAMPLES = 4  # a pixel is 4 × 4 samples; lengths below are in samples
 
 
@@ -68,17 +69,27 @@ class ShapesSettings(Settings):
         for name, chosen in (("shapes", self.shapes), ("colours", self.colours)):
             if len(set(chosen)) != len(chosen):
                 raise ValueError(f"{name}: one is named twice")
-        # Room for each shape beside the others, whatever their places: shapes shrink to `smallest` where it's crowded.
-        if self.objects_max * (2 * self.smallest + 0.05) ** 2 > 1:
-            raise ValueError(f"{self.objects_max} objects of {self.smallest} don't fit; lower objects_max or smallest")
         if self.smallest * self.size < 4:
             raise ValueError(f"smallest {self.smallest} of {self.size} pixels is below 4 pixels; raise one of them")
+        # Wherever the others lie, a smallest shape finds a place: each blocks at most its own side, the new one's and
+        # the gap. (Larger ones are tried first.) The fifth left over keeps the search short.
+        side = self.shortest
+        if 5 * (self.objects_max - 1) * (2 * side + 2 * GAP) ** 2 > 4 * (self.size - side) ** 2:
+            raise ValueError(
+                f"objects_max {self.objects_max} of {side} pixels may not fit into {self.size} × {self.size}; lower "
+                "objects_max or smallest, or raise size"
+            )
         return self
+
+    @property
+    def shortest(self) -> int:
+        """Shortest side of a shape in pixels."""
+        return round(self.smallest * self.size)
 
 
 class Object(NamedTuple):
-    """One shape. `box` is x1, y1, x2, y2, tight around its *visible* pixels, x2 and y2 exclusive: a pixel belongs to
-    the topmost shape that covers at least half of it with what is visible of the shape."""
+    """One shape. `box` is x1, y1, x2, y2, tight around its *visible* pixels, x2 and y2 exclusive: a pixel shows
+    the shape that covers at least half of it."""
 
     shape: str
     colour: str
@@ -133,7 +144,7 @@ def scene(settings: ShapesSettings, index: int) -> Scene:
     smooth = rng.random() < settings.smooth
     background = _background(settings, rng)
     step = 1 if smooth else SUBSAMPLES  # without anti-aliasing shapes lie on whole pixels, as drawn by old programs
-    shortest = max(SUBSAMPLES * round(settings.smallest * settings.size), 4 * SUBSAMPLES)
+    shortest = SUBSAMPLES * settings.shortest
     longest = max(SUBSAMPLES * round(settings.largest * settings.size), shortest)
     canvas = Canvas(settings.size, settings.overlap)
     drawn: list[tuple[str, str, tuple[int, int, int], tuple[int, int, int, int]]] = []

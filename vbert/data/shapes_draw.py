@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vbert.data.shapes import SUBSAMPLES, Scene
+from vbert.data.shapes import GAP, SUBSAMPLES, Scene
 
 Mask = NDArray[np.bool_]
 HALF = SUBSAMPLES * SUBSAMPLES // 2
@@ -43,32 +43,31 @@ class Canvas:
         self.frames: list[tuple[int, int, int, int]] = []
         self.colours: list[str] = []
         self.areas: list[int] = []  # samples of the whole shape
-        self.visible: list[int] = []
 
     def place(self, shape: str, colour: str, frame: tuple[int, int, int, int]) -> bool:
         """Lay a shape over the others; False, and nothing done, where the rules forbid it."""
         x, y, width, height = frame
         hits = []
         for k, (x0, y0, w0, h0) in enumerate(self.frames):
-            gap = 2 * SUBSAMPLES if self.colours[k] == colour else 0
+            gap = GAP * SUBSAMPLES if self.colours[k] == colour else 0
             if x < x0 + w0 + gap and x0 < x + width + gap and y < y0 + h0 + gap and y0 < y + height + gap:
                 if gap:
                     return False
                 hits.append(k)
         new = mask(shape, width, height)
         under = self.owner[y : y + height, x : x + width]
-        if hits:
-            hidden = np.bincount(under[new], minlength=len(self.frames) + 1)
-            left = {k: self.visible[k] - int(hidden[k + 1]) for k in hits}
-            if any(rest < (1 - self.overlap) * self.areas[k] for k, rest in left.items()):
-                return False
-            for k, rest in left.items():
-                self.visible[k] = rest
+        before = under.copy()
         self.frames.append(frame)
         self.colours.append(colour)
         self.areas.append(int(np.count_nonzero(new)))
-        self.visible.append(self.areas[-1])
         under[new] = len(self.frames)
+        for k in hits:
+            _, _, covered = self.coverage(k)
+            # At least one pixel stays its own, or it had no box.
+            if covered.sum() < (1 - self.overlap) * self.areas[k] or covered.max() <= HALF:
+                under[:] = before
+                del self.frames[-1], self.colours[-1], self.areas[-1]
+                return False
         return True
 
     def coverage(self, k: int) -> tuple[int, int, NDArray[np.int64]]:
@@ -79,14 +78,23 @@ class Canvas:
         part = self.owner[y1 * SUBSAMPLES : y2 * SUBSAMPLES, x1 * SUBSAMPLES : x2 * SUBSAMPLES] == k + 1
         return x1, y1, part.reshape(y2 - y1, SUBSAMPLES, x2 - x1, SUBSAMPLES).sum((1, 3))
 
-    def boxes(self) -> list[tuple[int, int, int, int]]:
-        """Of each shape, tight around the pixels at least half of which show it (x2, y2 exclusive)."""
-        found = []
+    def shown(self) -> NDArray[np.uint8]:
+        """Which shape each pixel shows, 1 for the first, 0 for the background: the one that covers at least half of
+        it, the upper of two [size, size]."""
+        found: NDArray[np.uint8] = np.zeros((self.size, self.size), np.uint8)
         for k in range(len(self.frames)):
             x, y, covered = self.coverage(k)
-            pixels = covered >= HALF
+            found[y : y + covered.shape[0], x : x + covered.shape[1]][covered >= HALF] = k + 1
+        return found
+
+    def boxes(self) -> list[tuple[int, int, int, int]]:
+        """x1, y1, x2, y2 of each shape, tight around the pixels that show it; x2 and y2 exclusive."""
+        shown = self.shown()
+        found = []
+        for k in range(len(self.frames)):
+            pixels = shown == k + 1
             columns, rows = np.flatnonzero(pixels.any(0)), np.flatnonzero(pixels.any(1))
-            found.append((x + int(columns[0]), y + int(rows[0]), x + int(columns[-1]) + 1, y + int(rows[-1]) + 1))
+            found.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
         return found
 
 
@@ -96,19 +104,18 @@ def pixels(scene: Scene) -> NDArray[np.uint8]:
     canvas = Canvas(scene.size, 1.0)
     for item in scene.objects:
         x, y, width, height = item.frame
-        under = canvas.owner[y : y + height, x : x + width]
-        under[mask(item.shape, width, height)] = len(canvas.frames) + 1
         canvas.frames.append(item.frame)
+        canvas.owner[y : y + height, x : x + width][mask(item.shape, width, height)] = len(canvas.frames)
+    if not scene.smooth:
+        palette = np.array([(0, 0, 0), *(item.rgb for item in scene.objects)], np.int64)
+        shown = canvas.shown()
+        return np.where(shown[:, :, None] == 0, ground, palette[shown]).astype(np.uint8)
     full = SUBSAMPLES * SUBSAMPLES
     mixed = ground * full
     for k, item in enumerate(scene.objects):
         x, y, covered = canvas.coverage(k)
-        height, width = covered.shape
-        here = np.s_[y : y + height, x : x + width]
-        if scene.smooth:
-            mixed[here] += covered[:, :, None] * (np.array(item.rgb, np.int64) - ground[here])
-        else:
-            mixed[here][covered >= HALF] = np.array(item.rgb, np.int64) * full
+        here = np.s_[y : y + covered.shape[0], x : x + covered.shape[1]]
+        mixed[here] += covered[:, :, None] * (np.array(item.rgb, np.int64) - ground[here])
     return ((mixed + full // 2) // full).astype(np.uint8)
 
 

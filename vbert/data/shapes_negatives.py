@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from random import Random
 
 from vbert.data.shapes import ShapesSettings
@@ -21,15 +22,21 @@ from vbert.data.shapes_language import (
     Some,
     canonical,
 )
-from vbert.data.shapes_wording import words
+from vbert.data.shapes_wording import place, words
 
 
 def negatives(settings: ShapesSettings, scene: Facts, meaning: Meaning, wording: int, rng: Random) -> list[str]:
     """Texts false of the scene: the meaning with one attribute, shape, count, relation or its negation changed, in the
-    same wording (a changed negation has wordings of its own)."""
+    same wording (a changed negation has wordings of its own). What only says that something is there, or isn't, gets
+    two, its contrary and another: so false texts deny as often as true ones do."""
     found: list[str] = []
-    for other in altered(settings, meaning, rng):
-        if len(found) == settings.negatives:
+    most = settings.negatives
+    others = altered(settings, meaning, rng)
+    if isinstance(meaning, Some | Is) and not place(meaning.noun):
+        most = min(most, 2)
+        others = chain([meaning._replace(negated=not meaning.negated)], others)
+    for other in others:
+        if len(found) == most:
             break
         if other.truth(scene) is False and (text := words(other, wording)) not in found:
             found.append(text)
@@ -41,9 +48,9 @@ def altered(settings: ShapesSettings, meaning: Meaning, rng: Random) -> Iterator
     changed: list[Meaning] = []
     match meaning:
         case Some(noun, negated):
-            changed = [Some(noun, not negated), *(Some(n, negated) for n in _others(settings, noun))]
+            changed = [Some(n, negated) for n in _others(settings, noun)]
         case Is(noun, what, negated):
-            changed = [Is(noun, what, not negated), *(Is(noun, w, negated) for w in _others(settings, what))]
+            changed = [Is(noun, w, negated) for w in _others(settings, what)]
         case Number(noun, number):
             changed = [Number(noun, n) for n in (number - 1, number + 1) if n > 0]
             changed += [Number(n, number) for n in _others(settings, noun)]

@@ -1,0 +1,259 @@
+"""Scenes: the same everywhere, boxes tight by pixels, easy-VQA's look within their variety, settings with bounds."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from vbert.data.examples import Examples, write_examples
+from vbert.data.images import Images, write_images
+from vbert.data.raw import Raw
+from vbert.data.readers import shapes as reader
+from vbert.data.shapes import COLOURS, GAP, Object, Scene, ShapesSettings, scene
+from vbert.data.shapes_draw import pixels, png
+from vbert.data.shapes_language import Facts, Noun, Number, Only, Relation, Some, Split, facts
+from vbert.data.shapes_oracles import caption_scores, retrieval
+from vbert.data.shapes_write import texts, write
+
+PLAIN: dict[str, Any] = {"varied": 0.0, "jitter": 0}
+
+
+def make(directory: Path, settings: ShapesSettings) -> Raw:
+    directory.mkdir()
+    write(directory, settings, lambda done, total: None)
+    return Raw.at(directory)
+
+
+def digest(directory: Path) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(directory.iterdir()))).hexdigest()
+
+
+def test_other_processes_and_hash_seeds_give_the_same_bytes(tmp_path: Path) -> None:
+    make(tmp_path / "here", ShapesSettings(images=48, seed=3))
+    script = (
+        "import sys; from pathlib import Path; from vbert.data.shapes import ShapesSettings\n"
+        "from vbert.data.shapes_write import write\n"
+        "write(Path(sys.argv[1]), ShapesSettings(images=48, seed=3), lambda done, total: None)"
+    )
+    for seed in ("0", "1"):
+        there = tmp_path / seed
+        there.mkdir()
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        subprocess.run([sys.executable, "-c", script, str(there)], check=True, env=environment, timeout=60)
+        assert digest(there) == digest(tmp_path / "here")
+    make(tmp_path / "other", ShapesSettings(images=48, seed=4))
+    assert digest(tmp_path / "other") != digest(tmp_path / "here")
+
+
+def test_a_scene_and_its_texts_do_not_depend_on_how_many_there_are() -> None:
+    few, many = ShapesSettings(images=200), ShapesSettings(images=420)
+    assert [png(scene(few, i)) for i in range(8)] == [png(scene(many, i)) for i in range(8)]
+    made = [facts(scene(many, i)) for i in range(420)]
+    rows = {row["example_id"]: row for row in texts(many, made)[0]}
+    changed = []
+    for row in texts(few, made[:200])[0]:
+        row.pop("unique", None)  # a matter of the whole split, as is the description that is unique
+        other = (
+            {key: value for key, value in rows[row["example_id"]].items() if key in row}
+            if (row["example_id"] in rows)
+            else None
+        )
+        if row != other:
+            changed.append(row)
+    assert {(row["kind"], row["question_type"]) for row in changed} <= {
+        ("caption", "description"),
+        ("caption", "list"),  # which avoids the description's words
+        *(("pair", kind) for kind in ("one", "both", "same", "different", "total")),  # of an unfinished block
+    }
+    assert len(changed) < 100
+
+
+@pytest.mark.parametrize("changes", [{"smooth": 0.0}, {"smooth": 0.0, "size": 56, "shapes": ("cross", "diamond")}])
+def test_boxes_are_tight_around_visible_pixels(changes: dict[str, Any]) -> None:
+    settings = ShapesSettings(**PLAIN, **changes)
+    hidden = 0
+    for i in range(120):
+        made = scene(settings, i)
+        image = pixels(made)
+        for item in made.objects:
+            if sum(other.colour == item.colour for other in made.objects) > 1:
+                continue
+            rows, columns = np.nonzero((image == np.array(item.rgb)).all(-1))
+            assert item.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+            x, y, width, height = item.frame
+            hidden += item.box != (x // 4, y // 4, (x + width) // 4, (y + height) // 4)
+    assert hidden  # some were partly covered (or end in a point)
+
+
+def test_boxes_of_smooth_shapes_hold_the_pixels_that_are_at_least_half_covered() -> None:
+    settings = ShapesSettings(**PLAIN, smooth=1.0, objects_max=1)
+    partly = 0
+    for i in range(60):
+        made = scene(settings, i)
+        ground, rgb = np.array(made.background[1]), np.array(made.objects[0].rgb)
+        channel = int(np.argmax(abs(ground - rgb)))
+        covered = (pixels(made)[..., channel] - ground[channel]) / (rgb - ground)[channel]
+        x1, y1, x2, y2 = made.objects[0].box
+        rows, columns = np.nonzero(covered > 0.48)
+        assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x1, y1, x2, y2)
+        partly += bool(((covered > 0.05) & (covered < 0.95)).any())
+    assert partly > 40
+
+
+def test_little_is_hidden_and_objects_of_one_colour_stay_apart() -> None:
+    settings = ShapesSettings(**PLAIN, smooth=0.0, objects_min=5, objects_max=9)
+    least = 1.0
+    for i in range(60):
+        made = scene(settings, i)
+        image = pixels(made)
+        assert 5 <= len(made.objects) <= 9
+        for k, item in enumerate(made.objects):
+            alone = Scene(0, "train", made.size, (item,), made.background, smooth=False)
+            whole = (pixels(alone) == np.array(item.rgb)).all(-1)
+            least = min(least, (image[whole] == np.array(item.rgb)).all(-1).mean())
+            for other in made.objects[:k]:
+                if other.colour == item.colour:
+                    (x, y, w, h), (u, v, p, q) = item.frame, other.frame
+                    assert x >= u + p + 4 * GAP or u >= x + w + 4 * GAP or y >= v + q + 4 * GAP or v >= y + h + 4 * GAP
+    assert 0.7 < least < 0.9  # a quarter at most, in samples; a little more may show in whole pixels
+
+
+def test_the_default_holds_easy_vqas_look() -> None:
+    """easy-VQA, as measured on its images: one shape of 8–34 px, these colours, a plain ground of 230–255."""
+    settings = ShapesSettings()
+    made = [scene(settings, i) for i in range(600)]
+    assert COLOURS == {
+        "black": (0, 0, 0),
+        "blue": (0, 0, 255),
+        "brown": (165, 42, 42),
+        "gray": (128, 128, 128),
+        "green": (0, 255, 0),
+        "red": (255, 0, 0),
+        "teal": (0, 128, 128),
+        "yellow": (255, 255, 0),
+    }
+    sides = [side for one in made for x1, y1, x2, y2 in (o.box for o in one.objects) for side in (x2 - x1, y2 - y1)]
+    assert min(sides) <= 8
+    assert max(sides) in (34, 35)  # between pixels 34 may show in 35
+    single = [one for one in made if len(one.objects) == 1]
+    assert 0.2 < len(single) / len(made) < 0.3
+    alike = [one for one in single if one.background[0] == "plain" and one.objects[0].rgb in COLOURS.values()]
+    assert {one.objects[0].shape for one in alike} == {"circle", "rectangle", "triangle"}
+    grounds = np.array([one.background[1] for one in alike])
+    assert grounds.min() < 230
+    assert grounds.max() >= 250
+    assert {one.smooth for one in alike} == {True, False}
+    assert {one.background[0].partition("-")[0] for one in made} == {"plain", "gradient", "stripes", "grain"}
+    assert {one.split for one in made[:8]} == {"train", "val", "test"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": 0}, "images"),
+        ({"size": 8}, "size"),
+        ({"objects_min": 6}, "objects_min 6 is above objects_max 5"),
+        ({"smallest": 0.5}, "smallest 0.5 is above largest 0.425"),
+        ({"size": 24}, "below 4 pixels"),
+        ({"objects_max": 16}, "objects_max 16 of 8 pixels may not fit into 80 × 80"),
+        ({"shapes": ("circle", "circle")}, "shapes: one is named twice"),
+        ({"shapes": ("circle", "star")}, "shapes.1"),
+        ({"colours": ("red", "blue")}, "colours"),
+        ({"overlap": 0.9}, "overlap"),
+        ({"images_": 3}, "images_"),
+    ],
+)
+def test_impossible_settings_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words.replace(".", r"\.")):
+        ShapesSettings(**changes)
+
+
+def test_crowded_scenes_are_finished() -> None:
+    settings = ShapesSettings(objects_min=16, objects_max=16, smallest=0.05, overlap=0.0)
+    assert all(len(scene(settings, i).objects) == 16 for i in range(20))
+
+
+def test_the_reader_gives_rows_that_fit_the_tables(tmp_path: Path) -> None:
+    raw = make(tmp_path / "raw", ShapesSettings(images=24, size=48, held_out_every=4))
+    raws = {"generated": raw}
+    rows = []
+    for row in reader.images(raws):
+        data = raw.read(row["path"])
+        with Image.open(io.BytesIO(data)) as image:
+            assert (image.size, image.mode) == ((48, 48), "RGB")
+        path = f"generated/{row['path']}"
+        sha256 = hashlib.sha256(data).hexdigest()
+        rows.append({**row, "path": path, "sha256": sha256, "width": 48, "height": 48})
+    figures = write_images(tmp_path, rows, reader.boxes(raws))
+    boxes = Images.at(tmp_path).boxes()
+    assert boxes is not None
+    assert figures["images"] == 24
+    assert figures["boxes"] == boxes.num_rows > 24
+    assert {attributes[0] for attributes in boxes["attributes"].to_pylist()} <= set(COLOURS)
+    kept = {f"{i:06d}" for i in range(12)}
+    counts = write_examples(tmp_path, reader.examples(raws, kept))
+    assert set(counts) == {"train", "val", "test"}
+    table = Examples.at(tmp_path).table()
+    assert {i for ids in table["image_ids"].to_pylist() for i in ids} <= kept
+    assert set(table["kind"].to_pylist()) == {"caption", "question", "pair", "phrases", "sentiment"}
+
+
+def test_generated_oracles_are_bounds(tmp_path: Path) -> None:
+    oracles = json.loads(make(tmp_path / "raw", ShapesSettings(images=160, held_out_every=8)).read("oracles.json"))
+    for split in ("val", "test"):
+        found = oracles["retrieval"][split]
+        assert found["description_to_image_r1"] == found["image_to_caption_r1"] == 1.0
+        assert 1 / found["images"] < found["caption_to_image_r1"] < found["caption_to_image_r5"] < 1.0
+        scores = oracles["captioning"][split]
+        assert 0 < scores["leave_one_out"] < scores["list"] < scores["copied"] < 10
+        assert oracles["question"][split]["majority"] < 0.5
+        assert 0 < oracles["phrases"][split]["random_box"] < 1
+
+
+def red(*shapes: str) -> Facts:
+    """A scene of red shapes, from left to right."""
+    made = tuple(
+        Object(shape, "red", "medium", (20 * k, 30, 20 * k + 10, 40), (255, 0, 0), (0, 0, 0, 0))
+        for k, shape in enumerate(shapes)
+    )
+    return facts(Scene(0, "test", 80, made, ("plain", (255, 255, 255)), True))
+
+
+def test_retrieval_is_the_chance_among_the_images_a_caption_is_true_of() -> None:
+    split = Split([red("circle"), red("circle", "triangle"), red("circle", "circle"), red("triangle")])
+    circle, triangle = Some(Noun("circle")), Some(Noun("triangle"))
+    assert split.candidates(circle) == (0, 1, 2)
+    assert split.candidates(Some(Noun("circle"), True)) == (3,)
+    assert split.candidates(Number(Noun("circle"), 1)) == (0, 1)
+    assert split.candidates(Relation(Noun("circle"), "left of", Noun("triangle"))) == (1,)
+    assert split.candidates(Relation(Noun("circle"), "right of", Noun("triangle"))) == ()
+    whole = Only((Noun("circle", "red"), Noun("triangle", "red")))
+    assert split.candidates(whole) == (1,)
+    figures = retrieval(split, [(0, "place", circle), (1, "description", whole), (3, "place", triangle)])
+    assert figures["caption_to_image_r1"] == pytest.approx((1 / 3 + 1 + 1 / 2) / 3)
+    assert figures["caption_to_image_r5"] == 1.0
+    # Image 0: its own caption; 1: its description before the others; 2: only another's caption; 3: its own.
+    assert figures["image_to_caption_r1"] == pytest.approx(3 / 4)
+    assert figures["drawn_image_to_caption_r1"] == pytest.approx((1 + 1 / 3 + 0 + 1) / 4)
+
+
+def test_caption_scores_follow_cider_d() -> None:
+    def rows(image: str, *captions: str) -> list[dict[str, Any]]:
+        return [{"image_ids": [image], "question_type": "list", "text": text} for text in captions]
+
+    same = caption_scores(rows("a", "a red circle here", "a red circle here") + rows("b", "no blue thing there"))
+    assert same["leave_one_out"] == pytest.approx(10.0)
+    apart = caption_scores(rows("a", "one two three four", "five six seven eight") + rows("b", "nine"))
+    assert apart["leave_one_out"] == 0.0
+    assert apart["copied"] == pytest.approx((5 + 5 + 10 / 4) / 3)  # of one word: 1-grams alone
