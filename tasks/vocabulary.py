@@ -8,6 +8,7 @@ from vbert.artifacts.build import Build
 from vbert.artifacts.errors import BuildError
 from vbert.artifacts.stage import Figures, stage
 from vbert.data.examples import Examples
+from vbert.model.bert import BertWeights
 from vbert.model.vocabulary import Vocabulary, VocabularySettings, train_tokens, write_vocabulary
 
 
@@ -35,3 +36,10 @@ def training_texts(examples: Examples) -> Iterator[str]:
         yield from (row[c] for c in ("text", "text_b") if row.get(c))
         yield from (answer["answer"] for answer in row.get("answers") or ())
         yield from row.get("negatives") or ()
+
+
+@stage("bert_vocabulary", makes=Vocabulary, version=1)
+def bert_vocabulary(build: Build, bert: BertWeights) -> Figures:
+    """The vocabulary of a BERT checkpoint, with its text rules."""
+    held = bert.vocabulary().encoder()
+    return {"pieces": write_vocabulary(build.directory, held.tokens, held.rules).size}

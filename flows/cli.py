@@ -1,0 +1,357 @@
+"""`vbert`: the command. Exit codes: 0 done, 1 failed, 2 wrong usage, 75 stopped at a checkpoint (run it again)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+
+from vbert.artifacts.children import Stopped
+from vbert.artifacts.errors import BuildError, UserError, nearest
+from vbert.artifacts.store import Store, default_root
+
+if TYPE_CHECKING:
+    from flows.recipe import Recipe
+    from vbert.artifacts.artifact import Artifact
+
+app = App(name="vbert", help="Raw image–text data sets to a trained, evaluated VisualBERT.", help_format="rich")
+
+Set = Annotated[list[str], Parameter(name="--set", negative=(), help="change a field: pretrain.steps=600")]
+MachineOption = Annotated[list[str], Parameter(name="--machine", negative=(), help="units_at_once=4 and the like")]
+StoreOption = Annotated[str | None, Parameter(name="--store", help="the store; else $VBERT_STORE, else ./store")]
+JsonOption = Annotated[bool, Parameter(name="--json", negative=(), help="one JSON object as the last line of output")]
+
+
+def _store(root: str | None) -> Store:
+    return Store(root or default_root())
+
+
+def _recipe(name: str, changes: list[str], limit: int | None = None) -> Recipe:
+    from flows.recipe import parse_changes, resolve
+
+    changed = parse_changes(changes, "--set")
+    if limit is not None:
+        changed["limit"] = limit
+    return resolve(name, changed)
+
+
+def _graph(recipe: Recipe) -> Artifact:
+    from flows.graph import graph
+
+    return graph(recipe)
+
+
+def _one(recipe: Recipe, stage: str) -> Artifact:
+    from vbert.artifacts.graph import select, walk
+
+    found = select(walk(_graph(recipe)), stage)
+    if len(found) > 1:
+        raise UserError(f"{stage} means {len(found)} artifacts; name one: {', '.join(a.title for a in found)}")
+    return found[0]
+
+
+@app.command
+def run(
+    recipe: str,
+    /,
+    *,
+    changes: Set = [],  # noqa: B006  cyclopts reads the default
+    store: StoreOption = None,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    limit: int | None = None,
+    until: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006
+    force: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006
+    machine: MachineOption = [],  # noqa: B006
+    local: Annotated[bool, Parameter(negative=())] = False,
+    prefect: Annotated[bool, Parameter(negative=())] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Build what a recipe asks for and the store lacks, and print the metrics and the report's path.
+
+    Example: `vbert run demo --set downstream.vqa.learning_rate=5e-4`
+
+    Parameters
+    ----------
+    recipe: a shipped recipe's name (`vbert init` lists them) or a YAML file.
+    dry_run: show what is there and what is missing, and stop.
+    limit: at most so many images per data set and split.
+    until: stop at a stage: `regions`, or one of them, `regions[easy_vqa]`.
+    force: build a finished stage again, aside, and compare the bits.
+    local: build in this process, without Prefect.
+    prefect: go through Prefect even when everything is there.
+    """
+    from flows.running import Running
+
+    if local and prefect:
+        raise UserError("--local and --prefect exclude each other")
+    from flows.recipe import machine_of
+
+    resolved = _recipe(recipe, changes, limit)
+    running = Running(resolved, _store(store), machine_of(resolved, machine), until)
+    if dry_run:
+        running.show_plan()
+    elif force:
+        running.compare(force)
+    else:
+        running.run("local" if local else "prefect" if prefect else "auto", recipe, changes, limit)
+    if json_:
+        print(json.dumps(running.summary()), flush=True)
+
+
+@app.command
+def status(recipe: str, /, *, changes: Set = [], store: StoreOption = None, json_: JsonOption = False) -> None:  # noqa: B006
+    """What of a recipe is present, unfinished (with how much) or missing. Example: `vbert status demo`"""
+    from flows.terminal import print_plan
+    from vbert.artifacts.graph import plan
+
+    lines = plan([_graph(_recipe(recipe, changes))], _store(store))
+    print_plan(lines)
+    if json_:
+        rows = [
+            {
+                "stage": line.artifact.stage_name,
+                "label": line.artifact.label,
+                "fingerprint": line.artifact.fingerprint,
+                "status": line.status,
+                "size": line.size,
+                "seconds": line.seconds,
+                "units_done": line.units_done,
+            }
+            for line in lines
+        ]
+        print(json.dumps({"store": str(_store(store).root), "stages": rows}))
+
+
+@app.command
+def why(
+    recipe: str,
+    stage: str,
+    /,
+    *,
+    changes: Set = [],  # noqa: B006
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """What sets a stage apart from the most alike artifact in the store; with a fingerprint, its lineage.
+
+    Example: `vbert why demo regions[easy_vqa]`
+    """
+    from vbert.artifacts.upkeep import why as explain
+
+    said = explain(_store(store), _one(_recipe(recipe, changes), stage))
+    print(json.dumps(said) if json_ else "\n".join(said))
+
+
+@app.command
+def path(
+    recipe: str,
+    stage: str,
+    /,
+    *,
+    step: Annotated[bool, Parameter(negative=())] = False,
+    changes: Set = [],  # noqa: B006
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """The directory of a finished stage, or with --step the step as JSON for `vbert build`.
+
+    Example: `ls $(vbert path demo regions[easy_vqa])`
+    """
+    from vbert.artifacts.stage import steps_as_json
+
+    artifact = _one(_recipe(recipe, changes), stage)
+    if step:
+        print(json.dumps(steps_as_json(artifact)))
+        return
+    found = str(artifact.bound(_store(store)).path)
+    print(json.dumps({"path": found, "fingerprint": artifact.fingerprint}) if json_ else found)
+
+
+@app.command
+def build(step: Path, /, *, units: str | None = None, store: StoreOption = None, machine: MachineOption = []) -> None:  # noqa: B006
+    """Build one step from its file: what a Slurm array, a pod or a colleague runs. SIGTERM leaves off at a checkpoint.
+
+    Example: `vbert path demo regions[shapes] --step > step.json && vbert build step.json --units 0-3`
+
+    Parameters
+    ----------
+    units: make units A to B of the plan and no more (counted from 0, both included); another call publishes.
+    """
+    from flows.recipe import machine_from
+    from flows.terminal import Terminal
+    from vbert.artifacts.graph import Engine
+    from vbert.artifacts.stage import artifact_from_json
+
+    try:
+        document = json.loads(step.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{step}: {error}; `vbert path RECIPE STAGE --step` writes one") from None
+    artifact = artifact_from_json(document)
+    with Terminal() as terminal:
+        engine = Engine(_store(store), machine_from(machine), terminal)
+        if units is None:
+            print(engine.ensure(artifact).artifact.bound(engine.store).path)
+            return
+        made = engine.make_units(artifact, _range(units))
+    print(f"{made.done} of {made.total} units are there")
+
+
+def _range(units: str) -> range:
+    first, dash, last = units.partition("-")
+    if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+        raise UserError(f"--units {units!r}: give a number or a range such as 0-9")
+    return range(int(first), int(last or first) + 1)
+
+
+@app.command
+def verify(*, store: StoreOption = None, json_: JsonOption = False) -> None:
+    """Read every byte of the store and name what is damaged. Example: `vbert verify --store /data/store`"""
+    from flows.terminal import Terminal
+    from vbert.artifacts.upkeep import verify as check
+
+    at = _store(store)
+    with Terminal() as terminal:
+        damaged = check(at, terminal.counted("verify"))
+    for damage in damaged:
+        print(damage, file=sys.stderr)
+    if json_:
+        print(json.dumps({"damaged": [vars(damage) for damage in damaged]}))
+    else:
+        print(f"{len(damaged)} damaged files" if damaged else "every file is what its manifest says")
+    if damaged:
+        raise SystemExit(1)
+
+
+@app.command
+def keep(run_id: str, /, *, store: StoreOption = None) -> None:
+    """Keep what a run made from `vbert gc`. Example: `vbert keep 20261124-101500-demo`"""
+    from vbert.artifacts.upkeep import keep as mark
+
+    mark(_store(store), run_id)
+    print(f"kept {run_id}")
+
+
+@app.command
+def gc(
+    *, delete: Annotated[bool, Parameter(negative=())] = False, store: StoreOption = None, json_: JsonOption = False
+) -> None:
+    """What no kept run, no recipe's last run and no live build needs; with --delete, remove it.
+
+    Example: `vbert gc`, then `vbert gc --delete`
+    """
+    from flows.terminal import size
+    from vbert.artifacts.upkeep import gc as collect
+
+    swept = collect(_store(store), dry_run=not delete)
+    if json_:
+        print(json.dumps(swept.as_json()))
+        return
+    for line in swept.lines():
+        print(line)
+    print(f"{'removed' if delete else 'would remove'} {size(swept.bytes)}" + ("" if delete else "; --delete does it"))
+
+
+@app.command
+def datasets(*, store: StoreOption = None, json_: JsonOption = False) -> None:
+    """The data sets that have a spec: size, licence, downstream tasks, whether present. Example: `vbert datasets`"""
+    from flows.listing import dataset_rows, print_datasets
+
+    rows = dataset_rows(_store(store))
+    if json_:
+        print(json.dumps({"datasets": rows}))
+    else:
+        print_datasets(rows)
+
+
+@app.command
+def schedule(
+    recipe: str,
+    /,
+    *,
+    cron: str | None = None,
+    every: str | None = None,
+    changes: Set = [],  # noqa: B006
+    store: StoreOption = None,
+    machine: MachineOption = [],  # noqa: B006
+) -> None:
+    """Serve a recipe's pipeline on a schedule against a running Prefect server, until it is interrupted.
+
+    Example: `vbert schedule demo --every 1d` or `vbert schedule demo --cron "0 3 * * *"`
+    """
+    from flows.recipe import machine_of, parse_changes
+
+    if (cron is None) == (every is None):
+        raise UserError("give one of --cron and --every")
+    resolved = _recipe(recipe, changes)
+    from flows.on_prefect import schedule as serve
+
+    serve(recipe, parse_changes(changes, "--set"), str(_store(store).root), machine_of(resolved, machine), cron, every)
+
+
+@app.command
+def init(recipe: str | None = None, /, *, to: Path | None = None) -> None:
+    """Copy a shipped recipe here, to be changed; without a name, list them. Example: `vbert init demo`"""
+    from flows.recipe import RECIPES, recipe_names
+
+    if recipe is None:
+        for name in recipe_names():
+            first = (RECIPES / f"{name}.yaml").read_text().splitlines()[0].lstrip("# ")
+            print(f"{name:<16} {first}")
+        return
+    if recipe not in recipe_names():
+        raise UserError(f"no recipe {recipe!r}; {nearest(recipe, recipe_names())}")
+    target = to or Path(f"{recipe}.yaml")
+    try:
+        with open(target, "xb") as out:
+            out.write((RECIPES / f"{recipe}.yaml").read_bytes())
+    except FileExistsError:
+        raise UserError(f"{target} exists; give another name with --to") from None
+    print(f"{target}: change it, then `vbert run {target}`")
+
+
+@app.command
+def show(recipe: str, /, *, changes: Set = [], json_: JsonOption = False) -> None:  # noqa: B006
+    """A recipe with its changes and all defaults filled in, as YAML. Example: `vbert show demo --set seed=1`"""
+    from flows.recipe import as_yaml
+
+    resolved = _recipe(recipe, changes)
+    print(json.dumps(resolved.model_dump(mode="json")) if json_ else as_yaml(resolved), end="\n" if json_ else "")
+
+
+def _terminated(*_: Any) -> None:
+    raise Stopped
+
+
+def main() -> None:
+    """The entry point: a user's mistake is one sentence without a traceback."""
+    signal.signal(signal.SIGTERM, _terminated)
+    code = 1
+    try:
+        app(result_action="return_value", exit_on_error=True)
+        code = 0
+    except UserError as error:
+        print(f"vbert: {error}", file=sys.stderr)
+        code = 2
+    except BuildError as error:
+        print(f"vbert: {type(error).__name__ if not str(error) else error}", file=sys.stderr)
+        for note in getattr(error, "__notes__", [])[:1] if os.environ.get("VBERT_TRACEBACK") else []:
+            print(note, file=sys.stderr)
+    except (Stopped, KeyboardInterrupt):
+        said = "the same command goes on from here"
+        print(f"vbert: stopped; finished work is kept, {said}", file=sys.stderr)
+        code = 75
+    except BrokenPipeError:
+        code = 0
+    with suppress(OSError):
+        sys.stdout.flush()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""The graph of a recipe, once: it reads top to bottom and runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from flows.recipe import DataEntry, Recipe
+from tasks.bert import bert
+from tasks.detector import detector
+from tasks.download import download
+from tasks.evaluate import evaluate
+from tasks.examples import examples
+from tasks.finetune import finetune
+from tasks.generate import generate
+from tasks.images import images
+from tasks.pretrain import pretrain
+from tasks.regions import regions
+from tasks.report import report
+from tasks.vocabulary import bert_vocabulary, vocabulary
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.graph import select, walk
+from vbert.artifacts.settings import Settings
+from vbert.data.examples import Examples
+from vbert.data.images import Images
+from vbert.data.raw import Raw
+from vbert.data.shapes import ShapesSettings
+from vbert.data.spec import DatasetSpec, dataset
+from vbert.model.bert import HubSource, model_spec
+from vbert.model.config import ModelSettings
+from vbert.model.trained import Model
+from vbert.objectives import objective
+from vbert.objectives.entry import DownstreamSettings
+from vbert.objectives.mlm_itm import PretrainData, PretrainSettings
+from vbert.regions.detector import DetectorWeights, detector_file
+from vbert.report.page import Downstream, Report
+from vbert.training.start import Fresh
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set of the recipe: its photos, and the texts about them."""
+
+    photos: Images
+    texts: Examples | None
+
+
+def graph(recipe: Recipe) -> Report:
+    """The report-to-be of a recipe; behind it, every step of the experiment."""
+    data = {name: data_set(name, entry, recipe) for name, entry in recipe.data.items()}
+    found = trained_detector(recipe, data)
+    rule = recipe.regions.resolved(detector_file(recipe.detector.spec))
+    shards = {
+        name: regions(held.photos, found, rule, recipe.numerics.regions).named(name) for name, held in data.items()
+    }
+
+    fresh = start_of(recipe, data)
+    pretrained: Model | None = None
+    if recipe.pretrain is not None:
+        pretrained = pretrain(
+            {name: PretrainData(texts_of(data, name), shards[name]) for name in recipe.pretrain.data},
+            fresh.vocabulary,
+            fresh.bert,
+            fresh.model,
+            plain(recipe.pretrain, PretrainSettings),
+            recipe.numerics.pretrain,
+            recipe.seed,
+        )
+
+    downstream: dict[str, Downstream] = {}
+    for name, entry in recipe.downstream.items():
+        task = objective(entry.objective)
+        texts, its_shards = texts_of(data, entry.data), shards[entry.data]
+        start = start_for(entry, pretrained, fresh)
+        model = finetune(texts, its_shards, start, task, entry, recipe.numerics.finetune, recipe.seed).named(name)
+        for split in entry.evaluate.splits:
+            evaluation = evaluate(
+                model, texts, its_shards, task, entry.evaluate, split, recipe.numerics.evaluate
+            ).named(name if split == "test" else f"{name} {split}")
+            downstream[f"{name}/{entry.data}/{split}"] = Downstream(
+                model, evaluation, data[entry.data].photos, texts, its_shards
+            )
+    return report(recipe.name, found, scenes_of(recipe, data), pretrained, downstream)
+
+
+def data_set(name: str, entry: DataEntry, recipe: Recipe) -> DataSet:
+    """Its photos and texts, fetched or generated; photos shared with another spec come from that spec's sources."""
+    spec = dataset(entry.spec)
+    own = sources_of(spec, entry)
+    collection = spec.collection()
+    held = own if collection is spec else sources_of(collection, entry)
+    photos = images(
+        {key: held[key] for key in collection.read_by("images")},
+        collection.reader("images"),
+        recipe.limit,
+        collection.reading("images"),
+    ).named(name)
+    if spec.examples is None:
+        return DataSet(photos, None)
+    raws = {key: own[key] for key in spec.read_by("examples")}
+    return DataSet(photos, examples(raws, photos, spec.reader("examples"), spec.reading("examples")).named(name))
+
+
+def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str, Raw]:
+    """The raw files of a spec, a step a source; sizes that the recipe gives replace those of the generator."""
+    if spec.generate is None:
+        several = len(spec.sources) > 1
+        return {
+            key: download(source.pinned()).named(f"{spec.name} {key}" if several else spec.name)
+            for key, source in spec.sources.items()
+        }
+    changed = entry.model_dump(exclude={"spec"}, exclude_none=True) if entry else {}
+    return {"generated": generate(ShapesSettings.model_validate({**spec.generate, **changed})).named(spec.name)}
+
+
+def texts_of(data: Mapping[str, DataSet], name: str) -> Examples:
+    texts = data[name].texts
+    if texts is None:
+        raise UserError(f"data set {name!r} has no examples, only images: it can't be trained on")
+    return texts
+
+
+def trained_detector(recipe: Recipe, data: Mapping[str, DataSet]) -> DetectorWeights:
+    training = recipe.detector.train
+    if training is None:
+        raise UserError(f"detector: {recipe.detector.spec} has no published weights: add detector.train")
+    photos = data[training.data].photos
+    spec = detector_file(recipe.detector.spec).spec()
+    return detector(photos, spec, training, recipe.numerics.detector, recipe.seed)
+
+
+def scenes_of(recipe: Recipe, data: Mapping[str, DataSet]) -> Images | None:
+    """The photos the detector was trained on, which the report shows held-out ones of."""
+    training = recipe.detector.train
+    return data[training.data].photos if training else None
+
+
+def start_of(recipe: Recipe, data: Mapping[str, DataSet]) -> Fresh:
+    """What pre-training starts from, and what is compared with it: sizes and a vocabulary, or a BERT's."""
+    sizes = plain(recipe.model, ModelSettings)
+    if recipe.model.init is not None:
+        source = model_spec(recipe.model.init).source
+        held = bert(source if isinstance(source, HubSource) else download(source.pinned()).named(recipe.model.init))
+        return Fresh(bert_vocabulary(held.named(recipe.model.init)), sizes, held.named(recipe.model.init))
+    read = dict.fromkeys([*(recipe.pretrain.data if recipe.pretrain else ()), *_downstream_data(recipe)])
+    return Fresh(vocabulary({name: texts_of(data, name) for name in read}, recipe.vocabulary), sizes)
+
+
+def _downstream_data(recipe: Recipe) -> list[str]:
+    return [entry.data for entry in recipe.downstream.values()]
+
+
+def start_for(entry: DownstreamSettings, pretrained: Model | None, fresh: Fresh) -> Model | Fresh:
+    if entry.start == "none":
+        return fresh
+    if entry.start == "pretrained" and pretrained is not None:
+        return pretrained
+    raise UserError(f"start: {entry.start!r} is neither `pretrained` nor `none`")
+
+
+def plain(settings: S, kind: type[S]) -> S:
+    """The fields of `settings` that belong to `kind`: what the stage reads, without the recipe's own."""
+    return kind.model_validate({name: getattr(settings, name) for name in kind.model_fields})
+
+
+def cut(recipe: Recipe, until: Sequence[str]) -> list[Artifact]:
+    """The artifacts at which to stop: `regions` (all of them) or `regions[easy_vqa]`."""
+    whole = walk(graph(recipe))
+    return list({a.fingerprint: a for name in until for a in select(whole, name)}.values())

@@ -1,0 +1,61 @@
+"""`vbert datasets`: what has a spec, and what of it is in the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flows.graph import sources_of
+from vbert.artifacts.errors import Damaged
+from vbert.artifacts.store import Store
+from vbert.data.spec import dataset, dataset_names
+
+
+def dataset_rows(store: Store) -> list[dict[str, Any]]:
+    """A row a spec: name, title, images and examples as published, licence, downstream tasks, bytes present or None."""
+    rows = []
+    for name in dataset_names():
+        spec = dataset(name)
+        held: list[int] = []
+        raws = sources_of(spec).values()
+        for raw in raws:
+            try:
+                found = store.find(raw.stage_name, raw.fingerprint)
+            except Damaged:
+                found = None
+            if found is not None:
+                held.append(found.size)
+        rows.append(
+            {
+                "name": name,
+                "title": spec.title,
+                "images": sum(spec.images.counts.values()),
+                "examples": sum(spec.examples.counts.values()) if spec.examples else 0,
+                "size": sum(source.size or 0 for source in spec.sources.values()) or None,
+                "licence": spec.licence,
+                "tasks": list(spec.tasks),
+                "present": len(held) == len(raws),
+                "held": sum(held),
+            }
+        )
+    return rows
+
+
+def print_datasets(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    from flows.terminal import console, size
+
+    table = Table(box=None, pad_edge=False)
+    for title in ("data set", "images", "examples", "download", "licence", "downstream tasks", "in the store"):
+        table.add_column(title, justify="right" if title in ("images", "examples", "download") else "left")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{row['images']:,}",
+            f"{row['examples']:,}",
+            size(row["size"]) if row["size"] else "generated",
+            row["licence"],
+            ", ".join(row["tasks"]),
+            f"yes, {size(row['held'])}" if row["present"] else "no",
+        )
+    console().print(table)

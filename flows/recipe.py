@@ -1,0 +1,161 @@
+"""A recipe: what to build, as data. Small frozen models, one a stage, so that a field changes only who reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from vbert.artifacts.build import Machine
+from vbert.artifacts.errors import UserError, nearest
+from vbert.artifacts.settings import Numerics, Settings, Wiring
+from vbert.data.yaml import load_yaml, parse, parse_value, read_yaml
+from vbert.model.config import ModelSettings
+from vbert.model.vocabulary import VocabularySettings
+from vbert.objectives import OBJECTIVES, DownstreamEntry
+from vbert.objectives.mlm_itm import PretrainSettings
+from vbert.regions.detector import DetectorTraining, RegionSettings
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class DataEntry(Settings):
+    """A data set of the recipe. Sizes are for generated sets, and replace those of the spec."""
+
+    spec: Annotated[str, Wiring] = Field(description="a name in data_specs/datasets, or a .yaml file of your own")
+    images: int | None = Field(None, ge=1)
+    size: int | None = Field(None, ge=1, description="side of a generated image in pixels")
+    seed: int | None = Field(None, ge=0)
+
+
+class DetectorEntry(Settings):
+    spec: Annotated[str, Wiring] = Field(description="a name in data_specs/detectors")
+    train: DetectorTraining | None = None
+
+
+class ModelEntry(ModelSettings):
+    """`init` names a BERT in data_specs/models, whose sizes and vocabulary are then the model's."""
+
+    init: Annotated[str | None, Wiring] = None
+
+
+class PretrainEntry(PretrainSettings):
+    data: Annotated[tuple[str, ...], Wiring]
+
+
+class NumericsByStage(Settings):
+    """What changes bits by choice, for each computing stage."""
+
+    detector: Numerics = Numerics()
+    regions: Numerics = Numerics()
+    pretrain: Numerics = Numerics()
+    finetune: Numerics = Numerics()
+    evaluate: Numerics = Numerics()
+
+
+class Recipe(Settings):
+    """One whole experiment. `machine` reaches only the engine and is never hashed."""
+
+    name: str = ""
+    seed: int = Field(0, ge=0)
+    limit: int | None = Field(None, ge=1, description="at most so many images per data set and split")
+    data: dict[str, DataEntry] = Field(min_length=1)
+    detector: DetectorEntry
+    regions: RegionSettings = RegionSettings()
+    vocabulary: VocabularySettings = VocabularySettings()
+    model: ModelEntry = ModelEntry()
+    pretrain: PretrainEntry | None = None
+    downstream: dict[str, DownstreamEntry] = {}
+    numerics: NumericsByStage = NumericsByStage()
+    machine: Machine = Machine()
+
+    @model_validator(mode="after")
+    def _wired(self) -> Recipe:
+        """Every name of a data set stands under `data`."""
+        named = {"detector.train.data": (self.detector.train.data,) if self.detector.train else ()}
+        named["pretrain.data"] = self.pretrain.data if self.pretrain else ()
+        named |= {f"downstream.{name}.data": (entry.data,) for name, entry in self.downstream.items()}
+        for where, names in named.items():
+            for name in names:
+                if name not in self.data:
+                    raise ValueError(f"{where}: no data set {name!r} under `data`; {nearest(name, self.data)}")
+        for name, entry in self.downstream.items():
+            if entry.start == "pretrained" and self.pretrain is None:
+                raise ValueError(f"downstream.{name}.start: pretrained, but there is no `pretrain`; write start: none")
+        return self
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def resolve(recipe: str | Recipe, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """A shipped recipe by its name, or one in a YAML file, with dotted changes. Raises UserError with file:line."""
+    if isinstance(recipe, Recipe):
+        if not changes:
+            return recipe
+        text = as_yaml(recipe)
+        return load_yaml(text, recipe.name, Recipe, changes)
+    if recipe in recipe_names():
+        path = RECIPES / f"{recipe}.yaml"
+    elif recipe.endswith((".yaml", ".yml")):
+        path = Path(recipe)
+    else:
+        raise UserError(f"no recipe {recipe!r}; {nearest(recipe, recipe_names())}, or give a .yaml file")
+    found = read_yaml(path, Recipe, {**_objectives_by_name(path, changes or {}), **(changes or {})})
+    return found if found.name else found.model_copy(update={"name": path.stem})
+
+
+def _objectives_by_name(path: Path, changes: Mapping[str, Any]) -> dict[str, str]:
+    """An entry under `downstream` that says no `objective` has the one it is named after."""
+    try:
+        entries = parse(path.read_text(), str(path)).plain().get("downstream")
+    except (OSError, UnicodeDecodeError, AttributeError):
+        return {}  # `read_yaml` says what is wrong
+    given = {key.split(".")[1] for key in changes if key.startswith("downstream.") and key.endswith(".objective")}
+    found = {}
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
+        if isinstance(entry, dict) and "objective" not in entry and name not in given:
+            if name not in OBJECTIVES:
+                raise UserError(
+                    f"{path}: downstream.{name}: no objective is called {name!r}; add `objective: NAME` "
+                    f"({', '.join(OBJECTIVES)})"
+                )
+            found[f"downstream.{name}.objective"] = name
+    return found
+
+
+def parse_changes(pairs: Sequence[str], option: str) -> dict[str, Any]:
+    """`["seed=1"]` → `{"seed": 1}`; values are read as they would be in the YAML file."""
+    changes = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"{option} {pair!r}: write it as KEY=VALUE, for example {option} seed=1")
+        changes[key.strip()] = parse_value(value)
+    return changes
+
+
+def machine_from(pairs: Sequence[str], base: Machine | None = None) -> Machine:
+    """A `Machine` with the changes of `--machine`. Raises UserError with the nearest valid field."""
+    text = as_yaml(base or Machine())
+    return load_yaml(text, "--machine", Machine, parse_changes(pairs, "--machine"))
+
+
+def machine_of(recipe: Recipe, pairs: Sequence[str]) -> Machine:
+    return machine_from(pairs, recipe.machine)
+
+
+def as_yaml(settings: Settings) -> str:
+    """Settings with all defaults, as YAML that reads back to the same."""
+    from io import StringIO
+
+    from ruamel.yaml import YAML
+
+    writer = YAML()
+    writer.default_flow_style = False
+    out = StringIO()
+    writer.dump(settings.model_dump(mode="json", by_alias=True), out)
+    return out.getvalue()

@@ -1,0 +1,144 @@
+"""One `vbert run`: plan, build with or without Prefect, compare, and the summary in words and as JSON."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from flows.graph import cut, graph
+from flows.terminal import Terminal, console, escape, print_plan
+from vbert.artifacts.errors import BuildError
+from vbert.artifacts.graph import Built, Engine, Planned, plan, select, walk
+from vbert.artifacts.verified import VARIABLE
+
+if TYPE_CHECKING:
+    from flows.recipe import Recipe
+    from vbert.artifacts.artifact import Artifact
+    from vbert.artifacts.build import Machine
+    from vbert.artifacts.store import Store
+
+How = Literal["auto", "local", "prefect"]
+
+
+class Running:
+    """A recipe's graph against a store: what a run finds, does and says."""
+
+    def __init__(self, recipe: Recipe, store: Store, machine: Machine, until: Sequence[str]) -> None:
+        self.recipe, self.store, self.machine = recipe, store, machine
+        self.targets = cut(recipe, until) if until else [graph(recipe)]
+        self.lines = plan(self.targets, store)
+        self.built: dict[str, Built] = {}
+        self.run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{os.getpid()}"
+
+    @property
+    def missing(self) -> list[Planned]:
+        return [line for line in self.lines if line.status in ("missing", "unfinished")]
+
+    def show_plan(self) -> None:
+        print_plan(self.lines)
+        if self.missing:
+            console().print(f"{len(self.missing)} of {len(self.lines)} stages to build")
+        else:
+            console().print("everything is there")
+
+    def run(self, how: How, named: str, changes: Sequence[str], limit: int | None) -> None:
+        """Build what is missing, note the run in the store, and print the summary."""
+        began = time.time()
+        if how == "auto":
+            how = "prefect" if self.missing else "local"
+        record: dict[str, Any] = {
+            "recipe": self.recipe.name,
+            "resolved": self.recipe.model_dump(mode="json"),
+            "targets": [target.fingerprint for target in self.targets],
+            "started": began,
+            "kept": False,
+        }
+        if self.missing:
+            self.store.prepare()
+            self.store.note_run(self.run_id, record | {"status": "running"})
+        outcome = "failed"
+        try:
+            with tempfile.NamedTemporaryFile(prefix="vbert-verified-") as verified, Terminal() as terminal:
+                os.environ[VARIABLE] = verified.name
+                self._build(how, terminal, named, changes, limit)
+            outcome = "done"
+        finally:
+            os.environ.pop(VARIABLE, None)
+            if not self.store.read_only():
+                self.store.prepare()
+                self.store.note_run(self.run_id, record | {"status": outcome, "seconds": time.time() - began})
+        self.print_summary(time.time() - began)
+
+    def _build(self, how: How, terminal: Terminal, named: str, changes: Sequence[str], limit: int | None) -> None:
+        if how == "local":
+            engine = Engine(self.store, self.machine, terminal)
+            results = engine.ensure_all(self.targets) if self.missing else []
+        else:
+            from flows.on_prefect import run_on_prefect
+
+            results = run_on_prefect(self.recipe, self.targets, self.store, self.machine, terminal)
+        self.built = {built.artifact.fingerprint: built for built in results}
+
+    def compare(self, names: Sequence[str]) -> None:
+        """`--force`: build finished stages again, aside, and compare bits. Raises BuildError where they differ."""
+        chosen = [a for name in names for a in select(walk(*self.targets), name)]
+        with Terminal() as terminal:
+            engine = Engine(self.store, self.machine, terminal)
+            engine.ensure_all(chosen)
+            different = {artifact.title: engine.compare(artifact) for artifact in chosen}
+        for title, files in different.items():
+            console().print(
+                f"{escape(title)}: " + (f"{len(files)} files differ: {', '.join(files[:5])}" if files else "same bits")
+            )
+        if any(different.values()):
+            raise BuildError("a stage made other bits than before; what stands in the store was not replaced")
+
+    def metrics(self) -> dict[str, float]:
+        """The report's figures: `vqa/easy_vqa/test/accuracy` and the like; empty where the run ended before it."""
+        found: dict[str, float] = {}
+        for target in self.targets:
+            manifest = self.store.find(target.stage_name, target.fingerprint)
+            if manifest is not None and target.stage_name in ("report", "evaluate"):
+                found |= {k: v for k, v in manifest.figures.items() if isinstance(v, int | float)}
+        return found
+
+    def summary(self) -> dict[str, Any]:
+        stages = []
+        for line in plan(self.targets, self.store):
+            built = self.built.get(line.artifact.fingerprint)
+            if line.status != "present":
+                continue
+            stages.append(
+                {
+                    "stage": line.artifact.stage_name,
+                    "label": line.artifact.label,
+                    "fingerprint": line.artifact.fingerprint,
+                    "status": "built" if built is not None and built.outcome == "built" else "cached",
+                    "seconds": round(built.seconds, 3) if built is not None else 0.0,
+                }
+            )
+        return {"run_id": self.run_id, "stages": stages, "metrics": self.metrics()}
+
+    def print_summary(self, seconds: float) -> None:
+        from rich.table import Table
+
+        out = console()
+        metrics = self.metrics()
+        if metrics:
+            table = Table(box=None, pad_edge=False, show_header=False)
+            for name, value in metrics.items():
+                table.add_row(name, f"[bold]{value:.4f}[/]" if isinstance(value, float) else f"[bold]{value:,}[/]")
+            out.print(table)
+        made = [built for built in self.built.values() if built.outcome == "built"]
+        said = f"{len(made)} stages built" if made else "nothing to build: everything was there"
+        out.print(f"{said}, {seconds:.1f} s, run {self.run_id}")
+        for target in self.targets:
+            self._print_target(target)
+
+    def _print_target(self, target: Artifact) -> None:
+        bound = target.bound(self.store)
+        where = bound.path / "report.html" if target.stage_name == "report" else bound.path
+        console().print(f"{escape(target.title)}: {where}")

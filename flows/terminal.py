@@ -1,0 +1,174 @@
+"""Progress on a terminal: a live bar a running stage, a line a finished one; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from vbert.artifacts.graph import Built, Events, Planned
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from vbert.artifacts.artifact import Artifact
+
+EVERY = 5.0  # seconds between two plain lines of one stage
+WORDS = {"built": "built", "cached": "there", "adopted": "same content as before"}
+
+
+def escape(text: str) -> str:
+    """`regions[shapes]` as it stands: rich would read the brackets as markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def console() -> Console:
+    """Everything for people goes to standard error; standard output is for `--json` and paths."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, markup=True, soft_wrap=True)
+
+
+class Terminal(Events):
+    """Shows what an engine does. Use as a context manager; safe from several threads."""
+
+    def __init__(self) -> None:
+        self._console = console()
+        self._lock = threading.Lock()
+        self._bars: dict[str, TaskID] = {}
+        self._said: dict[str, float] = {}
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Terminal:
+        if sys.stderr.isatty():
+            from rich.progress import (
+                BarColumn,
+                Progress,
+                SpinnerColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description:<22}"),
+                BarColumn(bar_width=28),
+                TextColumn("{task.fields[count]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("[dim]{task.fields[figures]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def started(self, artifact: Artifact) -> None:
+        with self._lock:
+            if self._progress is not None:
+                self._bars[artifact.fingerprint] = self._progress.add_task(
+                    escape(artifact.title), total=None, count="", figures=""
+                )
+            else:
+                self._console.print(f"{escape(artifact.title)}: begins")
+
+    def progress(self, artifact: Artifact, done: int, total: int, figures: dict[str, float]) -> None:
+        said = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        with self._lock:
+            if self._progress is not None and artifact.fingerprint in self._bars:
+                bar = self._bars[artifact.fingerprint]
+                self._progress.update(bar, completed=done, total=total, count=f"{done:,}/{total:,}", figures=said)
+            elif self._progress is None and time.monotonic() - self._said.get(artifact.fingerprint, 0.0) > EVERY:
+                self._said[artifact.fingerprint] = time.monotonic()
+                self._console.print(f"{escape(artifact.title)}: {done:,} of {total:,}  {said}")
+
+    def finished(self, built: Built) -> None:
+        with self._lock:
+            bar = self._bars.pop(built.artifact.fingerprint, None)
+            if self._progress is not None and bar is not None:
+                self._progress.remove_task(bar)
+            mark = "[green]✓[/]" if built.outcome == "built" else "[dim]·[/]"
+            took = f"{built.seconds:7.1f} s" if built.outcome == "built" else f"{WORDS[built.outcome]:>9}"
+            title = escape(f"{built.artifact.title:<26}")
+            self._console.print(f"{mark} {title} {took}  {figures_line(built.manifest.figures)}")
+
+    def counted(self, what: str) -> Callable[[int, int], None]:
+        """A progress function for work that is no stage."""
+
+        def show(done: int, total: int) -> None:
+            with self._lock:
+                if self._progress is None:
+                    if time.monotonic() - self._said.get(what, 0.0) > EVERY:
+                        self._said[what] = time.monotonic()
+                        self._console.print(f"{what}: {done:,} of {total:,}")
+                    return
+                if what not in self._bars:
+                    self._bars[what] = self._progress.add_task(what, total=total, count="", figures="")
+                self._progress.update(
+                    self._bars[what], completed=done, total=total, count=f"{size(done)}/{size(total)}"
+                )
+
+        return show
+
+    def said(self, artifact: Artifact, sentence: str) -> None:
+        with self._lock:
+            self._console.print(f"[yellow]![/] {escape(sentence)}")
+
+
+def figures_line(figures: dict[str, Any], most: int = 4) -> str:
+    """The first few figures, short: `images 5,000  map50 0.94`."""
+    shown = []
+    for name, value in figures.items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and len(shown) < most:
+            shown.append(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}")
+    return "[dim]" + "  ".join(shown) + "[/]"
+
+
+def size(count: float) -> str:
+    """Bytes for people: `1.2 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def print_plan(lines: list[Planned]) -> None:
+    """The plan as a table: what is there, what is missing, how big, how long it took."""
+    from rich.table import Table
+
+    colours = {"present": "green", "unfinished": "yellow", "missing": "red", "unneeded": "dim"}
+    table = Table(box=None, pad_edge=False)
+    for title, justify in (
+        ("stage", "left"),
+        ("fingerprint", "left"),
+        ("state", "left"),
+        ("size", "right"),
+        ("took", "right"),
+    ):
+        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+    for line in lines:
+        state = f"[{colours[line.status]}]{line.status}[/]"
+        if line.units_done:
+            state += f" ({line.units_done} units done)"
+        if line.damage:
+            state += f" [red]{escape(line.damage)}[/]"
+        present = line.status == "present"
+        table.add_row(
+            escape(line.artifact.title),
+            line.artifact.fingerprint[:8],
+            state,
+            size(line.size) if present else "",
+            f"{line.seconds:.1f} s" if present else "",
+        )
+    console().print(table)
