@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from tasks.generate import generate
 from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images, write_images
 from vbert.data.raw import Raw
@@ -26,6 +27,14 @@ from vbert.data.shapes_language import Facts, Noun, Number, Only, Relation, Some
 from vbert.data.shapes_oracles import caption_scores, retrieval
 from vbert.data.shapes_write import texts, write
 
+GENERATED = {
+    "generate": 1,
+    "pixels": "07a01543ee4fb2c8",
+    "scenes.jsonl": "db63eafc74ebfdcc",
+    "texts.jsonl": "6ba0691acf2547a6",
+    "oracles.json": "88b024a9a3676e47",
+}
+READ = {"reader": 1, "rows": "85a0bdd065b1d709"}
 PLAIN: dict[str, Any] = {"varied": 0.0, "jitter": 0}
 
 
@@ -196,17 +205,34 @@ def test_the_reader_gives_rows_that_fit_the_tables(tmp_path: Path) -> None:
         sha256 = hashlib.sha256(data).hexdigest()
         rows.append({**row, "path": path, "sha256": sha256, "width": 48, "height": 48})
     figures = write_images(tmp_path, rows, reader.boxes(raws))
-    boxes = Images.at(tmp_path).boxes()
-    assert boxes is not None
+    boxes: Any = Images.at(tmp_path).boxes()
     assert figures["images"] == 24
     assert figures["boxes"] == boxes.num_rows > 24
     assert {attributes[0] for attributes in boxes["attributes"].to_pylist()} <= set(COLOURS)
     kept = {f"{i:06d}" for i in range(12)}
     counts = write_examples(tmp_path, reader.examples(raws, kept))
     assert set(counts) == {"train", "val", "test"}
-    table = Examples.at(tmp_path).table()
+    table: Any = Examples.at(tmp_path).table()
     assert {i for ids in table["image_ids"].to_pylist() for i in ids} <= kept
     assert set(table["kind"].to_pylist()) == {"caption", "question", "pair", "phrases", "sentiment"}
+
+
+def test_other_bits_need_another_version(tmp_path: Path) -> None:
+    """Golden digests: where they differ, raise `version` of the stage `generate` (or the reader's) and record them.
+    Pixels are compared, not PNG files, which may differ with the compressor."""
+    raw = make(tmp_path / "raw", ShapesSettings(images=24, size=48, held_out_every=4, seed=1))
+    image = hashlib.sha256()
+    for row in reader.images({"generated": raw}):
+        with Image.open(io.BytesIO(raw.read(row["path"]))) as picture:
+            image.update(picture.tobytes())
+    found = {"pixels": image.hexdigest()[:16]}
+    for name in ("scenes.jsonl", "texts.jsonl", "oracles.json"):
+        found[name] = raw.sha256(name)[:16]
+    assert {"generate": generate.version, **found} == GENERATED, "raise the version of the stage `generate`"
+    rows = [*reader.images({"generated": raw}), *reader.boxes({"generated": raw})]
+    rows += reader.examples({"generated": raw}, {f"{i:06d}" for i in range(24)})
+    digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
+    assert {"reader": reader.VERSION, "rows": digest} == READ, "raise VERSION of the reader `shapes`"
 
 
 def test_generated_oracles_are_bounds(tmp_path: Path) -> None:
@@ -241,11 +267,11 @@ def test_retrieval_is_the_chance_among_the_images_a_caption_is_true_of() -> None
     whole = Only((Noun("circle", "red"), Noun("triangle", "red")))
     assert split.candidates(whole) == (1,)
     figures = retrieval(split, [(0, "place", circle), (1, "description", whole), (3, "place", triangle)])
-    assert figures["caption_to_image_r1"] == pytest.approx((1 / 3 + 1 + 1 / 2) / 3)
+    assert figures["caption_to_image_r1"] == pytest.approx((1 / 3 + 1 + 1 / 2) / 3, abs=1e-6)
     assert figures["caption_to_image_r5"] == 1.0
     # Image 0: its own caption; 1: its description before the others; 2: only another's caption; 3: its own.
-    assert figures["image_to_caption_r1"] == pytest.approx(3 / 4)
-    assert figures["drawn_image_to_caption_r1"] == pytest.approx((1 + 1 / 3 + 0 + 1) / 4)
+    assert figures["image_to_caption_r1"] == pytest.approx(3 / 4, abs=1e-6)
+    assert figures["drawn_image_to_caption_r1"] == pytest.approx((1 + 1 / 3 + 0 + 1) / 4, abs=1e-6)
 
 
 def test_caption_scores_follow_cider_d() -> None:

@@ -131,9 +131,9 @@ def caption_scores(rows: Sequence[Row]) -> dict[str, float]:
         vectors = [(kind, _vector(grams, frequency, log_images)) for kind, grams in captions]
         for k, (kind, vector) in enumerate(vectors):
             similar = [_similarity(vector, other) for _, other in vectors]
-            scores["copied"].append(_mean(similar))
+            scores["copied"].append(math.fsum(similar) / len(similar))
             if len(similar) > 1:
-                left = _mean(similar[:k] + similar[k + 1 :])
+                left = math.fsum(similar[:k] + similar[k + 1 :]) / (len(similar) - 1)
                 scores["leave_one_out"].append(left)
                 if kind == "list":
                     scores["list"].append(left)
@@ -196,7 +196,7 @@ def _upper(rows: Sequence[Row], known: Callable[[Row], Hashable]) -> float:
     seen: dict[Hashable, Counter[str]] = defaultdict(Counter)
     for row in rows:
         seen[known(row)][row["label"]] += 1
-    return sum(max(counts.values()) for counts in seen.values()) / max(len(rows), 1)
+    return round(sum(max(counts.values()) for counts in seen.values()) / max(len(rows), 1), 6)
 
 
 def _most(counts: Counter[str]) -> str | None:
@@ -209,5 +209,6 @@ def _splits(rows: Sequence[Row]) -> list[str]:
 
 
 def _mean(values: Iterable[float]) -> float:
+    """Rounded, so that the last bits of a machine's logarithm don't show."""
     numbers = list(values)
-    return math.fsum(numbers) / len(numbers) if numbers else 0.0
+    return round(math.fsum(numbers) / len(numbers), 6) if numbers else 0.0
