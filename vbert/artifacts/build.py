@@ -78,7 +78,7 @@ class Job:
 
 @lru_cache(maxsize=1)
 def pool(count: int) -> Children:
-    """This process's children for units: loaded once, used by every stage."""
+    """This process's children: torch and a detector are loaded once and used by every stage."""
     return Children(count)
 
 
@@ -252,7 +252,8 @@ class StoreBuild:
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None
         deadline = None if timeout is None else time.monotonic() + timeout
         port = children.free_port() if processes > 1 else 0
-        with children.ranks(processes) as ranks, ThreadPoolExecutor(processes) as threads:
+        kept = pool(self.machine.units_at_once)
+        with kept.borrowed(processes) as ranks, ThreadPoolExecutor(processes) as threads:
             shows = [self.progress, *[None] * (processes - 1)]
             try:
                 for rank, child in enumerate(ranks):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import queue
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from typing import Any
 from vbert.artifacts.errors import BuildError
 
 PARENT_PATH = "VBERT_PARENT_PATH"
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 GRACE = 30.0  # seconds a child has to write its checkpoint after SIGTERM
 
 
@@ -109,13 +109,12 @@ class Child:
 
 
 class Children:
-    """At most `count` children; a call takes an idle one, a dead one is replaced at the next call."""
+    """Children kept for the next call, at most `keep` idle ones: what they have loaded (torch, a detector) stays."""
 
-    def __init__(self, count: int) -> None:
-        self._idle: queue.LifoQueue[Child | None] = queue.LifoQueue()
-        self._busy: set[Child] = set()
-        for _ in range(count):
-            self._idle.put(None)
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self._idle: list[Child] = []
+        self._lock = threading.Lock()
 
     def run(
         self,
@@ -124,44 +123,34 @@ class Children:
         progress: Callable[..., None] | None = None,
         timeout: float | None = None,
     ) -> Any:
-        child = self._idle.get() or Child()
-        self._busy.add(child)
-        keep: Child | None = None
-        try:
+        """One call in one child. Raises what the function raises, ChildDied, TimeoutError."""
+        with self.borrowed(1) as (child,):
             child.start(function, arguments, {})
-            result = child.result(progress, None if timeout is None else time.monotonic() + timeout)
-            keep = child
-            return result
-        except (ChildDied, TimeoutError, KeyboardInterrupt, SystemExit):
-            child.close()
-            raise
+            return child.result(progress, None if timeout is None else time.monotonic() + timeout)
+
+    @contextmanager
+    def borrowed(self, count: int) -> Iterator[list[Child]]:
+        """`count` children, started where none is idle; after an exception they are not used again."""
+        with self._lock:
+            children = [self._idle.pop() for _ in range(min(count, len(self._idle)))]
+        children = [child for child in children if child.process.poll() is None]
+        try:
+            children += [Child() for _ in range(count - len(children))]
+            yield children
         except BaseException:
-            keep = child  # the function's own exception: the child is well
+            for child in children:
+                child.close()
             raise
-        finally:
-            self._busy.discard(child)
-            self._idle.put(keep)
+        with self._lock:
+            room = max(0, self._keep - len(self._idle))
+            self._idle += children[:room]
+        for child in children[room:]:
+            child.close()
 
     def close(self) -> None:
-        for child in list(self._busy):
-            child.close()
-        while True:
-            try:
-                child_or_none = self._idle.get_nowait()
-            except queue.Empty:
-                return
-            if child_or_none is not None:
-                child_or_none.close()
-
-
-@contextmanager
-def ranks(count: int) -> Iterator[list[Child]]:
-    """`count` fresh children for the ranks of one job, gone at the end."""
-    children = [Child() for _ in range(count)]
-    try:
-        yield children
-    finally:
-        for child in children:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for child in idle:
             child.close()
 
 
@@ -175,9 +164,9 @@ def terminate(children: Sequence[Child]) -> None:
 
 
 def rank_environment(rank: int, world: int, port: int) -> dict[str, str]:
-    """What torch.distributed reads (its `env://` rendezvous)."""
+    """What torch.distributed reads (its `env://` rendezvous); empty for one process."""
     if world == 1:
-        return {}
+        return dict.fromkeys(RANK_VARIABLES, "")
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -247,7 +236,10 @@ def main() -> None:
         _working.set()
         try:
             function, arguments, env = pickle.loads(message)
-            os.environ.update(env)
+            for name, value in env.items():  # an empty one is taken away
+                os.environ.pop(name, None)
+                if value:
+                    os.environ[name] = value
             answer = pickle.dumps(("done", function(*arguments)))
         except BaseException as error:
             answer = _failure(error)
