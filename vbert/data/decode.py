@@ -31,10 +31,8 @@ class BadImage(Exception):
 
 @cache
 def _pillow() -> None:
-    from PIL import Image
-
-    # The bound is ours and an error; Pillow's warning below it would only be noise.
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    # What it warns of (large pictures, odd EXIF) is an error here or makes no difference.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _open(data: bytes) -> Image.Image:

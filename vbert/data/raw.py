@@ -184,7 +184,10 @@ class _MemberStream(io.RawIOBase):
                 self._pending = self._pending or self._take(1 << 16)
                 if not self._pending and self._inflate.eof:
                     break
-                data = self._inflate.decompress(self._pending, wanted)
+                try:
+                    data = self._inflate.decompress(self._pending, wanted)
+                except zlib.error as error:
+                    raise BuildError(f"{self._said} is damaged: {error}; fetch the archive again") from error
                 self._pending = self._inflate.unconsumed_tail
                 if not data and not self._pending and not self._left:
                     break
