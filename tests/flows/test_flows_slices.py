@@ -1,0 +1,112 @@
+"""Each field of a recipe changes exactly the stages it should, and no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.graph import graph
+from flows.recipe import Recipe, resolve
+from vbert.artifacts.graph import walk
+from vbert.artifacts.settings import Settings, Wiring
+
+TINY = str(Path(__file__).parents[1] / "tiny.yaml")
+
+PHOTOS = ["generate[shapes]", "images[shapes]", "examples[shapes]"]
+EASY = ["images[easy_vqa]", "examples[easy_vqa]"]
+EVALUATED = ["evaluate[vqa]", "report"]
+FINETUNED = ["finetune[vqa]", *EVALUATED]
+PRETRAINED = ["pretrain", *FINETUNED]
+REGIONS = ["regions[easy_vqa]", "regions[shapes]", *PRETRAINED]
+DETECTED = ["detector", *REGIONS]
+TEXTS = ["vocabulary", *PRETRAINED]
+
+# dotted field → (a value other than the recipe's, the stages that change)
+CHANGES: dict[str, tuple[Any, list[str]]] = {
+    "name": ("other", ["report"]),
+    "seed": (1, DETECTED),
+    "limit": (40, [*PHOTOS[1:], *EASY, *DETECTED, "vocabulary"]),
+    "data.shapes.images": (90, [*PHOTOS, *DETECTED, "vocabulary"]),
+    "data.shapes.size": (72, [*PHOTOS, *DETECTED, "vocabulary"]),
+    "data.shapes.seed": (5, [*PHOTOS, *DETECTED, "vocabulary"]),
+    "detector.train.steps": (7, DETECTED),
+    "detector.train.batch_size": (5, DETECTED),
+    "detector.train.learning_rate": (1e-3, DETECTED),
+    "detector.train.validate_every": (3, DETECTED),
+    "regions.boxes.score": (0.2, REGIONS),
+    "regions.boxes.maximum": (5, REGIONS),
+    "regions.images_per_shard": (20, REGIONS),
+    "regions.quarantine": (0.5, REGIONS),
+    "vocabulary.size": (200, TEXTS),
+    "vocabulary.min_frequency": (3, TEXTS),
+    "model.layers": (2, PRETRAINED),
+    "model.hidden_size": (64, PRETRAINED),
+    "model.box_input": ("none", PRETRAINED),
+    "model.standardise": (False, PRETRAINED),
+    "pretrain.data": (["shapes"], PRETRAINED),
+    "pretrain.steps": (9, PRETRAINED),
+    "pretrain.mlm": (0.5, PRETRAINED),
+    "pretrain.itm": (0.5, PRETRAINED),
+    "pretrain.masked": (0.2, PRETRAINED),
+    "pretrain.itm_rows": ("unmasked", PRETRAINED),
+    "pretrain.captions": (2, PRETRAINED),
+    "downstream.vqa.steps": (9, FINETUNED),
+    "downstream.vqa.learning_rate": (5e-4, FINETUNED),
+    "downstream.vqa.loss": ("bce", FINETUNED),
+    "downstream.vqa.start": ("none", FINETUNED),
+    "downstream.vqa.images": ("shuffled", FINETUNED),
+    "downstream.vqa.evaluate.resamples": (60, EVALUATED),
+    "downstream.vqa.evaluate.batch_size": (64, EVALUATED),
+    "numerics.detector.threads": (2, DETECTED),
+    "numerics.regions.threads": (2, REGIONS),
+    "numerics.regions.precision": ("bf16", REGIONS),
+    "numerics.pretrain.processes": (2, PRETRAINED),
+    "numerics.finetune.threads": (2, FINETUNED),
+    "numerics.evaluate.threads": (2, EVALUATED),
+    "machine.units_at_once": (4, []),
+    "machine.loader_workers": (0, []),
+    "machine.checkpoint_steps": (3, []),
+    "machine.device": ("cpu", []),
+    "machine.steps_at_once": (3, []),
+}
+
+
+def prints(changes: dict[str, Any]) -> dict[str, str]:
+    return {a.title: a.fingerprint for a in walk(graph(resolve(TINY, changes)))}
+
+
+@pytest.fixture(scope="module")
+def base() -> dict[str, str]:
+    return prints({})
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_a_field_changes_exactly_its_stages(field: str, base: dict[str, str]) -> None:
+    value, expected = CHANGES[field]
+    changed = prints({field: value})
+    assert changed.keys() == base.keys()
+    assert sorted(t for t in base if base[t] != changed[t]) == sorted(expected)
+
+
+def leaves(model: type[Settings], prefix: str = "") -> set[str]:
+    """Every field of a settings model by its dotted name, those of its models taken apart."""
+    found = set()
+    for name, info in model.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, Settings) and Wiring not in info.metadata:
+            found |= leaves(inner, f"{prefix}{name}.")
+        else:
+            found.add(f"{prefix}{name}")
+    return found
+
+
+def test_every_block_of_the_recipe_is_covered() -> None:
+    covered = {field.split(".")[0] for field in CHANGES}
+    assert covered == set(Recipe.model_fields)
+    assert {f for f in leaves(Recipe) if f.startswith("machine.")} - {"machine.runner"} <= set(CHANGES)
+
+
+def test_a_label_changes_nothing(base: dict[str, str]) -> None:
+    assert set(prints({"downstream.vqa.objective": "vqa"}).values()) == set(base.values())
