@@ -1,0 +1,162 @@
+"""Sampler, masks, statistics and the order of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from training_world import World, make_world
+
+from vbert.model.vocabulary import SPECIAL, Encoder, TextRules
+from vbert.training.batches import Rows, Visuals, exchanged, mask, sentence, statistics
+from vbert.training.sampler import Batches, derive, generator, items, order
+
+ENCODER = Encoder([*SPECIAL, "a", "cat", "##s", "sleep", "这", "是", "一", "只", "猫", "。", "?"], TextRules())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def batches(rank: int = 0, world: int = 1, parts: int = 1, first: int = 0) -> list[list[tuple[int, int]]]:
+    return list(
+        Batches(size=7, seed=1, batch_size=12, first=first, last=10, rank=rank, world=world, parts=parts)
+    )  # fmt: skip
+
+
+def test_each_epoch_has_every_example_once() -> None:
+    stream = [item for batch in batches() for item in batch][:112]
+    for epoch in range(16):
+        assert sorted(i for i, e in stream if e == epoch) == list(range(7))
+    assert order(7, 1, 0).tolist() != order(7, 1, 1).tolist()
+
+
+@given(st.integers(0, 10), st.sampled_from([1, 2, 3]), st.sampled_from([1, 2]))
+def test_position_ranks_and_parts_cut_one_stream(first: int, world: int, parts: int) -> None:
+    stream = items(7, 1, first * 12, 120)
+    shares = [batches(rank, world, parts, first) for rank in range(world)]
+    merged = []
+    for step in range(10 - first):
+        mine = [[item for part in share[step * parts : (step + 1) * parts] for item in part] for share in shares]
+        merged += [mine[k % world][k // world] for k in range(12)]
+    assert merged == stream
+
+
+def test_seeds_are_recorded_ones() -> None:
+    """Golden: another number here is another order of samples in every recipe."""
+    assert derive(0, "order", 0) == 878259672076101511
+    assert order(5, 0, 0).tolist() == [2, 0, 4, 3, 1]
+
+
+def test_masking_shares() -> None:
+    ids = [ENCODER.cls, *[5, 6, 7, 8] * 2000, ENCODER.sep]
+    words = [-1, *[0, 1, 1, 2] * 2000, -1]
+    masked = mask(ids, words, ENCODER, generator(0), share=0.15)
+    assert len(masked.at) / 8000 == pytest.approx(0.15, abs=0.02)
+    kinds = [
+        ("mask" if masked.ids[i] == ENCODER.mask else "same" if masked.ids[i] == ids[i] else "other") for i in masked.at
+    ]
+    assert kinds.count("mask") / len(kinds) == pytest.approx(0.8, abs=0.04)
+    # A random piece may be the true one: 1 of 11.
+    assert kinds.count("other") / len(kinds) == pytest.approx(0.1 * 10 / 11, abs=0.03)
+    assert masked.true == [ids[i] for i in masked.at]
+    assert all(masked.ids[i] == ids[i] for i in set(range(len(ids))) - set(masked.at))
+
+
+@given(st.integers(0, 10_000), st.booleans())
+def test_special_tokens_are_neither_hidden_nor_drawn(seed: int, whole: bool) -> None:
+    text = sentence(ENCODER, ["cats sleep?", "a cat"], 20)
+    masked = mask(text.ids, text.words, ENCODER, generator(seed), share=0.9, whole_word=whole)
+    special = [i for i, piece in enumerate(text.ids) if piece in ENCODER.special]
+    assert not set(special) & set(masked.at)
+    assert [masked.ids[i] for i in special] == [text.ids[i] for i in special]
+    drawn = {masked.ids[i] for i in masked.at}
+    assert drawn & ENCODER.special <= {ENCODER.mask}
+
+
+@given(st.integers(0, 10_000))
+def test_whole_words_are_hidden_together(seed: int) -> None:
+    text = sentence(ENCODER, ["cats sleep cats"], 20)
+    hidden = set(mask(text.ids, text.words, ENCODER, generator(seed), share=0.4, whole_word=True).at)
+    for word in {w for w in text.words if w >= 0}:
+        assert len({i in hidden for i, w in enumerate(text.words) if w == word}) == 1
+
+
+def test_content_words_have_a_share_of_their_own() -> None:
+    ids = [5, 6] * 5000
+    masked = mask(ids, [0, 1] * 5000, ENCODER, generator(0), share=0.1, content={6}, content_share=0.5)
+    content = sum(ids[i] == 6 for i in masked.at)
+    assert content / 5000 == pytest.approx(0.5, abs=0.03)
+    assert (len(masked.at) - content) / 5000 == pytest.approx(0.1, abs=0.02)
+
+
+def test_chinese_is_masked_by_character() -> None:
+    text = sentence(ENCODER, ["这是一只猫。"], 20)
+    assert len(text.ids) == 8
+    assert ENCODER.unk not in text.ids
+    masked = mask(text.ids, text.words, ENCODER, generator(3), share=0.6)
+    assert masked.at
+    assert all(0 < i < 7 for i in masked.at)
+
+
+def test_two_texts_have_two_segments_and_are_cut_evenly() -> None:
+    text = sentence(ENCODER, ["cats sleep", "a cat"], 20)
+    assert text.types == [0] * 5 + [1] * 3
+    assert text.words == [-1, 0, 0, 1, -1, 2, 3, -1]
+    cut = sentence(ENCODER, ["cats sleep cats sleep", "a cat"], 8)
+    assert (len(cut.ids), cut.types.count(1)) == (8, 3)
+
+
+def test_rows_without_regions_are_dropped_and_counted(world: World) -> None:
+    rows = Rows(world.examples, world.shards, ["train"], ["caption", "question"])
+    assert rows.dropped == 12
+    assert not {"000", "001"} & {image for images in rows.column("image_ids") for image in images}
+    assert [row["example_id"] for row in rows[[3, 0, 3]]] == [rows.column("example_id")[i] for i in (3, 0, 3)]
+
+
+def test_visual_input_has_box_numbers(world: World) -> None:
+    regions = world.shards.read("002")
+    visual = Visuals(world.shards, "append6")("002")
+    assert visual.shape == (len(regions.features), 18)
+    np.testing.assert_array_equal(visual[:, :12], regions.features.astype(np.float32))
+    assert regions.boxes is not None
+    np.testing.assert_allclose(visual[:, 12], regions.boxes[:, 0] / 64, rtol=1e-6)
+    assert Visuals(world.shards, "none")("002").shape[1] == 12
+
+
+def test_images_of_a_pair_have_segments(world: World) -> None:
+    visual, types = Visuals(world.shards, "none").of(["002", "003"])
+    first = len(world.shards.read("002").features)
+    assert types.tolist() == [0] * first + [1] * (len(visual) - first)
+
+
+def test_statistics_are_those_of_all_regions(world: World) -> None:
+    visuals = Visuals(world.shards, "append6")
+    ids = world.shards.image_ids()
+    mean, deviation = statistics([(visuals, ids[::2]), (visuals, ids[1::2])])
+    whole = np.concatenate([visuals(image) for image in ids]).astype(np.float64)
+    torch.testing.assert_close(mean, torch.from_numpy(whole.mean(0)).float())
+    expected = whole.std(0)
+    expected[11] = 1
+    torch.testing.assert_close(deviation, torch.from_numpy(expected).float())
+
+
+def test_exchanged_images_are_all_others() -> None:
+    ids = [f"{i}" for i in range(50)]
+    shown = exchanged(ids[::-1])
+    assert shown == exchanged(ids)
+    assert sorted(shown) == sorted(shown.values()) == sorted(ids)
+    assert all(image != other for image, other in shown.items())
+
+
+def test_visuals_keep_no_more_than_their_budget(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("vbert.training.batches.CACHE", 200)
+    visuals = Visuals(world.shards, "none")
+    for image in world.shards.image_ids():
+        visuals(image)
+    assert visuals._bytes <= 200
