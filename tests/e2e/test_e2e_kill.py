@@ -1,0 +1,93 @@
+"""`kill -9` of the whole process group in each stage, then the same command: the bits of a run never killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vbert.artifacts.manifest import Manifest
+
+TINY = str(Path(__file__).parents[1] / "tiny.yaml")
+STAGES = {  # stage → how many times it is killed
+    "download": 1,
+    "generate": 1,
+    "images": 1,
+    "examples": 1,
+    "detector": 2,
+    "regions": 2,
+    "vocabulary": 1,
+    "pretrain": 2,
+    "finetune": 2,
+    "evaluate": 1,
+    "report": 1,
+}
+
+
+def contents(store: Path) -> dict[str, str]:
+    """stage[label] → content digest of every finished artifact; a report's bytes hold times."""
+    found = {}
+    for path in sorted((store / "artifacts").glob("*/*/manifest.json")):
+        manifest = Manifest.read(path)
+        if manifest.stage != "report":
+            found[f"{manifest.stage}[{manifest.label}]"] = manifest.content
+    return found
+
+
+def command(store: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "flows.cli", "run", TINY, "--store", str(store), "--local", "--json", *more]
+
+
+def start(store: Path, log: Path) -> subprocess.Popen[bytes]:
+    """The command as the leader of its own process group."""
+    with open(log, "wb") as out:
+        return subprocess.Popen(command(store), stdout=subprocess.DEVNULL, stderr=out, start_new_session=True)
+
+
+def kill_in(store: Path, stage: str, wait: float, log: Path) -> bool:
+    """Kill the group `wait` seconds after the stage's work began; False where it was done before."""
+    running = start(store, log)
+    unfinished = store / "unfinished" / stage
+    deadline = time.monotonic() + 120
+    while running.poll() is None and not (unfinished.is_dir() and any(unfinished.iterdir())):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.005)
+    time.sleep(wait)
+    alive = running.poll() is None
+    os.killpg(running.pid, signal.SIGKILL) if alive else None
+    running.wait()
+    return alive
+
+
+def without(finished: Path, stage: str, store: Path) -> None:
+    """A copy of the finished store from which `stage` and all that comes after it is gone."""
+    later = list(STAGES)[list(STAGES).index(stage) :]
+    shutil.copytree(finished, store, ignore=shutil.ignore_patterns("unfinished", "publishing", "locks"))
+    for name in later:
+        shutil.rmtree(store / "artifacts" / name, ignore_errors=True)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_in_a_stage_it_ends_in_the_same_bits(stage: str, finished_store: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    without(finished_store, stage, store)
+    luck = random.Random(stage)
+    kept: dict[Path, int] = {}
+    for attempt in range(STAGES[stage]):
+        kill_in(store, stage, luck.uniform(0.0, 1.0) * (1 + 3 * attempt), tmp_path / f"killed{attempt}.log")
+        for record, made in kept.items():  # a committed unit is never made again
+            assert not record.exists() or record.stat().st_mtime_ns == made
+        kept = {p: p.stat().st_mtime_ns for p in (store / "unfinished" / stage).glob("*/units/*/unit.json")}
+    done = subprocess.run(command(store), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert contents(store) == contents(finished_store)
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["metrics"]
