@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
 from vbert.artifacts import children, durable
 from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.children import ChildDied, Children, Stopped
+from vbert.artifacts.children import ChildDied, Children, Overdue, Stopped
 from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.fingerprint import sha256
 from vbert.artifacts.manifest import FileEntry, environment
 from vbert.artifacts.owner import Owner
 from vbert.artifacts.settings import Settings
@@ -76,10 +79,14 @@ class Job:
         return children.stopping()
 
 
-@lru_cache(maxsize=1)
+_pools: dict[int, Children] = {}
+_pools_lock = Lock()
+
+
 def pool(count: int) -> Children:
     """This process's children: torch and a detector are loaded once and used by every stage."""
-    return Children(count)
+    with _pools_lock:
+        return _pools.setdefault(count, Children(count))  # no process starts before its first call
 
 
 @dataclass(frozen=True)
@@ -101,9 +108,9 @@ class Work:
                 call = (self.unfinished, self.key, self.make, self.argument)
                 figures: Figures = pool(self.workers).run(make_unit, *call, timeout=self.timeout)
                 return figures
-            except (ChildDied, TimeoutError) as error:
+            except (ChildDied, Overdue) as error:
                 if attempt == self.retries:
-                    what = "took too long" if isinstance(error, TimeoutError) else str(error)
+                    what = f"took longer than {self.timeout} s" if isinstance(error, Overdue) else str(error)
                     raise BuildError(f"unit {self.key} failed {attempt + 1} times: {what}") from None
         raise AssertionError
 
@@ -129,40 +136,68 @@ def make_unit(unfinished: Path, key: str, make: Callable[[Path, Any], Figures], 
             "seconds": round(time.monotonic() - began, 3),
             "environment": environment(),
         }
-        durable.write_file(making / RECORD, json.dumps(record).encode())
+        durable.write_file(making / RECORD, _sealed(record))
         durable.sync_tree(making)
         durable.make_directories(target.parent)
-        with suppress(OSError):  # another one stands there already
+        try:
             durable.rename(making, target)
-            durable.open_mode(target, 0o555)
-            durable.acknowledge(target)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else another one stands there already
+                raise
+        durable.settle(target.parent, unfinished.parents[2])
+        durable.acknowledge(target)
         return unit_record(target)["figures"]  # type: ignore[no-any-return]
     finally:
         durable.remove_tree(making)
 
 
-def unit_record(directory: Path) -> dict[str, Any]:
-    """The record of a committed unit; its files' sizes are compared. Raises BuildError where it is not whole."""
+def _sealed(record: dict[str, Any]) -> bytes:
+    """The record's bytes, closed by a digest of themselves: JSON alone would not show a flipped digit."""
+    body = json.loads(json.dumps(record))
+    return json.dumps(body | {"digest": sha256(json.dumps(body, sort_keys=True))}).encode()
+
+
+def unit_record(directory: Path, contents: bool = False) -> dict[str, Any]:
+    """The record of a committed unit; its files' sizes are compared, with `contents` their sha256 too.
+
+    Raises BuildError, naming the file, where it is not whole.
+    """
+    at = RECORD
     try:
         record: dict[str, Any] = json.loads((directory / RECORD).read_bytes())
+        claimed = record.pop("digest", None)
+        if claimed != sha256(json.dumps(record, sort_keys=True)) or record["key"] != directory.name:
+            raise ValueError("it is not what was written")
         for entry in record["files"]:
-            if (directory / entry["name"]).stat().st_size != entry["size"]:
-                raise ValueError(f"{entry['name']} has another size")
-    except (OSError, ValueError, KeyError) as error:
-        raise BuildError(f"unit {directory} is not whole: {error}") from None
+            at = entry["name"]
+            info = (directory / at).lstat()
+            if not stat.S_ISREG(info.st_mode) or info.st_size != entry["size"]:
+                raise ValueError(f"{info.st_size} bytes where the record says {entry['size']}")
+            if contents and durable.sha256_file(directory / at) != entry["sha256"]:
+                raise ValueError("its sha256 is not the record's")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise BuildError(f"{directory.name}/{at} is damaged: {error}") from None
     return record
 
 
-def committed(unfinished: Path) -> dict[str, dict[str, Any]]:
+def committed(
+    unfinished: Path, contents: bool = False, say: Callable[[str], None] = lambda _: None
+) -> dict[str, dict[str, Any]]:
     """Key → record of the units committed so far; one that is not whole is moved away, to be made again."""
-    found = {}
-    for directory in sorted((unfinished / "units").glob("*")):
+
+    def read(directory: Path) -> dict[str, Any] | None:
         try:
-            found[directory.name] = unit_record(directory)
-        except BuildError:
-            durable.open_mode(directory, durable.SHARED_DIRECTORY)
-            durable.rename(directory, durable.make_directories(unfinished / "broken") / uuid.uuid4().hex)
-    return found
+            return unit_record(directory, contents)
+        except BuildError as error:
+            moved = durable.make_directories(unfinished / "broken") / uuid.uuid4().hex
+            durable.rename(directory, moved)
+            say(f"unit {error}; moved to {moved}, making it again")
+            return None
+
+    directories = sorted((unfinished / "units").glob("*"))
+    with ThreadPoolExecutor(4) as threads:
+        records = zip(directories, threads.map(read, directories), strict=True)
+        return {directory.name: record for directory, record in records if record is not None}
 
 
 class UnitsMade(Exception):
@@ -205,6 +240,7 @@ class StoreBuild:
     directory: Path
     scratch: Path
     retries: int = 0
+    say: Callable[[str], None] = lambda _: None
     only: range | None = None  # make these units of each plan and no more
     hashed: dict[str, FileEntry] = field(default_factory=dict)
     _units: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -217,7 +253,9 @@ class StoreBuild:
         keys = [key for key, _ in units]
         if len(set(keys)) != len(keys) or not all(k.replace("-", "").replace("_", "").isalnum() for k in keys):
             raise BuildError(f"{self.artifact.title}: unit keys must be unique, of letters, digits, - and _")
-        have = committed(self.unfinished)
+        # Read whole once: what an earlier run committed has lain on the disk since. Workers of a part leave that to
+        # whoever publishes, or each would read the units of all.
+        have = committed(self.unfinished, contents=self.only is None, say=self.say)
         done = sum(key in have for key in keys)
         self.progress(done, len(keys))
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None
@@ -241,7 +279,7 @@ class StoreBuild:
                 if entry.name in self.hashed:
                     raise BuildError(f"{self.artifact.title}: two units made a file {entry.name!r}")
                 target = self.directory / entry.name
-                target.parent.mkdir(parents=True, exist_ok=True)
+                durable.make_directories(target.parent)
                 durable.link(self.unfinished / "units" / key / entry.name, target)
                 self.hashed[entry.name] = entry
 
@@ -261,9 +299,9 @@ class StoreBuild:
                     child.start(function, (job, *arguments), children.rank_environment(rank, processes, port))
                 waits = [threads.submit(c.result, show, deadline) for c, show in zip(ranks, shows, strict=True)]
                 results = [future.result() for future in _failed_first(waits)]
-            except TimeoutError:
+            except Overdue:
                 children.terminate(ranks)
-                raise BuildError(f"{self.artifact.title} took longer than its {timeout:.0f} s") from None
+                raise BuildError(f"{self.artifact.title} took longer than its {timeout} s") from None
             except BaseException:
                 children.terminate(ranks)
                 raise

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
@@ -31,8 +32,15 @@ class ChildDied(BuildError):
     """A child ended without an answer: killed, out of memory, or crashed in native code."""
 
 
+class Overdue(BuildError):
+    """A call was not answered before its deadline. (A TimeoutError would be the function's own.)"""
+
+
 class Stopped(BaseException):
     """SIGTERM came, and the work left off at a checkpoint; the same command goes on from there."""
+
+
+_alive: weakref.WeakSet[Child] = weakref.WeakSet()
 
 
 class Child:
@@ -52,6 +60,7 @@ class Child:
         theirs.close()
         os.close(alive)
         self._connection = Connection(ours.detach())
+        _alive.add(self)
 
     def start(self, function: Callable[..., Any], arguments: tuple[Any, ...], env: Mapping[str, str]) -> None:
         try:
@@ -60,11 +69,11 @@ class Child:
             raise ChildDied(self._epitaph()) from None
 
     def result(self, progress: Callable[..., None] | None, deadline: float | None) -> Any:
-        """The started call's result; its exception is raised here. Raises ChildDied, TimeoutError."""
+        """The started call's result; its exception is raised here. Raises ChildDied, Overdue."""
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not wait([self._connection], left):
-                raise TimeoutError
+                raise Overdue(f"no answer from child process {self.process.pid} in time")
             try:
                 kind, value = pickle.loads(self._connection.recv_bytes())
             except (EOFError, OSError):
@@ -123,7 +132,7 @@ class Children:
         progress: Callable[..., None] | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """One call in one child. Raises what the function raises, ChildDied, TimeoutError."""
+        """One call in one child. Raises what the function raises, ChildDied, Overdue."""
         with self.borrowed(1) as (child,):
             child.start(function, arguments, {})
             return child.result(progress, None if timeout is None else time.monotonic() + timeout)
@@ -132,8 +141,11 @@ class Children:
     def borrowed(self, count: int) -> Iterator[list[Child]]:
         """`count` children, started where none is idle; after an exception they are not used again."""
         with self._lock:
-            children = [self._idle.pop() for _ in range(min(count, len(self._idle)))]
-        children = [child for child in children if child.process.poll() is None]
+            found = [self._idle.pop() for _ in range(min(count, len(self._idle)))]
+        children = [child for child in found if child.process.poll() is None]
+        for child in found:
+            if child not in children:
+                child.close()  # died between two calls
         try:
             children += [Child() for _ in range(count - len(children))]
             yield children
@@ -161,6 +173,11 @@ def terminate(children: Sequence[Child]) -> None:
             child.process.terminate()
     for child in children:
         child.terminate()
+
+
+def terminate_all() -> None:
+    """Have every child of this process leave off, whoever borrowed it: for a run that is stopped from outside."""
+    terminate([child for child in list(_alive) if child.process.poll() is None])
 
 
 def rank_environment(rank: int, world: int, port: int) -> dict[str, str]:
@@ -228,26 +245,33 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
     signal.signal(signal.SIGTERM, _stop)
     sys.path[:] = list(dict.fromkeys([*os.environ.pop(PARENT_PATH, "").split(os.pathsep), *sys.path]))
-    while True:
-        try:
-            message = connection.recv_bytes()
-        except (EOFError, OSError):
-            return
-        _working.set()
-        try:
-            function, arguments, env = pickle.loads(message)
-            for name, value in env.items():  # an empty one is taken away
-                os.environ.pop(name, None)
-                if value:
-                    os.environ[name] = value
-            answer = pickle.dumps(("done", function(*arguments)))
-        except BaseException as error:
-            answer = _failure(error)
-        _working.clear()
-        try:
-            connection.send_bytes(answer)
-        except OSError:
-            return
+    os.umask(0o002)  # what it leaves in a shared store, another of the group goes on from
+    while _serve(connection):
+        pass
+
+
+def _serve(connection: Connection) -> bool:
+    """One call. Its arguments and result are gone when it returns: an idle child holds no memory of them."""
+    try:
+        message = connection.recv_bytes()
+    except (EOFError, OSError):
+        return False
+    _working.set()
+    try:
+        function, arguments, env = pickle.loads(message)
+        for name, value in env.items():  # an empty one is taken away
+            os.environ.pop(name, None)
+            if value:
+                os.environ[name] = value
+        answer = pickle.dumps(("done", function(*arguments)))
+    except BaseException as error:
+        answer = _failure(error)
+    _working.clear()
+    try:
+        connection.send_bytes(answer)
+    except OSError:
+        return False
+    return not _stopping.is_set()
 
 
 def _failure(error: BaseException) -> bytes:

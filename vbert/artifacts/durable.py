@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 Observer = Callable[..., None]
@@ -18,7 +19,9 @@ _observer: Observer | None = None
 
 FILE_MODE = 0o444  # published files: guards against mistakes
 SHARED_FILE = 0o664  # files that several users of one store write
-SHARED_DIRECTORY = 0o2775  # setgid: what is made in it stays with the store's group
+# Setgid: what is made in it stays with the store's group. Published directories too: one that only its maker may write
+# could be neither set aside nor collected by anyone else.
+SHARED_DIRECTORY = 0o2775
 
 
 def observe(observer: Observer | None) -> None:
@@ -42,7 +45,10 @@ def open_mode(path: Path, mode: int) -> None:
 
 
 def make_directories(path: Path) -> Path:
-    """`mkdir -p`, group-writable; every directory made is synced into its parent, up to one that was there."""
+    """`mkdir -p`, group-writable; every directory made is synced into its parent.
+
+    One that was there may be another process's that has not come that far: `settle` sees to those.
+    """
     path = Path(path)
     if path.is_dir():
         return path
@@ -66,9 +72,10 @@ def make_fresh(path: Path) -> Path:
 
 
 def write_file(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
-    """A new file, synced. A failed write leaves no file behind under that name."""
+    """A new file, synced. A failed write leaves no file behind; FileExistsError leaves alone the one that stands."""
+    out = open(path, "xb")  # noqa: SIM115  closed below, where a failure is known not to be of another's file
     try:
-        with open(path, "xb") as out:
+        with out:
             out.write(data)
             out.flush()
             os.fchmod(out.fileno(), mode)
@@ -103,13 +110,17 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Every directory of a tree, bottom-up."""
+    """Every directory of a tree, bottom-up, open to the group whatever the umask of who made it."""
     for directory, _, _ in os.walk(root, topdown=False):
+        open_mode(Path(directory), SHARED_DIRECTORY)
         sync_directory(Path(directory))
 
 
 def rename(source: Path, target: Path) -> None:
-    """Move `source` to the new name `target`; OSError (EEXIST, ENOTEMPTY) where another one stands there."""
+    """Move `source` to `target`, whose name lasts from here on if those of the directories above do (`settle`).
+
+    A file replaces a file; OSError (EEXIST, ENOTEMPTY) where a directory stands in the way of one.
+    """
     os.rename(source, target)
     _log("rename", source, target)
     sync_directory(target.parent)
@@ -117,12 +128,26 @@ def rename(source: Path, target: Path) -> None:
         sync_directory(source.parent)
 
 
+def settle(directory: Path, root: Path) -> None:
+    """Make the names of `directory` and of what is above it last, up to that of `root`.
+
+    Done by everyone who acknowledges, not only by who made them: a maker may have been killed before its sync.
+    """
+    for above in directory.parents:
+        if not above.is_relative_to(root.parent):
+            break
+        with suppress(PermissionError):  # above the store, a directory this user may pass through but not read
+            sync_directory(above)
+
+
 def link(source: Path, target: Path) -> None:
     """A second name of a synced file; a copy where the file system has no links."""
     try:
         os.link(source, target)
         _log("link", source, target)
-    except OSError:
+    except FileExistsError:
+        raise
+    except OSError:  # no links here, or not to another user's file
         shutil.copyfile(source, target)
         sync_file(target)
 
@@ -141,4 +166,6 @@ def remove_tree(path: Path) -> None:
     """Delete a tree, read-only parts too; what is gone already is fine."""
     for directory, _, _ in os.walk(path):
         open_mode(Path(directory), SHARED_DIRECTORY)
-    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        shutil.rmtree(path, ignore_errors=True)
+        _log("remove", path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -153,11 +155,14 @@ class Engine:
         raise BuildError(f"{artifact.title}: artifacts it reads are damaged again and again; is the disk failing?")
 
     def _mend(self, reader: Artifact, damage: Damaged) -> None:
-        moved = self.store.set_aside(damage)
-        self.events.said(reader, f"{damage}; moved to {moved}, building it again")
+        self._set_aside(reader, damage)
         for artifact in walk(reader):
             if artifact.fingerprint == damage.fingerprint:
                 self.ensure_all([artifact])
+
+    def _set_aside(self, reader: Artifact, damage: Damaged) -> None:
+        if (moved := self.store.set_aside(damage)) is not None:
+            self.events.said(reader, f"{damage}; moved to {moved}, building it again")
 
     def ensure_all(self, targets: Sequence[Artifact]) -> list[Built]:
         """Build what the targets need and lack, step by step, inputs first."""
@@ -168,7 +173,7 @@ class Engine:
                 try:
                     self.store.find(stage, mark)
                 except Damaged as damage:
-                    self.events.said(line.artifact, f"{damage}; moved to {self.store.set_aside(damage)}")
+                    self._set_aside(line.artifact, damage)
             if line.status == "unneeded":
                 continue
             built.append(self.ensure(line.artifact))
@@ -194,8 +199,24 @@ class Engine:
                 return self._finish(artifact, "adopted", 0.0, same)
             began = time.monotonic()
             self.events.started(artifact)
-            published = self._build(bound, resolved)
+            try:
+                published = self._build(bound, resolved)
+            except (OSError, BuildError) as error:
+                # Where locks don't hold, another builder may have published and cleared away the units read here.
+                if (found := self.store.find(stage, mark)) is None:
+                    raise self._told(artifact, error) from error
+                durable.remove_tree(self.store.unfinished(stage, mark))
+                return self._finish(artifact, "cached", 0.0, found)
             return self._finish(artifact, "built", time.monotonic() - began, published)
+
+    def _told(self, artifact: Artifact, error: OSError | BuildError) -> OSError | BuildError:
+        if isinstance(error, BuildError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            return error
+        free = shutil.disk_usage(self.store.root).free
+        return BuildError(
+            f"{artifact.title}: no room left for {error.filename or 'its files'} (the store {self.store.root} has "
+            f"{free / 1e6:,.1f} MB free); finished units and checkpoints are kept, the same command goes on from them"
+        )
 
     def _finish(self, artifact: Artifact, outcome: Outcome, seconds: float, found: Manifest) -> Built:
         built = Built(artifact, outcome, seconds, found)
@@ -258,6 +279,7 @@ class Engine:
                 directory=directory,
                 scratch=attempt_directory(unfinished),
                 retries=artifact.step.stage.retries if artifact.step else 0,
+                say=lambda sentence: self.events.said(artifact, sentence),
             )
         finally:
             self.store.abandon(directory)
@@ -275,6 +297,7 @@ class Engine:
         if standing is None:
             raise BuildError(f"{artifact.title} is not built, so there is nothing to compare with")
         bound = artifact.bound(self.store)
+        durable.remove_tree(self.store.unfinished(artifact.stage_name, artifact.fingerprint))
         with self.store.lock(artifact.fingerprint), self.building(bound) as build:
             self.make(bound, build)
             again = {

@@ -10,8 +10,10 @@ locks/  damaged/  runs/<run id>.json
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -37,7 +39,7 @@ class Store:
         record = self.root / "store.json"
         if record.is_file():
             try:
-                found = json.loads(record.read_text())["format"]
+                found = int(json.loads(record.read_text())["format"])
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{record} is not a store's record ({error}); give another --store") from None
             if found > FORMAT:
@@ -59,10 +61,7 @@ class Store:
         if not record.exists():
             fresh = self.root / f".store.{uuid.uuid4().hex}"
             durable.write_file(fresh, json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}).encode())
-            with suppress(FileExistsError):
-                os.link(fresh, record)
-            fresh.unlink()
-            durable.sync_directory(self.root)
+            durable.rename(fresh, record)
 
     # ------------------------------------------------------------------ finding and reading
 
@@ -76,25 +75,26 @@ class Store:
         """
         directory = self.directory(stage, fingerprint)
         path = directory / manifest.NAME
-        try:
-            info = path.stat()
-        except (FileNotFoundError, NotADirectoryError):
-            if directory.is_dir():
-                raise Damaged(stage, fingerprint, manifest.NAME, "it is missing") from None
+        if not os.path.lexists(directory):
             return None
+        info = self._regular(stage, fingerprint, manifest.NAME)
         found = self.checked.manifest(path, info)
         if found is None:
             try:
                 found = Manifest.read(path)
-            except FileNotFoundError:
-                return None
             except ValueError as error:
                 raise Damaged(stage, fingerprint, manifest.NAME, str(error)) from None
+            except OSError as error:
+                raise self._unreadable(stage, fingerprint, manifest.NAME, error) from None
             self.checked.note_manifest(path, info, found)
         if found.fingerprint != fingerprint or found.stage != stage:
             raise Damaged(stage, fingerprint, manifest.NAME, f"it is the manifest of {found.stage}/{found.fingerprint}")
         if found.alias_of is not None:
-            return self.find(stage, found.alias_of)
+            aliased = self.find(stage, found.alias_of)
+            if aliased is None:
+                reason = f"it is an alias of {found.alias_of[:8]}, which is gone"
+                raise Damaged(stage, fingerprint, manifest.NAME, reason)
+            return aliased
         for entry in found.files:
             self._check_size(found, entry)
         return found
@@ -127,21 +127,36 @@ class Store:
         path = self.directory(found.stage, found.fingerprint) / name
         info = self._check_size(found, entry)
         if not self.checked.knows(path, info):
-            if durable.sha256_file(path) != entry.sha256:
+            try:
+                digest = durable.sha256_file(path)
+            except OSError as error:
+                raise self._unreadable(found.stage, found.fingerprint, name, error) from None
+            if digest != entry.sha256:
                 raise Damaged(found.stage, found.fingerprint, name, "its sha256 is not the manifest's")
             self.checked.note(path, info)
         return path
 
     def _check_size(self, found: Manifest, entry: FileEntry) -> os.stat_result:
-        path = self.directory(found.stage, found.fingerprint) / entry.name
-        try:
-            info = os.lstat(path)
-        except OSError as error:
-            raise Damaged(found.stage, found.fingerprint, entry.name, f"it can't be read ({error.strerror})") from None
+        info = self._regular(found.stage, found.fingerprint, entry.name)
         if info.st_size != entry.size:
             reason = f"{info.st_size} bytes where the manifest says {entry.size}"
             raise Damaged(found.stage, found.fingerprint, entry.name, reason)
         return info
+
+    def _regular(self, stage: str, fingerprint: str, name: str) -> os.stat_result:
+        try:
+            info = os.lstat(self.directory(stage, fingerprint) / name)
+        except OSError as error:
+            raise self._unreadable(stage, fingerprint, name, error) from None
+        if not stat.S_ISREG(info.st_mode):
+            raise Damaged(stage, fingerprint, name, "it is no regular file")
+        return info
+
+    def _unreadable(self, stage: str, fingerprint: str, name: str, error: OSError) -> BuildError:
+        """Damaged where the disk lost the file; what this user or process may not do is no damage."""
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EIO):
+            return Damaged(stage, fingerprint, name, f"it can't be read ({error.strerror})")
+        return BuildError(f"{self.directory(stage, fingerprint) / name} can't be read: {error.strerror}")
 
     # ------------------------------------------------------------------ unfinished work
 
@@ -168,10 +183,14 @@ class Store:
         whoever won. Raises Damaged where the one that stands there is not whole.
         """
         entries = []
-        for path in sorted(p for p in directory.rglob("*") if not p.is_dir()):
+        for path in sorted(directory.rglob("*")):
             name = path.relative_to(directory).as_posix()
-            if path.is_symlink():
-                raise BuildError(f"{record.stage} left a symbolic link {name!r}: artifacts hold files")
+            mode = path.lstat().st_mode
+            if stat.S_ISDIR(mode):
+                continue
+            if not stat.S_ISREG(mode) or name == manifest.NAME:
+                what = "a file" if stat.S_ISREG(mode) else "something that is no file"
+                raise BuildError(f"{record.stage} left {what} called {name!r}: artifacts hold files of other names")
             entry = hashed.get(name)
             if entry is None:
                 durable.sync_file(path)
@@ -184,13 +203,15 @@ class Store:
         durable.make_directories(target.parent)
         try:
             durable.rename(directory, target)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
             standing = self.find(record.stage, record.fingerprint)
             if standing is None:
                 raise
             self.abandon(directory)
-            return standing
-        durable.open_mode(target, 0o555)
+            whole = standing
+        durable.settle(target, self.root)
         directory.with_name(directory.name + ".owner").unlink(missing_ok=True)
         durable.acknowledge(target)
         return whole
@@ -201,17 +222,30 @@ class Store:
         self.publish(directory, record.model_copy(update={"alias_of": existing.fingerprint}), {})
         return existing
 
-    def set_aside(self, damage: Damaged) -> Path:
-        """Move a damaged artifact to `damaged/`, so that its name is free; it is never deleted in place."""
-        source = self.directory(damage.stage, damage.fingerprint)
-        durable.make_directories(self.root / "damaged")
+    def set_aside(self, damage: Damaged) -> Path | None:
+        """Move a damaged artifact to `damaged/`, so that its name is free; it is never deleted in place.
+
+        Returns where it went, or None where it is whole by now: another reader was faster.
+        """
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         target = self.root / "damaged" / f"{damage.stage}-{damage.fingerprint[:12]}-{stamp}-{uuid.uuid4().hex[:6]}"
-        if source.is_dir():
-            durable.open_mode(source, durable.SHARED_DIRECTORY)
-            with suppress(FileNotFoundError):
-                durable.rename(source, target)
+        with self.lock(damage.fingerprint):
+            if not self._still(damage):
+                return None
+            durable.make_directories(target.parent)
+            durable.rename(self.directory(damage.stage, damage.fingerprint), target)
         return target
+
+    def _still(self, damage: Damaged) -> bool:
+        fresh = Store(self.root)  # remembers nothing that was checked
+        fresh.checked.alone = True
+        try:
+            found = fresh.find(damage.stage, damage.fingerprint)
+            if found is not None and any(entry.name == damage.file for entry in found.files):
+                fresh.verified(found, damage.file)
+        except Damaged as again:
+            return again.fingerprint == damage.fingerprint
+        return False
 
     # ------------------------------------------------------------------ locks
 
@@ -225,9 +259,13 @@ class Store:
 
         directory = durable.make_directories(self.root / "locks")
         path = directory / f"{fingerprint}.lock"
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, durable.SHARED_FILE)
-        os.close(handle)
-        durable.open_mode(path, durable.SHARED_FILE)
+        if not path.exists():  # comes with its mode at once: one left unwritable would shut other users out for ever
+            fresh = directory / f".{fingerprint}.{uuid.uuid4().hex}"
+            fresh.touch()
+            fresh.chmod(durable.SHARED_FILE)
+            with suppress(OSError):
+                os.link(fresh, path)
+            fresh.unlink()
         holder = directory / f"{fingerprint}.holder"
         lock = FileLock(path, mode=durable.SHARED_FILE, thread_local=False)
         try:
@@ -252,8 +290,10 @@ class Store:
         directory = durable.make_directories(self.root / "runs")
         fresh = directory / f".{run_id}.{uuid.uuid4().hex}"
         durable.write_file(fresh, (json.dumps(record, indent=1) + "\n").encode(), durable.SHARED_FILE)
-        os.replace(fresh, directory / f"{run_id}.json")
-        durable.sync_directory(directory)
+        target = directory / f"{run_id}.json"
+        durable.rename(fresh, target)
+        durable.settle(directory, self.root)
+        durable.acknowledge(target)
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """run id → record, oldest first."""

@@ -15,6 +15,7 @@ class Verified:
     """What this run has read and found whole. Without `$VBERT_VERIFIED` it lasts as long as the process."""
 
     def __init__(self) -> None:
+        self.alone = False  # trust nothing that another process checked
         self._known: set[str] = set()
         self._manifests: dict[Path, tuple[tuple[int, int, int], Manifest]] = {}
         self._read_to = 0
@@ -39,7 +40,7 @@ class Verified:
 
     def _refresh(self) -> None:
         shared = os.environ.get(VARIABLE)
-        if not shared:
+        if not shared or self.alone:
             return
         with suppress(OSError), open(shared) as source:
             source.seek(self._read_to)
