@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 from vbert.artifacts.children import Stopped
 from vbert.artifacts.errors import BuildError, UserError, nearest
@@ -212,8 +212,9 @@ def _range(units: str) -> range:
 @app.command
 def verify(*, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Read every byte of the store and name what is damaged. Example: `vbert verify --store /data/store`"""
-    from flows.terminal import Terminal
     from vbert.artifacts.upkeep import verify as check
+
+    from flows.terminal import Terminal
 
     at = _store(store)
     with Terminal() as terminal:
@@ -245,8 +246,9 @@ def gc(
 
     Example: `vbert gc`, then `vbert gc --delete`
     """
-    from flows.terminal import size
     from vbert.artifacts.upkeep import gc as collect
+
+    from flows.terminal import size
 
     swept = collect(_store(store), dry_run=not delete)
     if json_:
@@ -333,10 +335,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     code = 1
     try:
-        app(result_action="return_value", exit_on_error=True)
+        app(result_action="return_value", exit_on_error=False, print_error=True)
         code = 0
     except UserError as error:
         print(f"vbert: {error}", file=sys.stderr)
+        code = 2
+    except CycloptsError:  # it has said what is wrong
         code = 2
     except BuildError as error:
         print(f"vbert: {type(error).__name__ if not str(error) else error}", file=sys.stderr)

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pydantic import ValidationError
+
 from flows.recipe import DataEntry, Recipe
 from tasks.bert import bert
 from tasks.detector import detector
@@ -114,7 +116,13 @@ def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str
             for key, source in spec.sources.items()
         }
     changed = entry.model_dump(exclude={"spec"}, exclude_none=True) if entry else {}
-    return {"generated": generate(ShapesSettings.model_validate({**spec.generate, **changed})).named(spec.name)}
+    try:
+        settings = ShapesSettings.model_validate({**spec.generate, **changed})
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        field = ".".join(map(str, fault["loc"])) or "the sizes together"
+        raise UserError(f"data set with spec {spec.name!r}: {field}: {fault['msg']}; mend it in the recipe") from None
+    return {"generated": generate(settings).named(spec.name)}
 
 
 def texts_of(data: Mapping[str, DataSet], name: str) -> Examples:

@@ -67,20 +67,19 @@ class Recipe(Settings):
     vocabulary: VocabularySettings = VocabularySettings()
     model: ModelEntry = ModelEntry()
     pretrain: PretrainEntry | None = None
-    downstream: dict[str, DownstreamEntry] = {}
+    downstream: dict[str, DownstreamEntry] = Field({})
     numerics: NumericsByStage = NumericsByStage()
     machine: Machine = Machine()
 
     @model_validator(mode="after")
     def _wired(self) -> Recipe:
         """Every name of a data set stands under `data`."""
-        named = {"detector.train.data": (self.detector.train.data,) if self.detector.train else ()}
-        named["pretrain.data"] = self.pretrain.data if self.pretrain else ()
-        named |= {f"downstream.{name}.data": (entry.data,) for name, entry in self.downstream.items()}
-        for where, names in named.items():
-            for name in names:
-                if name not in self.data:
-                    raise ValueError(f"{where}: no data set {name!r} under `data`; {nearest(name, self.data)}")
+        named = [(f"downstream.{name}.data", entry.data) for name, entry in self.downstream.items()]
+        named += [("pretrain.data", name) for name in self.pretrain.data] if self.pretrain else []
+        named += [("detector.train.data", self.detector.train.data)] if self.detector.train else []
+        for where, name in named:
+            if name not in self.data:
+                raise ValueError(f"{where}: no data set {name!r} under `data`; {nearest(name, self.data)}")
         for name, entry in self.downstream.items():
             if entry.start == "pretrained" and self.pretrain is None:
                 raise ValueError(f"downstream.{name}.start: pretrained, but there is no `pretrain`; write start: none")
@@ -140,8 +139,10 @@ def parse_changes(pairs: Sequence[str], option: str) -> dict[str, Any]:
 
 def machine_from(pairs: Sequence[str], base: Machine | None = None) -> Machine:
     """A `Machine` with the changes of `--machine`. Raises UserError with the nearest valid field."""
-    text = as_yaml(base or Machine())
-    return load_yaml(text, "--machine", Machine, parse_changes(pairs, "--machine"))
+    changes = parse_changes(pairs, "--machine")
+    if unknown := [key for key in changes if key not in Machine.model_fields]:
+        raise UserError(f"--machine {unknown[0]}: there is no such setting; {nearest(unknown[0], Machine.model_fields)}")
+    return load_yaml(as_yaml(base or Machine()), "--machine", Machine, changes)
 
 
 def machine_of(recipe: Recipe, pairs: Sequence[str]) -> Machine:

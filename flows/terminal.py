@@ -127,7 +127,7 @@ class Terminal(Events):
 
 def figures_line(figures: dict[str, Any], most: int = 4) -> str:
     """The first few figures, short: `images 5,000  map50 0.94`."""
-    shown = []
+    shown: list[str] = []
     for name, value in figures.items():
         if isinstance(value, int | float) and not isinstance(value, bool) and len(shown) < most:
             shown.append(f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}")
