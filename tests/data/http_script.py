@@ -109,7 +109,7 @@ def part(begin: int, body: bytes, total: int = len(BODY), etag: str = ETAG) -> R
     return reply
 
 
-def stall(upto: int, seconds: float = 1.5) -> Reply:
+def stall(upto: int, seconds: float = 60.0) -> Reply:
     def reply(request: Request) -> None:
         request.head(200, Content_Length=len(BODY), ETag=ETAG)
         request.give(BODY[:upto])
@@ -118,7 +118,7 @@ def stall(upto: int, seconds: float = 1.5) -> Reply:
     return reply
 
 
-def trickle(upto: int, seconds: float = 1.5) -> Reply:
+def trickle(upto: int, seconds: float = 60.0) -> Reply:
     """First bytes at once, then one every 20 ms."""
 
     def reply(request: Request) -> None:

@@ -289,7 +289,6 @@ def _receive(
     most = source.size or whole or MAX_BYTES
     window, counted = time.monotonic(), part.size
     with part.path.open("r+b") as file:
-        file.truncate(part.size)
         file.seek(part.size)
         for block in response.iter_raw():
             if part.size + len(block) > most:
