@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -268,6 +270,7 @@ class Engine:
     def building(self, artifact: Artifact) -> Iterator[StoreBuild]:
         """A `Build` for `artifact` with a fresh directory, cleared away unless it was published."""
         unfinished = durable.make_directories(self.store.unfinished(artifact.stage_name, artifact.fingerprint))
+        self._describe(artifact, unfinished)
         directory = self.store.begin(artifact.fingerprint)
         try:
             yield StoreBuild(
@@ -283,6 +286,14 @@ class Engine:
             )
         finally:
             self.store.abandon(directory)
+
+    @staticmethod
+    def _describe(artifact: Artifact, unfinished: Path) -> None:
+        """Beside the unfinished work, what it is of: a hint for `gc`, which must leave its inputs."""
+        fresh = unfinished / f".step.{uuid.uuid4().hex}"
+        fresh.write_text(json.dumps(steps_as_json(artifact)))
+        fresh.chmod(durable.SHARED_FILE)
+        fresh.replace(unfinished / "step.json")
 
     def make(self, artifact: Artifact, build: StoreBuild) -> tuple[dict[str, Any], float]:
         """Run the stage's function. Returns its figures and the wall seconds it took."""

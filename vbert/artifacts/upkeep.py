@@ -1,0 +1,305 @@
+"""Upkeep of a store: reading all of it again, and sweeping what nothing needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vbert.artifacts import durable
+from vbert.artifacts.errors import Damaged, UserError, nearest
+from vbert.artifacts.manifest import Manifest
+from vbert.artifacts.owner import Owner
+from vbert.artifacts.store import Store
+from vbert.artifacts.why import lineage, manifest_of, why
+
+__all__ = ["Sweep", "Swept", "gc", "keep", "lineage", "verify", "why"]
+
+DAY = 86_400.0
+
+
+def no_progress(done: int, total: int) -> None: ...
+
+
+# ---------------------------------------------------------------------- verify
+
+
+def verify(store: Store, progress: Callable[[int, int], None] = no_progress, set_aside: bool = True) -> list[Damaged]:
+    """Read every file of every finished artifact again; `progress(bytes done, bytes in all)`.
+
+    Returns what is damaged, in the order of the store. Its artifacts are moved to `damaged/`, so that the next run
+    makes them again (a run itself looks at sizes, and at contents only of what it reads).
+    """
+    fresh = Store(store.root)
+    fresh.checked.alone = True
+    damaged: list[Damaged] = []
+    todo: list[tuple[Manifest, str, int]] = []
+    for stage, fingerprint in _finished(store):
+        try:
+            found = fresh.find(stage, fingerprint)
+        except Damaged as damage:
+            damaged.append(damage)
+            continue
+        if found is not None and found.fingerprint == fingerprint:  # an alias's files are its target's
+            todo += [(found, entry.name, entry.size) for entry in found.files]
+    total, done = sum(size for *_, size in todo), 0
+
+    def read(item: tuple[Manifest, str, int]) -> Damaged | None:
+        try:
+            fresh.verified(item[0], item[1])
+        except Damaged as damage:
+            return damage
+        return None
+
+    # Digests and reads leave the interpreter's lock: two threads a core keep the disk and the cores busy at once.
+    with ThreadPoolExecutor(2 * (os.cpu_count() or 1)) as threads:
+        for (_, _, size), found_damage in zip(todo, threads.map(read, todo), strict=True):
+            done += size
+            progress(done, total)
+            if found_damage is not None:
+                damaged.append(found_damage)
+    damaged = list({str(each): each for each in damaged}.values())
+    if set_aside and not store.read_only():
+        for one in {each.fingerprint: each for each in damaged}.values():
+            store.set_aside(one)
+    return sorted(damaged, key=str)
+
+
+def _finished(store: Store) -> Iterator[tuple[str, str]]:
+    for path in sorted((store.root / "artifacts").glob("*/*")):
+        yield path.parent.name, path.name
+
+
+# ---------------------------------------------------------------------- keep and gc
+
+
+def keep(store: Store, run_id: str, kept: bool = True) -> None:
+    """Keep what a run made from `gc`, or no longer."""
+    runs = store.runs()
+    if run_id not in runs:
+        raise UserError(f"no run {run_id!r} in {store.root}; {nearest(run_id, runs)}")
+    store.note_run(run_id, runs[run_id] | {"kept": kept})
+
+
+Kind = Literal["artifact", "alias", "unfinished", "publishing", "damaged", "trash"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A thing that nothing needs: its name in the store and its size in bytes."""
+
+    kind: Kind
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What `gc` removed, or would remove, and how many artifacts stay. `notes` say what it could not decide."""
+
+    items: list[Sweep]
+    kept: int
+    removed: bool
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        return sum(item.bytes for item in self.items)
+
+    def lines(self) -> list[str]:
+        return [f"{item.kind:<11}{item.name}  {item.bytes / 1e6:,.1f} MB" for item in self.items] + self.notes
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "removed": self.removed,
+            "bytes": self.bytes,
+            "kept": self.kept,
+            "items": [asdict(item) for item in self.items],
+            "notes": self.notes,
+        }
+
+
+def gc(store: Store, keep_roots: Collection[str] = (), dry_run: bool = True, grace: float = 7 * DAY) -> Swept:
+    """Remove what nothing needs (with `dry_run`, only say what that is).
+
+    Needed are `keep_roots` (fingerprints), the targets of kept runs, of each recipe's last run and of runs going on,
+    what live builders make, and all that exists of what those are made from. Unfinished work of provably dead owners,
+    and what lies in `damaged/`, goes when it was not touched for `grace` seconds, as does anything whose owner can't be
+    told. A thing is renamed to `trash/` first and deleted there, so that being killed leaves nothing half there.
+    """
+    sweeping = _Sweeping(store, frozenset(keep_roots), grace)
+    items = sweeping.plan()
+    if not dry_run:
+        items = [item for item in items if sweeping.remove(item)]
+    there, swept = {f"artifacts/{stage}/{mark}" for stage, mark in _finished(store)}, {item.name for item in items}
+    return Swept(items, len(there - swept), not dry_run, sweeping.notes)
+
+
+class _Sweeping:
+    def __init__(self, store: Store, roots: frozenset[str], grace: float) -> None:
+        self.store, self.roots, self.grace = store, roots, grace
+        self.notes: list[str] = []
+        self._read: dict[Path, Manifest | None] = {}
+
+    def plan(self) -> list[Sweep]:
+        root, needed = self.store.root, self.needed()
+        items: list[Sweep] = []
+        items += [self._item("trash", path) for path in sorted((root / "trash").glob("*"))]
+        for path in sorted((root / "publishing").glob("*")):
+            if path.name.endswith(".owner"):
+                if not path.with_suffix("").exists() and self._ownerless(path):
+                    items.append(self._item("publishing", path))
+            elif self._ownerless(path.with_name(path.name + ".owner"), path):
+                items.append(self._item("publishing", path))
+        live = self._live()
+        for path in sorted((root / "unfinished").glob("*/*")):
+            if path.name in live:
+                continue
+            finished = self.store.directory(path.parent.name, path.name).exists()
+            if finished or (path.name not in needed and self._old(path, *path.glob("units"), *path.glob("scratch/*"))):
+                items.append(self._item("unfinished", path))
+        items += [self._item("damaged", path) for path in sorted((root / "damaged").glob("*")) if self._old(path)]
+        if needed is not EVERYTHING:
+            found = [p for p in sorted((root / "artifacts").glob("*/*")) if p.name not in needed]
+            aliases = [path for path in found if (m := self._manifest(path)) is not None and m.alias_of is not None]
+            items += [self._item("alias", path) for path in aliases]  # before their targets: none is left dangling
+            items += [self._item("artifact", path) for path in found if path not in aliases]
+        return items
+
+    def needed(self) -> Collection[str]:
+        """Fingerprints that stay, or EVERYTHING where a run does not say what it rests on."""
+        manifests = {path.name: self._manifest(path) for path in (self.store.root / "artifacts").glob("*/*")}
+        self.notes.clear()
+        roots = set(self.roots) | self._live()
+        for run_id, record in self._kept_runs().items():
+            targets = set(record.get("targets", []))
+            steps = record.get("steps")
+            roots |= targets | set(steps or [])
+            if steps is None and any(manifests.get(target) is None for target in targets):
+                self.notes.append(f"run {run_id} did not finish, and what it made can't be told: all artifacts stay")
+                return EVERYTHING
+        needed: set[str] = set()
+        while roots:
+            mark = roots.pop()
+            if mark in needed:
+                continue
+            needed.add(mark)
+            found = manifests.get(mark)
+            if found is not None:
+                roots |= set(found.step.get("steps", {})) | ({found.alias_of} if found.alias_of else set())
+            for path in (self.store.root / "unfinished").glob(f"*/{mark}/step.json"):
+                with suppress(OSError, ValueError, KeyError):
+                    roots |= set(json.loads(path.read_text())["steps"])
+        return needed
+
+    def _manifest(self, path: Path) -> Manifest | None:
+        if self._read.get(path) is None:  # what is published never changes
+            self._read[path] = manifest_of(path)
+        return self._read[path]
+
+    def _kept_runs(self) -> dict[str, dict[str, Any]]:
+        """Kept ones, each recipe's last and last successful, and those going on (begun within the grace, no end)."""
+        runs = self.store.runs()
+        last: dict[tuple[str, bool], str] = {}
+        for run_id, record in sorted(runs.items(), key=lambda item: (item[1].get("started", 0.0), item[0])):
+            last[str(record.get("recipe")), False] = run_id
+            if record.get("status", "done") == "done":
+                last[str(record.get("recipe")), True] = run_id
+        now = time.time()
+        return {
+            run_id: record
+            for run_id, record in runs.items()
+            if record.get("kept")
+            or run_id in last.values()
+            or (record.get("status") == "running" and now - record.get("started", 0.0) < self.grace)
+        }
+
+    def _live(self) -> set[str]:
+        """Fingerprints that a live (or not provably dead) builder works on."""
+        root, live = self.store.root, set()
+        owners = [(path.name.split(".")[0], path) for path in (root / "publishing").glob("*.owner")]
+        owners += [(path.name.split(".")[0], path) for path in (root / "locks").glob("*.holder")]
+        owners += [(path.parents[1].name, path) for path in (root / "unfinished").glob("*/*/scratch/*.owner")]
+        for fingerprint, path in owners:
+            owner = Owner.read(path)
+            if owner is not None and owner.is_current() and path.suffix == ".holder":
+                continue  # held to sweep it; what this process builds has a directory in publishing/ too
+            if owner is not None and not owner.dead() and not (self._elsewhere(owner) and self._old(path)):
+                live.add(fingerprint)
+        return live
+
+    @staticmethod
+    def _elsewhere(owner: Owner) -> bool:
+        return owner.host != Owner.current().host
+
+    def _ownerless(self, owner_path: Path, *things: Path) -> bool:
+        owner = Owner.read(owner_path)
+        if owner is not None and owner.dead():
+            return True
+        if owner is not None and not self._elsewhere(owner):
+            return False
+        return self._old(*things, owner_path)
+
+    def _old(self, *paths: Path) -> bool:
+        """Whether the youngest of those that exist was last touched before the grace."""
+        newest = 0.0
+        for path in paths:
+            with suppress(OSError):
+                newest = max(newest, path.lstat().st_mtime)
+        return time.time() - newest >= self.grace
+
+    def _item(self, kind: Kind, path: Path) -> Sweep:
+        return Sweep(kind, path.relative_to(self.store.root).as_posix(), _size(path))
+
+    def remove(self, item: Sweep) -> bool:
+        """Whether it went; what has come to be needed since the plan stays."""
+        path = self.store.root / item.name
+        trash = durable.make_directories(self.store.root / "trash") / uuid.uuid4().hex
+        if item.kind == "trash":
+            durable.remove_tree(path)
+            return True
+        with suppress(FileNotFoundError):
+            if item.kind in ("artifact", "alias", "unfinished"):
+                with self.store.lock(path.name):
+                    if self._wanted(item.kind, path):
+                        return False
+                    durable.rename(path, trash)
+            else:
+                durable.rename(path, trash)
+        if path.parent.name == "publishing":
+            path.with_name(path.name + ".owner").unlink(missing_ok=True)
+        if trash.is_dir() and not trash.is_symlink():
+            durable.remove_tree(trash)
+        else:
+            trash.unlink(missing_ok=True)
+        return True
+
+    def _wanted(self, kind: Kind, path: Path) -> bool:
+        if kind == "unfinished":
+            finished = self.store.directory(path.parent.name, path.name).exists()
+            return path.name in self._live() or (not finished and path.name in self.needed())
+        return path.name in self.needed()
+
+
+class _Everything(frozenset[str]):
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+EVERYTHING: Collection[str] = _Everything()
+
+
+def _size(path: Path) -> int:
+    files = [p for p in path.rglob("*") if not p.is_dir()] if path.is_dir() and not path.is_symlink() else [path]
+    total = 0
+    for file in files:
+        with suppress(OSError):
+            total += file.lstat().st_size
+    return total
