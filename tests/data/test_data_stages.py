@@ -235,7 +235,7 @@ def test_unchanged_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.
         os.utime(folder / f"{number}.txt", (1e9, 1e9))
     read: list[str] = []
     real = folders._sha256
-    monkeypatch.setattr(folders, "_sha256", lambda path: [read.append(path.name), real(path)][1])
+    monkeypatch.setattr(folders, "_sha256", lambda path: [read.append(Path(path).name), real(path)][1])
     first = folder_digest(folder, tmp_path / "memory")
     assert len(read) == 5
     assert folder_digest(folder, tmp_path / "memory") == first

@@ -45,51 +45,54 @@ def file_digests(path: Path, memory: Path | None = None) -> dict[str, tuple[int,
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; mend `path` in the spec")
-    root = path.resolve()
+    root = str(path.resolve())
     note = (memory or memory_folder()) / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.json"
     known = _remembered(note)
-    found = dict(_files(root)) if root.is_dir() else {path.name: path}
+    found = dict(_files(root)) if path.is_dir() else {path.name: (root, _key(os.stat(root)))}
     if not found:
         raise UserError(f"{path}: the folder holds no files; mend `path` in the spec")
     now = time.time_ns()
-    keys = {name: _key(file) for name, file in found.items()}
-    digests = {name: known[name][1] for name, key in keys.items() if name in known and known[name][0] == key}
+    digests = {name: known[name][1] for name, (_, key) in found.items() if name in known and known[name][0] == key}
     fresh = [name for name in found if name not in digests]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        digests |= dict(zip(fresh, threads.map(_sha256, (found[name] for name in fresh)), strict=True))
+        digests |= dict(zip(fresh, threads.map(_sha256, (found[name][0] for name in fresh)), strict=True))
     if fresh or len(known) != len(found):
-        lasting = {n: (key, digests[n]) for n, key in keys.items() if n not in fresh or now - key[1] > RACY_NS}
-        _remember(note, lasting)
-    return {name: (keys[name][0], digests[name]) for name in sorted(found)}
+        new = set(fresh)
+        kept = {n: (key, digests[n]) for n, (_, key) in found.items() if n not in new or now - key[1] > RACY_NS}
+        _remember(note, kept)
+    return {name: (found[name][1][0], digests[name]) for name in sorted(found)}
 
 
-def _files(root: Path) -> Iterator[tuple[str, Path]]:
-    seen = set()
-    for folder, below, names in os.walk(root, followlinks=True, onerror=_refuse):
+def _files(root: str) -> Iterator[tuple[str, tuple[str, list[int]]]]:
+    """(name, (path, key)) of the files below `root`. Strings and scandir: a planner passes here at every run."""
+    seen: set[tuple[int, int]] = set()
+    folders = [(root, "")]
+    while folders:
+        folder, prefix = folders.pop()
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:  # a link back up
-            below.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in sorted(names):
-            file = Path(folder, name)
-            if not name.startswith(".") and file.is_file():
-                yield safe_name(file.relative_to(root).as_posix()), file
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        folders.append((entry.path, f"{prefix}{entry.name}/"))
+                    elif entry.is_file():
+                        yield safe_name(prefix + entry.name), (entry.path, _key(entry.stat()))
+        except OSError as error:
+            raise UserError(f"{folder}: can't be read: {error.strerror}") from error
 
 
-def _refuse(error: OSError) -> None:
-    raise UserError(f"{error.filename}: can't be read: {error.strerror}")
-
-
-def _key(file: Path) -> list[int]:
-    status = file.stat()
+def _key(status: os.stat_result) -> list[int]:
     return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
-def _sha256(file: Path) -> str:
+def _sha256(file: str) -> str:
     try:
-        with file.open("rb") as stream:
+        with open(file, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{file}: can't be read: {error.strerror}") from error
