@@ -1,0 +1,252 @@
+"""Steps and their units as Prefect tasks, and what the tasks of one flow run share.
+
+A finished step ends Cached. Only fingerprints travel between tasks; nothing of Prefect's caching or result storage is
+used: the lock, the look and the resumption are the store's.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from ctypes import c_ulong, py_object, pythonapi
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import ceil
+from typing import Any, cast
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import PrefectConcurrentFuture
+from prefect.runtime import flow_run
+from prefect.states import Completed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import Task, exponential_backoff
+from prefect.transactions import Transaction
+from prefect.utilities.annotations import quote
+
+from flows.prefect_view import outcome
+from vbert.artifacts import children
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.build import Figures, Work
+from vbert.artifacts.errors import BuildError, Damaged, UserError
+from vbert.artifacts.graph import Built, Engine, Planned
+
+MOST_UNITS = 300  # task runs of one stage; beyond, a task makes several units (a task run costs 5–10 ms and 12 KB)
+
+# ---------------------------------------------------------------------- tasks
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def step(title: str, fingerprint: str) -> State[str]:
+    """A step of the graph: found, adopted or built under our lock. Its state's data is the fingerprint."""
+    return _ensured(fingerprint)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def units(title: str, keys: list[str], works: list[Work]) -> list[Figures]:
+    """Some units of a step, each made and committed in a child process of ours."""
+    return [work() for work in works]
+
+
+def _ensured(fingerprint: str) -> State[str]:
+    # Not in `step` itself: decorated functions are at times pickled by value, with the globals they name.
+    run = RUNS[str(flow_run.get_id())]
+    built = run.ensure(run.artifacts[fingerprint])
+    said = f"{outcome(built)} · {fingerprint} in {run.engine.store.root}"
+    return Completed(name="Completed" if built.outcome == "built" else "Cached", message=said, data=fingerprint)
+
+
+def _step_again(_: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether another attempt may end better: not after a user's mistake or a stage's own verdict."""
+    dead = isinstance(state.data, children.ChildDied)
+    return not _stopping(task_run) and (dead or not isinstance(state.data, UserError | BuildError))
+
+
+def _unit_again(_: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """A unit tells of its dead child by a BuildError, so these are tried again. Damage is the step's to mend."""
+    return not _stopping(task_run) and not isinstance(state.data, UserError | Damaged)
+
+
+def _stopping(task_run: TaskRun) -> bool:
+    run = RUNS.get(str(task_run.flow_run_id))
+    return run is None or run.stopping
+
+
+def _step_task(artifact: Artifact) -> Task[..., Any]:
+    assert artifact.step is not None
+    stage = artifact.step.stage
+    return step.with_options(
+        name=stage.name,
+        description=(stage.function.__doc__ or "").strip() or None,
+        task_run_name=f"{artifact.title} {artifact.fingerprint[:6]}",
+        tags={stage.name, artifact.label or stage.name, *stage.tags, *(["gpu"] if stage.gpus else [])},
+        retries=stage.retries,
+        retry_delay_seconds=exponential_backoff(2)(stage.retries) or 0,
+        retry_jitter_factor=0.5,
+        retry_condition_fn=_step_again,
+    )
+
+
+def _units_task(title: str, works: Sequence[Work]) -> Task[..., Any]:
+    retries = works[0].retries
+    return units.with_options(
+        name=f"{title.partition('[')[0]} unit",
+        task_run_name=f"{title} {works[0].key}" + (f"…{works[-1].key}" if len(works) > 1 else ""),
+        retries=retries,
+        retry_delay_seconds=exponential_backoff(1)(retries) or 0,
+        retry_jitter_factor=0.5,
+        retry_condition_fn=_unit_again,
+    )
+
+
+# ---------------------------------------------------------------------- one flow run
+
+
+@dataclass
+class Run:
+    """What the tasks of one flow run share in this process."""
+
+    engine: Engine
+    artifacts: dict[str, Artifact]
+    pool: ThreadPoolTaskRunner[Any]  # the one bounded runner for the units of all steps
+    stopping: bool = False
+    _threads: dict[str, int] = field(default_factory=dict)  # fingerprint → thread that is at it
+    _units: list[PrefectConcurrentFuture[Any]] = field(default_factory=list)
+
+    def steps(self, lines: Sequence[Planned]) -> None:
+        """Submit every step once its inputs are done, finished ones too; at most `steps_at_once` build at a time.
+
+        After a failure nothing more is begun; it is raised when the running steps have ended.
+        """
+        futures: dict[str, PrefectConcurrentFuture[Any]] = {}
+        ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+        waiting, done, building = list(lines), set[str](), set[str]()
+        failed: PrefectConcurrentFuture[Any] | None = None
+        while True:
+            for line in list(waiting) if failed is None else []:
+                artifact, mark = line.artifact, line.artifact.fingerprint
+                behind = [held.fingerprint for held in _inputs(artifact) if held.fingerprint in self.artifacts]
+                full = len(building) >= self.engine.machine.steps_at_once
+                if not done.issuperset(behind) or (full and line.status != "present"):
+                    continue
+                waiting.remove(line)
+                building |= set() if line.status == "present" else {mark}
+                after = [futures[other] for other in behind]
+                futures[mark] = cast(
+                    "PrefectConcurrentFuture[Any]", _step_task(artifact).submit(artifact.title, mark, wait_for=after)
+                )
+                futures[mark].add_done_callback(partial(_note, ended, mark))
+            if len(done) == len(futures):
+                break
+            mark = ended.get()
+            done.add(mark)
+            building.discard(mark)
+            state = _final(futures[mark])
+            if failed is None and (state is None or not state.is_completed()):
+                failed = futures[mark]
+        if failed is not None:
+            failed.result()
+
+    def ensure(self, artifact: Artifact) -> Built:
+        """`Engine.ensure`, which `stop` can interrupt."""
+        self._threads[artifact.fingerprint] = threading.get_ident()
+        try:
+            if self.stopping:
+                raise children.Stopped
+            return self.engine.ensure(artifact)
+        except children.Stopped:
+            raise BuildError(f"{artifact.title}: stopped; the next run goes on from what is done") from None
+        finally:
+            self._threads.pop(artifact.fingerprint, None)
+
+    def make_units(self, title: str, works: Sequence[Work], done: Callable[[Figures], None]) -> None:
+        """The engine's runner of units: tasks on the shared pool. All end before their step lets go of its lock."""
+        share = ceil(len(works) / MOST_UNITS)
+        groups = [works[first : first + share] for first in range(0, len(works), share or 1)]
+        token = Transaction.__var__.set(
+            cast("Transaction", None)
+        )  # else a failed step shows its finished units as RolledBack
+        try:
+            futures = [self._submit(title, group) for group in groups]
+        finally:
+            Transaction.__var__.reset(token)
+        errors: list[BaseException] = []
+        for future in futures:
+            state = _final(future)
+            if state is not None and state.is_completed():
+                for figures in future.result():
+                    done(figures)
+            elif state is not None:
+                errors.append(cast("BaseException", state.data))
+                for other in futures:
+                    other.wrapped_future.cancel()  # those that run go on to their end
+        for error in errors:
+            if isinstance(error, UserError | Damaged):
+                raise error
+        if self.stopping:
+            raise children.Stopped
+        if errors:
+            said = f"{len(errors)} of {len(futures)} units failed, then no more were begun; the first"
+            raise BuildError(f"{title}: {said}: {errors[0]}") from errors[0]
+
+    def _submit(self, title: str, works: Sequence[Work]) -> PrefectConcurrentFuture[Any]:
+        alone = [replace(work, retries=0) for work in works]  # the retries are Prefect's, where they are seen
+        parameters = {"title": title, "keys": [work.key for work in works], "works": quote(alone)}
+        future = self.pool.submit(_units_task(title, works), parameters)
+        self._units.append(future)
+        return future
+
+    def stop(self) -> None:
+        """Leave off: children at a checkpoint; waits for locks and work in our threads by an exception raised there."""
+        self.stopping = True
+        for future in self._units:
+            future.wrapped_future.cancel()
+        children.terminate_all()
+        began = time.monotonic()
+        for second in range(int(children.GRACE)):
+            while self._threads and time.monotonic() < began + second + 1:
+                time.sleep(0.02)
+            for ident in list(self._threads.values()):
+                pythonapi.PyThreadState_SetAsyncExc(c_ulong(ident), py_object(children.Stopped))
+
+
+RUNS: dict[str, Run] = {}  # flow run id → its run, for the tasks in this process
+
+
+@contextmanager
+def running(engine: Engine, lines: Sequence[Planned]) -> Iterator[Run]:
+    """A `Run` under this flow run's id. What ends it early has its steps and children leave off first."""
+    mark = str(flow_run.get_id())
+    pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=engine.machine.units_at_once)
+    with pool:
+        run = RUNS[mark] = Run(engine, {line.artifact.fingerprint: line.artifact for line in lines}, pool)
+        engine.run_units = run.make_units
+        try:
+            yield run
+        except BaseException:
+            run.stop()
+            raise
+        finally:
+            del RUNS[mark]
+
+
+def _inputs(artifact: Artifact) -> list[Artifact]:
+    return artifact.step.inputs() if artifact.step else []
+
+
+def _note(ended: queue.SimpleQueue[str], mark: str, _: object) -> None:
+    ended.put(mark)
+
+
+def _final(future: PrefectConcurrentFuture[Any]) -> State[Any] | None:
+    """The final state, waited for; None where the task was never begun."""
+    try:
+        future.wait()  # before this, `state` would be what the server knows by now
+    except CancelledError:
+        return None
+    return future.state

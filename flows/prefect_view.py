@@ -1,0 +1,163 @@
+"""What the Prefect UI shows of a run beside its tasks: our log lines, progress, the recipe, the plan, the metrics."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.logging.handlers import APILogHandler
+
+from flows.recipe import Recipe, as_yaml
+from flows.terminal import size
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.graph import Built, Events, Planned
+from vbert.artifacts.store import Store
+
+EVERY = 5.0  # seconds between two updates of a progress artifact, which cost 25–45 ms each
+
+log = logging.getLogger("vbert.flows")
+
+
+@contextmanager
+def logs_to_prefect() -> Iterator[None]:
+    """Bring the lines of the loggers under `vbert` to the page of the run they belong to."""
+    logger, handler = logging.getLogger("vbert"), APILogHandler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@dataclass
+class _Shown:
+    """A step's progress artifact, made when the step lasts long enough to be worth one."""
+
+    context: Context  # of the step's task run, to which the artifact belongs
+    last: float
+    id: UUID | None = None
+
+
+@dataclass
+class View(Events):
+    """Passes on what the engine tells to the terminal, and shows it in Prefect. Collects what was built."""
+
+    terminal: Events = field(default_factory=Events)
+    built: dict[str, Built] = field(default_factory=dict)
+    _shown: dict[str, _Shown] = field(default_factory=dict)
+
+    def started(self, artifact: Artifact) -> None:
+        self.terminal.started(artifact)
+        self._shown[artifact.fingerprint] = _Shown(copy_context(), time.monotonic())
+        log.info("%s %s: building", artifact.title, artifact.fingerprint[:8])
+
+    def progress(self, artifact: Artifact, done: int, total: int, figures: dict[str, float]) -> None:
+        self.terminal.progress(artifact, done, total, figures)
+        shown = self._shown.get(artifact.fingerprint)
+        if shown is not None and time.monotonic() - shown.last >= EVERY and total:
+            shown.last = time.monotonic()
+            said = " · ".join([f"{done:,} of {total:,}", *(f"{name} {value:.4g}" for name, value in figures.items())])
+            self._show(shown, artifact, 100.0 * done / total, f"{artifact.title}: {said}")
+
+    def finished(self, built: Built) -> None:
+        self.terminal.finished(built)
+        artifact = built.artifact
+        self.built.setdefault(artifact.fingerprint, built)  # built to mend damage, then found: it was built
+        shown = self._shown.pop(artifact.fingerprint, None)
+        if shown is not None and shown.id is not None:
+            self._show(shown, artifact, 100.0, f"{artifact.title}: done in {built.seconds:.0f} s")
+        if built.outcome == "built":
+            log.info("%s %s", artifact.title, outcome(built))
+
+    def said(self, artifact: Artifact, sentence: str) -> None:
+        self.terminal.said(artifact, sentence)
+        log.warning("%s", sentence)
+
+    def _show(self, shown: _Shown, artifact: Artifact, percent: float, said: str) -> None:
+        def call() -> None:
+            if shown.id is None:
+                made = create_progress_artifact(percent, key=slug(f"{artifact.title}-progress"), description=said)
+                shown.id = made if isinstance(made, UUID) else None
+            else:
+                update_progress_artifact(shown.id, percent, description=said)
+
+        try:
+            shown.context.copy().run(call)
+        except Exception as error:  # a server that is away for a moment must not end the work
+            log.warning("no progress shown for %s: %s", artifact.title, error)
+
+
+def outcome(built: Built) -> str:
+    """`built in 12.3 s · images 5,000 · …`, or why it was not built."""
+    if built.outcome == "cached":
+        return "was there"
+    if built.outcome == "adopted":
+        return f"has the content of {built.manifest.fingerprint[:8]}, made of the same inputs: not built again"
+    figures = [f"{name} {_figure(value)}" for name, value in built.manifest.figures.items() if _is_number(value)]
+    return " · ".join([f"built in {built.seconds:.1f} s", *figures[:6]])
+
+
+def show_plan(lines: Sequence[Planned], recipe: Recipe | None, title: str) -> None:
+    """The resolved recipe and what this run finds, as artifacts of the flow run."""
+    if recipe is not None:
+        text = f"```yaml\n{as_yaml(recipe)}```"
+        create_markdown_artifact(text, key=slug(f"{title}-recipe"), description="the recipe, all defaults filled in")
+    rows = [
+        {
+            "step": line.artifact.title,
+            "fingerprint": line.artifact.fingerprint[:8],
+            "found": line.status + (f", {line.units_done} units done" if line.units_done else ""),
+            "size": size(line.size) if line.status == "present" else "",
+            "took": f"{line.seconds:.1f} s" if line.status == "present" else "",
+        }
+        for line in lines
+    ]
+    missing = sum(line.status != "present" for line in lines)
+    said = f"{missing} of {len(lines)} steps to build" if missing else f"all {len(lines)} steps are there"
+    create_table_artifact(rows, key=slug(f"{title}-plan"), description=said)
+
+
+def show_results(targets: Sequence[Artifact], store: Store, figures: Mapping[str, float], title: str) -> None:
+    """The metrics as a table, and where the report is."""
+    if figures:
+        rows = [{"metric": name, "value": _figure(value)} for name, value in figures.items()]
+        create_table_artifact(rows, key=slug(f"{title}-metrics"), description="metrics of this run")
+    for target in targets:
+        if target.stage_name == "report":
+            page = target.bound(store).path / "report.html"
+            create_link_artifact(
+                page.as_uri(),
+                link_text=f"report of {title}",
+                key=slug(f"{title}-report"),
+                description=f"A page on the machine that ran this. Browsers open it by its path: `{page}`",
+            )
+
+
+def slug(text: str) -> str:
+    """An artifact's key: Prefect takes lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

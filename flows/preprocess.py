@@ -1,0 +1,29 @@
+"""The chain up to region features, for `prefect deploy flows/preprocess.py:preprocess`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.on_prefect import build, run_name
+from flows.recipe import Recipe
+from vbert.artifacts.build import Machine
+
+
+@flow(name="preprocess", flow_run_name=run_name, persist_result=False)
+def preprocess(
+    recipe: str | Recipe = "demo",
+    changes: dict[str, Any] | None = None,
+    store: str = "store",
+    machine: Machine | None = None,
+) -> dict[str, float]:
+    """Raw data sets to shards of region features. Returns how many images and regions they hold.
+
+    Args:
+        recipe: a shipped recipe's name, a YAML file, or a whole recipe, frozen here.
+        changes: dotted fields of the recipe and their values: `{"pretrain.steps": 600}`.
+        store: where artifacts are; finished ones are not built again.
+        machine: how many things at once; changes no bits. Without it, the recipe's.
+    """
+    return build(recipe, changes, store, machine, until=("regions",))

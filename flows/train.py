@@ -1,0 +1,29 @@
+"""The chain up to trained models, for `prefect deploy flows/train.py:train`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.on_prefect import build, run_name
+from flows.recipe import Recipe
+from vbert.artifacts.build import Machine
+
+
+@flow(name="train", flow_run_name=run_name, persist_result=False)
+def train(
+    recipe: str | Recipe = "demo",
+    changes: dict[str, Any] | None = None,
+    store: str = "store",
+    machine: Machine | None = None,
+) -> dict[str, float]:
+    """Region features to pre-trained and fine-tuned models. Returns their last figures.
+
+    Args:
+        recipe: a shipped recipe's name, a YAML file, or a whole recipe, frozen here.
+        changes: dotted fields of the recipe and their values: `{"pretrain.steps": 600}`.
+        store: where artifacts are; finished ones are not built again.
+        machine: how many things at once; changes no bits. Without it, the recipe's.
+    """
+    return build(recipe, changes, store, machine, until=("pretrain", "finetune"))
