@@ -42,7 +42,6 @@ class Contract(Settings):
     ties: Literal["score, then index"] = "score, then index"
     features_of: Literal["proposals", "regressed", "given"]
     preprocessing: Preprocessing
-    precision: Literal["fp32", "bf16"] = "fp32"
     coordinates: Literal["xyxy pixels of the image as shown"] = "xyxy pixels of the image as shown"
     box_input: BoxInput | None = None  # None: shards hold boxes and leave it to the model
 

@@ -44,6 +44,7 @@ class PlainCnn(Settings):
     anchors: tuple[tuple[float, ...], tuple[float, ...]] = ((10, 16), (24, 34))
     ratios: tuple[float, ...] = (0.6, 1.0, 1.6)
     pooled: int = Field(5, ge=1)  # RoIAlign output side
+    samples: int = Field(1, ge=1)  # and its samples a bin, along each side
     hidden: int = Field(256, ge=1)  # width of fc6 and fc7
     proposals: int = Field(50, ge=1)  # rows of the box head, always
     before_nms: int = Field(200, ge=1)  # anchors a map that go into the RPN's suppression

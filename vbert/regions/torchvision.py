@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, pad, relu, softmax
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -78,12 +79,14 @@ class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
 class RoiPool(nn.Module):
     """RoIAlign from the map at stride 4: boxes [n, 4] an image to [N, C, side, side]."""
 
-    def __init__(self, side: int) -> None:
+    def __init__(self, side: int, samples: int) -> None:
         super().__init__()
-        self.side = side
+        self.side, self.samples = side, samples
 
     def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], _shapes: Any) -> Tensor:
-        pooled: Tensor = roi_align(maps["0"].float(), boxes, self.side, spatial_scale=1 / STRIDES[0], sampling_ratio=2)
+        pooled: Tensor = roi_align(
+            maps["0"].float(), boxes, self.side, spatial_scale=1 / STRIDES[0], sampling_ratio=self.samples
+        )
         return pooled
 
 
@@ -147,7 +150,7 @@ class FasterRcnn(nn.Module):
             nms_thresh=settings.rpn_iou,
         )
         self.roi_heads = AttributeRoiHeads(
-            RoiPool(settings.pooled),
+            RoiPool(settings.pooled, settings.samples),
             TwoMLPHead(width * settings.pooled**2, settings.hidden),
             FastRCNNPredictor(settings.hidden, classes + 1),
             fg_iou_thresh=0.5,
@@ -183,7 +186,7 @@ class TorchvisionDetector:
 
     def __init__(self, spec: DetectorSpec, classes: Sequence[str], network: FasterRcnn, device: str) -> None:
         self.spec, self.classes, self.attributes, self.device = spec, classes, spec.attributes, device
-        self.network = network.eval().to(device)
+        self.network = network.eval().to(device).to(memory_format=torch.channels_last)
 
     def prepare(self, image: Image.Image) -> Prepared:
         return prepare(image, self.spec.preprocessing)
@@ -193,7 +196,8 @@ class TorchvisionDetector:
         pixels, shapes = self._stacked(batch)
         maps = self.network.backbone(pixels)
         proposals, _ = self.network.rpn(ImageList(pixels, shapes), maps)
-        return self._candidates(maps, batch, proposals)
+        whole = torch.tensor([[0.0, 0.0, shapes[0][1], shapes[0][0]]], device=self.device)
+        return self._candidates(maps, batch, [mine if len(mine) else whole for mine in proposals])
 
     @torch.inference_mode()
     def describe(self, batch: Sequence[Prepared], boxes: Sequence[Tensor]) -> list[Candidates]:
@@ -202,7 +206,7 @@ class TorchvisionDetector:
         return self._candidates(self.network.backbone(pixels), batch, inputs)
 
     def _stacked(self, batch: Sequence[Prepared]) -> tuple[Tensor, list[tuple[int, int]]]:
-        pixels = torch.stack([p.pixels for p in batch]).to(self.device)
+        pixels = torch.stack([p.pixels for p in batch]).to(self.device, memory_format=torch.channels_last)
         return padded(pixels), [(pixels.shape[2], pixels.shape[3])] * len(batch)
 
     def _scale(self, prepared: Prepared) -> Tensor:
@@ -214,11 +218,12 @@ class TorchvisionDetector:
         out = []
         for i, (prepared, mine) in enumerate(zip(batch, boxes, strict=True)):
             height, width = prepared.pixels.shape[1:]
-            if not len(mine):  # nothing proposed: the whole image is
-                mine = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
             one = {name: each[i : i + 1] for name, each in maps.items()}
             logits, deltas, features, attributes = self._box_head(one, mine)
-            regressed = clip_boxes_to_image(self.network.roi_heads.box_coder.decode(deltas, [mine]), (height, width))
+            decoded = self.network.roi_heads.box_coder.decode(deltas, [mine]).reshape(
+                len(mine), len(self.classes) + 1, 4
+            )
+            regressed = clip_boxes_to_image(decoded, (height, width))
             scale = self._scale(prepared)
             out.append(
                 Candidates(
@@ -262,4 +267,8 @@ def detector(
     with torch.random.fork_rng(devices=[]):
         whole = network(spec, len(classes))
     whole.load_state_dict(dict(tensors))
+    whole.eval()
+    for block in [m for m in whole.modules() if isinstance(m, nn.Sequential) and len(m) == 3]:
+        if isinstance(block[0], nn.Conv2d) and isinstance(block[1], nn.BatchNorm2d):
+            block[0], block[1] = fuse_conv_bn_eval(block[0], block[1]), nn.Identity()
     return TorchvisionDetector(spec, classes, whole, device)

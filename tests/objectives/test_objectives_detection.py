@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from regions.regions_tiny import collection, encoded, small_spec
+
+from vbert.artifacts.build import Job, Machine
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.settings import Numerics
+from vbert.data.images import Images
+from vbert.objectives import detection
+from vbert.objectives.detection import Annotated, DetectionTask, train_detector
+from vbert.regions.detector import DetectorTraining, DetectorWeights
+
+COLOURS = ("red", "blue")
+TRAINING = DetectorTraining(data="tiny", steps=6, batch_size=4, validate_every=3)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def scenes(directory: Path, count: int = 24, **box: object) -> Images:
+    """One bright square or circle on grey an image, of two sizes of image."""
+    files, boxes = {}, []
+    for i in range(count):
+        side = (32, 40)[i % 2]
+        image = Image.new("RGB", (side, 32), "lightgrey")
+        x, y, kind, colour = 2 + (5 * i) % 11, 2 + (7 * i) % 13, i % 2, COLOURS[i // 2 % 2]
+        place = (x, y, x + 13, y + 13)
+        (ImageDraw.Draw(image).rectangle if kind else ImageDraw.Draw(image).ellipse)(place, fill=colour)
+        files[f"{i:02d}"] = encoded(image)
+        row: dict[str, Any] = {"image_id": f"{i:02d}", "x1": x, "y1": y, "x2": x + 14, "y2": y + 14}
+        boxes.append(row | {"class": ("circle", "square")[kind], "attributes": [colour, "small"]} | box)
+    return collection(directory, files, boxes)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    return scenes(tmp_path_factory.mktemp("scenes"))
+
+
+def trained(directory: Path, images: Images, **machine: Any) -> DetectorWeights:
+    for part in ("made", "scratch"):
+        (directory / part).mkdir(parents=True, exist_ok=True)
+    job = Job(directory / "made", directory / "scratch", Machine(device="cpu", **machine))
+    train_detector(job, images, small_spec(), TRAINING, Numerics(), 0)
+    return DetectorWeights.at(directory / "made")
+
+
+def test_a_killed_training_goes_on_to_the_same_bytes(
+    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with another number of loader workers."""
+    whole = trained(tmp_path / "whole", images, loader_workers=0, checkpoint_steps=100)
+    original, calls = DetectionTask.loss, []
+
+    def dying(self: DetectionTask, batch: Any, model: Any) -> Any:
+        calls.append(batch)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(self, batch, model)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionTask, "loss", dying)
+        with pytest.raises(KeyboardInterrupt):
+            trained(tmp_path / "killed", images, loader_workers=1, checkpoint_steps=4)
+    assert not (tmp_path / "killed" / "made" / "weights.safetensors").exists()
+    resumed = trained(tmp_path / "killed", images, loader_workers=1, checkpoint_steps=4)
+    assert whole.names() == resumed.names()
+    for name in whole.names():
+        assert whole.file(name).read_bytes() == resumed.file(name).read_bytes(), name
+
+
+def test_it_leaves_weights_curves_and_a_look_at_held_out_images(tmp_path: Path, images: Images) -> None:
+    weights = trained(tmp_path, images, loader_workers=0)
+    assert weights.classes() == ["circle", "square"]
+    rows = weights.curves()
+    assert rows[-1]["step"] == 6
+    assert {"loss", "classes", "boxes", "attributes", "objectness", "rpn_boxes", "map50"} <= rows[-1].keys()
+    assert [row["step"] for row in rows if "map50" in row] == [3, 6]
+    seen = weights.detections()
+    held_out = Annotated(images, "test")
+    assert [row["image_id"] for row in seen] == held_out.ids[: detection.SHOWN]
+    for row in seen:
+        assert len(row["boxes"]) == len(row["scores"]) == len(row["classes"]) == len(row["attributes"])
+        assert row["truth"]["classes"][0] in weights.classes()
+        assert (row["width"], row["height"]) == images.open(row["image_id"]).size
+    assert json.loads(weights.file("evaluation.json").read_text()).keys() >= {"map", "map50"}
+    assert weights.load("cpu").classes == ["circle", "square"]
+
+
+def test_flips_move_the_boxes_with_the_pixels(images: Images) -> None:
+    flipped = DetectionTask(images, small_spec(), TRAINING.model_copy(update={"flip": 1.0}), 0)
+    plain = DetectionTask(images, small_spec(), TRAINING.model_copy(update={"flip": 0.0}), 0)
+    mirrored, straight = (task.collate([(i, 0) for i in range(6)]) for task in (flipped, plain))
+    for at, (height, width) in enumerate(straight.shapes):
+        a, b = mirrored.pixels[at], straight.pixels[at]
+        mine, theirs = mirrored.targets[at], straight.targets[at]
+        assert torch.equal(a[:, :height, :width].flip(2), b[:, :height, :width])
+        x1, y1, x2, y2 = theirs["boxes"].T
+        assert torch.equal(mine["boxes"], torch.stack([width - x2, y1, width - x1, y2], 1))
+
+
+def test_attributes_are_taught_as_distributions(tmp_path: Path) -> None:
+    images = scenes(tmp_path, 4, attributes=["red", "blue", "small"])
+    batch = DetectionTask(images, small_spec(), TRAINING, 0).collate([(0, 0)])
+    assert batch.targets[0]["attributes"].tolist() == [[0.5, 0.5]]
+    images = scenes(tmp_path / "none", 4, attributes=["small"])
+    task = DetectionTask(images, small_spec(), TRAINING, 0)
+    batch = task.collate([(0, 0)])
+    assert batch.targets[0]["attributes"].tolist() == [[0.0, 0.0]]
+    assert task.loss(batch, task.model.train())["attributes"].item() == 0.0
+
+
+def test_the_attribute_loss_is_weighted(images: Images) -> None:
+    task = DetectionTask(images, small_spec(), TRAINING, 0)
+    torch.manual_seed(0)
+    losses = task.loss(task.collate([(0, 0), (1, 0)]), task.model.train())
+    parts = {name: value.item() for name, value in losses.items() if name != "loss"}
+    assert losses["loss"].item() == pytest.approx(sum(parts.values()) - 0.5 * parts["attributes"], rel=1e-6)
+
+
+def test_without_official_splits_a_hash_decides(images: Images) -> None:
+    class Unsplit:
+        title = "images"
+        boxes = staticmethod(images.boxes)
+
+        @staticmethod
+        def table() -> Any:
+            import pyarrow as pa
+
+            table = images.table()
+            at = table.schema.get_field_index("split")
+            return table.set_column(at, "split", pa.nulls(table.num_rows, pa.string()))
+
+    ids = [set(Annotated(Unsplit(), split).ids) for split in ("train", "val", "test")]
+    assert sum(map(len, ids)) == len(set().union(*ids)) == 24
+    assert len(ids[0]) > 12
+
+
+def test_faulty_collections_are_named(tmp_path: Path, images: Images) -> None:
+    bare = collection(tmp_path / "bare", {"a": encoded(Image.new("RGB", (8, 8)))})
+    with pytest.raises(UserError, match="has no boxes"):
+        DetectionTask(bare, small_spec(), TRAINING, 0)
+    with pytest.raises(UserError, match="'circle', which detector small doesn't have; did you mean 'circles'"):
+        DetectionTask(images, small_spec(classes=("circles", "square")), TRAINING, 0)
+
+
+def test_batches_travel_to_a_device(images: Images) -> None:
+    batch = DetectionTask(images, small_spec(), TRAINING, 0).collate([(0, 0), (1, 0)]).to("meta", non_blocking=True)
+    assert batch.pixels.device.type == "meta"
+    assert all(t.device.type == "meta" for target in batch.targets for t in target.values())
+    assert batch.shapes == [(32, 32), (32, 40)]
+
+
+@pytest.mark.slow
+def test_shapes_are_learnt(tmp_path: Path) -> None:
+    """Acceptance: box mAP@0.5 ≥ 0.90 and colour ≥ 0.99 on held-out scenes, at the demo's settings."""
+    from tasks.detector import detector
+    from tasks.generate import generate
+    from tasks.images import images as index
+    from vbert.artifacts.graph import build_here
+    from vbert.data import readers
+    from vbert.data.shapes import ShapesSettings
+    from vbert.regions.detector import detector_file
+
+    photos = index({"generated": generate(ShapesSettings())}, readers.reader("shapes"))
+    numerics = Numerics(processes=2, precision="bf16")
+    spec = detector_file("shapes_cnn").spec()
+    (made,) = build_here([detector(photos, spec, DetectorTraining(data="shapes"), numerics, 0)], tmp_path / "store")
+    assert made.figures["map50"] >= 0.90
+    assert made.figures["attribute_accuracy"] >= 0.99

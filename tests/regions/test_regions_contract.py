@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import pytest
+
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.fingerprint import digest
+from vbert.artifacts.settings import Plugin
+from vbert.regions.boxes import Adaptive, Fixed, Nms
+from vbert.regions.contract import Contract, Preprocessing, check, differences
+from vbert.regions.detector import RegionSettings, detector_file, detector_names
+
+CONTRACT = Contract(
+    detector="shapes_cnn",
+    backend=Plugin(name="torchvision", version=1),
+    weights="ab" * 32,
+    layer="fc7",
+    dim=256,
+    dtype="float16",
+    boxes=Adaptive(minimum=1, maximum=10, score=0.1),
+    nms=Nms(),
+    features_of="proposals",
+    preprocessing=Preprocessing(),
+)
+CHANGED = {
+    "detector": "other",
+    "backend": Plugin(name="torchvision", version=2),
+    "weights": "cd" * 32,
+    "layer": "fc6",
+    "dim": 1024,
+    "dtype": "float32",
+    "boxes": Adaptive(minimum=1, maximum=10, score=0.2),
+    "nms": Nms(iou=0.3),
+    "features_of": "regressed",
+    "preprocessing": Preprocessing(colours="BGR"),
+}
+NAMED = {
+    "backend": "backend.version",
+    "boxes": "boxes.score",
+    "nms": "nms.iou",
+    "preprocessing": "preprocessing.colours",
+}
+
+
+@pytest.mark.parametrize("field", CHANGED)
+def test_a_mismatch_names_its_field_and_both_values(field: str) -> None:
+    other = CONTRACT.model_copy(update={field: CHANGED[field]})
+    with pytest.raises(UserError, match=f"region features don't fit: {NAMED.get(field, field)} is "):
+        check(CONTRACT, other)
+    assert list(differences(CONTRACT, other)) == [NAMED.get(field, field)]
+
+
+def test_every_field_that_can_differ_is_tried() -> None:
+    fixed = {"ties", "coordinates"}  # one value so far
+    assert set(CHANGED) | fixed | {"box_input"} == set(Contract.model_fields)
+
+
+def test_box_input_is_open_in_shards_and_fixed_by_the_model() -> None:
+    model = CONTRACT.with_box_input("append6")
+    check(model, CONTRACT)
+    check(CONTRACT, model)
+    with pytest.raises(UserError, match="box_input"):
+        check(model, CONTRACT.with_box_input("none"))
+    with pytest.raises(UserError, match="box_input"):
+        model.with_box_input("none")
+
+
+def test_other_box_rules_are_named_by_their_rule() -> None:
+    other = CONTRACT.model_copy(update={"boxes": Fixed(count=36)})
+    with pytest.raises(UserError, match=r"boxes\.rule is 'adaptive' for the model, 'fixed' for the shards"):
+        check(CONTRACT, other)
+
+
+def test_it_reads_what_it_wrote(tmp_path) -> None:
+    CONTRACT.write(tmp_path)
+    assert Contract.read(tmp_path / "contract.json") == CONTRACT
+
+
+def test_shipped_specs_load_and_prose_changes_no_fingerprint() -> None:
+    for name in detector_names():
+        found = detector_file(name)
+        reworded = found.model_copy(update={"title": "another", "licence": "MIT"})
+        assert digest(found.spec()) == digest(reworded.spec())
+        assert RegionSettings().resolved(found).boxes == found.boxes
+
+
+def test_an_unknown_detector_gets_the_nearest_name() -> None:
+    with pytest.raises(UserError, match="did you mean 'shapes_cnn'"):
+        detector_file("shape_cnn")
