@@ -1,0 +1,35 @@
+"""Stage `report`: one self-contained HTML page of the whole chain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vbert.artifacts.build import Build, Job
+from vbert.artifacts.stage import Figures, stage
+from vbert.data.images import Images
+from vbert.model.trained import Model
+from vbert.regions.detector import DetectorWeights
+from vbert.report.page import Downstream, Report, ReportSettings
+
+
+@stage("report", makes=Report, version=1, retries=1, through=False)
+def report(
+    build: Build,
+    title: str,
+    detector: DetectorWeights,
+    scenes: Images | None,
+    pretrained: Model | None,
+    downstream: Mapping[str, Downstream],
+    settings: ReportSettings = ReportSettings(),  # noqa: B008  frozen
+) -> Figures:
+    """`scenes`: the collection with the detector's held-out images; `downstream`: by `NAME/data/split`.
+
+    Returns the metrics by `NAME/data/split/metric`. The page holds times, so its bits are no promise.
+    """
+    return build.process(_report, title, detector, scenes, pretrained, dict(downstream), settings)
+
+
+def _report(job: Job, *arguments: object) -> Figures:
+    from vbert.report.write import write_report
+
+    return write_report(job.directory, *arguments)  # type: ignore[arg-type]

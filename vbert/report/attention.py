@@ -1,0 +1,105 @@
+"""Where a trained model looks: attention of the token its answer is read from, over words and regions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from vbert.artifacts.errors import BuildError, UserError, nearest
+from vbert.report.pictures import Album, Box, Picture, boxed, named
+from vbert.report.predictions import Shown
+from vbert.report.results import Run
+
+LAYERS = 3  # drawn of each example, from the first to the last
+LISTED = 5  # regions named below a picture
+
+
+@dataclass(frozen=True)
+class Word:
+    piece: str
+    share: float  # of the attention on the text
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One layer, the mean over its heads: words, and pictures whose boxes are shaded by attention."""
+
+    layer: int
+    on_regions: float  # share of all attention that falls on regions
+    words: list[Word]
+    pictures: list[Picture]
+    first: list[Box]  # the regions looked at most, most first
+
+
+@dataclass(frozen=True)
+class Gaze:
+    shown: Shown
+    layers: list[Looked]
+
+
+def gazes(run: Run, album: Album, chosen: Sequence[Shown]) -> list[Gaze]:
+    """The attention of `run`'s model on the `chosen` examples, on the CPU, in eval mode.
+
+    Raises BuildError or UserError where the model can't be run on them.
+    """
+    from vbert.objectives import OBJECTIVES, load
+    from vbert.training.batches import Rows
+    from vbert.training.downstream import Examined
+
+    held = run.held
+    head = held.model.head()
+    if run.objective not in OBJECTIVES:
+        raise UserError(f"no objective {run.objective!r}; {nearest(run.objective, OBJECTIVES)}")
+    objective = load(run.objective)
+    model: Any = held.model.load()
+    encoder = held.model.vocabulary().encoder()
+    rows = Rows(held.examples, held.shards, ["train", "val", "test"], objective.KINDS)
+    places = {example_id: i for i, example_id in enumerate(rows.column("example_id"))}
+    chosen = [one for one in chosen if one.example_id in places]
+    if not chosen:
+        raise BuildError("none of the examples has regions")
+    examined = Examined(objective, head, encoder, rows, held.shards, held.model.config().box_input)
+    found = []
+    for one in chosen:
+        batch, (row,) = examined.batch([places[one.example_id]])
+        ids, _, place = objective.texts(row, encoder, head)
+        _, (maps,) = model.encoder.trace(batch.packed)
+        weights = maps.mean(1)[:, place]  # [layers, tokens]: heads' mean, of the token that is read
+        pieces = [encoder.tokens[i] for i in ids]
+        found.append(Gaze(one, [_looked(run, album, one, pieces, weights, layer) for layer in _spread(len(weights))]))
+    return found
+
+
+def _spread(layers: int) -> list[int]:
+    """At most LAYERS of them, evenly from the first to the last."""
+    if layers <= LAYERS:
+        return list(range(layers))
+    return [round(i * (layers - 1) / (LAYERS - 1)) for i in range(LAYERS)]
+
+
+def _looked(run: Run, album: Album, shown: Shown, pieces: Sequence[str], weights: torch.Tensor, layer: int) -> Looked:
+    row = weights[layer].double()
+    text, visual = row[: len(pieces)], row[len(pieces) :]
+    on_text, on_regions = float(text.sum()), float(visual.sum())
+    words = [Word(piece, float(w) / on_text if on_text else 0.0) for piece, w in zip(pieces, text, strict=True)]
+    largest = float(visual.max()) if len(visual) else 0.0
+    pictures, every, at = [], [], 0
+    for image_id in shown.image_ids:
+        regions = run.held.shards.read(image_id)
+        count = len(regions.features)
+        part, at = visual[at : at + count].tolist(), at + count
+        names = [named(c, a) for c, a in zip(regions.classes, regions.attributes, strict=True)]
+        corners = [] if regions.boxes is None else regions.boxes.astype(float).tolist()
+        boxes = [
+            replace(
+                box, strength=weight / largest if largest else 0.0, share=weight / on_regions if on_regions else 0.0
+            )
+            for box, weight in zip(boxed(corners, names[: len(corners)], [0] * len(corners)), part, strict=False)
+        ]
+        every += boxes
+        pictures.append(album.picture(run.held.images, image_id).over(boxes))
+    every.sort(key=lambda box: -box.strength)
+    return Looked(layer + 1, on_regions, words, pictures, every[:LISTED])

@@ -1,0 +1,56 @@
+"""The detector's held-out scenes: pictures with the boxes it found over the true ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vbert.data.images import Images
+from vbert.regions.detector import DetectorWeights
+from vbert.report.pictures import Album, Box, Picture, boxed, named
+
+SHOWN_SCORE = 0.3  # boxes that score less are left out of the pictures, not of the figures
+MOST = 12  # boxes of a picture
+
+
+@dataclass(frozen=True)
+class Found:
+    box: Box
+    score: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    picture: Picture
+    found: list[Found]
+    left_out: int  # boxes below the score, or beyond the most
+    true: int | None  # boxes of the ground truth
+
+
+def scenes(detector: DetectorWeights, images: Images | None, album: Album, count: int) -> list[Scene]:
+    """Up to `count` of the images whose detections the detector's evaluation kept."""
+    tones = {name: i for i, name in enumerate(detector.classes())}
+    return [_scene(row, images, album, tones) for row in detector.detections()[:count]]
+
+
+def _scene(row: Mapping[str, Any], images: Images | None, album: Album, tones: Mapping[str, int]) -> Scene:
+    def boxes(told: Mapping[str, Any], true: bool) -> list[Box]:
+        names = [named(kind, names) for kind, names in zip(told["classes"], told["attributes"], strict=True)]
+        return boxed(told["boxes"], names, [tones.get(kind, 0) for kind in told["classes"]], true=true)
+
+    order = sorted(range(len(row["scores"])), key=lambda i: -row["scores"][i])
+    kept = [i for i in order if row["scores"][i] >= SHOWN_SCORE][:MOST]
+    told = {name: [row[name][i] for i in kept] for name in ("boxes", "classes", "attributes")}
+    found = boxes(told, False)
+    truth = boxes(row["truth"], True) if row.get("truth") else []
+    if images is None:
+        picture = Picture(row["image_id"], None, row["width"], row["height"], "the detector's images are not given")
+    else:
+        picture = album.picture(images, row["image_id"])
+    return Scene(
+        picture.over([*truth, *found]),
+        [Found(box, row["scores"][i]) for box, i in zip(found, kept, strict=True)],
+        len(order) - len(kept),
+        len(truth) if row.get("truth") else None,
+    )

@@ -1,0 +1,122 @@
+"""The chain behind a report: every artifact with its settings, figures, environment and place in the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.errors import BuildError
+from vbert.artifacts.manifest import Manifest
+from vbert.report.layout import Layout, essential, lay_out
+
+FAMILIES = {
+    "download": "raw",
+    "generate": "raw",
+    "bert": "raw",
+    "images": "data",
+    "examples": "data",
+    "vocabulary": "data",
+    "bert_vocabulary": "data",
+    "detector": "regions",
+    "regions": "regions",
+    "pretrain": "model",
+    "finetune": "model",
+    "evaluate": "result",
+}
+# The figures that tell most, in this order; the first two an artifact has are drawn in its node.
+TELLING = (
+    *("accuracy", "map50", "attribute_accuracy", "mlm_accuracy", "itm_accuracy", "images", "regions", "pieces"),
+    *("examples", "train", "test", "files", "loss", "bytes"),
+)
+DRAWN = 2
+
+
+@dataclass(frozen=True)
+class Node:
+    """An artifact. `manifest` is None where it is no longer in the store; `settings` are what its fingerprint is taken
+    of, inputs by their fingerprints."""
+
+    artifact: Artifact
+    manifest: Manifest | None
+    settings: Mapping[str, Any]
+    inputs: list[str]
+
+    @property
+    def key(self) -> str:
+        return self.artifact.fingerprint
+
+    @property
+    def stage(self) -> str:
+        return self.artifact.stage_name
+
+    @property
+    def label(self) -> str:
+        return self.artifact.label or ""
+
+    @property
+    def title(self) -> str:
+        return self.artifact.title
+
+    @property
+    def family(self) -> str:
+        return FAMILIES.get(self.stage, "other")
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        return self.manifest.figures if self.manifest else {}
+
+    @property
+    def seconds(self) -> float:
+        return self.manifest.seconds if self.manifest else 0.0
+
+    @property
+    def told(self) -> list[tuple[str, Any]]:
+        return [(name, self.figures[name]) for name in TELLING if name in self.figures][:DRAWN]
+
+    @property
+    def numerics(self) -> Mapping[str, Any]:
+        """Threads, processes and precision of a computing stage; empty for others."""
+        found = self.settings.get("numerics")
+        return found if isinstance(found, Mapping) else {}
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The artifacts, inputs first, and how they are drawn."""
+
+    nodes: list[Node]
+    layout: Layout
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of all steps, one after the other."""
+        return sum(node.seconds for node in self.nodes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all artifacts."""
+        return sum(node.manifest.size for node in self.nodes if node.manifest)
+
+
+def chain(roots: Iterable[Artifact]) -> Chain:
+    """Everything behind `roots`, each fingerprint once. Loose artifacts have no lineage and are left out."""
+    found: dict[str, Node] = {}
+
+    def visit(artifact: Artifact) -> None:
+        if artifact.step is None or artifact.fingerprint in found:
+            return
+        inputs = artifact.inputs()
+        for held in inputs:
+            visit(held)
+        try:
+            manifest: Manifest | None = artifact.manifest
+        except BuildError:
+            manifest = None
+        settings = artifact.step.hashed["arguments"]
+        found[artifact.fingerprint] = Node(artifact, manifest, settings, [held.fingerprint for held in inputs])
+
+    for root in roots:
+        visit(root)
+    return Chain(list(found.values()), lay_out(essential({node.key: node.inputs for node in found.values()})))

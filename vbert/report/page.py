@@ -1,0 +1,45 @@
+"""The report's artifact and what its stage is given; describing one imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.settings import Settings
+from vbert.data.examples import Examples
+from vbert.data.images import Images
+from vbert.metrics.evaluation import Evaluation
+from vbert.model.trained import Model
+from vbert.regions.shards import Shards
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """A downstream entry evaluated on one split, and what its predictions are about."""
+
+    model: Model
+    evaluation: Evaluation
+    images: Images
+    examples: Examples
+    shards: Shards
+
+
+class ReportSettings(Settings):
+    """How much is shown; the page stays below about 3 MB with these."""
+
+    scenes: int = Field(8, ge=0, description="held-out images with the detector's boxes")
+    predictions: int = Field(9, ge=0, description="each of wrong, least certain and right ones")
+    attention: int = Field(6, ge=0, description="questions whose attention is drawn")
+    side: int = Field(320, ge=16, description="longer side of a picture in pixels, at most")
+
+
+class Report(Artifact):
+    """report.html: opens from disk, needs no network."""
+
+    def page(self) -> Path:
+        return self.file(PAGE)

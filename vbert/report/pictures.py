@@ -1,0 +1,114 @@
+"""Images as they stand in the page: small data URIs, and boxes drawn over them as SVG."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+from vbert.artifacts.errors import BuildError, Damaged, UserError
+from vbert.data.decode import BadImage
+
+if TYPE_CHECKING:
+    from vbert.data.images import Images
+
+BUDGET = 1_700_000  # bytes of all pictures; with the charts' 0.9 MB the page stays below 3 MB
+LOSSLESS = 128 * 128  # pixels up to which a picture is a PNG: small scenes suffer from JPEG
+COLOURS = 8  # of boxes, in the style sheet
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in pixels of the image as shown. `tone` is a colour of the style sheet; `share` is of the attention on all
+    regions, `strength` (0–1) shades the inside by it."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    name: str
+    number: int | None = None
+    tone: int = 0
+    strength: float = 0.0
+    share: float = 0.0
+    true: bool = False  # drawn dashed, as ground truth
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of `width` × `height` pixels; `uri` is None where there are no pixels, and `reason` says why."""
+
+    image_id: str
+    uri: str | None
+    width: int
+    height: int
+    reason: str = ""
+    boxes: list[Box] = field(default_factory=list)
+
+    def over(self, boxes: Iterable[Box]) -> Picture:
+        return replace(self, boxes=list(boxes))
+
+    @property
+    def small(self) -> bool:
+        """Few pixels: enlarged without blurring."""
+        return self.width * self.height <= LOSSLESS
+
+
+class Album:
+    """The pictures of one page: each image is encoded once, and all of them keep to a budget of bytes."""
+
+    def __init__(self, side: int, budget: int = BUDGET) -> None:
+        self.side, self.left = side, budget
+        self._kept: dict[tuple[int, str], Picture] = {}
+
+    def picture(self, images: Images, image_id: str) -> Picture:
+        """The picture of an image; without pixels, and with the reason, where they are not at hand.
+
+        Raises Damaged, which is the store's to mend.
+        """
+        key = (id(images), image_id)
+        if key not in self._kept:
+            try:
+                self._kept[key] = self._made(images, image_id)
+            except Damaged:
+                raise
+            except (BadImage, BuildError, UserError, KeyError, AttributeError, OSError) as error:
+                reason = "no such image" if isinstance(error, KeyError) else str(error)
+                self._kept[key] = Picture(image_id, None, 4, 3, reason)
+        found = self._kept[key]
+        cost = len(found.uri or "")
+        if cost > self.left:
+            return replace(found, uri=None, reason="left out: the page has as many pictures as it should")
+        self.left -= cost
+        return found
+
+    def _made(self, images: Images, image_id: str) -> Picture:
+        image = images.open(image_id)
+        width, height = image.size
+        image.thumbnail((self.side, self.side))
+        out = BytesIO()
+        if width * height <= LOSSLESS:
+            image.save(out, "PNG", optimize=True)
+            kind = "png"
+        else:
+            image.save(out, "JPEG", quality=78, optimize=True)
+            kind = "jpeg"
+        text = base64.b64encode(out.getvalue()).decode()
+        return Picture(image_id, f"data:image/{kind};base64,{text}", width, height)
+
+
+def boxed(
+    corners: Sequence[Sequence[float]], names: Sequence[str], tones: Sequence[int], *, true: bool = False
+) -> list[Box]:
+    """Boxes of x1 y1 x2 y2, numbered from 1 (ground truth is not)."""
+    return [
+        Box(x1, y1, max(0.0, x2 - x1), max(0.0, y2 - y1), name, None if true else i, tone % COLOURS, true=true)
+        for i, ((x1, y1, x2, y2), name, tone) in enumerate(zip(corners, names, tones, strict=True), 1)
+    ]
+
+
+def named(kind: str, attributes: Sequence[str]) -> str:
+    """`red small circle` of class `circle`: attributes first."""
+    return " ".join([*attributes, kind])

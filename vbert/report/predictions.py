@@ -1,0 +1,139 @@
+"""Predictions worth looking at: confident mistakes, right ones that were least certain, and some of the rest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vbert.artifacts.errors import BuildError
+from vbert.report.pictures import Album, Picture
+from vbert.report.results import Run
+
+SAMPLED = 50_000  # predictions looked through, at most
+RIGHT = 0.5  # from this score on an answer counts as right
+LONGEST = 400  # characters of a text that are shown
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A prediction with what it is about. `score` is its soft score, None without labels."""
+
+    example_id: str
+    text: str
+    kind: str
+    predicted: str
+    wanted: list[str]
+    confidence: float | None
+    score: float | None
+    image_ids: list[str]
+    pictures: list[Picture] = field(default_factory=list)
+
+    @property
+    def right(self) -> bool:
+        return self.score is not None and self.score >= RIGHT
+
+
+@dataclass(frozen=True)
+class Shelf:
+    title: str
+    note: str
+    tone: str  # bad, unsure or good
+    shown: list[Shown]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A run's shelves; `wrong` of `looked_at` predictions are wrong (None without labels)."""
+
+    run: Run
+    shelves: list[Shelf]
+    looked_at: int
+    wrong: int | None
+    reason: str = ""  # why there are no shelves
+
+
+def gallery(run: Run, album: Album, count: int) -> Gallery:
+    """Shelves of `count` predictions each. Deterministic: ties are broken by the example's digest."""
+    try:
+        every = _every(run)
+    except BuildError as error:
+        return Gallery(run, [], 0, None, str(error))
+    if not every:
+        return Gallery(run, [], 0, None, "The evaluation made no predictions.")
+    labelled = [one for one in every if one.score is not None]
+    if not labelled:
+        chosen = _varied(sorted(every, key=lambda one: (-(one.confidence or 0.0), _tie(one))), count)
+        return Gallery(run, [Shelf("Most certain", "", "unsure", _pictured(run, album, chosen))], len(every), None)
+    wrong = sorted((o for o in labelled if not o.right), key=lambda o: (-(o.confidence or 0.0), _tie(o)))
+    right = sorted((o for o in labelled if o.right), key=lambda o: (o.confidence or 0.0, _tie(o)))
+    unsure = _varied(right[: len(right) // 2], count)
+    sure = _varied(right[::-1][: -(-len(right) // 2)], count)
+    shelves = [
+        Shelf("Wrong", "the most certain mistakes of each kind", "bad", _pictured(run, album, _varied(wrong, count))),
+        Shelf("Least certain", "right, but only just", "unsure", _pictured(run, album, unsure)),
+        Shelf("Right", "the most certain of each kind and answer", "good", _pictured(run, album, sure)),
+    ]
+    return Gallery(run, [shelf for shelf in shelves if shelf.shown], len(labelled), len(wrong))
+
+
+def _every(run: Run) -> list[Shown]:
+    """The run's predictions joined with their examples and scored; a fixed sample of very many."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from vbert.objectives import OBJECTIVES, load
+
+    found = {str(p["example_id"]): p for p in run.held.evaluation.predictions()}
+    if len(found) > SAMPLED:
+        found = {key: found[key] for key in sorted(sorted(found, key=_digest)[:SAMPLED])}
+    table = run.held.examples.table()
+    rows: list[dict[str, Any]] = table.filter(pc.is_in(table["example_id"], pa.array(list(found)))).to_pylist()
+    predictions = [found[row["example_id"]] for row in rows]
+    scores: Sequence[float | None] = [None] * len(rows)
+    if run.objective in OBJECTIVES and run.metric:
+        scores = load(run.objective).scores(rows, predictions).get(run.metric, scores)
+    return [_shown(row, p, score) for row, p, score in zip(rows, predictions, scores, strict=True)]
+
+
+def _shown(row: dict[str, Any], prediction: dict[str, Any], score: float | None) -> Shown:
+    answers = sorted(row["answers"] or (), key=lambda a: (-a["score"], a["answer"]))
+    wanted = [str(a["answer"]) for a in answers if a["score"] > 0] or ([row["label"]] if row["label"] else [])
+    text = " / ".join(part for part in (row["text"], row["text_b"]) if part)
+    confidence = prediction.get("score")
+    return Shown(
+        example_id=row["example_id"],
+        text=text if len(text) <= LONGEST else text[:LONGEST] + "…",
+        kind=row["question_type"] or "",
+        predicted=str(prediction.get("answer", ""))[:LONGEST],
+        wanted=[answer[:LONGEST] for answer in wanted[:3]],
+        confidence=float(confidence) if isinstance(confidence, int | float) else None,
+        score=score,
+        image_ids=list(row["image_ids"]),
+    )
+
+
+def _varied(ordered: Iterable[Shown], count: int) -> list[Shown]:
+    """`count` of them in the order they come, as many different (kind, answer) as there are."""
+    turns: Counter[tuple[str, str]] = Counter()
+    ranked = []
+    for place, one in enumerate(ordered):
+        ranked.append((turns[one.kind, one.predicted], place, one))
+        turns[one.kind, one.predicted] += 1
+    chosen = sorted(ranked, key=lambda entry: entry[:2])[:count]
+    return [one for _, _, one in sorted(chosen, key=lambda entry: entry[1])]
+
+
+def _pictured(run: Run, album: Album, chosen: Sequence[Shown]) -> list[Shown]:
+    images = run.held.images
+    return [replace(one, pictures=[album.picture(images, i) for i in one.image_ids]) for one in chosen]
+
+
+def _tie(one: Shown) -> str:
+    return _digest(one.example_id)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()

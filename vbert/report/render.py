@@ -1,0 +1,147 @@
+"""The page as HTML: Jinja2 over the gathered facts, and how figures read."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from vbert.report import layout, plots
+
+if TYPE_CHECKING:
+    from vbert.report.write import Page
+
+FOLDER = Path(__file__).parent
+TONES = {"raw": 7, "data": 5, "regions": 1, "model": 0, "result": 2, "other": 3}  # colours of the style sheet
+FAMILY_NAMES = {
+    "raw": "sources",
+    "data": "images and texts",
+    "regions": "detector and regions",
+    "model": "training",
+    "result": "evaluation",
+    "other": "other",
+}
+# Shorter, for the nodes of the chain's picture.
+SHORT = {"attribute_accuracy": "attributes", "mlm_accuracy": "words", "itm_accuracy": "matching"}
+SHARES = ("accuracy", "map", "share", "recall", "precision")  # figures that are parts of one
+
+
+def render(page: Page) -> str:
+    """The page as HTML. Everything from data is escaped; scripts run by their sha256 alone, nothing is fetched."""
+    jinja = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    jinja.filters |= {
+        "percent": percent,
+        "figure": figure,
+        "duration": duration,
+        "bytes": size,
+        "called": plots.called,
+        "cut": cut,
+        "pretty": lambda value: json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True),
+    }
+    scripts = [plots.library()] if page.charts else []
+    scripts.append((FOLDER / "page.js").read_text("utf-8"))
+    policy = {
+        "default-src": "'none'",
+        "script-src": " ".join(_source(script) for script in scripts),
+        "style-src": "'unsafe-inline'",
+        "img-src": "data:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return jinja.get_template("page.html.j2").render(
+        page=page,
+        scripts=[Markup(script) for script in scripts],  # our own files, and a library's
+        style=Markup((FOLDER / "page.css").read_text("utf-8")),
+        policy="; ".join(f"{name} {value}" for name, value in policy.items()),
+        tiles=_tiles(page),
+        families=_families(page),
+        family_names=FAMILY_NAMES,
+        tones=TONES,
+        sizes=(layout.WIDTH, layout.HEIGHT),
+        short=SHORT,
+    )
+
+
+def _source(script: str) -> str:
+    """How a content security policy names an inline script: by the sha256 of its text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def _tiles(page: Page) -> list[tuple[str, str]]:
+    """The other headline figures, those that are there."""
+    found = [
+        ("Detector mAP@0.5", page.detector.get("map50")),
+        ("Detector attributes right", page.detector.get("attribute_accuracy")),
+        ("Masked words right", (page.pretrained or {}).get("validation/mlm_accuracy")),
+        ("Image–text matching right", (page.pretrained or {}).get("validation/itm_accuracy")),
+    ]
+    tiles = [(name, percent(value, 1)) for name, value in found if value is not None]
+    if page.shards:
+        images, regions = (sum(getattr(s, name) for s in page.shards) for name in ("images", "regions"))
+        tiles += [("Images with regions", f"{images:,}"), ("Regions", f"{regions:,}")]
+    return tiles
+
+
+def _families(page: Page) -> list[tuple[str, float]]:
+    """Seconds of work by family, in the order of the chain."""
+    seconds: dict[str, float] = {}
+    for node in page.chain.nodes:
+        seconds[node.family] = seconds.get(node.family, 0.0) + node.seconds
+    return [(family, seconds[family]) for family in TONES if seconds.get(family)]
+
+
+def percent(value: float, digits: int = 2) -> str:
+    """A share as `99.97 %`; another figure as it is."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{100 * value:.{digits}f} %" if 0 <= value <= 1 else f"{value:.3f}"
+
+
+def figure(value: Any, name: str = "") -> str:
+    """A figure of a manifest as it reads best; `name` tells shares from counts."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        text = str(value)
+        return text if len(text) <= 20 else text[:12] + "…"
+    if name == "bytes":
+        return size(value)
+    if any(word in name for word in SHARES) and 0 <= value <= 1:
+        return percent(value, 1)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `52 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(count: float) -> str:
+    """Bytes in powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def cut(text: str, longest: int) -> str:
+    """The beginning of a text that is longer than `longest` characters."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"

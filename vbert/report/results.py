@@ -1,0 +1,177 @@
+"""What was reached: downstream entries grouped by what they can be compared with, each main run beside its controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.stage import Figures
+from vbert.report.page import Downstream
+
+MAIN, FLOOR, SCRATCH = "trained", "language-only floor", "without pre-training"
+ROLES = (MAIN, SCRATCH, FLOOR)
+SPLITS = ("test", "val", "train")
+PARTS = 24  # parts of the examples (question types) shown, the largest first
+
+
+@dataclass(frozen=True)
+class Value:
+    """A metric with its 95 % bootstrap interval, where there is one, and the examples it is the mean of."""
+
+    value: float
+    interval: tuple[float, float] | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A downstream entry on one split. `metric` is its objective's main one; None where the split has no labels."""
+
+    key: str
+    name: str
+    data: str
+    split: str
+    objective: str
+    role: str
+    steps: int
+    metric: str | None
+    values: Mapping[str, Value]
+    curves: Sequence[Mapping[str, float]]
+    examples: int
+    dropped: int
+    held: Downstream
+
+    @property
+    def main(self) -> Value | None:
+        return self.values.get(self.metric) if self.metric else None
+
+    @property
+    def note(self) -> str:
+        """Role and training in words."""
+        about = {FLOOR: f"{FLOOR}: other images’ features", SCRATCH: SCRATCH, MAIN: ""}[self.role]
+        return ", ".join(part for part in (about, f"{self.steps:,} steps" if self.steps else "not trained") if part)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the examples, such as a question type, and each run's value of it."""
+
+    name: str
+    values: list[tuple[Run, Value]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one objective on one split of one data set; the first is the one to look at, controls come after."""
+
+    runs: list[Run]
+
+    @property
+    def first(self) -> Run:
+        return self.runs[0]
+
+    @property
+    def tones(self) -> dict[str, int]:
+        """Run → its colour in the style sheet: controls always have the same one."""
+        mains = iter((0, 2, 3, 5, 6, 4))
+        fixed = {SCRATCH: 1, FLOOR: 7}
+        return {run.key: fixed[run.role] if run.role in fixed else next(mains, 0) for run in self.runs}
+
+    @property
+    def title(self) -> str:
+        first = self.first
+        return " ".join(part for part in (first.objective, first.data and f"on {first.data}", first.split) if part)
+
+    @property
+    def top(self) -> float:
+        """Where the axis of the main metric ends: 1 for shares, else above the largest value."""
+        largest = max((run.main.value for run in self.runs if run.main), default=1.0)
+        return 1.0 if largest <= 1 else math.ceil(largest)
+
+    @property
+    def parts(self) -> list[Part]:
+        """`metric/part` of the main metric, the largest parts first."""
+        metric = self.first.metric
+        names = [name for name in self.first.values if metric and name.startswith(f"{metric}/")]
+        names.sort(key=lambda name: (-(self.first.values[name].count or 0), name))
+        return [
+            Part(name[len(metric or "") + 1 :], [(run, run.values[name]) for run in self.runs if name in run.values])
+            for name in names[:PARTS]
+        ]
+
+    @property
+    def others(self) -> list[tuple[str, list[tuple[Run, Value]]]]:
+        """Metrics beside the main one and its parts."""
+        metric = self.first.metric
+        names = [n for n in self.first.values if metric and n != metric and not n.startswith(f"{metric}/")]
+        return [(name, [(run, run.values[name]) for run in self.runs if name in run.values]) for name in names]
+
+
+def runs(downstream: Mapping[str, Downstream], pretrained: bool) -> list[Run]:
+    """The entries as runs, in an order that does not hang on that of the mapping."""
+    found = [_run(key, held, pretrained) for key, held in downstream.items()]
+    return sorted(found, key=lambda run: (ROLES.index(run.role), -run.steps, run.name))
+
+
+def groups(found: Sequence[Run]) -> list[Group]:
+    """Runs that can be compared, those of official tests first."""
+    by: dict[tuple[str, str, str], list[Run]] = {}
+    for run in found:
+        by.setdefault((run.objective, run.data, run.split), []).append(run)
+    order = sorted(by, key=lambda key: (_split_rank(key[2]), ROLES.index(by[key][0].role), key))
+    return [Group(by[key]) for key in order]
+
+
+def flat(found: Sequence[Run]) -> Figures:
+    """`NAME/data/split/metric` → value."""
+    return {f"{run.key}/{name}": value.value for run in found for name, value in run.values.items()}
+
+
+def _split_rank(split: str) -> int:
+    return SPLITS.index(split) if split in SPLITS else len(SPLITS)
+
+
+def _run(key: str, held: Downstream, pretrained: bool) -> Run:
+    evaluation, model = held.evaluation, held.model
+    name, data, split = key.rsplit("/", 2) if key.count("/") >= 2 else (key, "", "")
+    head, curves = model.head(), model.curves()
+    intervals, counts = evaluation.intervals(), evaluation.counts()
+    values = {
+        metric: Value(value, intervals.get(metric), counts.get(metric))
+        for metric, value in evaluation.metrics().items()
+    }
+    return Run(
+        key=key,
+        name=name,
+        data=data,
+        split=split,
+        objective=str(head.get("objective", head.get("kind", ""))),
+        role=_role(model, head, pretrained),
+        steps=int(curves[-1]["step"]) if curves else 0,
+        metric=_main_metric(str(head.get("objective", "")), values),
+        values=values,
+        curves=curves,
+        examples=counts.get("examples", 0),
+        dropped=counts.get("dropped", 0),
+        held=held,
+    )
+
+
+def _role(model: Artifact, head: Mapping[str, Any], pretrained: bool) -> str:
+    if head.get("images") == "shuffled":
+        return FLOOR
+    start = model.step.arguments.get("start") if model.step else None
+    if pretrained and model.step is not None and not isinstance(start, Artifact):
+        return SCRATCH
+    return MAIN
+
+
+def _main_metric(objective: str, values: Mapping[str, Value]) -> str | None:
+    """The one that the objective selects models by, else the first."""
+    from vbert.objectives import OBJECTIVES, load
+
+    wanted = load(objective).SELECTS if objective in OBJECTIVES else ""
+    return wanted if wanted in values else next(iter(sorted(values)), None)

@@ -1,0 +1,208 @@
+"""Gathers what a report shows and writes its page. Runs in a child process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.errors import BuildError, Damaged, UserError
+from vbert.artifacts.manifest import environment
+from vbert.artifacts.stage import Figures
+from vbert.data.images import Images
+from vbert.model.trained import Model
+from vbert.regions.detector import DetectorWeights
+from vbert.report import plots, results
+from vbert.report.detections import Scene, scenes
+from vbert.report.lineage import Chain, chain
+from vbert.report.page import PAGE, Downstream, ReportSettings
+from vbert.report.pictures import Album
+from vbert.report.plots import Chart
+from vbert.report.predictions import Gallery, gallery
+from vbert.report.regions import Statistics, statistics
+from vbert.report.render import render
+
+GALLERIES = 3  # groups whose predictions are shown
+
+
+@dataclass
+class Page:
+    """All that the template reads."""
+
+    title: str
+    made: str
+    groups: list[results.Group]
+    chain: Chain
+    detector: Mapping[str, Any]
+    classes: Sequence[str]
+    scenes: list[Scene]
+    pretrained: Mapping[str, Any] | None
+    charts: list[tuple[str, list[Chart]]]
+    galleries: list[Gallery]
+    gazes: list[Any]
+    gaze_reason: str
+    shards: list[Statistics]
+    shards_missing: list[str]
+    environment: Mapping[str, Any]
+    elsewhere: list[tuple[str, list[str]]]
+    numerics: list[tuple[str, list[str]]]
+
+
+def write_report(
+    directory: Path,
+    title: str,
+    detector: DetectorWeights,
+    images: Images | None,
+    pretrained: Model | None,
+    downstream: Mapping[str, Downstream],
+    settings: ReportSettings,
+) -> Figures:
+    """Write `report.html` into `directory`. Returns the metrics by `NAME/data/split/metric`."""
+    runs = results.runs(downstream, pretrained is not None)
+    page = gather(title, detector, images, pretrained, runs, settings)
+    (directory / PAGE).write_bytes(render(page).encode("utf-8", errors="replace"))
+    return results.flat(runs)
+
+
+def gather(
+    title: str,
+    detector: DetectorWeights,
+    images: Images | None,
+    pretrained: Model | None,
+    runs: Sequence[results.Run],
+    settings: ReportSettings,
+) -> Page:
+    album = Album(settings.side)
+    groups = results.groups(runs)
+    held: list[Artifact | None] = [detector, images, pretrained]
+    for run in runs:
+        held += [run.held.evaluation, run.held.images]
+    lineage = chain(one for one in held if one is not None)
+    shards, missing = statistics([run.held.shards for run in runs], lineage.nodes)
+    galleries = [gallery(group.first, album, settings.predictions) for group in groups[:GALLERIES]]
+    gazes, gaze_reason = _gazes(galleries, album, settings.attention)
+    return Page(
+        title=title,
+        made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        groups=groups,
+        chain=lineage,
+        detector=_detector_figures(detector),
+        classes=detector.classes(),
+        scenes=scenes(detector, images, album, settings.scenes),
+        pretrained=_last(pretrained.curves()) if pretrained else None,
+        charts=_charts(detector, pretrained, groups),
+        galleries=galleries,
+        gazes=gazes,
+        gaze_reason=gaze_reason,
+        shards=shards,
+        shards_missing=missing,
+        environment=environment(),
+        elsewhere=_elsewhere(lineage),
+        numerics=_numerics(lineage),
+    )
+
+
+def _detector_figures(detector: DetectorWeights) -> Mapping[str, Any]:
+    """map50, map, attribute_accuracy on held-out images; empty where it was not evaluated here."""
+    if "evaluation.json" in detector.names():
+        found: dict[str, Any] = json.loads(detector.file("evaluation.json").read_bytes())
+        return found
+    return {}
+
+
+def _last(curves: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The last value of every column."""
+    return {name: value for row in curves for name, value in row.items()}
+
+
+def _gazes(galleries: Sequence[Gallery], album: Album, count: int) -> tuple[list[Any], str]:
+    """Attention on some of the first gallery's predictions, in turns from its shelves; or why there is none."""
+    if not galleries or not count:
+        return [], "No downstream task was evaluated."
+    shelves = [shelf.shown for shelf in galleries[0].shelves]
+    turns = [shelf[i] for i in range(max(map(len, shelves), default=0)) for shelf in shelves if i < len(shelf)]
+    if not turns:
+        return [], "No prediction to look into."
+    try:
+        from vbert.report.attention import gazes
+
+        return gazes(galleries[0].run, album, turns[:count]), ""
+    except Damaged:
+        raise
+    except (BuildError, UserError, KeyError, OSError) as error:
+        return [], f"Attention could not be computed: {error}"
+
+
+def _charts(
+    detector: DetectorWeights, pretrained: Model | None, groups: Sequence[results.Group]
+) -> list[tuple[str, list[Chart]]]:
+    """Training curves by what was trained; empty parts are left out."""
+    found: list[tuple[str, list[Chart | None]]] = [("Detector", _training(detector.curves()))]
+    if pretrained is not None:
+        found.append(("Pre-training", _training(pretrained.curves())))
+    seen: set[str] = set()
+    for group in groups:
+        fresh = [run for run in group.runs if run.name not in seen]
+        seen |= {run.name for run in fresh}
+        if fresh:
+            found.append((f"Fine-tuning {group.title.removesuffix(group.first.split)}", _tuning(group, fresh)))
+    return [(title, kept) for title, charts in found if (kept := [chart for chart in charts if chart])]
+
+
+def _training(rows: Sequence[Mapping[str, float]]) -> list[Chart | None]:
+    return [
+        plots.line_chart("Losses", plots.losses(rows), share=False),
+        plots.line_chart("Held-out figures", plots.shares(rows), share=True),
+    ]
+
+
+def _tuning(group: results.Group, runs: Sequence[results.Run]) -> list[Chart | None]:
+    """Entries side by side, and the first one by kind of example."""
+    metric, first = group.first.metric or "accuracy", group.first
+    tones = {run.name: group.tones[run.key] for run in runs}
+
+    def of(run: results.Run, points: Sequence[plots.Point], wanted: str) -> list[plots.Point]:
+        return [plots.Point(run.name, p.step, p.value) for p in points if p.name == wanted]
+
+    loss = [p for run in runs for p in of(run, plots.losses(run.curves), "loss")]
+    main = [p for run in runs for p in of(run, plots.shares(run.curves), metric)]
+    parts = [
+        plots.Point(p.name.removeprefix(f"{metric}/"), p.step, p.value)
+        for p in plots.shares(first.curves)
+        if p.name.startswith(f"{metric}/")
+    ]
+    return [
+        plots.line_chart("Loss", loss, share=False, tones=tones),
+        plots.line_chart(f"Held-out {metric}", main, share=True, tones=tones),
+        plots.line_chart(f"Held-out {metric} of {first.name}, by kind", parts, share=True),
+    ]
+
+
+def _elsewhere(lineage: Chain) -> list[tuple[str, list[str]]]:
+    """(facts of an environment that is not this report's own, the artifacts made in it)."""
+    here = _flat(environment())
+    found: dict[str, list[str]] = {}
+    for node in lineage.nodes:
+        there = _flat(node.manifest.environment) if node.manifest else {}
+        facts = [f"{name} {value}" for name, value in there.items() if name != "dirty" and value != here.get(name)]
+        if facts:
+            found.setdefault(", ".join(facts), []).append(node.title)
+    return list(found.items())
+
+
+def _numerics(lineage: Chain) -> list[tuple[str, list[str]]]:
+    """(threads, processes and precision in words, the artifacts computed with them)."""
+    found: dict[str, list[str]] = {}
+    for node in lineage.nodes:
+        if node.numerics:
+            told = ", ".join(f"{name} {value}" for name, value in node.numerics.items())
+            found.setdefault(told, []).append(node.title)
+    return list(found.items())
+
+
+def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in told.items() if k != "libraries"} | dict(told.get("libraries") or {})
