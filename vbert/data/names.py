@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from vbert.artifacts.errors import UserError
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 def safe_name(name: str) -> str:
@@ -15,6 +19,6 @@ def safe_name(name: str) -> str:
         long = len(name.encode()) > 1024
     except UnicodeEncodeError:
         raise UserError(f"file name {name!r:.200} is not UTF-8; rename it") from None
-    if long or "\\" in name or any(ord(c) < 32 or ord(c) == 127 for c in name):
+    if long or CONTROL.search(name):
         raise UserError(f"file name {name!r:.200} holds a backslash or control characters, or is too long; rename it")
     return name

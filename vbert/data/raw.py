@@ -67,7 +67,7 @@ class Raw(Artifact):
         member = self._member(name)
         if member.size > limit:
             raise BuildError(f"{self._said(name)} is {member.size:,} bytes, more than the {limit:,} read at once")
-        with self.open(name) as file:
+        with self._stream(member) as file:
             data = file.read()
         if member.sha256 is not None and hashlib.sha256(data).hexdigest() != member.sha256:
             raise BuildError(f"{self._said(name)} has changed since it was planned; run again to take it as it is now")
@@ -77,13 +77,7 @@ class Raw(Artifact):
 
     def open(self, name: str) -> BinaryIO:
         """A stream of the member's bytes; ending short or long of its size raises BuildError while reading."""
-        member = self._member(name)
-        path = self._local(member) if member.local else self.file(member.file)
-        try:
-            file = path.open("rb", buffering=0)
-        except OSError as error:
-            raise BuildError(f"{self._said(name)} can't be read at {path}: {error.strerror}") from error
-        return io.BufferedReader(_MemberStream(file, member, self._said(name)), 1 << 16)
+        return self._stream(self._member(name))
 
     def sha256(self, name: str) -> str:
         """Hex digest of the member's bytes."""
@@ -95,6 +89,14 @@ class Raw(Artifact):
             while block := file.read(1 << 20):
                 digest.update(block)
         return digest.hexdigest()
+
+    def _stream(self, member: Member) -> BinaryIO:
+        path = self._local(member) if member.local else self.file(member.file)
+        try:
+            file = path.open("rb", buffering=0)
+        except OSError as error:
+            raise BuildError(f"{self._said(member.name)} can't be read at {path}: {error.strerror}") from error
+        return io.BufferedReader(_MemberStream(file, member, self._said(member.name)), 1 << 16)
 
     def _index(self) -> dict[str, Member]:
         path = self.file("members.parquet")
