@@ -58,8 +58,8 @@ def fetch_from_hub(folder: Path, source: HubSource) -> None:
 
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
-        listed = HfApi(endpoint=endpoint).list_repo_files(source.hub, revision=source.revision)
-        for name in _needed(listed):
+        found = HfApi(endpoint=endpoint).model_info(source.hub, revision=source.revision).siblings or []
+        for name in _needed(file.rfilename for file in found):
             hf_hub_download(source.hub, name, revision=source.revision, local_dir=folder, endpoint=endpoint)
     except RepositoryNotFoundError:
         raise UserError(f"hub: no model {source.hub!r} (or it is private and HF_TOKEN is not set)") from None

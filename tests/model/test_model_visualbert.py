@@ -6,7 +6,9 @@ import torch
 from model_batches import Both, hf_config, small_config
 from transformers import VisualBertForPreTraining
 
+from vbert.model.attention import Layout, attend
 from vbert.model.convert import HEADS, fill, sources
+from vbert.model.dropout import drop_mask
 from vbert.model.heads import PretrainingModel
 from vbert.model.visualbert import Packed, VisualBert, append6
 
@@ -125,6 +127,51 @@ def test_dropout_0_trains_as_eval_and_dropout_changes_training_only() -> None:
         dropping = VisualBert(small_config(**{**none, kind: 0.5}), torch.Generator().manual_seed(0))
         assert torch.equal(dropping.eval()(both.packed), still(both.packed))
         assert not torch.allclose(dropping.train()(both.packed), still(both.packed))
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    for shape, share in (((501, 401), 0.1), ((7, 3), 0.9), ((200, 200), 0.5)):
+        mask = drop_mask(shape, share, torch.float64)
+        values = mask.unique()
+        assert mask.shape == shape
+        assert values[0] == 0
+        assert abs(float(values[1]) - 1 / (1 - share)) < 1e-3
+    big = drop_mask((1000, 1000), 0.1, torch.float64)
+    assert abs(float((big == 0).double().mean()) - 0.1) < 0.001
+    assert abs(float(big.mean()) - 1) < 0.001
+    runs = (big == 0).double()
+    assert abs(float((runs[:, 1:] * runs[:, :-1]).mean()) - 0.01) < 0.0005, "neighbours are independent"
+    assert not torch.equal(drop_mask((50, 50), 0.5, torch.float32), drop_mask((50, 50), 0.5, torch.float32))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_gradients_of_attention_are_those_of_finite_differences(dropout: float) -> None:
+    lengths = torch.tensor([3, 2, 3, 1])
+    layout = Layout.of(lengths, torch.device("cpu"))
+    qkv = torch.randn(9, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+    def repeatable(rows: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)
+        return attend(rows, layout, heads=2, dropout=dropout)
+
+    assert torch.autograd.gradcheck(repeatable, qkv)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_on_a_gpu_is_that_on_a_cpu(dtype: torch.dtype) -> None:
+    lengths = torch.tensor([30, 7, 30, 12])
+    rows = torch.randn(79, 3 * 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    results = []
+    for device in ("cpu", "cuda"):
+        qkv = rows.to(device).requires_grad_()
+        out = attend(qkv, Layout.of(lengths, torch.device(device)), heads=2, dropout=0.0)
+        out.float().square().sum().backward()
+        results.append((out.detach().cpu().float(), qkv.grad.cpu().float()))
+    tolerance = 1e-4 if dtype is torch.float32 else 0.05
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other, atol=tolerance, rtol=tolerance)
 
 
 def test_the_initial_weights_depend_on_the_generator_only() -> None:

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vbert.model.dropout import drop_mask
+
 Groups = tuple[tuple[int, int], ...]
 
 
@@ -60,9 +62,19 @@ class Layout:
 
 
 def attend(qkv: Tensor, layout: Layout, heads: int, dropout: float) -> Tensor:
-    """softmax(q kᵀ / √d) v within each sequence. qkv: [T, 3H] in the order of `layout`. Returns [T, H]."""
+    """softmax(q kᵀ / √d) v within each sequence. qkv: [T, 3H] in the order of `layout`. Returns [T, H].
+
+    On CUDA the variable-length kernel, which knows neither fp32 nor dropout; for those SDPA, a group at a time.
+    """
     if not qkv.is_cuda:
         return _Grouped.apply(qkv, layout.groups, heads, dropout)  # type: ignore[no-any-return]
+    if not dropout and qkv.dtype in (torch.float16, torch.bfloat16):
+        from torch.nn.attention.varlen import varlen_attn
+
+        bounds = F.pad(layout.lengths.cumsum(0), (1, 0)).to(qkv.device, torch.int32, non_blocking=True)
+        longest = layout.groups[-1][1]
+        q, k, v = qkv.view(len(qkv), 3, heads, -1).unbind(1)
+        return varlen_attn(q, k, v, bounds, bounds, longest, longest).flatten(1)  # type: ignore[union-attr]
     out = []
     for rows, (count, length) in zip(_split(qkv, layout), layout.groups, strict=True):
         q, k, v = rows.view(count, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
@@ -91,7 +103,7 @@ class _Grouped(torch.autograd.Function):
                 parts = torch.empty(rows.shape, dtype=dtype).copy_(rows).view(3, count * heads, length, size)
                 scores = torch.baddbmm(parts.new_empty(()), parts[0], parts[1].mT, beta=0, alpha=size**-0.5)
                 weights = torch.softmax(scores, -1)
-                kept = torch.empty_like(weights).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
+                kept = drop_mask(weights.shape, dropout, weights.dtype) if dropout else None
                 context = torch.bmm(weights if kept is None else weights * kept, parts[2])
                 _by_token(out[start:end], count, heads).copy_(context.view(count, heads, length, size))
                 saved += [parts, weights, kept]

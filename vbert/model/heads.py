@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vbert.artifacts.errors import BuildError, nearest
+from vbert.model.dropout import dropout
 from vbert.model.visualbert import Packed, VisualBert, VisualBertConfig, activate, initialise
 
 MATCH = 1  # the matching head's label of a true pair, as the original's (transformers documents 0)
@@ -57,9 +58,7 @@ class AnswerHead(nn.Module):
         initialise(self, config.initializer_range, generator)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        if self.training and self.dropout:
-            vectors = F.dropout(vectors, self.dropout)
-        return self.dense(vectors)  # type: ignore[no-any-return]
+        return self.dense(dropout(vectors, self.dropout, self.training))  # type: ignore[no-any-return]
 
 
 class PretrainingModel(nn.Module):

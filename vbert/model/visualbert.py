@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vbert.model.attention import Layout, attend, attention_maps
 from vbert.model.config import VisualBertConfig
+from vbert.model.dropout import dropout
 
 __all__ = ["Packed", "VisualBert", "VisualBertConfig", "append6"]
 
@@ -126,7 +127,7 @@ class Embeddings(nn.Module):
             self.visual_token_type(batch.visual_types) + self.visual_position.weight[0]
         )
         tokens = torch.cat([text, regions.to(text.dtype)]).index_select(0, order)
-        return _dropout(self.norm(tokens), self.dropout, self.training)
+        return dropout(self.norm(tokens), self.dropout, self.training)
 
 
 class Layer(nn.Module):
@@ -148,11 +149,11 @@ class Layer(nn.Module):
 
     def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
         """hidden: [T, H] in the order of `layout`. Returns the same shape."""
-        dropout = self.attention_dropout if self.training else 0.0
-        context = attend(self.qkv(hidden), layout, self.heads, dropout)
-        hidden = self.norm1(hidden + _dropout(self.out(context), self.hidden_dropout, self.training))
+        share = self.attention_dropout if self.training else 0.0
+        context = attend(self.qkv(hidden), layout, self.heads, share)
+        hidden = self.norm1(hidden + dropout(self.out(context), self.hidden_dropout, self.training))
         inner = activate(self.up(hidden), self.activation)
-        return self.norm2(hidden + _dropout(self.down(inner), self.hidden_dropout, self.training))  # type: ignore[no-any-return]
+        return self.norm2(hidden + dropout(self.down(inner), self.hidden_dropout, self.training))  # type: ignore[no-any-return]
 
 
 class VisualBert(nn.Module):
@@ -221,10 +222,6 @@ def activate(hidden: Tensor, name: str) -> Tensor:
     if name == "relu":
         return F.relu(hidden)
     return F.gelu(hidden, approximate="none" if name == "gelu" else "tanh")
-
-
-def _dropout(hidden: Tensor, probability: float, training: bool) -> Tensor:
-    return F.dropout(hidden, probability) if training and probability else hidden
 
 
 @torch.no_grad()
