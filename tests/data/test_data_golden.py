@@ -1,0 +1,88 @@
+"""Golden digests: what readers and decoding make of fixed inputs. Other rows or pixels need a new version."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vbert.artifacts.errors import BuildError
+from vbert.artifacts.fingerprint import digest
+from vbert.artifacts.graph import Engine
+from vbert.artifacts.store import Store
+from vbert.data.decode import decode
+from vbert.data.raw import Raw, RawWriter
+from vbert.data.readers import easy_vqa, jsonl
+from vbert.data.spec import dataset
+
+
+def same(found: object, golden: str, where: str) -> None:
+    assert digest(found) == golden, (
+        f"{where} makes something else: raise the version there, then put {digest(found)} here"
+    )
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    with RawWriter(tmp_path) as writer:
+        writer.add("a/1.JPG", b"1")
+        writer.add("b/2.png", b"2")
+        writer.add(
+            "boxes.jsonl", b'{"image": "b/2.png", "box": [1, 2, 3, 4.5], "class": "cat", "attributes": ["red"]}\n'
+        )
+        writer.add(
+            "texts.jsonl",
+            b'{"image": "a/1.JPG", "text": "a caption"}\n'
+            b'{"image": "b/2.png", "text": "what?", "answer": "that", "split": "test"}\n'
+            b'{"image_ids": ["a/1.JPG", "b/2.png"], "kind": "pair", "text": "both", "label": "false"}\n',
+        )
+    raws = {"mine": Raw.at(tmp_path)}
+    found = [
+        list(jsonl.images(raws, {"train": "a/", "test": "b/"})),
+        list(jsonl.boxes(raws)),
+        list(jsonl.examples(raws, {"a/1.JPG", "b/2.png"})),
+    ]
+    same(found, "eceb623d327539e3a3373c82f010fde4b5c164ccb151d51aface4be8bfb82bd8", "vbert/data/readers/jsonl.py")
+
+
+def test_easy_vqa(tmp_path: Path) -> None:
+    from tasks.download import download
+
+    package = download(dataset("easy_vqa").sources["package"])
+    try:
+        Engine(Store(tmp_path)).ensure_all([package])
+    except BuildError as error:
+        pytest.skip(f"easy-vqa can't be fetched here: {error}")
+    raws = {"package": package.bound(Store(tmp_path))}
+    rows = list(easy_vqa.images(raws))
+    found = [rows, list(easy_vqa.examples(raws, {row["image_id"] for row in rows}))]
+    same(found, "59d02caaef32a8040510519c4f8303ce92e4025965c689fbcdb15ebf7f5c625d", "vbert/data/readers/easy_vqa.py")
+
+
+def test_decoding() -> None:
+    """Pixels are input of `regions`: its version rises with these."""
+    grid = np.arange(16 * 16 * 4, dtype=np.uint8).reshape(16, 16, 4)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = {
+        "grey": (Image.fromarray(grid[..., 0]), "PNG", {}),
+        "grey16": (Image.fromarray(grid[..., 0].astype(np.uint16) * 257), "PNG", {}),
+        "rgba": (Image.fromarray(grid), "PNG", {}),
+        "palette": (Image.fromarray(grid[..., :3]).quantize(16), "GIF", {}),
+        "cmyk": (Image.fromarray(grid, "CMYK"), "TIFF", {}),
+        "turned": (Image.fromarray(grid[:8, :, :3]), "PNG", {"exif": exif}),
+    }
+    found = {}
+    for name, (image, kind, options) in files.items():
+        out = io.BytesIO()
+        image.save(out, kind, **options)
+        shown = decode(out.getvalue())
+        found[name] = [*shown.size, hashlib.sha256(shown.tobytes()).hexdigest()]
+    same(
+        found,
+        "0e25bbc4eb4f818aec76dd9d3d33a4757b650fd95f2498d39feca2d06e5608f0",
+        "vbert/data/decode.py (stage `regions`)",
+    )
