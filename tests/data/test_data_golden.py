@@ -7,17 +7,12 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from vbert.artifacts.errors import BuildError
 from vbert.artifacts.fingerprint import digest
-from vbert.artifacts.graph import Engine
-from vbert.artifacts.store import Store
 from vbert.data.decode import decode
 from vbert.data.raw import Raw, RawWriter
-from vbert.data.readers import easy_vqa, jsonl
-from vbert.data.spec import dataset
+from vbert.data.readers import jsonl
 
 
 def same(found: object, golden: str, where: str) -> None:
@@ -46,20 +41,6 @@ def test_jsonl(tmp_path: Path) -> None:
         list(jsonl.examples(raws, {"a/1.JPG", "b/2.png"})),
     ]
     same(found, "eceb623d327539e3a3373c82f010fde4b5c164ccb151d51aface4be8bfb82bd8", "vbert/data/readers/jsonl.py")
-
-
-def test_easy_vqa(tmp_path: Path) -> None:
-    from tasks.download import download
-
-    package = download(dataset("easy_vqa").sources["package"])
-    try:
-        Engine(Store(tmp_path)).ensure_all([package])
-    except BuildError as error:
-        pytest.skip(f"easy-vqa can't be fetched here: {error}")
-    raws = {"package": package.bound(Store(tmp_path))}
-    rows = list(easy_vqa.images(raws))
-    found = [rows, list(easy_vqa.examples(raws, {row["image_id"] for row in rows}))]
-    same(found, "59d02caaef32a8040510519c4f8303ce92e4025965c689fbcdb15ebf7f5c625d", "vbert/data/readers/easy_vqa.py")
 
 
 def test_decoding() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from data.http_script import good, serving
+from data.test_data_golden import same
 from PIL import Image
 
 from tasks.download import download
@@ -28,6 +29,7 @@ from vbert.data.examples import Examples, write_examples
 from vbert.data.folders import folder_digest
 from vbert.data.images import Images
 from vbert.data.raw import Raw
+from vbert.data.readers import easy_vqa as reader
 from vbert.data.readers.easy_vqa import question_type
 from vbert.data.spec import DatasetSpec, Source, dataset
 
@@ -349,6 +351,13 @@ def test_easy_vqa_has_its_published_counts(easy_vqa: tuple[Images, Examples, Raw
     yes_no = Counter(row["split"] == "test" for row in rows if row["question_type"].startswith("yes/no"))
     assert yes_no == {False: 28_407, True: 7_136}  # as its README says
     assert {(row["width"], row["height"]) for row in table} == {(64, 64)}
+
+
+def test_easy_vqa_rows_are_golden(easy_vqa: tuple[Images, Examples, Raw]) -> None:
+    raws = {"package": easy_vqa[2]}
+    rows = list(reader.images(raws))
+    found = [rows, list(reader.examples(raws, {row["image_id"] for row in rows}))]
+    same(found, "59d02caaef32a8040510519c4f8303ce92e4025965c689fbcdb15ebf7f5c625d", "vbert/data/readers/easy_vqa.py")
 
 
 def test_easy_vqa_answers_fit_their_questions(easy_vqa: tuple[Images, Examples, Raw]) -> None:
