@@ -58,6 +58,26 @@ def square(settings: Slow, log: Path, directory: Path, n: int) -> Figures:
     return {"n": n}
 
 
+class Nested(Artifact):
+    def read(self) -> dict[str, int]:
+        return {name.split("/")[1]: json.loads(self.file(name).read_text()) for name in self.names() if "/" in name}
+
+
+@stage("toy_nested", makes=Nested, version=1)
+def nested(build: Build, numbers: Numbers) -> Figures:
+    """Units with files in directories, beside files of its own."""
+    build.each([(f"u{n}", n) for n in numbers.read()], nest)
+    (build.directory / "own").mkdir()
+    (build.directory / "own.json").write_text("{}")
+    return {}
+
+
+def nest(directory: Path, n: int) -> Figures:
+    (directory / f"part{n}").mkdir()
+    (directory / f"part{n}" / str(n)).write_text(json.dumps(n * n))
+    return {}
+
+
 @stage("toy_total", makes=Total, version=1)
 def total(build: Build, squares: Squares, more: Mapping[str, Squares], settings: Slow) -> Figures:
     return build.process(add_up, squares, dict(more), settings)

@@ -120,7 +120,9 @@ def make_unit(unfinished: Path, key: str, make: Callable[[Path, Any], Figures], 
     target = unfinished / "units" / key
     if (target / RECORD).exists():
         return unit_record(target)["figures"]  # type: ignore[no-any-return]
-    making = durable.make_fresh(durable.make_directories(unfinished / "making") / f"{key}.{uuid.uuid4().hex}")
+    making = durable.make_fresh(
+        durable.make_directories(unfinished / "making", sync=False) / f"{key}.{uuid.uuid4().hex}"
+    )
     try:
         began = time.monotonic()
         figures = make(making, argument)
@@ -138,13 +140,14 @@ def make_unit(unfinished: Path, key: str, make: Callable[[Path, Any], Figures], 
         }
         durable.write_file(making / RECORD, _sealed(record))
         durable.sync_tree(making)
-        durable.make_directories(target.parent)
+        durable.make_directories(target.parent, sync=False)
         try:
-            durable.rename(making, target)
+            durable.move(making, target)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else another one stands there already
                 raise
-        durable.settle(target.parent, unfinished.parents[2])
+        durable.settle(target, unfinished.parents[2])
+        durable.sync_directory(making.parent)
         durable.acknowledge(target)
         return unit_record(target)["figures"]  # type: ignore[no-any-return]
     finally:
@@ -279,7 +282,7 @@ class StoreBuild:
                 if entry.name in self.hashed:
                     raise BuildError(f"{self.artifact.title}: two units made a file {entry.name!r}")
                 target = self.directory / entry.name
-                durable.make_directories(target.parent)
+                durable.make_directories(target.parent, sync=False)
                 durable.link(self.unfinished / "units" / key / entry.name, target)
                 self.hashed[entry.name] = entry
 
@@ -339,33 +342,40 @@ def attempt_directory(unfinished: Path) -> Path:
     Numbers only grow and each is taken by `mkdir`, so two builders never share one, locks or not. What a provably
     dead owner left is taken over by a rename, what may have a live owner is copied.
     """
-    base = durable.make_directories(unfinished / "scratch")
+    base = durable.make_directories(unfinished / "scratch", sync=False)
     earlier = sorted((p for p in base.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
     number = int(earlier[-1].name) + 1 if earlier else 1
     while True:
         mine = base / str(number)
         try:
-            mine.mkdir()
+            durable.make_fresh(mine)
             break
         except FileExistsError:
             number += 1
-    durable.open_mode(mine, durable.SHARED_DIRECTORY)
     Owner.current().write(base / f"{number}.owner")
     content = mine / "content"
-    if earlier:
-        last = earlier[-1]
+    # An attempt killed before it had a content leaves that of the one before it.
+    last = next((old for old in reversed(earlier) if (old / "content").is_dir()), None)
+    if last is not None:
         owner = Owner.read(base / f"{last.name}.owner")
+        durable.settle(mine, unfinished.parents[2])
         with suppress(OSError):
             if owner is not None and (owner.dead() or owner.is_current()):
-                (last / "content").rename(content)
-            else:
-                shutil.copytree(last / "content", content, copy_function=_copy_if_there)
-        for old in earlier[:-1]:
-            past = Owner.read(base / f"{old.name}.owner")
-            if past is None or past.dead():
-                durable.remove_tree(old)
-    content.mkdir(exist_ok=True)
-    durable.open_mode(content, durable.SHARED_DIRECTORY)
+                durable.rename(last / "content", content)
+        with suppress(OSError):
+            if not content.exists():
+                shutil.copytree(last / "content", mine / "copy", copy_function=_copy_if_there)
+                durable.open_mode(mine / "copy", durable.SHARED_DIRECTORY)
+                durable.move(mine / "copy", content)
+    if not content.exists():
+        durable.make_fresh(content)
+    durable.settle(content, unfinished.parents[2])
+    durable.acknowledge(content)
+    for old in earlier:
+        past = Owner.read(base / f"{old.name}.owner")
+        taken = old is not last or not (old / "content").exists()
+        if taken and past is not None and past.dead():
+            durable.remove_tree(old)
     return content
 
 

@@ -44,22 +44,23 @@ def open_mode(path: Path, mode: int) -> None:
         pass
 
 
-def make_directories(path: Path) -> Path:
+def make_directories(path: Path, sync: bool = True) -> Path:
     """`mkdir -p`, group-writable; every directory made is synced into its parent.
 
-    One that was there may be another process's that has not come that far: `settle` sees to those.
+    Without `sync`, or where another process made one and has not come that far, `settle` sees to it.
     """
     path = Path(path)
     if path.is_dir():
         return path
-    make_directories(path.parent)
+    make_directories(path.parent, sync)
     try:
         path.mkdir()
     except FileExistsError:
         return path
     _log("mkdir", path)
     open_mode(path, SHARED_DIRECTORY)
-    sync_directory(path.parent)
+    if sync:
+        sync_directory(path.parent)
     return path
 
 
@@ -116,27 +117,38 @@ def sync_tree(root: Path) -> None:
         sync_directory(Path(directory))
 
 
-def rename(source: Path, target: Path) -> None:
-    """Move `source` to `target`, whose name lasts from here on if those of the directories above do (`settle`).
-
-    A file replaces a file; OSError (EEXIST, ENOTEMPTY) where a directory stands in the way of one.
-    """
+def move(source: Path, target: Path) -> None:
+    """Rename, not yet synced. OSError (EEXIST, ENOTEMPTY) where a directory stands in the way of one."""
     os.rename(source, target)
     _log("rename", source, target)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename, synced into both directories; those must last already. A file replaces a file."""
+    move(source, target)
     sync_directory(target.parent)
     if source.parent != target.parent:
         sync_directory(source.parent)
 
 
-def settle(directory: Path, root: Path) -> None:
-    """Make the names of `directory` and of what is above it last, up to that of `root`.
+def settle(path: Path, root: Path) -> None:
+    """Make the name of `path` last, and those of the directories above it up to `root`, which lasts already.
 
-    Done by everyone who acknowledges, not only by who made them: a maker may have been killed before its sync.
+    Whoever acknowledges does it, not only who made them: a maker may have been killed before its sync.
     """
-    for above in directory.parents:
-        if not above.is_relative_to(root.parent):
-            break
-        with suppress(PermissionError):  # above the store, a directory this user may pass through but not read
+    for above in path.parents:
+        sync_directory(above)
+        if above == root:
+            return
+
+
+def settle_root(root: Path) -> None:
+    """Make the names of `root` and of all above it on its file system last."""
+    device = root.stat().st_dev
+    for above in root.parents:
+        if above.stat().st_dev != device:
+            return
+        with suppress(PermissionError):  # one this user may pass through but not read is not this user's making
             sync_directory(above)
 
 

@@ -269,7 +269,9 @@ class Engine:
     @contextmanager
     def building(self, artifact: Artifact) -> Iterator[StoreBuild]:
         """A `Build` for `artifact` with a fresh directory, cleared away unless it was published."""
-        unfinished = durable.make_directories(self.store.unfinished(artifact.stage_name, artifact.fingerprint))
+        unfinished = durable.make_directories(
+            self.store.unfinished(artifact.stage_name, artifact.fingerprint), sync=False
+        )
         self._describe(artifact, unfinished)
         directory = self.store.begin(artifact.fingerprint)
         try:

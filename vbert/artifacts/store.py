@@ -56,12 +56,13 @@ class Store:
     def prepare(self) -> None:
         """Make the store's directories and record, where they are missing."""
         for name in ("artifacts", "unfinished", "publishing", "locks", "damaged", "runs"):
-            durable.make_directories(self.root / name)
+            durable.make_directories(self.root / name, sync=False)
         record = self.root / "store.json"
         if not record.exists():
+            durable.settle_root(self.root)  # the record is written last: where it is, the root's own name lasts
             fresh = self.root / f".store.{uuid.uuid4().hex}"
             durable.write_file(fresh, json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}).encode())
-            durable.rename(fresh, record)
+            durable.move(fresh, record)
 
     # ------------------------------------------------------------------ finding and reading
 
@@ -165,7 +166,7 @@ class Store:
 
     def begin(self, fingerprint: str) -> Path:
         """A fresh directory of this builder alone, from which it publishes."""
-        durable.make_directories(self.root / "publishing")
+        durable.make_directories(self.root / "publishing", sync=False)
         directory = durable.make_fresh(self.root / "publishing" / f"{fingerprint}.{uuid.uuid4().hex}")
         Owner.current().write(directory.with_name(directory.name + ".owner"))
         return directory
@@ -200,9 +201,9 @@ class Store:
         durable.write_file(directory / manifest.NAME, whole.dumps())
         durable.sync_tree(directory)
         target = self.directory(record.stage, record.fingerprint)
-        durable.make_directories(target.parent)
+        durable.make_directories(target.parent, sync=False)
         try:
-            durable.rename(directory, target)
+            durable.move(directory, target)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                 raise
@@ -212,6 +213,7 @@ class Store:
             self.abandon(directory)
             whole = standing
         durable.settle(target, self.root)
+        durable.sync_directory(directory.parent)  # its old name is gone too: a sweep of leftovers must not find it
         directory.with_name(directory.name + ".owner").unlink(missing_ok=True)
         durable.acknowledge(target)
         return whole
@@ -232,8 +234,10 @@ class Store:
         with self.lock(damage.fingerprint):
             if not self._still(damage):
                 return None
-            durable.make_directories(target.parent)
-            durable.rename(self.directory(damage.stage, damage.fingerprint), target)
+            durable.make_directories(target.parent, sync=False)
+            durable.move(self.directory(damage.stage, damage.fingerprint), target)
+            durable.settle(target, self.root)
+            durable.acknowledge(target)
         return target
 
     def _still(self, damage: Damaged) -> bool:
@@ -257,7 +261,7 @@ class Store:
         """
         from filelock import FileLock, Timeout
 
-        directory = durable.make_directories(self.root / "locks")
+        directory = durable.make_directories(self.root / "locks", sync=False)
         path = directory / f"{fingerprint}.lock"
         if not path.exists():  # comes with its mode at once: one left unwritable would shut other users out for ever
             fresh = directory / f".{fingerprint}.{uuid.uuid4().hex}"
@@ -287,12 +291,12 @@ class Store:
 
     def note_run(self, run_id: str, record: dict[str, Any]) -> None:
         """Write the record of a run (recipe, fingerprints, outcome), replacing what stood under its id."""
-        directory = durable.make_directories(self.root / "runs")
+        directory = durable.make_directories(self.root / "runs", sync=False)
         fresh = directory / f".{run_id}.{uuid.uuid4().hex}"
         durable.write_file(fresh, (json.dumps(record, indent=1) + "\n").encode(), durable.SHARED_FILE)
         target = directory / f"{run_id}.json"
-        durable.rename(fresh, target)
-        durable.settle(directory, self.root)
+        durable.move(fresh, target)
+        durable.settle(target, self.root)
         durable.acknowledge(target)
 
     def runs(self) -> dict[str, dict[str, Any]]:
