@@ -21,6 +21,7 @@ from typing import Any, cast
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
 from prefect.futures import PrefectConcurrentFuture
 from prefect.runtime import flow_run
 from prefect.states import Completed
@@ -29,7 +30,7 @@ from prefect.tasks import Task, exponential_backoff
 from prefect.transactions import Transaction
 from prefect.utilities.annotations import quote
 
-from flows.prefect_view import outcome
+from flows.prefect_view import figures_said, outcome
 from vbert.artifacts import children
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Figures, Work
@@ -48,17 +49,33 @@ def step(title: str, fingerprint: str) -> State[str]:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def units(title: str, keys: list[str], works: list[Work]) -> list[Figures]:
-    """Some units of a step, each made and committed in a child process of ours."""
-    return [work() for work in works]
+def units(title: str, keys: list[str], works: list[Work]) -> State[list[Figures]]:
+    """Some units of a step, each made and committed in a child process of ours. The data are their figures."""
+    figures = [work() for work in works]
+    return Completed(message=figures_said(figures[0]) if len(figures) == 1 else f"{len(figures)} units", data=figures)
 
 
 def _ensured(fingerprint: str) -> State[str]:
     # Not in `step` itself: decorated functions are at times pickled by value, with the globals they name.
     run = RUNS[str(flow_run.get_id())]
-    built = run.ensure(run.artifacts[fingerprint])
+    artifact = run.artifacts[fingerprint]
+    _tag(artifact)
+    built = run.ensure(artifact)
     said = f"{outcome(built)} · {fingerprint} in {run.engine.store.root}"
     return Completed(name="Completed" if built.outcome == "built" else "Cached", message=said, data=fingerprint)
+
+
+def _tag(artifact: Artifact) -> None:
+    """Stage and data set, as tags of the task run that calls this; they go to the server with its next state.
+
+    Not as the task's own: for each of those the engine asks the server for a concurrency slot before the task begins,
+    and a SQLite server that is asked twice at once answers 503, to be tried again after two seconds (measured).
+    """
+    context = TaskRunContext.get()
+    if context is not None and artifact.step is not None:
+        stage = artifact.step.stage
+        labels = [artifact.label] if artifact.label else []
+        context.task_run.tags = sorted({*context.task_run.tags, stage.name, *labels, *stage.tags})
 
 
 def _step_again(_: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -77,14 +94,14 @@ def _stopping(task_run: TaskRun) -> bool:
     return run is None or run.stopping
 
 
-def _step_task(artifact: Artifact) -> Task[..., Any]:
+def _step_task(artifact: Artifact, present: bool) -> Task[..., Any]:
     assert artifact.step is not None
     stage = artifact.step.stage
     return step.with_options(
         name=stage.name,
         description=(stage.function.__doc__ or "").strip() or None,
         task_run_name=f"{artifact.title} {artifact.fingerprint[:6]}",
-        tags={stage.name, artifact.label or stage.name, *stage.tags, *(["gpu"] if stage.gpus else [])},
+        tags={"gpu"} if stage.gpus and not present else None,  # `prefect concurrency-limit create gpu 1` bounds these
         retries=stage.retries,
         retry_delay_seconds=exponential_backoff(2)(stage.retries) or 0,
         retry_jitter_factor=0.5,
@@ -129,16 +146,17 @@ class Run:
         failed: PrefectConcurrentFuture[Any] | None = None
         while True:
             for line in list(waiting) if failed is None else []:
-                artifact, mark = line.artifact, line.artifact.fingerprint
+                artifact, mark, present = line.artifact, line.artifact.fingerprint, line.status == "present"
                 behind = [held.fingerprint for held in _inputs(artifact) if held.fingerprint in self.artifacts]
                 full = len(building) >= self.engine.machine.steps_at_once
-                if not done.issuperset(behind) or (full and line.status != "present"):
+                if not done.issuperset(behind) or (full and not present):
                     continue
                 waiting.remove(line)
-                building |= set() if line.status == "present" else {mark}
+                building |= set() if present else {mark}
                 after = [futures[other] for other in behind]
                 futures[mark] = cast(
-                    "PrefectConcurrentFuture[Any]", _step_task(artifact).submit(artifact.title, mark, wait_for=after)
+                    "PrefectConcurrentFuture[Any]",
+                    _step_task(artifact, present).submit(artifact.title, mark, wait_for=after),
                 )
                 futures[mark].add_done_callback(partial(_note, ended, mark))
             if len(done) == len(futures):

@@ -83,8 +83,6 @@ class View(Events):
         shown = self._shown.pop(artifact.fingerprint, None)
         if shown is not None and shown.id is not None:
             self._show(shown, artifact, 100.0, f"{artifact.title}: done in {built.seconds:.0f} s")
-        if built.outcome == "built":
-            log.info("%s %s", artifact.title, outcome(built))
 
     def said(self, artifact: Artifact, sentence: str) -> None:
         self.terminal.said(artifact, sentence)
@@ -110,8 +108,14 @@ def outcome(built: Built) -> str:
         return "was there"
     if built.outcome == "adopted":
         return f"has the content of {built.manifest.fingerprint[:8]}, made of the same inputs: not built again"
-    figures = [f"{name} {_figure(value)}" for name, value in built.manifest.figures.items() if _is_number(value)]
-    return " · ".join([f"built in {built.seconds:.1f} s", *figures[:6]])
+    figures = figures_said(built.manifest.figures)
+    return f"built in {built.seconds:.1f} s" + (f" · {figures}" if figures else "")
+
+
+def figures_said(figures: Mapping[str, Any], most: int = 6) -> str:
+    """`images 5,000 · regions 16,021`."""
+    said = [f"{name} {_figure(value)}" for name, value in figures.items() if _is_number(value)]
+    return " · ".join(said[:most])
 
 
 def show_plan(lines: Sequence[Planned], recipe: Recipe | None, title: str) -> None:
