@@ -239,6 +239,8 @@ def test_every_sync_is_needed(
 ) -> None:
     """The store with any one of its syncs left out is found to be wrong by the enumeration above."""
     root, store, ops = history
+    functions = {site.split(":")[1] for site in sync_sites(ops)}
+    assert functions == {"prepare", "attempt_directory", "make_unit", "publish", "set_aside", "note_run"}
     undetected = [site for site in sync_sites(ops) if survives(without(ops, site), root, store)]
     for site in list(undetected):
         for its_root, its_store, its_ops, killed in killed_histories:

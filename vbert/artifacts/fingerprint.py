@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vbert.artifacts.settings import Location, Plugin, Since, Wiring
+from vbert.artifacts.settings import Location, Plugin, Since, Wiring, carries
 
 Identify = Callable[[Any], str | None]  # an artifact's identity, or None for anything else
 
@@ -57,9 +57,9 @@ def _model(model: BaseModel, identify: Identify, where: str) -> dict[str, Any]:
     for name, info in type(model).model_fields.items():
         value = getattr(model, name)
         marks = info.metadata
-        if Wiring in marks:
+        if carries(marks, Wiring):
             continue
-        if Location in marks and getattr(model, "sha256", None) is not None:
+        if carries(marks, Location) and getattr(model, "sha256", None):
             continue
         if any(isinstance(mark, Since) and mark.value == value for mark in marks):
             continue

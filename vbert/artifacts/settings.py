@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +13,13 @@ class Settings(BaseModel):
     """A slice of the recipe. Everything in it is hashed, but for the fields marked below."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, info in cls.model_fields.items():
+            if _marked_inside(info.annotation):
+                raise TypeError(f"{cls.__name__}.{name}: a mark belongs around the whole type, Annotated[X | None, …]")
 
 
 class Location:
@@ -27,6 +35,18 @@ class Since:
     """`Annotated[float, Since(0.0)]`: a field added later; at this value the fingerprints of before stay."""
 
     value: Any
+
+
+def carries(marks: Sequence[Any], mark: type) -> bool:
+    """Whether `mark` or an instance of it is among a field's marks."""
+    return any(found is mark or isinstance(found, mark) for found in marks)
+
+
+def _marked_inside(annotation: Any) -> bool:
+    if get_origin(annotation) is Annotated:
+        inner, *marks = get_args(annotation)
+        return any(carries(marks, mark) for mark in (Location, Wiring, Since)) or _marked_inside(inner)
+    return any(_marked_inside(part) for part in get_args(annotation))
 
 
 class Numerics(Settings):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
@@ -68,9 +68,8 @@ def checked(value: Any, annotation: Any, where: str) -> Any:
     elif is_dataclass(annotation) and isinstance(annotation, type):
         if isinstance(value, annotation):
             hints = get_type_hints(annotation, include_extras=True)
-            for field in fields(annotation):
-                checked(getattr(value, field.name), hints[field.name], f"{where}.{field.name}")
-            return value
+            held = {f.name: getattr(value, f.name) for f in fields(annotation)}
+            return replace(value, **{k: checked(v, hints[k], f"{where}.{k}") for k, v in held.items()})
     elif isinstance(annotation, type) and isinstance(value, annotation):
         return value
     got = value.title if isinstance(value, Artifact) else repr(value)[:80]
