@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw
 from regions.regions_tiny import collection, encoded, small_spec
 
 from vbert.artifacts.build import Job, Machine
-from vbert.artifacts.errors import UserError
+from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.settings import Numerics
+from vbert.data.decode import BadImage
 from vbert.data.images import Images
 from vbert.objectives import detection
 from vbert.objectives.detection import Annotated, DetectionTask, train_detector
@@ -154,6 +155,29 @@ def test_faulty_collections_are_named(tmp_path: Path, images: Images) -> None:
         DetectionTask(bare, small_spec(), TRAINING, 0)
     with pytest.raises(UserError, match="'circle', which detector small doesn't have; did you mean 'circles'"):
         DetectionTask(images, small_spec(classes=("circles", "square")), TRAINING, 0)
+
+
+def test_images_that_can_not_be_decoded_are_left_out(tmp_path: Path, images: Images) -> None:
+    task = DetectionTask(images, small_spec(), TRAINING, 0)
+    whole = task.collate([(0, 0), (1, 0)])
+
+    class OneDamaged:
+        title, table, boxes = images.title, images.table, images.boxes
+
+        @staticmethod
+        def open(image_id: str) -> Image.Image:
+            if image_id == task.train.ids[0]:
+                raise BadImage("damaged", "cut short")
+            return images.open(image_id)
+
+    task.images = OneDamaged()
+    left = task.collate([(0, 0), (1, 0)])
+    assert torch.equal(left.pixels, whole.pixels[1:])
+    assert len(left.targets) == len(left.shapes) == 1
+    with pytest.raises(BuildError, match=f"can be decoded \\({task.train.ids[0]}\\)"):
+        task.collate([(0, 0)])
+    _, found = detection.evaluate(task.detector(), task.spec, task.images, task.train)
+    assert list(found) == task.train.ids[1:]
 
 
 def test_batches_travel_to_a_device(images: Images) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vbert.artifacts.errors import UserError, nearest
+from vbert.artifacts.errors import BuildError, UserError, nearest
+from vbert.data.decode import BadImage
 from vbert.metrics.detection import Boxes, attribute_accuracy, average_precision
 from vbert.regions.boxes import Adaptive, select
 from vbert.regions.detector import Detector, DetectorSpec, DetectorTraining, load_backend, write_weights
@@ -120,15 +122,23 @@ class DetectionTask:
         return len(self.train.ids)
 
     def collate(self, items: Sequence[tuple[int, int]]) -> Scenes:
-        pixels, targets = zip(*(self._scene(self.train.ids[i], epoch) for i, epoch in items), strict=True)
+        scenes = [scene for i, epoch in items if (scene := self._scene(self.train.ids[i], epoch)) is not None]
+        if not scenes:
+            names = ", ".join(self.train.ids[i] for i, _ in items)
+            raise BuildError(f"{self.images.title}: none of a batch's images can be decoded ({names:.200})")
+        pixels, targets = zip(*scenes, strict=True)
         shapes = [(p.shape[1], p.shape[2]) for p in pixels]
         batch = torch.zeros(len(pixels), 3, max(h for h, _ in shapes), max(w for _, w in shapes))
         for one, p in zip(batch, pixels, strict=True):
             one[:, : p.shape[1], : p.shape[2]] = p
         return Scenes(batch, shapes, list(targets))
 
-    def _scene(self, image_id: str, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
-        prepared = prepare(self.images.open(image_id), self.spec.preprocessing)
+    def _scene(self, image_id: str, epoch: int) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Pixels and targets; None where the image can't be decoded (`regions` reports those)."""
+        try:
+            prepared = prepare(self.images.open(image_id), self.spec.preprocessing)
+        except BadImage:
+            return None
         true = self.train.truth(image_id, self.classes)
         boxes = torch.from_numpy(true.boxes) * torch.tensor(prepared.scale * 2)
         pixels = prepared.pixels
@@ -150,7 +160,8 @@ class DetectionTask:
     def validate(self) -> dict[str, float] | None:
         if not self.val.ids:
             return None
-        figures, _ = evaluate(self.detector(), self.spec, self.images, self.val)
+        with torch.autocast(next(self.model.parameters()).device.type, enabled=False):
+            figures, _ = evaluate(self.detector(), self.spec, self.images, self.val)
         return figures
 
     def detector(self) -> Detector:
@@ -160,12 +171,16 @@ class DetectionTask:
 
 def evaluate(
     detector: Detector, spec: DetectorSpec, images: Images, held_out: Annotated
-) -> tuple[dict[str, float], list[Boxes]]:
-    """map50, map and attribute accuracy on `held_out`, and the detections of each of its images."""
-    found = [found_boxes(detector, spec, images, name) for name in held_out.ids]
-    truth = [held_out.truth(name, detector.classes) for name in held_out.ids]
-    figures = average_precision(truth, found)
-    accuracy = attribute_accuracy(truth, found, detector.attributes)
+) -> tuple[dict[str, float], dict[str, Boxes]]:
+    """map50, map and attribute accuracy on `held_out`, and the detections of each of its images that can be decoded."""
+    found = {}
+    for name in held_out.ids:
+        with suppress(BadImage):
+            found[name] = found_boxes(detector, spec, images, name)
+    truth = [held_out.truth(name, detector.classes) for name in found]
+    detections = list(found.values())
+    figures = average_precision(truth, detections)
+    accuracy = attribute_accuracy(truth, detections, detector.attributes)
     if accuracy is not None:
         figures["attribute_accuracy"] = accuracy
     return figures, found
@@ -187,7 +202,7 @@ def write_evaluation(directory: Path, detector: Detector, spec: DetectorSpec, im
     figures, found = evaluate(detector, spec, images, held_out)
     (directory / "evaluation.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     with open(directory / "detections.jsonl", "w", encoding="utf-8") as out:
-        for name, one in list(zip(held_out.ids, found, strict=True))[:SHOWN]:
+        for name, one in list(found.items())[:SHOWN]:
             width, height = images.open(name).size
             true = held_out.truth(name, detector.classes)
             row = {"image_id": name, "width": width, "height": height, **_described(one, detector.classes)}

@@ -82,12 +82,13 @@ def select(found: Candidates, rule: Adaptive | Fixed | Given, nms: Nms) -> Kept:
     count = found.scores.shape[1]
     if isinstance(rule, Given):
         scores, classes = found.scores.max(1)
-        return Kept(torch.arange(len(scores)), found.boxes, scores, classes)
+        return Kept(torch.arange(len(scores), device=scores.device), found.boxes, scores, classes)
     if nms.rule == "per_class":
-        scores, flat = found.scores.reshape(-1), torch.arange(found.scores.numel())
+        scores = found.scores.reshape(-1)
+        flat = torch.arange(len(scores), device=scores.device)
     else:
         scores, classes = found.scores.max(1)
-        flat = torch.arange(len(scores)) * count + classes
+        flat = torch.arange(len(scores), device=scores.device) * count + classes
     order = scores.sort(descending=True, stable=True).indices
     scores, flat = scores[order], flat[order]
     proposals, classes = flat // count, flat % count
@@ -100,7 +101,7 @@ def select(found: Candidates, rule: Adaptive | Fixed | Given, nms: Nms) -> Kept:
     kept = _suppressed(boxes, scores, groups, nms.iou, most)
     kept = kept[: max(least, int((kept < enough).sum()))]
     if len(kept) < least:
-        rest = torch.ones(len(scores), dtype=torch.bool)
+        rest = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
         rest[kept] = False
         kept = torch.cat([kept, rest.nonzero()[:, 0][: least - len(kept)]])
     return Kept(proposals[kept], boxes[kept], scores[kept], classes[kept])
