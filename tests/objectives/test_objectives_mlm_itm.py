@@ -20,7 +20,7 @@ from vbert.training.pretraining import run_pretrain
 from vbert.training.sampler import generator
 from vbert.training.start import Fresh
 
-BASE = PretrainSettings(steps=150, batch_size=64, learning_rate=5e-3)
+BASE = PretrainSettings(steps=150, batch_size=64, learning_rate=5e-3, matched=("caption", "question"))
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,15 @@ def test_question_sets_enter_with_an_answer(world: World) -> None:
     texts = [text for _, _, (text,), _ in seen]
     assert any(text == "what color is it ? red" for text in texts)
     assert all(is_true(image, text) for image, _, (text,), _ in seen)
+
+
+def test_kinds_that_are_not_matched_are_masked_alone(world: World) -> None:
+    pretraining = task(world, matched=("caption",), itm_rows="unmasked", itm_share=1.0)
+    for i in range(pretraining.size()):
+        _, sample = pretraining._training_sample(i, 0)
+        name = pretraining.train[0].ids[i]
+        assert (sample.match >= 0) == ("c" in name)
+        assert not sample.at or sample.match < 0
 
 
 def test_two_captions_first_is_true(world: World) -> None:

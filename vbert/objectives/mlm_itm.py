@@ -36,7 +36,8 @@ TRIES = 20
 class PretrainSettings(Schedule):
     """What pre-training does. `mlm` and `itm` are the weights of the two losses.
 
-    captions: texts a sequence; with 2 the first is true and the second is the one that may not be (the original).
+    matched: kinds whose texts are matched with images; the others are only masked (questions with their answers, as the
+    original's pre-training on VQA). captions: texts a sequence; with 2 the first is true and the second is the one that may not be (the original).
     itm_target: mismatch (the text may be wrong), task_label (a true/false label of the examples: the original's task
     pre-training for NLVR2 and VCR), off. itm_rows: masked, where both losses come from one pass over masked texts
     (the original); unmasked, where a share `itm_share` of the samples is matched without masks and the others are
@@ -46,6 +47,7 @@ class PretrainSettings(Schedule):
     mlm: float = Field(1.0, ge=0)
     itm: float = Field(1.0, ge=0)
     kinds: tuple[Kind, ...] = Field(("caption", "question"), min_length=1, description="of examples")
+    matched: tuple[Kind, ...] = ("caption",)
     masked: float = Field(0.15, ge=0, lt=1, description="share of word pieces hidden")
     content: float | None = Field(None, ge=0, lt=1, description="that of words which decide what is true; None: alike")
     whole_word: bool = False
@@ -90,6 +92,7 @@ class Corpus:
         self.visuals = Visuals(data.shards, box_input)
         self.ids: list[str] = self.rows.column("example_id")
         self.texts: list[str] = self.rows.column("text")
+        self.matched = [kind in settings.matched for kind in self.rows.column("kind")]
         self.images: list[list[str]] = self.rows.column("image_ids")
         self.seconds = self.rows.table["text_b"]
         self.labels = self.rows.table["label"]
@@ -216,7 +219,9 @@ class Pretraining:
 
         settings, encoder = self.settings, self.encoder
         rng = generator(self.seed, epoch, corpus.ids[i])
-        matched = settings.itm_target != "off" and (settings.itm_rows == "masked" or rng.random() < settings.itm_share)
+        matched = settings.itm_target != "off" and corpus.matched[i]
+        if settings.itm_rows == "unmasked":
+            matched = bool(rng.random() < settings.itm_share) and matched
         match, texts = self._texts(corpus, i, matched, rng)
         text = sentence(encoder, texts, settings.max_text)
         at: list[int] = []
