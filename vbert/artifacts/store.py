@@ -76,8 +76,12 @@ class Store:
         """
         directory = self.directory(stage, fingerprint)
         path = directory / manifest.NAME
-        if not os.path.lexists(directory):
+        try:
+            os.lstat(directory)
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise self._unreadable(stage, fingerprint, "", error) from None
         info = self._regular(stage, fingerprint, manifest.NAME)
         found = self.checked.manifest(path, info)
         if found is None:

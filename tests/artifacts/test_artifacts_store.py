@@ -1,0 +1,395 @@
+"""The store: publishing, aliases, runs, what a reader may rely on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from artifacts import as_user, toy
+from artifacts.crash_states import Log
+
+from vbert.artifacts import durable
+from vbert.artifacts.build import Build
+from vbert.artifacts.errors import BuildError, Damaged, UserError
+from vbert.artifacts.graph import Built, Engine, Events, build_here, plan
+from vbert.artifacts.manifest import Manifest
+from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.store import Store
+
+SLOW = toy.Slow()
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def outcomes(target: Any, store: Store | Path) -> dict[str, str]:
+    at = store if isinstance(store, Store) else Store(store)
+    return {built.artifact.title: built.outcome for built in Engine(at).ensure_all([target])}
+
+
+def test_a_finished_artifact(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new" / "store")
+    made = build_here([toy.nested(toy.numbers(2).named("raw"))], store)[0]
+    found = made.manifest
+    assert [entry.name for entry in found.files] == ["own.json", "part0/0", "part1/1"]
+    assert found.files[0].model_dump() == {
+        "name": "own.json",
+        "size": 2,
+        "sha256": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+    }
+    assert found.step == json.loads(json.dumps(found.step))
+    assert found.hashed["arguments"] == {"numbers": {"artifact": toy.numbers(2).fingerprint}}
+    assert {"processor", "libraries", "commit", "dirty", "python"} <= set(found.environment)
+    assert made.path == store.root / "artifacts" / "toy_nested" / made.fingerprint
+    for path in made.path.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o2775 if path.is_dir() else 0o444)
+    names = {p.name for p in store.root.iterdir()}
+    assert names == {"store.json", "artifacts", "unfinished", "publishing", "locks", "damaged", "runs"}
+    assert list((store.root / "publishing").iterdir()) == []
+    assert list((store.root / "unfinished").glob("*/*")) == []
+    assert [p.suffix for p in (store.root / "locks").iterdir()] == [".lock"] * 2
+
+
+def test_publish_order(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    with Log() as log:
+        made = build_here([toy.numbers(2)], store)[0]
+    steps = [(op.name, op.paths[0].name) for op in log.ops if op.site.startswith("store.py:publish")]
+    fresh = next(op.paths[0].name for op in log.ops if op.name == "rename" and op.paths[1] == made.path)
+    assert steps == [
+        ("write", "numbers.json"),
+        ("fsync", "numbers.json"),
+        ("write", "manifest.json"),
+        ("fsync", "manifest.json"),
+        ("syncdir", fresh),
+        ("mkdir", "toy_numbers"),
+        ("rename", fresh),
+        ("syncdir", "toy_numbers"),
+        ("syncdir", "artifacts"),
+        ("syncdir", "store"),
+        ("syncdir", "publishing"),
+        ("acknowledge", made.fingerprint),
+    ]
+
+
+def test_a_second_run_builds_nothing_and_writes_nothing(tmp_path: Path) -> None:
+    build_here([toy.graph(2)], tmp_path)
+    before = tree(tmp_path)
+    with Log() as log:
+        assert set(outcomes(toy.graph(2), tmp_path).values()) == {"cached"}
+    assert log.ops == []
+    assert tree(tmp_path) == before
+
+
+def test_early_cut_off_makes_aliases(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first = build_here([toy.graph(2)], store)[0]
+    again = toy.graph(2, order="down")  # other arguments, the same numbers
+    made = outcomes(again, store)
+    assert made == {
+        "toy_numbers[one]": "built",
+        "toy_squares[one]": "adopted",
+        "toy_numbers[two]": "built",
+        "toy_squares[two]": "adopted",
+        "toy_total": "adopted",
+    }
+    assert again.bound(store).read() == first.read()
+    assert again.bound(store).path == first.path
+    own = Manifest.read(store.directory("toy_total", again.fingerprint) / "manifest.json")
+    assert (own.alias_of, own.files) == (first.fingerprint, [])
+    assert {line.status for line in plan([again], store)} == {"present"}
+    assert set(outcomes(again, store).values()) == {"cached"}
+
+
+def test_an_alias_whose_target_went_is_built_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    first, again = toy.squares(toy.numbers(2), SLOW), toy.squares(toy.numbers(2, "down"), SLOW)
+    build_here([first], store)
+    build_here([again], store)
+    shutil.rmtree(store.directory("toy_squares", first.fingerprint))
+    with pytest.raises(Damaged, match=f"alias of {first.fingerprint[:8]}, which is gone"):
+        store.find("toy_squares", again.fingerprint)
+    assert outcomes(again, store) == {"toy_numbers": "cached", "toy_squares": "built"}
+    assert again.bound(store).read() == {"0000.json": 0, "0001.json": 1}
+    assert outcomes(first, store) == {"toy_numbers": "cached", "toy_squares": "adopted"}
+
+
+def test_first_publisher_wins(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    build_here([toy.numbers(3)], store)
+    target = toy.numbers(2)
+    engine = Engine(store)
+    with engine.building(target) as one, engine.building(target) as two:
+        (one.directory / "numbers.json").write_text("[0, 1]")
+        (two.directory / "numbers.json").write_text("[7]")
+        record = engine._record(target, {}, 0.0, "")
+        first = store.publish(one.directory, record, {})
+        with Log() as log:
+            second = store.publish(two.directory, record, {})
+    assert second == first
+    assert target.bound(store).read() == [0, 1]
+    assert list((tmp_path / "publishing").iterdir()) == []
+    # The loser says "done" too, so it too makes the name last.
+    last = [(op.name, op.paths[0].name) for op in log.ops[-5:]]
+    synced = [("syncdir", name) for name in ("toy_numbers", "artifacts", tmp_path.name, "publishing")]
+    assert last == [*synced, ("acknowledge", target.fingerprint)]
+
+
+def test_a_failed_sync_is_no_lost_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failed fsync the bytes may be gone for good: it is told, never tried again, never taken for success."""
+    store, target = Store(tmp_path), toy.numbers(2)
+    real = durable.sync_directory
+
+    def failing(path: Path) -> None:
+        if path == tmp_path / "artifacts" / "toy_numbers":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        real(path)
+
+    monkeypatch.setattr(durable, "sync_directory", failing)
+    store.prepare()
+    engine = Engine(store)
+    with Log() as log, engine.building(target) as build:
+        (build.directory / "numbers.json").write_text("[0, 1]")
+        with pytest.raises(OSError, match="Input/output error"):
+            store.publish(build.directory, engine._record(target, {}, 0.0, ""), {})
+    assert not any(op.name == "acknowledge" and "artifacts" in op.paths[0].parts for op in log.ops)
+
+
+@stage("store_odd", makes=toy.Numbers, version=1)
+def odd(build: Build, kind: str) -> Figures:
+    (build.directory / "file").write_text("x")
+    if kind == "link":
+        (build.directory / "link").symlink_to("file")
+    elif kind == "directory link":
+        (build.directory / "deep").mkdir()
+        (build.directory / "link").symlink_to("deep")
+    elif kind == "pipe":
+        os.mkfifo(build.directory / "pipe")
+    elif kind == "manifest":
+        (build.directory / "manifest.json").write_text("{}")
+    return {}
+
+
+@pytest.mark.parametrize("kind", ["link", "directory link", "pipe", "manifest"])
+def test_artifacts_hold_files_only(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(
+        BuildError, match=f"store_odd left .*{'manifest.json' if kind == 'manifest' else kind.split()[-1]}"
+    ):
+        build_here([odd(kind)], tmp_path)
+    assert Store(tmp_path).find("store_odd", odd(kind).fingerprint) is None
+    assert list((tmp_path / "publishing").iterdir()) == []
+
+
+def test_write_file_leaves_another_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("another's")
+    with pytest.raises(FileExistsError):
+        durable.write_file(path, b"mine")
+    assert path.read_text() == "another's"
+
+
+def test_disk_full_keeps_what_is_finished_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, target = Store(tmp_path), toy.squares(toy.numbers(3), SLOW)
+    build_here([toy.numbers(3)], store)
+    real = durable.write_file
+
+    def full(path: Path, data: bytes, mode: int = durable.FILE_MODE) -> None:
+        if path.name == "manifest.json":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, data, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "write_file", full)
+        with pytest.raises(BuildError, match=r"toy_squares: no room left for .*MB free\); finished units .* are kept"):
+            build_here([target], store)
+    assert len(list((store.unfinished("toy_squares", target.fingerprint) / "units").iterdir())) == 3
+    log = tmp_path / "log"
+    monkeypatch.setenv("TOY_LOG", str(log))
+    assert build_here([target], store)[0].read() == {"0000.json": 0, "0001.json": 1, "0002.json": 4}
+    assert not log.exists()
+
+
+def test_a_read_only_store_can_be_read() -> None:
+    """As another user: root may write where no one may."""
+    if (reason := as_user.why_not()) is not None:
+        pytest.skip(reason)
+    with as_user.shared_directory() as data:
+        build_here([toy.numbers(2)], data / "store")
+        before = tree(data)
+        code = f"""
+from artifacts import toy
+from vbert.artifacts.errors import BuildError
+from vbert.artifacts.graph import Engine, plan
+from vbert.artifacts.store import Store
+from vbert.artifacts.upkeep import gc, verify
+store = Store({str(data / "store")!r})
+assert store.read_only()
+target = toy.numbers(2)
+assert [b.outcome for b in Engine(store).ensure_all([target])] == ["cached"]
+assert target.bound(store).read() == [0, 1]
+assert [line.status for line in plan([toy.squares(target, toy.Slow())], store)] == ["present", "missing"]
+assert verify(store) == [] and gc(store).items
+try: Engine(store).ensure_all([toy.numbers(3)])
+except BuildError as error: print(error)
+"""
+        subprocess.run(["chmod", "-R", "g-w", data / "store"], check=True)
+        said, wrong = as_user.python(54321, code).communicate()
+        assert said.strip() == f"toy_numbers is missing and the store {data / 'store'} is read-only for this user", (
+            wrong
+        )
+        assert tree(data) == before
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ('{"format": 2, "id": "x"}', "store format 2, this version knows 1; upgrade vbert"),
+        ('{"format": "new"}', "is not a store's record"),
+        ("[]", "is not a store's record"),
+        ("", "is not a store's record"),
+    ],
+)
+def test_a_newer_or_foreign_store_is_refused(tmp_path: Path, record: str, said: str) -> None:
+    (tmp_path / "store.json").write_text(record)
+    with pytest.raises(UserError, match=said):
+        Store(tmp_path)
+
+
+def test_a_file_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file; --store takes a directory"):
+        Store(tmp_path / "file")
+
+
+def test_a_newer_manifest_is_not_read(tmp_path: Path) -> None:
+    made = build_here([toy.numbers(2)], tmp_path)[0]
+    path = made.path / "manifest.json"
+    newer = made.manifest.model_copy(update={"format": 2})
+    path.chmod(0o644)
+    path.write_bytes(newer.dumps())
+    with pytest.raises(Damaged, match="format 2, this version reads 1"):
+        Store(tmp_path).find("toy_numbers", made.fingerprint)
+
+
+def test_moving_a_store_is_mv(tmp_path: Path) -> None:
+    build_here([toy.graph(2)], tmp_path / "old")
+    build_here([toy.graph(2, order="down")], tmp_path / "old")
+    before = {p.relative_to(tmp_path / "old"): p.read_bytes() for p in (tmp_path / "old").rglob("*") if p.is_file()}
+    assert not any(str(tmp_path).encode() in data for data in before.values())
+    (tmp_path / "old").rename(tmp_path / "new")
+    for order in ("up", "down"):
+        assert set(outcomes(toy.graph(2, order=order), tmp_path / "new").values()) == {"cached"}
+        assert toy.graph(2, order=order).bound(Store(tmp_path / "new")).read() == 6
+
+
+def test_runs(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.runs() == {}
+    store.note_run("20260101-a", {"recipe": "a", "status": "running"})
+    store.note_run("20260102-b", {"recipe": "b"})
+    store.note_run("20260101-a", {"recipe": "a", "status": "done"})
+    (tmp_path / "runs" / "torn.json").write_text('{"recipe"')
+    assert store.runs() == {"20260101-a": {"recipe": "a", "status": "done"}, "20260102-b": {"recipe": "b"}}
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["20260101-a.json", "20260102-b.json", "torn.json"]
+
+
+def test_set_aside_moves_only_what_is_still_damaged(tmp_path: Path) -> None:
+    """Two readers see one damage; the first mends it; the second must not move what is whole by now."""
+    store, target = Store(tmp_path), toy.numbers(2)
+    made = build_here([target], store)[0]
+    (made.path / "numbers.json").chmod(0o644)
+    (made.path / "numbers.json").write_text("[9, 9]")
+    other = Store(tmp_path)
+    with pytest.raises(Damaged) as seen:
+        target.bound(other).read()
+    moved = store.set_aside(seen.value)
+    assert moved is not None
+    assert (moved / "numbers.json").read_text() == "[9, 9]"
+    assert moved.parent == tmp_path / "damaged"
+    assert other.set_aside(seen.value) is None  # gone
+    build_here([target], store)
+    assert other.set_aside(seen.value) is None  # whole
+    assert target.bound(Store(tmp_path)).read() == [0, 1]
+
+
+def test_a_publish_between_two_looks_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`find` without a lock, while another publishes: absent or whole, never "its manifest is missing"."""
+    store, target = Store(tmp_path), toy.numbers(2)
+    path = store.directory("toy_numbers", target.fingerprint)
+    real = os.lstat
+
+    def publishes_after_the_look(at: Any) -> os.stat_result:
+        try:
+            return real(at)
+        except FileNotFoundError:
+            if Path(at) == path:
+                monkeypatch.setattr(os, "lstat", real)
+                build_here([target], tmp_path)
+            raise
+
+    monkeypatch.setattr(os, "lstat", publishes_after_the_look)
+    assert store.find("toy_numbers", target.fingerprint) is None
+    assert store.find("toy_numbers", target.fingerprint) is not None
+
+
+def test_force_compares_bits_and_replaces_nothing(tmp_path: Path) -> None:
+    store, target = Store(tmp_path), toy.squares(toy.numbers(2), SLOW)
+    made = build_here([target], store)[0]
+    engine = Engine(store)
+    before = tree(made.path)
+    assert engine.compare(target) == []
+    path = made.path / "0001.json"
+    path.chmod(0o644)
+    path.write_text("2")
+    record = made.manifest.model_copy(
+        update={
+            "files": [
+                e.model_copy(update={"sha256": "0" * 64}) if e.name == "0001.json" else e for e in made.manifest.files
+            ]
+        }
+    )
+    (made.path / "manifest.json").chmod(0o644)
+    (made.path / "manifest.json").write_bytes(record.dumps())
+    assert Engine(Store(tmp_path)).compare(target) == ["0001.json"]
+    assert tree(made.path) != before
+    assert path.read_text() == "2"
+    assert list((tmp_path / "unfinished").glob("*/*")) == []
+
+
+def test_earlier_artifacts_of_a_stage(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for count in (1, 2):
+        build_here([toy.numbers(count)], store)
+    with Engine(store).building(toy.numbers(3)) as build:
+        assert {a.fingerprint for a in build.earlier()} == {toy.numbers(n).fingerprint for n in (1, 2)}
+        assert sorted(len(a.read()) for a in build.earlier()) == [1, 2]  # type: ignore[attr-defined]
+
+
+def test_events_tell_what_happened(tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+
+    class Telling(Events):
+        def started(self, artifact: Any) -> None:
+            told.append(("started", artifact.title))
+
+        def finished(self, built: Built) -> None:
+            told.append((built.outcome, built.artifact.title))
+
+    build_here([toy.squares(toy.numbers(1), SLOW)], tmp_path, events=Telling())
+    build_here([toy.squares(toy.numbers(1), SLOW)], tmp_path, events=Telling())
+    assert told == [
+        ("started", "toy_numbers"),
+        ("built", "toy_numbers"),
+        ("started", "toy_squares"),
+        ("built", "toy_squares"),
+        ("cached", "toy_numbers"),
+        ("cached", "toy_squares"),
+    ]
