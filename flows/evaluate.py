@@ -1,7 +1,6 @@
 """The chain up to the metrics, for `prefect deploy flows/evaluate.py:evaluate`."""
 
-from __future__ import annotations
-
+# No postponed annotations: a served flow is pickled by value, and its parameters could not be resolved again.
 from typing import Any
 
 from prefect import flow

@@ -7,12 +7,15 @@ The store is the truth; Prefect schedules, retries and shows.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -39,6 +42,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
+from prefect.runner import Runner
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -239,15 +243,27 @@ def schedule(
     name = Path(recipe).stem
     where = str(Path(recipe).absolute()) if recipe.endswith((".yaml", ".yml")) else recipe
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # for the runs' own processes
-    pipeline.serve(
+    runner = _Served(name=name, query_seconds=2, prefetch_seconds=2)  # looked ahead further, more would be left out
+    runner.add_flow(
+        pipeline,
         name=name,
         interval=interval,
         cron=cron,
         parameters={"recipe": where, "changes": dict(changes), "store": store, "machine": machine.model_dump()},
         description=f"`{name}` into {store}",
         tags=[name],
-        global_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
+        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
     )
+    due = f"every {every}" if every is not None else f"at {cron}"
+    print(f"serving pipeline/{name} on {url}, {due}; Ctrl-C ends it", file=sys.stderr, flush=True)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(runner.start())
+
+
+class _Served(Runner):
+    def handle_sigterm(self, *_: Any) -> None:
+        """As Ctrl-C, which pauses the schedule and ends its runs. (Prefect's own awaits nothing that it stops.)"""
+        signal.raise_signal(signal.SIGINT)
 
 
 def _interval(every: str) -> timedelta:

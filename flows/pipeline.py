@@ -1,7 +1,6 @@
 """The whole chain, for `prefect deploy flows/pipeline.py:pipeline`."""
 
-from __future__ import annotations
-
+# No postponed annotations: a served flow is pickled by value, and its parameters could not be resolved again.
 from typing import Any
 
 from prefect import flow

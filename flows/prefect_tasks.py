@@ -16,6 +16,7 @@ from ctypes import c_ulong, py_object, pythonapi
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import ceil
+from pathlib import Path
 from typing import Any, cast
 
 from prefect import task
@@ -33,7 +34,7 @@ from prefect.utilities.annotations import quote
 from flows.prefect_view import figures_said, outcome
 from vbert.artifacts import children
 from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.build import Figures, Work
+from vbert.artifacts.build import Figures, Machine, Work
 from vbert.artifacts.errors import BuildError, Damaged, UserError
 from vbert.artifacts.graph import Built, Engine, Planned
 
@@ -94,14 +95,14 @@ def _stopping(task_run: TaskRun) -> bool:
     return run is None or run.stopping
 
 
-def _step_task(artifact: Artifact, present: bool) -> Task[..., Any]:
+def _step_task(artifact: Artifact, on_gpu: bool) -> Task[..., Any]:
     assert artifact.step is not None
     stage = artifact.step.stage
     return step.with_options(
         name=stage.name,
         description=(stage.function.__doc__ or "").strip() or None,
         task_run_name=f"{artifact.title} {artifact.fingerprint[:6]}",
-        tags={"gpu"} if stage.gpus and not present else None,  # `prefect concurrency-limit create gpu 1` bounds these
+        tags={"gpu"} if stage.gpus and on_gpu else None,  # `prefect concurrency-limit create gpu 1` bounds these
         retries=stage.retries,
         retry_delay_seconds=exponential_backoff(2)(stage.retries) or 0,
         retry_jitter_factor=0.5,
@@ -143,6 +144,7 @@ class Run:
         futures: dict[str, PrefectConcurrentFuture[Any]] = {}
         ended: queue.SimpleQueue[str] = queue.SimpleQueue()
         waiting, done, building = list(lines), set[str](), set[str]()
+        has_gpu = _has_gpu(self.engine.machine)
         failed: PrefectConcurrentFuture[Any] | None = None
         while True:
             for line in list(waiting) if failed is None else []:
@@ -156,7 +158,7 @@ class Run:
                 after = [futures[other] for other in behind]
                 futures[mark] = cast(
                     "PrefectConcurrentFuture[Any]",
-                    _step_task(artifact, present).submit(artifact.title, mark, wait_for=after),
+                    _step_task(artifact, has_gpu and not present).submit(artifact.title, mark, wait_for=after),
                 )
                 futures[mark].add_done_callback(partial(_note, ended, mark))
             if len(done) == len(futures):
@@ -251,6 +253,11 @@ def running(engine: Engine, lines: Sequence[Planned]) -> Iterator[Run]:
             raise
         finally:
             del RUNS[mark]
+
+
+def _has_gpu(machine: Machine) -> bool:
+    """Whether work on this machine would take a GPU, told without torch."""
+    return machine.device == "cuda" or (machine.device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def _inputs(artifact: Artifact) -> list[Artifact]:

@@ -1,7 +1,6 @@
 """The chain up to region features, for `prefect deploy flows/preprocess.py:preprocess`."""
 
-from __future__ import annotations
-
+# No postponed annotations: a served flow is pickled by value, and its parameters could not be resolved again.
 from typing import Any
 
 from prefect import flow
