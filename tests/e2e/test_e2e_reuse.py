@@ -1,0 +1,101 @@
+"""What a second run finds, and what a change rebuilds: with real processes on the whole chain."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e.test_e2e_kill import contents
+
+TINY = str(Path(__file__).parents[1] / "tiny.yaml")
+ROOT = Path(__file__).parents[2]
+
+
+def vbert(*arguments: str, before: str = "") -> tuple[dict[str, Any], str]:
+    """`vbert run` in a process of its own, `before` run first in it: its JSON line and what it said."""
+    code = f"import sys\n{before}\nfrom flows.cli import main\nsys.argv[0] = 'vbert'\nmain()"
+    command = [sys.executable, "-c", code, "run", TINY, *arguments, "--local", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+def built(summary: dict[str, Any]) -> list[str]:
+    return [stage["stage"] for stage in summary["stages"] if stage["status"] == "built"]
+
+
+@pytest.fixture
+def store(finished_store: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_store, tmp_path / "store"))
+
+
+def test_a_second_run_builds_nothing(store: Path) -> None:
+    summary, said = vbert("--store", str(store))
+    assert built(summary) == []
+    assert len(summary["stages"]) == 14
+    assert "vqa/easy_vqa/test/accuracy" in summary["metrics"]
+    assert "nothing to build" in said
+
+
+def test_a_learning_rate_rebuilds_what_comes_after_it(store: Path) -> None:
+    summary, _ = vbert("--store", str(store), "--set", "downstream.vqa.learning_rate=1e-4")
+    assert built(summary) == ["finetune", "evaluate", "report"]
+
+
+def test_a_reader_whose_tables_come_out_the_same_rebuilds_only_its_stage(store: Path) -> None:
+    raised = "from vbert.data.readers import shapes\nshapes.VERSION = 99"
+    summary, said = vbert("--store", str(store), before=raised)
+    assert built(summary) == ["images", "examples"]
+    assert said.count("same content as before") == 8
+    again, _ = vbert("--store", str(store), before=raised)
+    assert built(again) == []
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        {"loader_workers": 0, "units_at_once": 1, "checkpoint_steps": 1000},
+        {"loader_workers": 2, "units_at_once": 4, "checkpoint_steps": 3},
+    ],
+)
+def test_machine_settings_do_not_change_bits(machine: dict[str, int], finished_store: Path, tmp_path: Path) -> None:
+    settings = [word for name, value in machine.items() for word in ("--machine", f"{name}={value}")]
+    vbert("--store", str(tmp_path / "other"), *settings)
+    assert contents(tmp_path / "other") == contents(finished_store)
+
+
+@pytest.mark.parametrize(
+    ("stage", "file", "changes"),
+    [
+        ("regions", "000000.tar", "pretrain.steps=9"),
+        ("pretrain", "model.safetensors", "downstream.vqa.steps=9"),
+        ("detector", "weights.safetensors", "regions.images_per_shard=40"),
+    ],
+)
+def test_a_flipped_byte_is_named_and_rebuilt(stage: str, file: str, changes: str, store: Path) -> None:
+    (path,) = sorted((store / "artifacts" / stage).glob(f"*/{file}"))[:1]
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    summary, said = vbert("--store", str(store), "--set", changes)
+    assert f"{stage}/{path.parent.name[:8]}/{file} is damaged" in said
+    assert list((store / "damaged").glob(f"{stage}-*"))
+    clean, _ = vbert("--store", str(store.parent / "clean"), "--set", changes)
+    assert summary["metrics"] == clean["metrics"]
+
+
+def test_a_truncated_file_is_seen_by_the_plan(store: Path, finished_store: Path) -> None:
+    (path, *_) = (store / "artifacts" / "finetune").glob("*/model.safetensors")
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-100])
+    (store / "artifacts" / "report").rename(store / "gone")
+    summary, said = vbert("--store", str(store))
+    assert "model.safetensors is damaged" in said
+    assert built(summary) == ["finetune", "report"]
+    assert contents(store) == contents(finished_store)
