@@ -35,13 +35,15 @@ class ToyTask:
     term_at: int = -1  # SIGTERM, likewise
     best_at: int = -1  # the call after which `validation/late` is largest
     dropout: float = 0.2
+    width: int = 32
     note: Path | None = None  # a directory in which each process that collates leaves its id
     one_thread: ClassVar[Numerics] = ONE_THREAD
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
+        w = self.width
         self.model: nn.Module = nn.Sequential(
-            nn.Linear(8, 32), nn.LayerNorm(32), nn.Dropout(self.dropout), nn.GELU(), nn.Linear(32, 32), nn.Linear(32, 3)
+            nn.Linear(8, w), nn.LayerNorm(w), nn.Dropout(self.dropout), nn.GELU(), nn.Linear(w, w), nn.Linear(w, 3)
         )
         self.calls = 0
 
