@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.report.pictures import Album, Box, Picture, boxed, named
 from vbert.report.predictions import Shown
@@ -19,13 +17,16 @@ LISTED = 5  # regions named below a picture
 
 @dataclass(frozen=True)
 class Word:
+    """share: of all attention of the layer; strength: that, as part of the largest of any word in the drawn layers."""
+
     piece: str
-    share: float  # of the attention on the text
+    share: float
+    strength: float
 
 
 @dataclass(frozen=True)
 class Looked:
-    """One layer, the mean over its heads: words, and pictures whose boxes are shaded by attention."""
+    """One layer, the mean over its heads: words, and pictures whose boxes are lit by attention."""
 
     layer: int
     on_regions: float  # share of all attention that falls on regions
@@ -67,9 +68,13 @@ def gazes(run: Run, album: Album, chosen: Sequence[Shown]) -> list[Gaze]:
         batch, (row,) = examined.batch([places[one.example_id]])
         ids, _, place = objective.texts(row, encoder, head)
         _, (maps,) = model.encoder.trace(batch.packed)
-        weights = maps.mean(1)[:, place]  # [layers, tokens]: heads' mean, of the token that is read
+        weights = maps.mean(1)[:, place].double()  # [layers, tokens]: heads' mean, of the token that is read
+        drawn = _spread(len(weights))
+        parts = weights[drawn, : len(ids)], weights[drawn, len(ids) :]
+        peaks = [float(part.max()) if part.numel() else 0.0 for part in parts]
         pieces = [encoder.tokens[i] for i in ids]
-        found.append(Gaze(one, [_looked(run, album, one, pieces, weights, layer) for layer in _spread(len(weights))]))
+        layers = [_looked(run, album, one, pieces, weights[layer].tolist(), layer, peaks) for layer in drawn]
+        found.append(Gaze(one, layers))
     return found
 
 
@@ -80,26 +85,31 @@ def _spread(layers: int) -> list[int]:
     return [round(i * (layers - 1) / (LAYERS - 1)) for i in range(LAYERS)]
 
 
-def _looked(run: Run, album: Album, shown: Shown, pieces: Sequence[str], weights: torch.Tensor, layer: int) -> Looked:
-    row = weights[layer].double()
-    text, visual = row[: len(pieces)], row[len(pieces) :]
-    on_text, on_regions = float(text.sum()), float(visual.sum())
-    words = [Word(piece, float(w) / on_text if on_text else 0.0) for piece, w in zip(pieces, text, strict=True)]
-    largest = float(visual.max()) if len(visual) else 0.0
-    pictures, every, at = [], [], 0
+def _looked(
+    run: Run,
+    album: Album,
+    shown: Shown,
+    pieces: Sequence[str],
+    weights: Sequence[float],
+    layer: int,
+    peaks: Sequence[float],
+) -> Looked:
+    """weights: of each token, words before regions; peaks: the largest of words and of regions in any drawn layer."""
+    on_text, on_regions = weights[: len(pieces)], weights[len(pieces) :]
+    words = [Word(piece, w, w / (peaks[0] or 1.0)) for piece, w in zip(pieces, on_text, strict=True)]
+    pictures: list[Picture] = []
+    every: list[Box] = []
+    at = 0
     for image_id in shown.image_ids:
         regions = run.held.shards.read(image_id)
-        count = len(regions.features)
-        part, at = visual[at : at + count].tolist(), at + count
-        names = [named(c, a) for c, a in zip(regions.classes, regions.attributes, strict=True)]
+        part, at = on_regions[at : at + len(regions.features)], at + len(regions.features)
+        names = [named(kind, names) for kind, names in zip(regions.classes, regions.attributes, strict=True)]
         corners = [] if regions.boxes is None else regions.boxes.astype(float).tolist()
         boxes = [
-            replace(
-                box, strength=weight / largest if largest else 0.0, share=weight / on_regions if on_regions else 0.0
-            )
+            replace(box, share=weight, strength=weight / (peaks[1] or 1.0))
             for box, weight in zip(boxed(corners, names[: len(corners)], [0] * len(corners)), part, strict=False)
         ]
         every += boxes
         pictures.append(album.picture(run.held.images, image_id).over(boxes))
-    every.sort(key=lambda box: -box.strength)
-    return Looked(layer + 1, on_regions, words, pictures, every[:LISTED])
+    every.sort(key=lambda box: -box.share)
+    return Looked(layer + 1, sum(on_regions), words, pictures, every[:LISTED])

@@ -21,8 +21,8 @@ COLOURS = 8  # of boxes, in the style sheet
 
 @dataclass(frozen=True)
 class Box:
-    """A box in pixels of the image as shown. `tone` is a colour of the style sheet; `share` is of the attention on all
-    regions, `strength` (0–1) shades the inside by it."""
+    """A box in pixels of the image as shown. `tone` is a colour of the style sheet; `share` of all attention falls on
+    it, `strength` (0–1) lights it."""
 
     x: float
     y: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 # Legible on white and on near black; the style sheet has the same ones, for bars and boxes.
@@ -13,7 +14,7 @@ HELD_OUT = "validation/"
 DETECTION = ("map50", "map", "attribute_accuracy")  # held-out figures of detection, which have no prefix
 LOG_RATIO = 30  # largest to smallest loss from which on the axis is logarithmic
 DIGITS = 5
-HEIGHT = 220
+HEIGHT = 236
 FONT = 'Inter, ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif'
 # How figures are called, where their name is no word.
 WORDS = {
@@ -54,11 +55,12 @@ class Chart:
     spec: Mapping[str, Any]
 
 
+@lru_cache(maxsize=1)
 def library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that defines `vegaEmbed`."""
+    """Vega, Vega-Lite and Vega-Embed as one script that defines `vegaEmbed`; bundling it takes two seconds."""
     import vl_convert
 
-    script: str = vl_convert.javascript_bundle(None, vl_version="6.4")
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version="6.4")
     return script.replace("</script", "<\\/script").replace("\r", "")
 
 
@@ -102,7 +104,7 @@ def line_chart(
     dashed = len({point.kind for point in points}) > 1
     percents = share and max(point.value for point in points) <= 1
     rows = [{"s": p.step, "v": _short(p.value), "n": called(p.name), "k": p.kind} for p in points]
-    label = "format(datum.value * 100, '.3~g') + ' %'" if percents else "format(datum.value, '~g')"
+    label = "format(datum.value * 100, '.3~g') + '\u00a0%'" if percents else "format(datum.value, '~g')"
     scale, ticks = _scale([point.value for point in points], percents)
     base = alt.Chart(alt.InlineData(values=rows)).encode(
         x=alt.X(
@@ -118,7 +120,8 @@ def line_chart(
             legend=None,
         ),
     )
-    near = alt.selection_point(nearest=True, on="pointerover", clear="pointerout", fields=["s", "n", "k"], empty=False)
+    # Not `nearest`: Vega-Lite 6.4 reads the fields of names from the wrong place then, and shows "undefined".
+    near = alt.selection_point(on="pointerover", clear="pointerout", fields=["s", "n", "k"], empty=False)
     shown = [
         alt.Tooltip("n:N", title="series"),
         alt.Tooltip("k:N", title="of"),
@@ -129,7 +132,7 @@ def line_chart(
     dash: dict[str, Any] = {"strokeDash": alt.StrokeDash("k:N", scale=dashes, legend=None)} if dashed else {}
     line = base.mark_line(strokeWidth=1.8, strokeJoin="round", clip=True).encode(**dash)
     opacity = alt.condition(near, alt.value(1), alt.value(0))
-    dots = base.mark_circle(size=50).encode(opacity=opacity, tooltip=shown).add_params(near)
+    dots = base.mark_circle(size=90).encode(opacity=opacity, tooltip=shown).add_params(near)
     chart = (line + dots).properties(width="container", height=HEIGHT, background="transparent")
     return Chart(title, [(called(n), tone) for n, tone in series], dashed, _summary(points, percents), _themed(chart))
 
@@ -169,7 +172,7 @@ def _summary(points: Sequence[Point], percents: bool) -> str:
     several = len({kind for _, kind in last}) > 1
     parts = []
     for (name, kind), value in last.items():
-        told = f"{100 * value:.2f} %" if percents else f"{value:.4g}"
+        told = f"{100 * value:.2f}\u00a0%" if percents else f"{value:.4g}"
         parts.append(f"{kind} {called(name)} {told}" if several else f"{called(name)} {told}")
     return f"Last: {', '.join(parts)}."
 

@@ -83,9 +83,9 @@ def _tiles(page: Page) -> list[tuple[str, str]]:
     """The other headline figures, those that are there."""
     found = [
         ("Detector mAP@0.5", page.detector.get("map50")),
-        ("Detector attributes right", page.detector.get("attribute_accuracy")),
+        ("Detector attributes", page.detector.get("attribute_accuracy")),
         ("Masked words right", (page.pretrained or {}).get("validation/mlm_accuracy")),
-        ("Image–text matching right", (page.pretrained or {}).get("validation/itm_accuracy")),
+        ("Texts matched", (page.pretrained or {}).get("validation/itm_accuracy")),
     ]
     tiles = [(name, percent(value, 1)) for name, value in found if value is not None]
     if page.shards:
@@ -106,7 +106,7 @@ def percent(value: float, digits: int = 2) -> str:
     """A share as `99.97 %`; another figure as it is."""
     if not math.isfinite(value):
         return "–"
-    return f"{100 * value:.{digits}f} %" if 0 <= value <= 1 else f"{value:.3f}"
+    return f"{100 * value:.{digits}f}\u00a0%" if 0 <= value <= 1 else f"{value:.3f}"
 
 
 def figure(value: Any, name: str = "") -> str:

@@ -113,7 +113,7 @@ class Group:
 def runs(downstream: Mapping[str, Downstream], pretrained: bool) -> list[Run]:
     """The entries as runs, in an order that does not hang on that of the mapping."""
     found = [_run(key, held, pretrained) for key, held in downstream.items()]
-    return sorted(found, key=lambda run: (ROLES.index(run.role), -run.steps, run.name))
+    return sorted(found, key=lambda run: (ROLES.index(run.role), -run.steps, run.key))
 
 
 def groups(found: Sequence[Run]) -> list[Group]:

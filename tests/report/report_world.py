@@ -1,0 +1,163 @@
+"""A small finished experiment on disk, every string in it chosen by the test: what a report is made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vbert.artifacts.settings import Plugin
+from vbert.data.examples import Examples, write_examples
+from vbert.data.images import Images, write_images
+from vbert.data.raw import Raw, RawWriter
+from vbert.metrics.evaluation import Evaluation, write_evaluation
+from vbert.model.config import VisualBertConfig
+from vbert.model.heads import AnswerModel
+from vbert.model.trained import Model, write_model
+from vbert.model.vocabulary import Vocabulary, VocabularySettings, train_tokens, write_vocabulary
+from vbert.regions.boxes import Adaptive, Nms
+from vbert.regions.contract import Contract, Preprocessing
+from vbert.regions.detector import DetectorWeights
+from vbert.regions.shards import Sample, Shards, write_contents, write_shard
+from vbert.report.page import Downstream
+
+DIM, SIDE = 8, 24
+ANSWERS = ("yes", "no", "red")
+CONTRACT = Contract(
+    detector="none",
+    backend=Plugin(name="none", version=1),
+    weights="0" * 64,
+    layer="fc7",
+    dim=DIM,
+    dtype="float16",
+    boxes=Adaptive(),
+    nms=Nms(),
+    features_of="proposals",
+    preprocessing=Preprocessing(),
+)
+CURVES = [
+    {"step": step, "learning_rate": 1e-3, "loss": 4.0 / step, "validation/accuracy": 1 - 1 / step} for step in (1, 2, 8)
+]
+
+
+class World(NamedTuple):
+    detector: DetectorWeights
+    images: Images
+    pretrained: Model
+    downstream: dict[str, Downstream]
+
+
+def make_world(folder: Path, word: str = "", count: int = 6) -> World:
+    """`count` images, a question each; `word` stands in every id, text, answer, class, reason and name."""
+    for part in ("raw", "images", "examples", "shards", "detector", "vocabulary", "model", "evaluation"):
+        (folder / part).mkdir(parents=True)
+    ids = [f"{i}{word}" for i in range(count)]
+    images = _images(folder, ids)
+    answers = [f"{answer}{word}" for answer in ANSWERS]
+    rows = [
+        {
+            "example_id": f"q{name}",
+            "kind": "question",
+            "image_ids": [name],
+            "split": "test",
+            "text": f"is it red{word} {i}?",
+            "question_type": f"kind {i % 2}{word}",
+            "answers": [{"answer": answers[i % 3], "score": 1.0}],
+        }
+        for i, name in enumerate(ids)
+    ]
+    write_examples(folder / "examples", rows)
+    _shards(folder, ids, word)
+    _detector(folder, ids, word)
+    model = _model(folder, [row["text"] for row in rows], answers)
+    rows.sort(key=lambda row: row["example_id"])
+    predictions = [
+        {"example_id": row["example_id"], "answer": answers[0], "score": 0.5 + 0.01 * i} for i, row in enumerate(rows)
+    ]
+    scores: Mapping[str, Sequence[float | None]] = {
+        "accuracy": [float(row["answers"][0]["answer"] == answers[0]) for row in rows],
+        f"accuracy/kind 0{word}": [1.0 if row["question_type"].startswith("kind 0") else None for row in rows],
+    }
+    counts = {"examples": count, "dropped": 1}
+    write_evaluation(
+        folder / "evaluation", predictions=predictions, scores=scores, resamples=20, counts=counts, files={}
+    )
+    held = Downstream(
+        model,
+        Evaluation.at(folder / "evaluation"),
+        images,
+        Examples.at(folder / "examples"),
+        Shards.at(folder / "shards"),
+    )
+    return World(DetectorWeights.at(folder / "detector"), images, model, {f"vqa{word}/toy{word}/test": held})
+
+
+def _images(folder: Path, ids: Sequence[str]) -> Images:
+    import hashlib
+
+    rows = []
+    with RawWriter(folder / "raw") as raw:
+        for i, name in enumerate(ids):
+            out = BytesIO()
+            Image.new("RGB", (SIDE, SIDE), (40 * i % 256, 90, 160)).save(out, "PNG")
+            raw.add(f"{i}.png", out.getvalue())
+            digest = hashlib.sha256(out.getvalue()).hexdigest()
+            rows.append({"image_id": name, "path": f"own/{i}.png", "sha256": digest, "width": SIDE, "height": SIDE})
+    write_images(folder / "images", rows)
+    return Images.at(folder / "images").over({"own": Raw.at(folder / "raw")})
+
+
+def _shards(folder: Path, ids: Sequence[str], word: str) -> None:
+    rng = np.random.default_rng(0)
+    boxes = np.array([[2, 2, 12, 12], [8, 8, 20, 22]], np.float32)
+    samples = [
+        Sample(name, "0" * 64, SIDE, SIDE, rng.standard_normal((2, DIM)).astype(np.float16), boxes, [0.9, 0.8],
+               [f"box{word}", f"disc{word}"], [[f"red{word}"], []])
+        for name in ids
+    ]  # fmt: skip
+    bad = {"image_id": [f"x{word}"], "path": [f"own/x{word}"], "reason": [f"empty{word}"], "detail": [f"0 B{word}"]}
+    write_contents(folder / "shards", [write_shard(folder / "shards", 0, samples)], [bad], CONTRACT)
+
+
+def _detector(folder: Path, ids: Sequence[str], word: str) -> None:
+    told: dict[str, Any] = {"boxes": [[2, 2, 12, 12]], "classes": [f"box{word}"], "attributes": [[f"red{word}"]]}
+    row = {"image_id": ids[0], "width": SIDE, "height": SIDE, **told, "scores": [0.97], "truth": told}
+    figures = {"map50": 0.9512, "map": 0.7, "attribute_accuracy": 1.0}
+    target = folder / "detector"
+    (target / "detector.json").write_text(json.dumps({"spec": {}, "classes": [f"box{word}"]}))
+    (target / "detections.jsonl").write_text(json.dumps(row) + "\n")
+    (target / "evaluation.json").write_text(json.dumps(figures))
+    curves = [{"step": 1, f"loss{word}": 3.0, "loss": 3.0}, {"step": 2, "loss": 1.0, "map50": 0.9}]
+    (target / "curves.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curves))
+
+
+def _model(folder: Path, texts: Sequence[str], answers: Sequence[str]) -> Model:
+    settings = VocabularySettings(size=200, min_frequency=1)
+    encoder = write_vocabulary(folder / "vocabulary", train_tokens(texts, settings), settings)
+    config = VisualBertConfig(
+        hidden_size=16, layers=2, heads=2, max_positions=256, vocab_size=encoder.size, visual_dim=DIM
+    )
+    head = {
+        "kind": "answer",
+        "objective": "vqa",
+        "labels": list(answers),
+        "answer_at": "mask",
+        "loss": "kl",
+        "max_text": 200,
+        "images": "own",
+    }
+    write_model(
+        folder / "model",
+        model=AnswerModel(config, len(answers)),
+        config=config,
+        vocabulary=Vocabulary.at(folder / "vocabulary"),
+        contract=CONTRACT.with_box_input("append6"),
+        head=head,
+        curves=CURVES,
+    )
+    return Model.at(folder / "model")

@@ -1,0 +1,343 @@
+"""The page from loose artifacts: what it says, what it can't be made to do, what it says of what is absent."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report.report_world import World, make_world
+
+from vbert.data.images import Images
+from vbert.data.raw import Raw
+from vbert.report.page import PAGE, ReportSettings
+from vbert.report.write import write_report
+
+SETTINGS = ReportSettings(predictions=2, attention=2)
+HOSTILE = '</script><script>window.pwned=1</script><img src=x onerror="window.pwned=1">\'"{{ 7*7 }}&amp;\u202e'
+TAGS_WITH_SOURCES = {"img", "iframe", "object", "embed", "link", "form", "base", "video", "audio", "source"}
+
+
+def write(folder: Path, world: World, **changes: Any) -> tuple[str, dict[str, Any]]:
+    folder.mkdir(exist_ok=True)
+    given = {
+        "title": "toy",
+        "detector": world.detector,
+        "images": world.images,
+        "pretrained": None,
+        "downstream": world.downstream,
+        "settings": SETTINGS,
+    } | changes
+    figures = write_report(folder, **given)
+    return (folder / PAGE).read_text("utf-8"), figures
+
+
+@pytest.fixture(scope="module")
+def page(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write(tmp_path_factory.mktemp("page"), world)[0]
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a world in which every string is an attack."""
+    folder = tmp_path_factory.mktemp("hostile")
+    write(folder, make_world(folder, HOSTILE), title=f"toy{HOSTILE}")
+    return folder / PAGE
+
+
+class Elements(HTMLParser):
+    """(tag, attributes) of every element, and the text outside scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.parts: list[str] = []
+        self.inside: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag in ("script", "style"):
+            self.inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.inside and self.inside[-1] == tag:
+            self.inside.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not self.inside:
+            self.text += data
+            self.parts.append(data)
+
+    @property
+    def words(self) -> str:
+        """The text with one space between elements."""
+        return " ".join(" ".join(self.parts).split())
+
+
+def test_it_tells_the_metric_its_interval_the_types_and_the_detector(page: str) -> None:
+    text = Elements(page).words
+    assert "accuracy vqa on toy test 33.33 % 95 % interval" in text
+    assert re.search(r"95 % interval \d+\.\d\d % to \d+\.\d\d %", text)
+    assert "mean of 6 examples; 1 more have images in quarantine" in text
+    assert "kind 0 3 examples 100.0 %" in text
+    assert "mAP@0.5 95.12 %" in text
+    assert "red box 0.97" in text
+    assert "4 of 6 answers are wrong" in text
+
+
+def test_wrong_predictions_come_first_the_most_certain_before_the_others(page: str) -> None:
+    text = Elements(page).words
+    shelf = text[text.index("Wrong the most certain mistakes") : text.index("Least certain")]
+    assert re.findall(r"predicted yes (\d+\.\d) % right (\w+)", shelf) == [("55.0", "red"), ("54.0", "no")]
+
+
+def test_attention_names_pieces_regions_and_shares_that_add_up(page: str) -> None:
+    text = Elements(page).words
+    part = text[text.index("Attention Where") : text.index("Environment and how")]
+    assert part.count("layer 1") == part.count("layer 2") == SETTINGS.attention
+    assert "[CLS] is it red" in part
+    shares = re.findall(r"(\d+) % on regions .*?red box (\d+\.\d) % \d disc (\d+\.\d) %", part)
+    shares += re.findall(r"(\d+) % on regions [^%]*? disc (\d+\.\d) % \d red box (\d+\.\d) %", part)
+    assert shares
+    for whole, one, other in shares:
+        assert abs(float(whole) - float(one) - float(other)) < 0.7
+
+
+def test_figures_are_flat_metrics(world: World, tmp_path: Path) -> None:
+    _, figures = write(tmp_path, world)
+    assert figures == {"vqa/toy/test/accuracy": pytest.approx(1 / 3), "vqa/toy/test/accuracy/kind 0": 1.0}
+
+
+def test_two_pages_differ_in_nothing_but_their_time(world: World, page: str, tmp_path: Path) -> None:
+    def timeless(text: str) -> str:
+        return re.sub(r"made \d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text)
+
+    assert timeless(write(tmp_path, world)[0]) == timeless(page)
+
+
+def test_it_holds_pictures_and_stays_small(page: str) -> None:
+    images = [told for tag, told in Elements(page).found if tag == "image"]
+    assert len(images) > 4
+    assert all((told["href"] or "").startswith("data:image/png;base64,") for told in images)
+    assert len(page.encode()) < 3_000_000
+
+
+def test_a_budget_of_bytes_leaves_pictures_out_and_says_so(world: World) -> None:
+    from vbert.report.pictures import Album
+
+    album = Album(side=320, budget=250)
+    first, *rest = [album.picture(world.images, f"{i}") for i in range(6)]
+    assert first.uri
+    assert rest[-1].uri is None
+    assert "as many pictures as it should" in rest[-1].reason
+
+
+def test_nothing_can_be_fetched_and_only_known_scripts_run(page: str) -> None:
+    elements = Elements(page).found
+    (policy,) = [told["content"] or "" for tag, told in elements if told.get("http-equiv") == "Content-Security-Policy"]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == "'none'"
+    assert rules["img-src"] == "data:"
+    assert "unsafe" not in rules["script-src"]
+    assert len(re.findall(r"'sha256-[^']+'", rules["script-src"])) == 2
+    assert not [tag for tag, told in elements if tag == "script" and "src" in told]
+
+
+@pytest.mark.parametrize("which", ["page", "hostile"])
+def test_no_element_comes_from_data(which: str, page: str, hostile: Path) -> None:
+    """Hostile strings add no element, no handler, no link; the template's own links stay on the page."""
+    text = page if which == "page" else hostile.read_text("utf-8")
+    elements = Elements(text).found
+    assert not TAGS_WITH_SOURCES & {tag for tag, _ in elements}
+    assert not [told for _, told in elements if any(name.startswith("on") for name in told)]
+    assert all((told["href"] or "").startswith("#") for tag, told in elements if tag == "a")
+    scripts = [told.get("type") for tag, told in elements if tag == "script"]
+    assert scripts.count(None) == 2
+    assert scripts.count("application/json") == len(scripts) - 2
+
+
+def test_hostile_strings_are_shown_as_they_are(hostile: Path) -> None:
+    text = Elements(hostile.read_text("utf-8")).text
+    assert f"is it red{HOSTILE} 5?" in text
+    assert f"kind 1{HOSTILE}" in text
+    assert f"empty{HOSTILE}" in text  # the quarantine's reason
+    assert "{{ 7*7 }}" in text
+
+
+def test_the_template_refuses_what_is_not_there() -> None:
+    from jinja2 import UndefinedError
+
+    from vbert.report.render import render
+
+    with pytest.raises(UndefinedError):
+        render(type("Nothing", (), {"charts": [], "shards": [], "detector": {}, "pretrained": None,
+                                    "chain": type("Chain", (), {"nodes": []})})())  # fmt: skip
+
+
+def test_lone_surrogates_do_not_stop_it(world: World, tmp_path: Path) -> None:
+    page, _ = write(tmp_path, world, title="toy \ud800")
+    assert '<h1 dir="auto">toy ?</h1>' in page
+
+
+# ------------------------------------------------------------------------------------------------ what is absent
+
+
+def said(page: str) -> list[str]:
+    """The sentences that stand in for what is absent."""
+    return [" ".join(t.split()) for t in re.findall(r'<p class="absent"[^>]*>(.*?)</p>', page, re.DOTALL)]
+
+
+def test_a_report_of_a_detector_alone(world: World, tmp_path: Path) -> None:
+    page, figures = write(tmp_path, world, images=None, downstream={})
+    assert figures == {}
+    sentences = said(page)
+    assert "No downstream task was evaluated: this report ends at what was trained before." in sentences
+    assert "Nothing was pre-trained." in sentences
+    assert "No region features were extracted." in sentences
+    assert "the detector&#39;s images are not given" in page
+
+
+def test_a_detector_from_elsewhere_has_no_curves_and_no_evaluation(world: World, tmp_path: Path) -> None:
+    detector = tmp_path / "detector"
+    detector.mkdir()
+    (detector / "detector.json").write_text(json.dumps({"spec": {}, "classes": ["a", "b"]}))
+    page, _ = write(tmp_path, world, detector=type(world.detector).at(detector), downstream={})
+    assert "was not evaluated here" in page
+    assert "Nothing was trained here, so there are no curves." in said(page)
+    assert "vegaEmbed=" not in page  # the library is not carried along for nothing
+
+
+def test_deleted_pictures_leave_words(world: World, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    images = Images.at(world.images.path).over({"own": Raw.at(gone)})
+    key, held = next(iter(world.downstream.items()))
+    page, _ = write(tmp_path, world, images=images, downstream={key: replace(held, images=images)})
+    assert "No picture of 0:" in page
+    assert "is it red 0?" in page
+    assert "<image " not in page
+
+
+def test_predictions_without_labels_are_shown_without_verdict(world: World, tmp_path: Path) -> None:
+    from vbert.data.examples import Examples, write_examples
+    from vbert.metrics.evaluation import Evaluation, write_evaluation
+
+    key, held = next(iter(world.downstream.items()))
+    for part in ("examples", "evaluation"):
+        (tmp_path / part).mkdir()
+    rows = [{**row, "answers": None} for row in held.examples.table().to_pylist()]
+    write_examples(tmp_path / "examples", rows)
+    write_evaluation(tmp_path / "evaluation", predictions=held.evaluation.predictions(), scores={}, resamples=0,
+                     counts={"examples": 6, "dropped": 0}, files={})  # fmt: skip
+    unlabelled = replace(
+        held, examples=Examples.at(tmp_path / "examples"), evaluation=Evaluation.at(tmp_path / "evaluation")
+    )
+    page, figures = write(tmp_path, world, downstream={key: unlabelled})
+    assert figures == {}
+    assert "this split has no labels to score them by" in page
+    assert "Most certain" in page
+    assert "Wrong" not in Elements(page).text
+
+
+def test_a_model_that_does_not_fit_its_regions_costs_only_the_attention(world: World, tmp_path: Path) -> None:
+    import shutil
+
+    from vbert.regions.shards import Shards
+
+    key, held = next(iter(world.downstream.items()))
+    shutil.copytree(held.shards.path, tmp_path / "shards")
+    contract = tmp_path / "shards" / "contract.json"
+    contract.write_text("{}")
+    broken = replace(held, shards=Shards.at(tmp_path / "shards"))
+    page, figures = write(tmp_path, world, downstream={key: broken})
+    assert figures
+    assert any("Attention could not be computed" in sentence for sentence in said(page))
+
+
+# ------------------------------------------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not Path("/usr/bin/chromium").exists():
+        pytest.skip("no /usr/bin/chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield started
+        started.close()
+
+
+def opened(browser: Any, path: Path, scheme: str = "light") -> tuple[Any, list[str], list[str]]:
+    """The page opened from disk, what its console said, and what it asked for beside itself and its data URIs."""
+    tab = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900}).new_page()
+    told: list[str] = []
+    asked: list[str] = []
+    tab.on("console", lambda message: told.append(message.text))
+    tab.on("pageerror", lambda error: told.append(str(error)))
+    tab.on("dialog", lambda dialog: (told.append(dialog.message), dialog.dismiss()))
+    tab.on("request", lambda request: None if request.url.startswith("data:") else asked.append(request.url))
+    tab.goto(path.as_uri())
+    charts = tab.locator("[data-chart]").count()
+    tab.wait_for_function(f"document.querySelectorAll('[data-chart][data-drawn] svg').length == {charts}")
+    return tab, told, asked
+
+
+def test_browser_opens_it_from_disk_without_network_or_complaint(browser: Any, page: str, tmp_path: Path) -> None:
+    path = tmp_path / PAGE
+    path.write_text(page, "utf-8")
+    seen = {}
+    for scheme in ("light", "dark"):
+        tab, told, asked = opened(browser, path, scheme)
+        assert told == []
+        assert asked == [path.as_uri()]
+        assert tab.evaluate("document.documentElement.scrollWidth") == 1280
+        seen[scheme] = tab.evaluate(
+            "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+        )
+        drawn = tab.evaluate("[...document.querySelectorAll('image')].length")
+        assert drawn == page.count("<image ")
+        tab.close()
+    assert seen["light"] != seen["dark"]
+
+
+def test_browser_chart_names_the_series_under_the_pointer(browser: Any, page: str, tmp_path: Path) -> None:
+    path = tmp_path / PAGE
+    path.write_text(page, "utf-8")
+    tab, _, _ = opened(browser, path)
+    point = tab.locator("[data-chart] .mark-symbol path").last
+    point.scroll_into_view_if_needed()
+    point.hover(force=True)
+    tip = tab.locator("#vg-tooltip-element.visible")
+    tip.wait_for()
+    assert "undefined" not in tip.inner_text()
+    assert "vqa" in tip.inner_text()
+    tab.close()
+
+
+def test_browser_runs_nothing_that_hostile_strings_bring(browser: Any, hostile: Path) -> None:
+    tab, told, asked = opened(browser, hostile)
+    assert told == []
+    assert asked == [hostile.as_uri()]
+    assert tab.evaluate("window.pwned") is None
+    assert HOSTILE[:20] in tab.inner_text("#predictions")
+    tab.close()
+
+
+def test_browser_fits_a_phone(browser: Any, page: str, tmp_path: Path) -> None:
+    path = tmp_path / PAGE
+    path.write_text(page, "utf-8")
+    tab, _, _ = opened(browser, path)
+    tab.set_viewport_size({"width": 390, "height": 800})
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    tab.close()
