@@ -54,6 +54,15 @@ def test_every_size_gives_proposals_within_the_image(detector: Detector, size: t
     assert torch.allclose(found.attributes.sum(1), torch.ones(len(found.boxes)))
 
 
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_proposals_are_torchvisions_own(detector: Detector, size: tuple[int, int]) -> None:
+    prepared = detector.prepare(picture(3, *size))
+    network, pixels = detector.network, detector._stacked([prepared])
+    with torch.inference_mode():
+        (theirs,), _ = network.rpn(ImageList(pixels, [size[::-1]]), network.backbone(pixels))
+    assert torch.equal(detected(detector, picture(3, *size)).boxes, theirs)
+
+
 def test_it_is_torchvisions_own_network(detector: Detector) -> None:
     """torchvision's unchanged RPN and RoI heads, run as its GeneralizedRCNN runs them, on the same weights."""
     from torchvision.models.detection.roi_heads import RoIHeads
@@ -131,7 +140,7 @@ def test_the_layer_is_the_one_named(tmp_path: Path, layer: str) -> None:
     (found,) = detector.detect([prepared])
     heads = detector.network.roi_heads
     with torch.inference_mode():
-        pixels, _ = detector._stacked([prepared])
+        pixels = detector._stacked([prepared])
         pooled = heads.box_roi_pool(detector.network.backbone(pixels), [found.boxes], None)
         fc6 = torch.relu(heads.box_head.fc6(pooled.flatten(1)))
         wanted = fc6 if layer == "fc6" else torch.relu(heads.box_head.fc7(fc6))

@@ -19,7 +19,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import clip_boxes_to_image, roi_align
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes, roi_align
 
 from vbert.regions.detector import Candidates, DetectorSpec, PlainCnn, Prepared
 from vbert.regions.pixels import prepare
@@ -67,6 +67,10 @@ class FloatRpnHead(RPNHead):  # type: ignore[misc]
 class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
     """Equal scores in the order of their anchors; torch's `topk` promises none."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.anchors: dict[tuple[int, int], tuple[Tensor, ...]] = {}  # of the last input size, by map
+
     def _get_top_n_idx(self, objectness: Tensor, num_anchors_per_level: list[int]) -> Tensor:
         kept, offset = [], 0
         for scores in torch.split(objectness, num_anchors_per_level, 1):
@@ -74,6 +78,33 @@ class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
             kept.append(best + offset)
             offset += scores.shape[1]
         return torch.cat(kept, dim=1)
+
+    def propose(self, pixels: Tensor, maps: dict[str, Tensor], size: tuple[int, int]) -> list[Tensor]:
+        """What `forward` proposes in evaluation, image by image; of the anchors only the best are decoded.
+
+        pixels [B, 3, H, W] are padded, size is the (h, w) they were padded from.
+        """
+        logits, deltas = self.head(list(maps.values()))
+        grid = (pixels.shape[2], pixels.shape[3])
+        if grid not in self.anchors:
+            whole = self.anchor_generator(ImageList(pixels[:1], [grid]), list(maps.values()))[0]
+            self.anchors = {grid: torch.split(whole, [each[0].numel() for each in logits])}
+        proposals = []
+        for i in range(len(pixels)):
+            best, boxes, levels = [], [], []
+            for level, anchors in enumerate(self.anchors[grid]):
+                scores = logits[level][i].permute(1, 2, 0).reshape(-1)
+                scores, at = (t[: self.pre_nms_top_n()] for t in scores.sort(descending=True, stable=True))
+                moves = deltas[level][i].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
+                boxes.append(self.box_coder.decode_single(moves[at], anchors[at]))
+                best.append(scores)
+                levels.append(torch.full_like(at, level))
+            found = clip_boxes_to_image(torch.cat(boxes), size)
+            large = remove_small_boxes(found, self.min_size)
+            found = found[large]
+            kept = batched_nms(found, torch.cat(best)[large].sigmoid(), torch.cat(levels)[large], self.nms_thresh)
+            proposals.append(found[kept[: self.post_nms_top_n()]])
+        return proposals
 
 
 class RoiPool(nn.Module):
@@ -193,21 +224,22 @@ class TorchvisionDetector:
 
     @torch.inference_mode()
     def detect(self, batch: Sequence[Prepared]) -> list[Candidates]:
-        pixels, shapes = self._stacked(batch)
+        pixels = self._stacked(batch)
         maps = self.network.backbone(pixels)
-        proposals, _ = self.network.rpn(ImageList(pixels, shapes), maps)
-        whole = torch.tensor([[0.0, 0.0, shapes[0][1], shapes[0][0]]], device=self.device)
+        height, width = batch[0].pixels.shape[1:]
+        proposals = self.network.rpn.propose(pixels, maps, (height, width))
+        whole = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
         return self._candidates(maps, batch, [mine if len(mine) else whole for mine in proposals])
 
     @torch.inference_mode()
     def describe(self, batch: Sequence[Prepared], boxes: Sequence[Tensor]) -> list[Candidates]:
-        pixels, _ = self._stacked(batch)
+        pixels = self._stacked(batch)
         inputs = [b.to(self.device) * self._scale(p) for b, p in zip(boxes, batch, strict=True)]
         return self._candidates(self.network.backbone(pixels), batch, inputs)
 
-    def _stacked(self, batch: Sequence[Prepared]) -> tuple[Tensor, list[tuple[int, int]]]:
+    def _stacked(self, batch: Sequence[Prepared]) -> Tensor:
         pixels = torch.stack([p.pixels for p in batch]).to(self.device, memory_format=torch.channels_last)
-        return padded(pixels), [(pixels.shape[2], pixels.shape[3])] * len(batch)
+        return padded(pixels)
 
     def _scale(self, prepared: Prepared) -> Tensor:
         return torch.tensor(prepared.scale * 2, device=self.device)
