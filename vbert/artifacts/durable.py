@@ -177,7 +177,8 @@ def sha256_file(path: Path) -> str:
 def remove_tree(path: Path) -> None:
     """Delete a tree, read-only parts too; what is gone already is fine."""
     for directory, _, _ in os.walk(path):
-        open_mode(Path(directory), SHARED_DIRECTORY)
+        with suppress(FileNotFoundError):  # another builder clears the same away
+            open_mode(Path(directory), SHARED_DIRECTORY)
     if path.exists():
         shutil.rmtree(path, ignore_errors=True)
         _log("remove", path)

@@ -203,16 +203,16 @@ class Engine:
             self.events.started(artifact)
             try:
                 published = self._build(bound, resolved)
-            except (OSError, BuildError) as error:
+            except Exception as error:
                 # Where locks don't hold, another builder may have published and cleared away the units read here.
                 if (found := self.store.find(stage, mark)) is None:
-                    raise self._told(artifact, error) from error
+                    raise self._told(artifact, error) from error.__cause__
                 durable.remove_tree(self.store.unfinished(stage, mark))
                 return self._finish(artifact, "cached", 0.0, found)
             return self._finish(artifact, "built", time.monotonic() - began, published)
 
-    def _told(self, artifact: Artifact, error: OSError | BuildError) -> OSError | BuildError:
-        if isinstance(error, BuildError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    def _told(self, artifact: Artifact, error: Exception) -> Exception:
+        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return error
         free = shutil.disk_usage(self.store.root).free
         return BuildError(

@@ -1,0 +1,396 @@
+"""Child processes: killed ones are replaced, orphans die, exceptions travel, deadlines and SIGTERM are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from artifacts import toy
+
+from vbert.artifacts import children
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.build import Build, Job, Machine
+from vbert.artifacts.children import ChildDied, Children, Overdue, Stopped
+from vbert.artifacts.errors import BuildError, Damaged
+from vbert.artifacts.graph import Engine, Events, build_here
+from vbert.artifacts.settings import Numerics
+from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.store import Store
+
+TESTS = Path(__file__).parents[1]
+
+
+# ---------------------------------------------------------------------- what runs in children
+
+
+def who() -> int:
+    return os.getpid()
+
+
+def die(signal_: int, once: Path | None = None) -> str:
+    if once is not None and once.exists():
+        return "alive"
+    if once is not None:
+        once.touch()
+    os.kill(os.getpid(), signal_)
+    time.sleep(60)
+    raise AssertionError
+
+
+def leave(code: int) -> None:
+    os._exit(code)
+
+
+def sleep(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+
+
+def fail(kind: str) -> None:
+    if kind == "damaged":
+        raise Damaged("stage", "0" * 64, "file", "reason")
+    if kind == "timeout":
+        raise TimeoutError("the server did not answer")
+    if kind == "unpicklable":
+        raise Unpicklable(threading.Lock())
+    if kind == "exit":
+        sys.exit(3)
+    deeper: dict[str, int] = {}
+    deeper["missing"] += 1
+
+
+class Unpicklable(Exception):
+    pass
+
+
+def big(megabytes: int) -> int:
+    return len(b"x" * (megabytes << 20))
+
+
+def back(data: bytes) -> bytes:
+    return data
+
+
+def resident() -> int:
+    return psutil.Process().memory_info().rss
+
+
+def until_told(report: Path) -> str:
+    report.touch()
+    for n in range(3000):
+        if children.stopping():
+            raise Stopped
+        children.report(n, 3000)
+        time.sleep(0.01)
+    return "never told"
+
+
+def deaf(report: Path) -> str:
+    report.touch()
+    time.sleep(0.3)
+    return "finished"
+
+
+class Thing(Artifact):
+    pass
+
+
+@stage("children_unit", makes=Thing, version=1, retries=1, timeout=5.0)
+def units(build: Build, kind: str, log: str, numerics: Numerics) -> Figures:
+    build.each([(f"u{n}", n) for n in range(3)], partial(one, kind, Path(log)))
+    return {"made": len(build.unit_figures())}
+
+
+def one(kind: str, log: Path, directory: Path, n: int) -> Figures:
+    with open(log, "a") as out:
+        out.write(f"{n}\n")
+    tries = log.read_text().split().count(str(n))
+    if n == 1 and (kind == "always" or (kind == "once" and tries == 1)):
+        (directory / "half").write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if n == 1 and kind == "error":
+        raise ValueError("no such colour")
+    (directory / f"{n}.txt").write_text(str(n))
+    return {"n": n}
+
+
+@stage("children_late", makes=Thing, version=1, retries=0, timeout=0.5)
+def late(build: Build, where: str) -> Figures:
+    if where == "unit":
+        build.each([("u", 0)], dawdle)
+        return {}
+    return build.process(dawdle_job)
+
+
+def dawdle(directory: Path, n: int) -> Figures:
+    time.sleep(60)
+    return {}
+
+
+def dawdle_job(job: Job) -> Figures:
+    while not job.stopping:
+        time.sleep(0.01)
+    (job.scratch / "checkpoint").write_text("here")
+    raise Stopped
+
+
+@stage("children_ranks", makes=Thing, version=1)
+def ranked(build: Build, numerics: Numerics, failing: int | None = None) -> Figures:
+    return build.process(rank, failing, processes=numerics.processes)
+
+
+def rank(job: Job, failing: int | None) -> Figures:
+    if job.rank == failing:
+        raise ValueError(f"rank {job.rank} failed")
+    while failing is not None:
+        time.sleep(0.01)
+        if job.stopping:
+            raise Stopped
+    told = {name: os.environ.get(name) for name in children.RANK_VARIABLES}
+    (job.directory / f"rank{job.rank}.json").write_text(json.dumps([job.rank, job.world, told]))
+    job.progress(job.rank, job.world)
+    return {"rank": job.rank}
+
+
+# ---------------------------------------------------------------------- children
+
+
+def test_a_child_is_kept_and_used_again() -> None:
+    pool = Children(1)
+    first = pool.run(who)
+    assert first != os.getpid()
+    assert pool.run(who) == first
+    pool.close()
+    assert not psutil.pid_exists(first)
+
+
+def test_a_child_that_died_idle_is_replaced_unseen() -> None:
+    pool = Children(1)
+    first = pool.run(who)
+    os.kill(first, signal.SIGKILL)
+    psutil.Process(first).wait(5) if psutil.pid_exists(first) else None
+    time.sleep(0.05)
+    assert pool.run(who) != first
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "said"),
+    [
+        (die, (signal.SIGKILL,), r"was killed by SIGKILL \(out of memory\?\)"),
+        (die, (signal.SIGSEGV,), "was killed by SIGSEGV"),
+        (leave, (7,), "ended with exit code 7"),
+    ],
+)
+def test_a_death_is_told(function: Any, arguments: tuple[Any, ...], said: str) -> None:
+    pool = Children(1)
+    with pytest.raises(ChildDied, match=said):
+        pool.run(function, *arguments)
+    assert pool.run(sleep, 0.0) == "slept"
+    pool.close()
+
+
+def test_exceptions_travel_with_their_traceback() -> None:
+    pool = Children(1)
+    with pytest.raises(KeyError) as caught:
+        pool.run(fail, "")
+    assert 'deeper["missing"] += 1' in caught.value.__notes__[0]
+    with pytest.raises(Damaged, match="stage/00000000/file is damaged: reason") as damaged:
+        pool.run(fail, "damaged")
+    assert damaged.value.file == "file"
+    with pytest.raises(BuildError, match="Unpicklable"):
+        pool.run(fail, "unpicklable")
+    with pytest.raises(SystemExit):
+        pool.run(fail, "exit")
+    with pytest.raises(Exception, match="pickle"):
+        pool.run(lambda: None)
+    pool.close()
+
+
+def test_a_functions_own_timeout_is_no_deadline() -> None:
+    pool = Children(1)
+    with pytest.raises(TimeoutError, match="the server did not answer"):
+        pool.run(fail, "timeout", timeout=30)
+    with pytest.raises(Overdue):
+        pool.run(sleep, 60, timeout=0.3)
+    pool.close()
+
+
+def test_a_long_lived_childs_memory_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither arguments nor results of a call are held after it, however many calls there were."""
+    pool = Children(1)
+
+    def after(rounds: int) -> int:
+        for _ in range(rounds):
+            pool.run(back, b"x" * (8 << 20))
+            pool.run(big, 64)
+        return int(pool.run(resident))
+
+    first, last = after(2), after(12)
+    process = psutil.Process(pool.run(who))
+    pool.run(back, b"x" * (128 << 20))
+    _until(lambda: process.memory_info().rss < first + (64 << 20), 5)
+    with capsys.disabled():
+        print(f" {first >> 20}, {last >> 20}, {process.memory_info().rss >> 20} MiB ", end="")
+    assert last < first + (32 << 20)  # what the allocator keeps
+    pool.close()
+
+
+def test_sigterm_lets_a_call_leave_off(tmp_path: Path) -> None:
+    pool = Children(1)
+    with pool.borrowed(1) as (child,):
+        child.start(until_told, (tmp_path / "there",), {})
+        _until((tmp_path / "there").exists)
+        child.process.terminate()
+        with pytest.raises(Stopped):
+            child.result(None, time.monotonic() + 5)
+        began = time.monotonic()
+        child.process.wait(5)  # told to stop: it takes no other call
+        assert time.monotonic() - began < 2
+    pool.close()
+
+
+def test_terminate_does_not_wait_for_nothing(tmp_path: Path) -> None:
+    """A function that does not listen finishes; its child then goes, long before the grace is over."""
+    child = children.Child()
+    child.start(deaf, (tmp_path / "there",), {})
+    _until((tmp_path / "there").exists)
+    began = time.monotonic()
+    child.terminate()
+    assert time.monotonic() - began < 5
+    assert child.result(None, None) == "finished"
+    child.close()
+
+
+def _until(condition: Any, seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_children_die_with_their_parent(tmp_path: Path, how: signal.Signals) -> None:
+    code = f"""
+from artifacts.test_artifacts_children import *
+from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+pool = Children(2)
+def run(n): return pool.run(busy, Path({str(tmp_path)!r}) / str(n))
+with ThreadPoolExecutor(2) as threads: list(threads.map(run, range(2)))
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    _until(lambda: all((tmp_path / str(n)).exists() and (tmp_path / str(n)).read_text() for n in range(2)))
+    pids = [int((tmp_path / str(n)).read_text()) for n in range(2)]
+    os.kill(parent.pid, how)
+    parent.wait(5)
+    _until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 2)
+
+
+def busy(report: Path) -> None:
+    report.write_text(str(os.getpid()))
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        sum(range(1000))
+
+
+# ---------------------------------------------------------------------- units and jobs
+
+
+def test_a_killed_unit_is_made_again(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    made = build_here([units("once", str(log), Numerics())], tmp_path / "s")[0]
+    assert sorted(log.read_text().split()) == ["0", "1", "1", "2"]
+    assert made.names() == ["0.txt", "1.txt", "2.txt"]
+    assert made.figures == {"made": 3}
+
+
+def test_a_unit_that_kills_its_child_again_and_again_is_named(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    target = units("always", str(log), Numerics())
+    with pytest.raises(BuildError, match=r"unit u1 failed 2 times: child process \d+ was killed by SIGKILL"):
+        build_here([target], tmp_path / "s", Machine(units_at_once=1))
+    store = Store(tmp_path / "s")
+    kept = [p.name for p in (store.unfinished("children_unit", target.fingerprint) / "units").iterdir()]
+    assert "u0" in kept
+    assert "u1" not in kept
+    assert log.read_text().split()[:3] == ["0", "1", "1"]
+
+
+def test_a_units_error_is_its_own_and_not_retried(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(ValueError, match="no such colour") as caught:
+        build_here([units("error", str(log), Numerics())], tmp_path / "s")
+    assert "in the child process" in caught.value.__notes__[0]
+    assert log.read_text().split().count("1") == 1
+
+
+def test_a_units_deadline(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"unit u failed 1 times: took longer than 0\.5 s"):
+        build_here([late("unit")], tmp_path)
+
+
+def test_a_jobs_deadline_leaves_a_checkpoint(tmp_path: Path) -> None:
+    target = late("job")
+    began = time.monotonic()
+    with pytest.raises(BuildError, match=r"children_late took longer than its 0\.5 s"):
+        build_here([target], tmp_path)
+    assert time.monotonic() - began < 10
+    scratch = Store(tmp_path).unfinished("children_late", target.fingerprint) / "scratch"
+    assert [p.read_text() for p in scratch.glob("*/content/checkpoint")] == ["here"]
+
+
+def test_sigterm_to_a_job_checkpoints_and_the_same_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv("TOY_LOG", str(log))
+    target = toy.total(toy.squares(toy.numbers(8), toy.Slow()), {}, toy.Slow(seconds=0.05))
+
+    class Terminating(Events):
+        def progress(self, artifact: Any, done: int, total: int, figures: dict[str, float]) -> None:
+            if artifact.title == "toy_total" and done == 3:
+                children.terminate_all()
+
+    # terminate_all waits for the children, so it can't be called from the thread that reads their progress
+    events = Terminating()
+    own = events.progress
+    events.progress = lambda *given: threading.Thread(target=own, args=given).start()  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        Engine(Store(tmp_path / "s"), events=events).ensure_all([target])
+    assert 3 <= log.read_text().count("add") <= 7
+    assert build_here([target], tmp_path / "s")[0].read() == sum(n * n for n in range(8))
+    assert log.read_text().count("add") == 8
+
+
+def test_ranks(tmp_path: Path) -> None:
+    made = build_here([ranked(Numerics(processes=2))], tmp_path)[0]
+    found = [json.loads(made.file(name).read_text()) for name in made.names()]
+    assert [(r, w) for r, w, _ in found] == [(0, 2), (1, 2)]
+    assert [told["RANK"] for *_, told in found] == ["0", "1"]
+    assert len({told["MASTER_PORT"] for *_, told in found}) == 1
+    assert made.figures == {"rank": 0}
+    alone = build_here([ranked(Numerics())], tmp_path)[0]  # in a child that was a rank before
+    assert json.loads(alone.file("rank0.json").read_text()) == [0, 1, dict.fromkeys(children.RANK_VARIABLES)]
+
+
+def test_a_failed_rank_ends_all(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="rank 1 failed"):
+        build_here([ranked(Numerics(processes=2), failing=1)], tmp_path)
+    assert time.monotonic() - began < 10

@@ -1,0 +1,275 @@
+"""Two builders at once: locks save work, truth does not rest on them; two users share one store."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from artifacts import as_user, toy
+
+from vbert.artifacts.build import attempt_directory
+from vbert.artifacts.graph import walk
+from vbert.artifacts.owner import Owner
+from vbert.artifacts.store import Store
+from vbert.artifacts.upkeep import gc, verify
+
+TESTS = Path(__file__).parents[1]
+
+BUILDER = """
+import contextlib, json, os, sys
+from artifacts import toy
+from vbert.artifacts.graph import Engine, Events
+from vbert.artifacts.store import Store
+
+class Told(Events):
+    def said(self, artifact, sentence): print("said", sentence, flush=True)
+    def started(self, artifact): print("started", artifact.title, flush=True)
+    def finished(self, built): print(built.outcome, built.artifact.title, flush=True)
+
+@contextlib.contextmanager
+def unlocked(self, fingerprint, waiting=None): yield
+
+root, target, locked = sys.argv[1:]
+if locked == "unlocked": Store.lock = unlocked
+made = eval(target)
+Engine(Store(root), events=Told()).ensure_all([made])
+print("read", json.dumps(made.bound(Store(root)).read()), flush=True)
+"""
+
+
+def builder(root: Path, target: str, locked: str = "locked", **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILDER, str(root), target, locked],
+        env=os.environ | {"PYTHONPATH": str(TESTS), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def lines(process: subprocess.Popen[str]) -> list[str]:
+    said, wrong = process.communicate(timeout=60)
+    assert process.returncode == 0, wrong
+    return said.splitlines()
+
+
+def wait_for(process: subprocess.Popen[str], line: str) -> None:
+    assert process.stdout is not None
+    for said in process.stdout:
+        if said.strip() == line:
+            return
+    raise AssertionError(f"never said {line!r}: {process.communicate()[1]}")
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_one_builds_the_other_waits_and_says_for_whom(tmp_path: Path) -> None:
+    target = "toy.squares(toy.numbers(3), toy.Slow(seconds=0.4))"
+    log = tmp_path / "log"
+    first = builder(tmp_path / "s", target, TOY_LOG=str(log))
+    wait_for(first, "started toy_squares")
+    second = lines(builder(tmp_path / "s", target, TOY_LOG=str(log)))
+    rest = lines(first)
+    assert second[1].startswith(f"said toy_squares: waiting for process {first.pid} on {Owner.current().host}, since ")
+    assert second[2] == "cached toy_squares"
+    assert rest == ["built toy_squares", second[-1]]
+    assert sorted(log.read_text().split()) == ["0", "1", "2", "square", "square", "square"]
+
+
+def test_a_killed_holder_frees_the_lock_at_once(tmp_path: Path) -> None:
+    target = "toy.squares(toy.numbers(2), toy.Slow(seconds=30))"
+    first = builder(tmp_path, target)
+    wait_for(first, "started toy_squares")
+    store = Store(tmp_path)
+    mark = toy.squares(toy.numbers(2), toy.Slow(seconds=30)).fingerprint
+    owner = Owner.read(tmp_path / "locks" / f"{mark}.holder")
+    assert owner is not None
+    assert not owner.dead()
+    os.kill(first.pid, signal.SIGKILL)  # the builder alone: its children find out by themselves
+    first.wait()
+    began = time.monotonic()
+    with store.lock(mark):
+        assert time.monotonic() - began < 1
+    assert owner.dead()
+
+
+def test_a_lock_excludes_threads_and_is_never_deleted(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.lock("a"), pytest.raises(Heard), store.lock("a", waiting=_stop):
+        raise AssertionError("the second got in")
+    with store.lock("a"):
+        pass
+    assert [path.name for path in (tmp_path / "locks").iterdir()] == ["a.lock"]
+
+
+class Heard(Exception):
+    pass
+
+
+def _stop(sentence: str) -> None:
+    assert "since" in sentence
+    raise Heard
+
+
+@pytest.mark.parametrize("round_", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(8))])
+def test_without_locks_there_is_still_one_whole_truth(tmp_path: Path, round_: int) -> None:
+    """Units, checkpoints in scratch and publishing of three builders at once; one truth."""
+    target = f"toy.graph(4, seconds=0.0{round_})"
+    made = [builder(tmp_path, target, "unlocked") for _ in range(3)]
+    said = [lines(process) for process in made]
+    assert {found[-1] for found in said} == {f"read {sum(n * n for n in range(4)) + sum(n * n for n in range(5))}"}
+    built = [line for found in said for line in found if line.startswith("built")]
+    assert len(built) >= len(walk(toy.graph(4)))
+    store = Store(tmp_path)
+    assert verify(store) == []
+    assert {p.name for p in (tmp_path / "artifacts").glob("*/*")} == {
+        a.fingerprint for a in walk(toy.graph(4, seconds=round_ / 100))
+    }
+    assert list((tmp_path / "publishing").iterdir()) == []
+    assert list((tmp_path / "damaged").iterdir()) == []
+    gc(store, keep_roots=[toy.graph(4, seconds=round_ / 100).fingerprint], dry_run=False)
+    assert list((tmp_path / "unfinished").glob("*/*")) == []
+
+
+def test_attempts_never_share_a_scratch_directory(tmp_path: Path) -> None:
+    """Two builders without locks: each has its own, with what the one before left."""
+    unfinished = tmp_path / "unfinished" / "stage" / "mark"
+    unfinished.mkdir(parents=True)
+    first = attempt_directory(unfinished)
+    (first / "checkpoint").write_text("1")
+    live = first.parent.parent / f"{first.parent.name}.owner"
+    owner = json.loads(live.read_text())
+    live.write_text(json.dumps(owner | {"host": "elsewhere"}))  # can't be told to be dead: copied
+    second = attempt_directory(unfinished)
+    assert (second / "checkpoint").read_text() == (first / "checkpoint").read_text() == "1"
+    (second / "checkpoint").write_text("2")
+    third = attempt_directory(unfinished)  # this process's own: taken over
+    assert (third / "checkpoint").read_text() == "2"
+    assert not second.exists()
+    assert (first / "checkpoint").read_text() == "1"
+    assert len({first, second, third}) == 3
+
+
+def test_an_attempt_killed_before_it_took_over_hides_nothing(tmp_path: Path) -> None:
+    unfinished = tmp_path / "unfinished" / "stage" / "mark"
+    unfinished.mkdir(parents=True)
+    first = attempt_directory(unfinished)
+    (first / "checkpoint").write_text("1")
+    dead = Owner.current()
+    record = json.dumps({**vars(dead), "pid": 2**22 + 1})
+    (unfinished / "scratch" / "1.owner").write_text(record)
+    (unfinished / "scratch" / "2").mkdir()
+    (unfinished / "scratch" / "2.owner").write_text(record)
+    third = attempt_directory(unfinished)
+    assert (third / "checkpoint").read_text() == "1"
+    assert [p.name for p in (unfinished / "scratch").iterdir() if p.is_dir()] == ["3"]
+
+
+def test_owners_are_told_apart(tmp_path: Path) -> None:
+    me = Owner.current()
+    assert not me.dead()
+    assert me.is_current()
+    for change, dead in (
+        ({"pid": 2**22 + 1}, True),
+        ({"boot": "another"}, True),
+        ({"started": "1"}, True),  # the number was given to another process since
+        ({"host": "elsewhere", "pid": 2**22 + 1}, False),
+    ):
+        other = Owner(**{**vars(me), **change})
+        assert other.dead() is dead
+        assert not other.is_current()
+    me.write(tmp_path / "o")
+    assert Owner.read(tmp_path / "o") == me
+    for torn in ("", "{}", "[1]", '{"host": 1'):
+        (tmp_path / "o").write_text(torn)
+        assert Owner.read(tmp_path / "o") is None
+        assert Owner.describe(tmp_path / "o") == "another builder"
+
+
+# ---------------------------------------------------------------------- two users
+
+A, B = 54321, 54322
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    if (reason := as_user.why_not()) is not None:
+        pytest.skip(reason)
+    with as_user.shared_directory() as directory:
+        yield directory
+
+
+def as_builder(uid: int, umask: int, root: Path, target: str, **environment: str) -> subprocess.Popen[str]:
+    code = f"import sys; sys.argv[1:] = [{str(root)!r}, {target!r}, 'locked']\n" + BUILDER
+    return as_user.python(uid, code, umask, **environment)
+
+
+@pytest.mark.parametrize("umask", [pytest.param(0o022, marks=pytest.mark.slow), 0o077], ids=["umask 022", "umask 077"])
+def test_two_users_of_one_group_share_a_store(data: Path, umask: int) -> None:
+    root, log = data / "store", data / "log"
+    log.touch()
+    log.chmod(0o666)
+    nested = "toy.nested(toy.numbers(3))"
+    assert lines(as_builder(A, umask, root, nested))[-1] == 'read {"0": 0, "1": 1, "2": 4}'
+    # B reads what A made, directories inside it too.
+    assert lines(as_builder(B, umask, root, nested))[-2:] == ["cached toy_nested", 'read {"0": 0, "1": 1, "2": 4}']
+
+    # B goes on where A was killed: with A's units, and with A's checkpoint.
+    slow = "toy.squares(toy.numbers(6), toy.Slow(seconds=0.1))"
+    killed = as_builder(A, umask, root, slow, TOY_LOG=str(log))
+    _until(lambda: len(list((root / "unfinished").glob("*/*/units/*"))) >= 3)
+    kill(killed)
+    done = len(list((root / "unfinished").glob("*/*/units/*")))
+    assert lines(as_builder(B, umask, root, slow, TOY_LOG=str(log)))[-2] == "built toy_squares"
+    assert 6 <= log.read_text().count("square") <= 6 + 2
+    assert done >= 3
+
+    sum_ = "toy.total(toy.squares(toy.numbers(6), toy.Slow(seconds=0.1)), {}, toy.Slow(seconds=0.1))"
+    killed = as_builder(A, umask, root, sum_, TOY_LOG=str(log))
+    _until(lambda: log.read_text().count("add") >= 3)
+    kill(killed)
+    assert lines(as_builder(B, umask, root, sum_, TOY_LOG=str(log)))[-1] == "read 55"
+    assert log.read_text().count("add") <= 6 + 1
+
+    # B mends what was damaged of A's, and sweeps it.
+    mine = root / "artifacts" / "toy_numbers" / toy.numbers(3).fingerprint / "numbers.json"
+    assert mine.stat().st_uid == A
+    mine.chmod(0o644)
+    mine.write_text("")
+    assert lines(as_builder(B, umask, root, "toy.numbers(3)"))[-1] == "read [0, 1, 2]"
+    sweep = f"""
+from vbert.artifacts.store import Store
+from vbert.artifacts.upkeep import gc
+swept = gc(Store({str(root)!r}), dry_run=False, grace=0)
+assert swept.kept == 0 and swept.items, swept
+"""
+    swept = as_user.python(B, sweep, umask)
+    assert (swept.wait(), swept.communicate()[1]) == (0, "")
+    left = [path for path in root.rglob("*") if path.is_file() and path.parent.name != "locks"]
+    assert left == [root / "store.json"]
+
+
+def _until(condition: object, seconds: float = 20) -> None:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_users_build_at_once(data: Path) -> None:
+    target = "toy.graph(4, seconds=0.05)"
+    both = [as_builder(uid, umask, data / "store", target) for uid, umask in ((A, 0o022), (B, 0o077))]
+    assert {lines(process)[-1] for process in both} == {"read 44"}
+    assert verify(Store(data / "store")) == []
