@@ -4,6 +4,9 @@ BIN := .venv/bin
 RECIPE ?= demo
 STORE ?= store
 
+# Compiled imports are kept, or every process would compile torch again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install demo test slow check bench
 
 install: .venv/installed

@@ -141,27 +141,31 @@ def artifact_from_json(document: Mapping[str, Any]) -> Artifact:
     Raises UserError where a stage has another version here, or where the fingerprints don't come out the same.
     """
     made: dict[str, Artifact] = {}
+
+    def make(fingerprint: str) -> Artifact:
+        """Inputs first, in whatever order the steps stand: a manifest's keys are sorted."""
+        if fingerprint in made:
+            return made[fingerprint]
+        entry = document["steps"][fingerprint]
+        known = find_stage(entry["module"], entry["stage"])
+        if known.version != entry["version"]:
+            raise UserError(
+                f"step {entry['stage']}: made with version {entry['version']} of the stage, this checkout has "
+                f"{known.version}; check out the commit it was made with"
+            )
+        arguments = {name: decoded(value, known.hints[name], make) for name, value in entry["arguments"].items()}
+        artifact = known(**arguments)
+        if entry["label"]:
+            artifact = artifact.named(entry["label"])
+        if artifact.fingerprint != fingerprint:
+            raise UserError(
+                f"step {artifact.title}: its arguments now have the fingerprint {artifact.fingerprint[:8]}, the "
+                f"file says {fingerprint[:8]}; check out the commit it was made with"
+            )
+        made[fingerprint] = artifact
+        return artifact
+
     try:
-        wanted, steps = document["build"], document["steps"]
-        for fingerprint, entry in steps.items():
-            known = find_stage(entry["module"], entry["stage"])
-            if known.version != entry["version"]:
-                raise UserError(
-                    f"step {entry['stage']}: made with version {entry['version']} of the stage, this checkout has "
-                    f"{known.version}; check out the commit it was made with"
-                )
-            arguments = {
-                name: decoded(value, known.hints[name], made.__getitem__) for name, value in entry["arguments"].items()
-            }
-            artifact = known(**arguments)
-            if entry["label"]:
-                artifact = artifact.named(entry["label"])
-            if artifact.fingerprint != fingerprint:
-                raise UserError(
-                    f"step {artifact.title}: its arguments now have the fingerprint {artifact.fingerprint[:8]}, the "
-                    f"file says {fingerprint[:8]}; check out the commit it was made with"
-                )
-            made[fingerprint] = artifact
-        return made[wanted]
-    except (KeyError, TypeError, AttributeError) as error:
+        return make(document["build"])
+    except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
         raise UserError(f"not a step file: {type(error).__name__} {error}; `vbert path RECIPE STAGE --step`") from error
