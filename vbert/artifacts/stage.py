@@ -154,7 +154,7 @@ def artifact_from_json(document: Mapping[str, Any]) -> Artifact:
                 f"{known.version}; check out the commit it was made with"
             )
         arguments = {name: decoded(value, known.hints[name], make) for name, value in entry["arguments"].items()}
-        artifact = known(**arguments)
+        artifact: Artifact = known(**arguments)
         if entry["label"]:
             artifact = artifact.named(entry["label"])
         if artifact.fingerprint != fingerprint:
