@@ -202,7 +202,7 @@ class Run:
                 for figures in future.result():
                     done(figures)
             elif state is not None:
-                errors.append(cast("BaseException", state.data))
+                errors.append(cast("BaseException", future.result(raise_on_failure=False)))
                 for other in futures:
                     other.wrapped_future.cancel()  # those that run go on to their end
         for error in errors:

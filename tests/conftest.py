@@ -32,3 +32,18 @@ def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert done.returncode == 0, done.stderr
             (store / "whole").touch()
     return store
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables that reach the one Prefect server of this run and its workers. It ends when the run does."""
+    from filelock import FileLock
+    from prefect_server import start
+
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    shared = tmp_path_factory.getbasetemp().parent if worker else tmp_path_factory.getbasetemp()
+    home, url = shared / "prefect", shared / "prefect-url"
+    with FileLock(shared / "prefect.lock"):
+        if not url.exists():
+            url.write_text(start(home, lives_with=os.getppid() if worker else os.getpid()))
+    return {"PREFECT_API_URL": url.read_text(), "PREFECT_HOME": str(home)}

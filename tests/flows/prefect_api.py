@@ -1,0 +1,62 @@
+"""What a Prefect server knows, for tests."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx
+
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+class Api:
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._client = httpx.Client(base_url=url, timeout=30)
+
+    def post(self, path: str, **body: Any) -> Any:
+        done = self._client.post(path, json=body)
+        done.raise_for_status()
+        return done.json()
+
+    def flow_runs(self, **filters: Any) -> list[dict[str, Any]]:
+        """The latest first."""
+        return list(self.post("flow_runs/filter", sort="START_TIME_DESC", limit=50, **filters))
+
+    def deployment(self, flow: str, name: str) -> dict[str, Any]:
+        """Empty where there is none."""
+        found = self._client.get(f"deployments/name/{flow}/{name}")
+        return dict(found.json()) if found.status_code == 200 else {}
+
+    def flow_run(self, flow_run_id: str) -> dict[str, Any]:
+        return dict(self._client.get(f"flow_runs/{flow_run_id}").json())
+
+    def tasks(self, flow_run_id: Any, count: int) -> dict[str, dict[str, Any]]:
+        """Task runs by name, once `count` of them are final: they are recorded from events, a little later."""
+        for _ in range(150):
+            runs = self.post("task_runs/filter", flow_runs={"id": {"any_": [str(flow_run_id)]}}, limit=200)
+            if sum(run["state_type"] in FINAL for run in runs) >= count:
+                break
+            time.sleep(0.1)
+        assert len(runs) == count, [(run["name"], run["state_name"]) for run in runs]
+        return {run["name"]: run for run in runs}
+
+    def artifacts(self, flow_run_id: Any) -> dict[str, dict[str, Any]]:
+        found = self.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [str(flow_run_id)]}})
+        return {artifact["key"]: artifact for artifact in found}
+
+    def logs(self, flow_run_id: Any, wanted: str) -> list[str]:
+        """The lines, once `wanted` is in one of them."""
+        for _ in range(100):
+            found = self.post("logs/filter", logs={"flow_run_id": {"any_": [str(flow_run_id)]}}, limit=200)
+            lines = [line["message"] for line in found]
+            if any(wanted in line for line in lines):
+                return lines
+            time.sleep(0.1)
+        raise AssertionError(lines)
+
+
+def states(tasks: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Name without the fingerprint → the state's name."""
+    return {(name.rsplit(" ", 1)[0] if " " in name else name): run["state_name"] for name, run in tasks.items()}

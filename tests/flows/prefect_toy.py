@@ -1,0 +1,49 @@
+"""Toy graphs as a flow: in the test's process, or `python prefect_toy.py STORE KIND OPTIONS [serve]`."""
+
+# No postponed annotations: a served flow is pickled by value, and its parameters could not be resolved again.
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.on_prefect import HERE, Here, build_targets
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from artifacts import toy
+from fragile_stages import busy, fragile_graph
+
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.build import Machine
+from vbert.artifacts.graph import Events
+from vbert.artifacts.store import Store
+
+KINDS: dict[str, Any] = {"toy": toy.graph, "fragile": fragile_graph, "busy": busy}
+
+
+@flow(name="toy", flow_run_name="{kind}", persist_result=False)
+def toy_flow(store: str, kind: str, options: dict[str, Any], machine: Machine) -> dict[str, float]:
+    """A toy graph."""
+    return build_targets([KINDS[kind](**options)], Store(store), machine)
+
+
+class Said(Events):
+    def said(self, artifact: Artifact, sentence: str) -> None:
+        print(sentence, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    store, kind, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    if sys.argv[4:] == ["serve"]:
+        parameters = {"store": store, "kind": kind, "options": options, "machine": Machine().model_dump()}
+        toy_flow.serve(name=Path(store).parent.name, parameters=parameters)
+    else:
+        HERE.set(Here(Said()))
+        print(json.dumps(toy_flow(store, kind, options, Machine())))
+
+
+if __name__ == "__main__":
+    import prefect_toy
+
+    prefect_toy.main()  # not `__main__`'s copy: children import the same module

@@ -1,0 +1,201 @@
+"""Flows in processes of their own, ended in every way: SIGTERM, kill -9, cancelled from the server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from artifacts import toy
+from fragile_stages import busy, fragile_graph
+from prefect_api import Api
+
+from vbert.artifacts.graph import build_here
+from vbert.artifacts.store import Store
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), str(HERE)])}
+
+
+@pytest.fixture
+def fate(tmp_path: Path) -> Path:
+    directory = tmp_path / "fate"
+    directory.mkdir()
+    (directory / "log").touch()
+    (directory / "slow").touch()
+    return directory
+
+
+@pytest.fixture
+def start(prefect_server: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the toy flow in a process group of its own."""
+    started = []
+
+    def start(kind: str, *more: str, **options: Any) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "prefect_toy.py"), str(tmp_path / "store"), kind, json.dumps(options), *more],
+            env=os.environ | prefect_server | ENVIRONMENT | {"PREFECT_RUNNER_POLL_FREQUENCY": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def children_of(pid: int) -> list[psutil.Process]:
+    """The processes that work for it, however deep."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "vbert.artifacts.children" in child.cmdline():
+                found.append(child)
+    return found
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+
+def free(store: Path, fingerprint: str) -> bool:
+    """Whether nobody holds the lock of a step."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(store / "locks" / f"{fingerprint}.lock", timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def begun(fate: Path) -> list[str]:
+    return (fate / "log").read_text().split()
+
+
+def committed(store: Path, fingerprint: str) -> int:
+    return len(list((store / "unfinished" / "toy_fragile" / fingerprint / "units").glob("*")))
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_ended_among_its_units_it_goes_on_with_the_missing_ones(
+    start: Callable[..., subprocess.Popen[str]],
+    prefect_server: dict[str, str],
+    tmp_path: Path,
+    fate: Path,
+    how: signal.Signals,
+) -> None:
+    store, target = tmp_path / "store", fragile_graph(str(fate), count=8)
+    first = start("fragile", fate=str(fate), count=8)
+    until(lambda: committed(store, target.fingerprint) >= 2)
+    children = children_of(first.pid)
+    assert children
+    first.send_signal(how)
+    assert first.wait(20) != 0
+    until(lambda: gone(children), 5)
+    assert free(store, target.fingerprint)
+    kept = committed(store, target.fingerprint)
+    assert 2 <= kept < 8
+    if how == signal.SIGTERM:
+        run = Api(prefect_server["PREFECT_API_URL"]).flow_runs(flow_runs={"name": {"any_": ["fragile"]}})[0]
+        assert run["state_type"] == "CRASHED"
+        assert "termination signal" in run["state"]["message"]
+
+    (fate / "slow").unlink()
+    again = start("fragile", fate=str(fate), count=8)
+    assert again.wait(60) == 0, again.communicate()[1]
+    tasks = Api(prefect_server["PREFECT_API_URL"])
+    run = tasks.flow_runs(flow_runs={"name": {"any_": ["fragile"]}})[0]
+    assert len(tasks.tasks(run["id"], 2 + 8 - kept)) == 2 + 8 - kept
+    counts = Counter(begun(fate))
+    assert set(counts.values()) <= {1, 2}
+    assert sum(counts.values()) <= 8 + 2  # at most the two that were at work are begun again
+    assert Store(store).find("toy_fragile", target.fingerprint) is not None
+    build_here([target], tmp_path / "other")
+    for path in (tmp_path / "other" / "artifacts" / "toy_fragile" / target.fingerprint).glob("0*.json"):
+        same = store / path.relative_to(tmp_path / "other")
+        assert same.read_bytes() == path.read_bytes()
+
+
+def test_training_leaves_off_at_a_checkpoint_on_sigterm(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv("TOY_LOG", str(log))
+    first = start("toy", seconds=0.2)
+    until(lambda: log.exists() and "add 2" in log.read_text())
+    first.terminate()
+    assert first.wait(20) != 0
+    done = log.read_text().count("add ")
+    assert done < 13
+    again = start("toy", seconds=0.2)
+    assert again.wait(60) == 0, again.communicate()[1]
+    assert json.loads(again.communicate()[0]) == {"toy_total/total": 146}
+    added = [line for line in log.read_text().splitlines() if line.startswith("add ")]
+    assert added[:done] + added[-(13 - done) :] == [f"add {i}" for i in range(13)]
+
+
+def test_a_step_that_works_in_our_own_process_is_interrupted(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, fate: Path
+) -> None:
+    process = start("busy", fate=str(fate))
+    until((fate / "busy").exists)
+    process.terminate()
+    assert process.wait(20) != 0
+    assert free(tmp_path / "store", busy(str(fate)).fingerprint)
+
+
+def test_a_run_that_waits_for_another_builder_can_be_ended(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, fate: Path
+) -> None:
+    store = Store(tmp_path / "store")
+    store.prepare()
+    target = toy.graph().input("squares").input("numbers")
+    with store.lock(target.fingerprint):
+        process = start("toy")
+        assert process.stderr is not None
+        assert "waiting for process" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(20) != 0
+    assert store.find("toy_numbers", target.fingerprint) is None
+
+
+def test_a_run_cancelled_from_the_server_stops_its_children(
+    start: Callable[..., subprocess.Popen[str]], prefect_server: dict[str, str], tmp_path: Path, fate: Path
+) -> None:
+    api, store, target = Api(prefect_server["PREFECT_API_URL"]), tmp_path / "store", fragile_graph(str(fate), count=60)
+    served = start("fragile", "serve", fate=str(fate), count=60)
+    deployment: dict[str, Any] = {}
+    until(lambda: bool(deployment.update(api.deployment("toy", tmp_path.name)) or deployment))
+    run = api.post(f"deployments/{deployment['id']}/create_flow_run")
+    until(lambda: committed(store, target.fingerprint) >= 1)
+    children = children_of(served.pid)
+    assert children
+    api.post(f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING"})
+    until(lambda: api.flow_run(run["id"])["state_type"] == "CANCELLED", 40)
+    until(lambda: gone(children), 10)
+    assert free(store, target.fingerprint)
+    assert committed(store, target.fingerprint) < 60
+    served.terminate()
