@@ -123,7 +123,10 @@ def _commit() -> dict[str, Any]:
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), *arguments], capture_output=True, text=True, timeout=10
+                ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments],
+                capture_output=True,
+                text=True,
+                timeout=10,
             )
         except (OSError, subprocess.TimeoutExpired):
             return None
