@@ -123,6 +123,17 @@ def test_attributes_are_taught_as_distributions(tmp_path: Path) -> None:
     assert task.loss(batch, task.model.train())["attributes"].item() == 0.0
 
 
+def test_images_without_boxes_are_background(tmp_path: Path) -> None:
+    files = {name: encoded(Image.new("RGB", (32, 32), "grey")) for name in ("00", "01", "02", "03", "04", "05")}
+    box = {"image_id": "02", "x1": 4, "y1": 4, "x2": 20, "y2": 20, "class": "circle", "attributes": ["red"]}
+    task = DetectionTask(collection(tmp_path, files, [box]), small_spec(), TRAINING, 0)
+    assert task.train.ids == ["02", "03"]
+    for items in ([(0, 0), (1, 0)], [(1, 0)]):
+        losses = task.loss(task.collate(items), task.model.train())
+        losses["loss"].backward()
+        assert all(torch.isfinite(value) for value in losses.values())
+
+
 def test_the_attribute_loss_is_weighted(images: Images) -> None:
     task = DetectionTask(images, small_spec(), TRAINING, 0)
     torch.manual_seed(0)

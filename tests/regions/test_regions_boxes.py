@@ -34,11 +34,12 @@ def reference(found: Candidates, rule: Adaptive | Fixed, nms: Nms) -> list[tuple
         best = max(range(len(row)), key=lambda c: (row[c], -c))
         pairs += [(-score, p, c) for c, score in enumerate(row) if nms.rule == "per_class" or c == best]
     pairs.sort()
+    flat, count = found.regressed.reshape(-1, 4), found.scores.shape[1]
+    overlaps = box_iou(flat, flat).tolist()
     kept: list[tuple[float, int, int]] = []
     for pair in pairs:
         rivals = [k for k in kept if nms.rule == "class_agnostic" or k[2] == pair[2]]
-        boxes = [found.regressed[p, c][None] for _, p, c in (pair, *rivals)]
-        if all(box_iou(boxes[0], other).item() <= nms.iou for other in boxes[1:]):
+        if all(overlaps[pair[1] * count + pair[2]][p * count + c] <= nms.iou for _, p, c in rivals):
             kept.append(pair)
     rest = [pair for pair in pairs if pair not in kept]
     if isinstance(rule, Fixed):

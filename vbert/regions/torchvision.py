@@ -139,24 +139,21 @@ class AttributeRoiHeads(RoIHeads):  # type: ignore[misc]
         targets: list[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
         proposals, matched, labels, regression = self.select_training_samples(proposals, targets)
-        features = self.box_head(self.box_roi_pool(maps, proposals, shapes))
-        logits, deltas = self.box_predictor(features)
-        classification, boxes = fastrcnn_loss(logits.float(), deltas.float(), labels, regression)
+        pooled = self.box_roi_pool(maps, proposals, shapes).flatten(1)
+        # Always as many rows: for each new size of a matrix product oneDNN compiles and keeps another kernel.
+        rows, count = len(pooled), len(targets) * self.fg_bg_sampler.batch_size_per_image
+        features = self.box_head(pad(pooled, (0, 0, 0, count - rows)))
+        logits, deltas = (each[:rows].float() for each in self.box_predictor(features))
+        classification, boxes = fastrcnn_loss(logits, deltas, labels, regression)
         losses = {"classes": classification, "boxes": boxes}
         if self.attributes is not None:
-            wanted = torch.cat(
-                [
-                    t["attributes"][m]
-                    if len(t["boxes"])
-                    else t["attributes"].new_zeros(len(m), self.attributes.out_features)
-                    for t, m in zip(targets, matched, strict=True)
-                ]
-            )
+            none = features.new_zeros(1, self.attributes.out_features, dtype=torch.float32)
+            known = [t["attributes"] if len(t["boxes"]) else none for t in targets]
+            wanted = torch.cat([each[m] for each, m in zip(known, matched, strict=True)])
             taught = (torch.cat(labels) > 0) & (wanted.sum(1) > 0)
-            scores = self.attributes(features).float()
-            losses["attributes"] = cross_entropy(scores[taught], wanted[taught], reduction="sum") / taught.sum().clamp(
-                min=1
-            )
+            scores = self.attributes(features)[:rows].float()
+            total = cross_entropy(scores[taught], wanted[taught], reduction="sum")
+            losses["attributes"] = total / taught.sum().clamp(min=1)
         return losses
 
 
