@@ -148,12 +148,12 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_gradients_of_attention_are_those_of_finite_differences(dropout: float) -> None:
     lengths = torch.tensor([3, 2, 3, 1])
-    layout = Layout.of(lengths, torch.device("cpu"))
+    layout = Layout(lengths, heads=2, device=torch.device("cpu"))
     qkv = torch.randn(9, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
     def repeatable(rows: torch.Tensor) -> torch.Tensor:
         torch.manual_seed(1)
-        return attend(rows, layout, heads=2, dropout=dropout)
+        return attend(rows, layout, dropout)
 
     assert torch.autograd.gradcheck(repeatable, qkv)
 
@@ -166,7 +166,7 @@ def test_attention_on_a_gpu_is_that_on_a_cpu(dtype: torch.dtype) -> None:
     results = []
     for device in ("cpu", "cuda"):
         qkv = rows.to(device).requires_grad_()
-        out = attend(qkv, Layout.of(lengths, torch.device(device)), heads=2, dropout=0.0)
+        out = attend(qkv, Layout(lengths, 2, torch.device(device)), dropout=0.0)
         out.float().square().sum().backward()
         results.append((out.detach().cpu().float(), qkv.grad.cpu().float()))
     tolerance = 1e-4 if dtype is torch.float32 else 0.05

@@ -117,8 +117,8 @@ class Embeddings(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(config.visual_input) if config.standardise else None)
         self.register_buffer("feature_std", torch.ones(config.visual_input) if config.standardise else None)
 
-    def forward(self, batch: Packed, order: Tensor) -> Tensor:
-        """Embedded tokens [T, H] in `order` (positions in cat(text, visual))."""
+    def forward(self, batch: Packed) -> Tensor:
+        """Embedded tokens [T, H] in packed order."""
         text = self.word(batch.text_ids) + self.position(batch.text_positions) + self.token_type(batch.text_types)
         visual = batch.visual
         if self.feature_mean is not None and self.feature_std is not None:
@@ -126,7 +126,7 @@ class Embeddings(nn.Module):
         regions = self.visual_projection(visual) + (
             self.visual_token_type(batch.visual_types) + self.visual_position.weight[0]
         )
-        tokens = torch.cat([text, regions.to(text.dtype)]).index_select(0, order)
+        tokens = torch.cat([text, regions.to(text.dtype)]).index_select(0, batch.order)
         return dropout(self.norm(tokens), self.dropout, self.training)
 
 
@@ -136,7 +136,6 @@ class Layer(nn.Module):
     def __init__(self, config: VisualBertConfig) -> None:
         super().__init__()
         size = config.hidden_size
-        self.heads = config.heads
         self.qkv = nn.Linear(size, 3 * size)
         self.out = nn.Linear(size, size)
         self.norm1 = nn.LayerNorm(size, eps=config.layer_norm_eps)
@@ -148,9 +147,9 @@ class Layer(nn.Module):
         self.attention_dropout = config.attention_dropout
 
     def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
-        """hidden: [T, H] in the order of `layout`. Returns the same shape."""
+        """hidden: [T, H]. Returns the same shape."""
         share = self.attention_dropout if self.training else 0.0
-        context = attend(self.qkv(hidden), layout, self.heads, share)
+        context = attend(self.qkv(hidden), layout, share)
         hidden = self.norm1(hidden + dropout(self.out(context), self.hidden_dropout, self.training))
         inner = activate(self.up(hidden), self.activation)
         return self.norm2(hidden + dropout(self.down(inner), self.hidden_dropout, self.training))  # type: ignore[no-any-return]
@@ -171,11 +170,11 @@ class VisualBert(nn.Module):
 
     def forward(self, batch: Packed) -> Tensor:
         """Hidden states of the last layer [T, H], tokens in the order of `batch`."""
-        layout = Layout.of(batch.lengths, batch.order.device)
-        hidden = self.embeddings(batch, layout.sorted(batch.order))
+        layout = Layout(batch.lengths, self.config.heads, batch.order.device)
+        hidden = self.embeddings(batch)
         for layer in self.layers:
             hidden = layer(hidden, layout)
-        return layout.restored(hidden)
+        return hidden  # type: ignore[no-any-return]
 
     def first(self, batch: Packed) -> Tensor:
         """int64 [B]: the row of each sequence's [CLS]."""
@@ -190,14 +189,14 @@ class VisualBert(nn.Module):
         """For inspection: (hidden states after the embeddings and each layer, each [T, H] in packed order;
         attention probabilities of each sequence, each [layers, heads, L, L]). Use in eval mode.
         """
-        layout = Layout.of(batch.lengths, batch.order.device)
-        hidden = self.embeddings(batch, layout.sorted(batch.order))
-        states, maps = [layout.restored(hidden)], []
+        layout = Layout(batch.lengths, self.config.heads, batch.order.device)
+        hidden = self.embeddings(batch)
+        states, maps = [hidden], []
         for layer in self.layers:
             assert isinstance(layer, Layer)
-            maps.append(attention_maps(layer.qkv(hidden), layout, layer.heads))
+            maps.append(attention_maps(layer.qkv(hidden), layout))
             hidden = layer(hidden, layout)
-            states.append(layout.restored(hidden))
+            states.append(hidden)
         return states, [torch.stack(layers) for layers in zip(*maps, strict=True)]
 
     @torch.no_grad()
