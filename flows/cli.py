@@ -212,9 +212,8 @@ def _range(units: str) -> range:
 @app.command
 def verify(*, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Read every byte of the store and name what is damaged. Example: `vbert verify --store /data/store`"""
-    from vbert.artifacts.upkeep import verify as check
-
     from flows.terminal import Terminal
+    from vbert.artifacts.upkeep import verify as check
 
     at = _store(store)
     with Terminal() as terminal:
@@ -246,9 +245,8 @@ def gc(
 
     Example: `vbert gc`, then `vbert gc --delete`
     """
-    from vbert.artifacts.upkeep import gc as collect
-
     from flows.terminal import size
+    from vbert.artifacts.upkeep import gc as collect
 
     swept = collect(_store(store), dry_run=not delete)
     if json_:

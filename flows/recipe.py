@@ -141,7 +141,9 @@ def machine_from(pairs: Sequence[str], base: Machine | None = None) -> Machine:
     """A `Machine` with the changes of `--machine`. Raises UserError with the nearest valid field."""
     changes = parse_changes(pairs, "--machine")
     if unknown := [key for key in changes if key not in Machine.model_fields]:
-        raise UserError(f"--machine {unknown[0]}: there is no such setting; {nearest(unknown[0], Machine.model_fields)}")
+        raise UserError(
+            f"--machine {unknown[0]}: there is no such setting; {nearest(unknown[0], Machine.model_fields)}"
+        )
     return load_yaml(as_yaml(base or Machine()), "--machine", Machine, changes)
 
 

@@ -150,6 +150,14 @@ def test_content_words_are_those_that_decide(world: World) -> None:
     assert words == {*SHAPES, *COLOURS, "yes", "no"}
 
 
+def test_answers_have_a_share_of_their_own(world: World) -> None:
+    pretraining = task(world, itm_target="off", answers=1.0, masked=0.0, content=0.0)
+    for i in range(pretraining.size()):
+        _, sample = pretraining._training_sample(i, 0)
+        question = "c" not in pretraining.train[0].ids[i]
+        assert sample.at == ([len(sample.text.ids) - 2] if question else [])
+
+
 def test_samples_depend_on_seed_epoch_and_example_alone(world: World) -> None:
     one, two = task(world), task(world)
     forth = one.collate([(5, 0), (9, 1)])

@@ -56,7 +56,7 @@ def test_seeds_are_recorded_ones() -> None:
 def test_masking_shares() -> None:
     ids = [ENCODER.cls, *[5, 6, 7, 8] * 2000, ENCODER.sep]
     words = [-1, *[0, 1, 1, 2] * 2000, -1]
-    masked = mask(ids, words, ENCODER, generator(0), share=0.15)
+    masked = mask(ids, words, ENCODER, generator(0), [0.15] * len(ids))
     assert len(masked.at) / 8000 == pytest.approx(0.15, abs=0.02)
     kinds = [
         ("mask" if masked.ids[i] == ENCODER.mask else "same" if masked.ids[i] == ids[i] else "other") for i in masked.at
@@ -71,7 +71,7 @@ def test_masking_shares() -> None:
 @given(st.integers(0, 10_000), st.booleans())
 def test_special_tokens_are_neither_hidden_nor_drawn(seed: int, whole: bool) -> None:
     text = sentence(ENCODER, ["cats sleep?", "a cat"], 20)
-    masked = mask(text.ids, text.words, ENCODER, generator(seed), share=0.9, whole_word=whole)
+    masked = mask(text.ids, text.words, ENCODER, generator(seed), [0.9] * len(text.ids), whole)
     special = [i for i, piece in enumerate(text.ids) if piece in ENCODER.special]
     assert not set(special) & set(masked.at)
     assert [masked.ids[i] for i in special] == [text.ids[i] for i in special]
@@ -82,14 +82,14 @@ def test_special_tokens_are_neither_hidden_nor_drawn(seed: int, whole: bool) -> 
 @given(st.integers(0, 10_000))
 def test_whole_words_are_hidden_together(seed: int) -> None:
     text = sentence(ENCODER, ["cats sleep cats"], 20)
-    hidden = set(mask(text.ids, text.words, ENCODER, generator(seed), share=0.4, whole_word=True).at)
+    hidden = set(mask(text.ids, text.words, ENCODER, generator(seed), [0.4] * len(text.ids), True).at)
     for word in {w for w in text.words if w >= 0}:
         assert len({i in hidden for i, w in enumerate(text.words) if w == word}) == 1
 
 
-def test_content_words_have_a_share_of_their_own() -> None:
+def test_each_piece_has_a_share_of_its_own() -> None:
     ids = [5, 6] * 5000
-    masked = mask(ids, [0, 1] * 5000, ENCODER, generator(0), share=0.1, content={6}, content_share=0.5)
+    masked = mask(ids, [0, 1] * 5000, ENCODER, generator(0), [0.1, 0.5] * 5000)
     content = sum(ids[i] == 6 for i in masked.at)
     assert content / 5000 == pytest.approx(0.5, abs=0.03)
     assert (len(masked.at) - content) / 5000 == pytest.approx(0.1, abs=0.02)
@@ -99,7 +99,7 @@ def test_chinese_is_masked_by_character() -> None:
     text = sentence(ENCODER, ["这是一只猫。"], 20)
     assert len(text.ids) == 8
     assert ENCODER.unk not in text.ids
-    masked = mask(text.ids, text.words, ENCODER, generator(3), share=0.6)
+    masked = mask(text.ids, text.words, ENCODER, generator(3), [0.6] * 8)
     assert masked.at
     assert all(0 < i < 7 for i in masked.at)
 

@@ -37,11 +37,11 @@ class PretrainSettings(Schedule):
     """What pre-training does. `mlm` and `itm` are the weights of the two losses.
 
     matched: kinds whose texts are matched with images; the others are only masked (questions with their answers, as the
-    original's pre-training on VQA). captions: texts a sequence; with 2 the first is true and the second is the one that may not be (the original).
-    itm_target: mismatch (the text may be wrong), task_label (a true/false label of the examples: the original's task
-    pre-training for NLVR2 and VCR), off. itm_rows: masked, where both losses come from one pass over masked texts
-    (the original); unmasked, where a share `itm_share` of the samples is matched without masks and the others are
-    masked and true.
+    original's pre-training on VQA). captions: texts a sequence; with 2 the first is true and the second is the one
+    that may not be (the original). itm_target: mismatch (the text may be wrong), task_label (a true/false label of the
+    examples: the original's task pre-training for NLVR2 and VCR), off. itm_rows: masked, where both losses come from
+    one pass over masked texts (the original); unmasked, where a share `itm_share` of the samples is matched without
+    masks and the others are masked and true.
     """
 
     mlm: float = Field(1.0, ge=0)
@@ -49,7 +49,8 @@ class PretrainSettings(Schedule):
     kinds: tuple[Kind, ...] = Field(("caption", "question"), min_length=1, description="of examples")
     matched: tuple[Kind, ...] = ("caption",)
     masked: float = Field(0.15, ge=0, lt=1, description="share of word pieces hidden")
-    content: float | None = Field(None, ge=0, lt=1, description="that of words which decide what is true; None: alike")
+    content: float | None = Field(None, ge=0, le=1, description="that of words which decide what is true; None: alike")
+    answers: float | None = Field(None, ge=0, le=1, description="that of answers behind their question; None: alike")
     whole_word: bool = False
     captions: Literal[1, 2] = 1
     itm_target: Literal["mismatch", "task_label", "off"] = "mismatch"
@@ -108,13 +109,17 @@ class Corpus:
 
     def true_text(self, i: int, rng: np.random.Generator) -> str:
         """The text; of a question with one of its answers, drawn by score."""
+        answer = self.answer(i, rng)
+        return f"{self.texts[i]} {answer}" if answer else self.texts[i]
+
+    def answer(self, i: int, rng: np.random.Generator) -> str:
         answers = self.answers[i].as_py()
         if not answers:
-            return self.texts[i]
+            return ""
         scores = [float(a["score"]) for a in answers]
         total = sum(scores)
         shares = [s / total for s in scores] if total else None
-        return f"{self.texts[i]} {answers[int(rng.choice(len(answers), p=shares))]['answer']}"
+        return str(answers[int(rng.choice(len(answers), p=shares))]["answer"])
 
     def wrong_text(self, i: int, rng: np.random.Generator) -> str:
         """With probability `altered` a false variant of the text (a question with an answer that others give to it),
@@ -227,18 +232,19 @@ class Pretraining:
         at: list[int] = []
         true: list[int] = []
         if settings.itm_rows == "masked" or not matched:
-            hidden = mask(
-                text.ids,
-                text.words,
-                encoder,
-                rng,
-                share=settings.masked,
-                whole_word=settings.whole_word,
-                content=self.content,
-                content_share=settings.masked if settings.content is None else settings.content,
-            )
+            hidden = mask(text.ids, text.words, encoder, rng, self._shares(corpus, i, texts, text), settings.whole_word)
             text.ids, at, true = hidden.ids, hidden.at, hidden.true
         return corpus, Sample(text, at, true, corpus.images[i], match)
+
+    def _shares(self, corpus: Corpus, i: int, texts: Sequence[str], text: Text) -> list[float]:
+        """The probability of each piece of `text` (made of `texts`) to be hidden."""
+        settings = self.settings
+        content = settings.masked if settings.content is None else settings.content
+        shares = [content if piece in self.content else settings.masked for piece in text.ids]
+        if settings.answers is not None and corpus.answers[i].is_valid and len(texts) == 1:
+            pieces = len(self.encoder(texts[0]).ids) - len(self.encoder(corpus.texts[i]).ids)
+            shares[-1 - pieces : -1] = [settings.answers] * pieces
+        return shares
 
     def _texts(self, corpus: Corpus, i: int, matched: bool, rng: np.random.Generator) -> tuple[int, list[str]]:
         """(what the matching head should say, -1 if nothing, and the texts of the sequence)."""

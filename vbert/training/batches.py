@@ -148,32 +148,24 @@ def mask(
     words: Sequence[int],
     encoder: Encoder,
     rng: np.random.Generator,
-    *,
-    share: float = 0.15,
+    shares: Sequence[float],
     whole_word: bool = False,
-    content: Collection[int] = (),
-    content_share: float = 0.15,
 ) -> Masked:
-    """BERT's masking: each piece is hidden with probability `share`; of the hidden 80 % become [MASK], 10 % a random
+    """BERT's masking: piece i is hidden with probability `shares[i]`; of the hidden 80 % become [MASK], 10 % a random
     piece, 10 % stay (Devlin et al. 2019). Special tokens are neither hidden nor drawn.
 
     words: for each piece the word it belongs to, -1 for special tokens. whole_word: the pieces of a word are hidden
-    together. content: ids of pieces hidden with `content_share` instead.
+    together, with the largest of their shares.
     """
-    count = len(ids)
-    draws = rng.random((3, count))
-    shares = np.array([content_share if piece in content else share for piece in ids])
+    draws = rng.random((3, len(ids)))
+    hide = np.array(shares)
     if whole_word:
-        first = np.arange(count)
-        for i in range(1, count):
-            if words[i] == words[i - 1] and words[i] >= 0:
-                first[i] = first[i - 1]
-        shares = np.maximum.reduceat(shares, np.unique(first))[np.unique(first, return_inverse=True)[1]]
-        hidden = draws[0][first] < shares
-    else:
-        hidden = draws[0] < shares
+        first = [i for i in range(len(ids)) if not i or words[i] < 0 or words[i] != words[i - 1]]
+        sizes = np.diff([*first, len(ids)])
+        hide = np.repeat(np.maximum.reduceat(hide, first), sizes)
+        draws[0] = np.repeat(draws[0][first], sizes)
     out, at = list(ids), []
-    for i in np.flatnonzero(hidden).tolist():
+    for i in np.flatnonzero(draws[0] < hide).tolist():
         if ids[i] in encoder.special:
             continue
         at.append(i)
