@@ -21,7 +21,7 @@ from vbert.artifacts import durable
 from vbert.artifacts.graph import walk
 
 VBERT = [sys.executable, "-m", "flows.cli"]
-AGAIN = ("pretrain", "finetune", "evaluate", "report")
+AGAIN = ("finetune", "evaluate", "report")
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_schedule_runs_the_pipeline_twice_the_second_all_cached(
         )
     try:
         runs: list[dict[str, Any]] = []
-        end = time.monotonic() + 90
+        end = time.monotonic() + 240  # about 35 on a quiet machine
         while len(runs) < 2 and time.monotonic() < end:
             time.sleep(0.5)
             deployment = api.deployment("pipeline", "tiny")
