@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from training_world import MODEL, World, job, make_world
@@ -18,7 +19,7 @@ from vbert.artifacts.settings import Numerics
 from vbert.metrics.evaluation import Evaluation
 from vbert.model.trained import Model
 from vbert.model.vocabulary import SPECIAL, Encoder, TextRules
-from vbert.objectives import EvaluateSettings, load, objective, vqa
+from vbert.objectives import OBJECTIVES, DownstreamEntry, EvaluateSettings, Objective, load, objective, vqa
 from vbert.objectives.vqa import VqaSettings
 from vbert.regions.shards import Shards
 from vbert.training.downstream import run_finetune, run_predict, run_score
@@ -206,6 +207,19 @@ def test_predictions_go_on_where_they_stopped(
             Numerics(),
         )  # fmt: skip
     assert evaluate(tmp_path / "c", world, trained).file("predictions.jsonl").read_bytes() == whole
+
+
+def test_every_objective_is_reached_by_its_name() -> None:
+    """The registry, the settings' `objective` and the module are one thing."""
+    for name, (settings, _) in OBJECTIVES.items():
+        assert settings.model_fields["objective"].default == name
+        module = load(name)
+        assert all(hasattr(module, part) for part in vars(Objective) if not part.startswith("_"))
+        assert module.KINDS
+    entry = TypeAdapter(DownstreamEntry).validate_python(
+        {"objective": "vqa", "data": "x", "steps": 1, "learning_rate": 1}
+    )
+    assert isinstance(entry, VqaSettings)
 
 
 def test_names_are_checked() -> None:

@@ -1,10 +1,12 @@
-"""Downstream tasks. A further one is a file here that offers what `Objective` says, and its line in OBJECTIVES."""
+"""Downstream tasks. A further one is a module here that offers what `Objective` says, and its line in OBJECTIVES."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union, cast
+
+from pydantic import Field
 
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Plugin
@@ -19,11 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DownstreamEntry", "DownstreamSettings", "EvaluateSettings", "Objective", "load", "objective"]
 
-# name → (module, version); the version is raised by hand when the objective starts to make something else.
-OBJECTIVES = {"vqa": ("vbert.objectives.vqa", 1)}
+# name → (settings of its entry in a recipe, version); the version is raised by hand when the objective starts to make
+# something else. The module that defines the settings is the objective.
+OBJECTIVES: dict[str, tuple[type[DownstreamSettings], int]] = {"vqa": (VqaSettings, 1)}
 
-# A recipe's entry under `downstream`: the union of all objectives' settings, told apart by `objective`.
-DownstreamEntry = VqaSettings
+if TYPE_CHECKING:
+    DownstreamEntry = DownstreamSettings
+else:  # a recipe's entry under `downstream`: any objective's settings, told apart by their field `objective`
+    DownstreamEntry = Union[tuple(settings for settings, _ in OBJECTIVES.values())]  # noqa: UP007
+    if len(OBJECTIVES) > 1:
+        DownstreamEntry = Annotated[DownstreamEntry, Field(discriminator="objective")]
 
 Row = dict[str, Any]  # an example, by the columns of EXAMPLES_SCHEMA
 Head = dict[str, Any]  # head.json of the trained model
@@ -75,4 +82,4 @@ def objective(name: str) -> Plugin:
 def load(name: str) -> Objective:
     """The objective `name`."""
     objective(name)
-    return cast(Objective, import_module(OBJECTIVES[name][0]))
+    return cast(Objective, import_module(OBJECTIVES[name][0].__module__))

@@ -23,6 +23,7 @@ class DownstreamSettings(Schedule):
     select: which model is kept. steps: 0 leaves the start as it is.
     """
 
+    objective: str
     data: Annotated[str, Wiring]
     start: Annotated[str, Wiring] = Field("pretrained", description="pretrained, none, or a name in data_specs/models")
     evaluate: Annotated[EvaluateSettings, Wiring] = EvaluateSettings()  # read by the stage `evaluate` alone
