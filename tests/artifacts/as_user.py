@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from artifacts.memory import in_memory
+
 GROUP = 54400  # numbers without names: nothing needs to be added to the system
 
 IN_ITS_OWN_MOUNTS = """
@@ -65,7 +67,7 @@ def _closed() -> str | None:
 @contextmanager
 def shared_directory() -> Iterator[Path]:
     """A directory of the group, reachable for all (pytest's own are its user's alone)."""
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(dir=in_memory()) as name:
         path = Path(name)
         path.chmod(0o755)
         (path / "data").mkdir()

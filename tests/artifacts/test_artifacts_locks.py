@@ -56,7 +56,7 @@ def builder(root: Path, target: str, locked: str = "locked", **environment: str)
 
 
 def lines(process: subprocess.Popen[str]) -> list[str]:
-    said, wrong = process.communicate(timeout=60)
+    said, wrong = process.communicate(timeout=200)
     assert process.returncode == 0, wrong
     return said.splitlines()
 
@@ -100,7 +100,7 @@ def test_a_killed_holder_frees_the_lock_at_once(tmp_path: Path) -> None:
     first.wait()
     began = time.monotonic()
     with store.lock(mark):
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 10  # at once, on a busy machine too; the builder would have taken a minute
     assert owner.dead()
 
 
@@ -260,7 +260,7 @@ assert swept.kept == 0 and swept.items, swept
     assert left == [root / "store.json"]
 
 
-def _until(condition: object, seconds: float = 20) -> None:
+def _until(condition: object, seconds: float = 100) -> None:
     assert callable(condition)
     end = time.monotonic() + seconds
     while not condition():

@@ -63,6 +63,13 @@ def square_of(directory: Path, n: int) -> Figures:
     return square(Slow(), Path("/dev/null"), directory, n)
 
 
+@stage("toy_bulk", makes=Artifact, version=1)
+def bulk(build: Build, files: int, megabytes: int) -> Figures:
+    for n in range(files):
+        (build.directory / f"{n}.bin").write_bytes(bytes([n]) * (megabytes << 20))
+    return {}
+
+
 class Nested(Artifact):
     def read(self) -> dict[str, int]:
         return {name.split("/")[1]: json.loads(self.file(name).read_text()) for name in self.names() if "/" in name}

@@ -131,15 +131,22 @@ def rename(source: Path, target: Path) -> None:
         sync_directory(source.parent)
 
 
+_settled: set[tuple[Path, int]] = set()  # (directory, inode) whose name is known to last
+
+
 def settle(path: Path, root: Path) -> None:
     """Make the name of `path` last, and those of the directories above it up to `root`, which lasts already.
 
     Whoever acknowledges does it, not only who made them: a maker may have been killed before its sync.
     """
-    for above in path.parents:
-        sync_directory(above)
-        if above == root:
+    sync_directory(path.parent)
+    for directory in path.parents:
+        if directory == root:
             return
+        known = directory, directory.stat().st_ino
+        if known not in _settled:
+            sync_directory(directory.parent)
+            _settled.add(known)
 
 
 def settle_root(root: Path) -> None:

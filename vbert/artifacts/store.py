@@ -238,9 +238,9 @@ class Store:
         with self.lock(damage.fingerprint):
             if not self._still(damage):
                 return None
-            durable.make_directories(target.parent, sync=False)
+            durable.make_directories(target.parent)
             durable.move(self.directory(damage.stage, damage.fingerprint), target)
-            durable.settle(target, self.root)
+            durable.sync_directory(target.parent)
             durable.acknowledge(target)
         return target
 

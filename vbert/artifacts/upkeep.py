@@ -186,6 +186,7 @@ class _Sweeping:
                 self.notes.append(f"run {run_id} did not finish, and what it made can't be told: all artifacts stay")
                 return EVERYTHING
         needed: set[str] = set()
+        aliased: set[str] = set()
         while roots:
             mark = roots.pop()
             if mark in needed:
@@ -193,11 +194,12 @@ class _Sweeping:
             needed.add(mark)
             found = manifests.get(mark)
             if found is not None:
-                roots |= set(found.step.get("steps", {})) | ({found.alias_of} if found.alias_of else set())
+                roots |= set(found.step.get("steps", {}))
+                aliased |= {found.alias_of} if found.alias_of else set()
             for path in (self.store.root / "unfinished").glob(f"*/{mark}/step.json"):
                 with suppress(OSError, ValueError, KeyError):
                     roots |= set(json.loads(path.read_text())["steps"])
-        return needed
+        return needed | aliased  # an alias's target by itself: its own inputs are those of other arguments
 
     def _manifest(self, path: Path) -> Manifest | None:
         if self._read.get(path) is None:  # what is published never changes

@@ -56,7 +56,9 @@ def lineage(store: Store, fingerprint: str) -> list[str]:
         how = f"{len(found)} artifacts begin with" if found else "no artifact begins with"
         raise UserError(f"{how} {fingerprint!r} in {store.root}; `vbert status RECIPE` lists them")
     lines = []
-    for mark, step in found[0].step["steps"].items():
+    steps = found[0].step["steps"]
+    for mark in _inputs_first(steps, found[0].step["build"]):
+        step = steps[mark]
         title = f"{step['stage']}[{step['label']}]" if step.get("label") else step["stage"]
         manifest = manifest_of(store.directory(step["stage"], mark))
         if manifest is None:
@@ -70,6 +72,19 @@ def lineage(store: Store, fingerprint: str) -> list[str]:
             f"{title} {mark[:8]} version {step['version']}, {state}" + (f" ← {' '.join(inputs)}" * bool(inputs))
         )
     return lines
+
+
+def _inputs_first(steps: dict[str, Any], target: str) -> list[str]:
+    order: dict[str, None] = {}
+
+    def visit(mark: str) -> None:
+        if mark not in order:
+            for held in _artifacts(steps[mark]["arguments"]):
+                visit(held)
+            order[mark] = None
+
+    visit(target)
+    return list(order)
 
 
 @dataclass(frozen=True)
