@@ -97,14 +97,30 @@ def test_the_command_runs_on_the_server_and_finds_everything(prefect_server: dic
     assert "Traceback" not in done.stderr
 
 
+def test_without_a_server_the_command_brings_its_own(store: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*VBERT, "run", TINY, "--store", str(store), "--prefect", "--json"],
+        env=_no_server(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "starting a Prefect server" in done.stderr
+    assert {stage["status"] for stage in json.loads(done.stdout.splitlines()[-1])["stages"]} == {"cached"}
+
+
 def test_a_schedule_without_a_server_says_how_to_start_one(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     done = subprocess.run(
         [*VBERT, "schedule", TINY, "--store", str(tmp_path), "--every", "1d"],
-        env=environment | {"PREFECT_HOME": str(tmp_path / "home")},
+        env=_no_server(tmp_path),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2
     assert "`prefect server start`" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def _no_server(tmp_path: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return kept | {"PREFECT_HOME": str(tmp_path / "home")}
