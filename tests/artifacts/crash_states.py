@@ -54,12 +54,12 @@ class Log:
 
 
 def call_site() -> str:
-    """`store.py:publish:190 > durable.py:rename:120`: the line that asked, and those inside durable that led here."""
+    """`store.py:publish:190 > durable.py:rename:120`: the line that asked, and those of helpers that led here."""
     frame, trail = sys._getframe(2), []
     while frame is not None:
         file = Path(frame.f_code.co_filename)
         here = f"{file.name}:{frame.f_code.co_name}:{frame.f_lineno}"
-        if file.name != "durable.py":
+        if file.name != "durable.py" and frame.f_code.co_name != "gathered":
             return " > ".join([here, *reversed(trail)])
         if frame.f_code.co_name != "_log" and here not in trail:  # recursion counts once
             trail.append(here)

@@ -158,7 +158,7 @@ def test_a_failed_sync_is_no_lost_race(tmp_path: Path, monkeypatch: pytest.Monke
     engine = Engine(store)
     with Log() as log, engine.building(target) as build:
         (build.directory / "numbers.json").write_text("[0, 1]")
-        with pytest.raises(OSError, match="Input/output error"):
+        with pytest.raises(BuildError, match=r"failed to confirm .*Input/output error"):
             store.publish(build.directory, engine._record(target, {}, 0.0, ""), {})
     assert not any(op.name == "acknowledge" and "artifacts" in op.paths[0].parts for op in log.ops)
 

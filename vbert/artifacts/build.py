@@ -27,7 +27,7 @@ from vbert.artifacts.manifest import FileEntry, environment
 from vbert.artifacts.owner import Owner
 from vbert.artifacts.settings import Settings
 from vbert.artifacts.stage import Figures
-from vbert.artifacts.store import Store
+from vbert.artifacts.store import Store, gathered
 
 __all__ = ["Build", "Figures", "Job", "Machine", "Stopped", "StoreBuild", "Work", "run_works"]
 
@@ -126,11 +126,7 @@ def make_unit(unfinished: Path, key: str, make: Callable[[Path, Any], Figures], 
     try:
         began = time.monotonic()
         figures = make(making, argument)
-        entries = []
-        for path in sorted(p for p in making.rglob("*") if p.is_file()):
-            durable.sync_file(path)
-            name = path.relative_to(making).as_posix()
-            entries.append(FileEntry(name=name, size=path.stat().st_size, sha256=durable.sha256_file(path)))
+        entries = gathered(making, f"unit {key}", RECORD, {})
         record = {
             "key": key,
             "files": [entry.model_dump() for entry in entries],

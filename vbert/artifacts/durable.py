@@ -112,7 +112,11 @@ def sync_directory(path: Path) -> None:
 
 def sync_tree(root: Path) -> None:
     """Every directory of a tree, bottom-up, open to the group whatever the umask of who made it."""
-    for directory, _, _ in os.walk(root, topdown=False):
+
+    def failed(error: OSError) -> None:
+        raise error  # os.walk would pass over what can't be listed
+
+    for directory, _, _ in os.walk(root, topdown=False, onerror=failed):
         open_mode(Path(directory), SHARED_DIRECTORY)
         sync_directory(Path(directory))
 

@@ -19,7 +19,7 @@ from vbert.artifacts.build import Machine, Runner, StoreBuild, UnitsMade, attemp
 from vbert.artifacts.errors import BuildError, Damaged, UserError, nearest
 from vbert.artifacts.manifest import Manifest, environment
 from vbert.artifacts.stage import steps_as_json
-from vbert.artifacts.store import Store
+from vbert.artifacts.store import Store, Unconfirmed
 
 Status = Literal["present", "unfinished", "missing", "unneeded"]
 
@@ -203,6 +203,8 @@ class Engine:
             self.events.started(artifact)
             try:
                 published = self._build(bound, resolved)
+            except Unconfirmed:
+                raise
             except Exception as error:
                 # Where locks don't hold, another builder may have published and cleared away the units read here.
                 if (found := self.store.find(stage, mark)) is None:

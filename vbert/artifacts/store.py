@@ -16,7 +16,7 @@ import os
 import stat
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -187,20 +187,7 @@ class Store:
         `hashed` are the files whose bytes are synced and hashed already (linked from units). Returns the manifest of
         whoever won. Raises Damaged where the one that stands there is not whole.
         """
-        entries = []
-        for path in sorted(directory.rglob("*")):
-            name = path.relative_to(directory).as_posix()
-            mode = path.lstat().st_mode
-            if stat.S_ISDIR(mode):
-                continue
-            if not stat.S_ISREG(mode) or name == manifest.NAME:
-                what = "a file" if stat.S_ISREG(mode) else "something that is no file"
-                raise BuildError(f"{record.stage} left {what} called {name!r}: artifacts hold files of other names")
-            entry = hashed.get(name)
-            if entry is None:
-                durable.sync_file(path)
-                entry = FileEntry(name=name, size=path.stat().st_size, sha256=durable.sha256_file(path))
-            entries.append(entry)
+        entries = gathered(directory, record.stage, manifest.NAME, hashed)
         whole = record.model_copy(update={"files": entries, "content": content_digest(entries)})
         durable.write_file(directory / manifest.NAME, whole.dumps())
         durable.sync_tree(directory)
@@ -216,8 +203,13 @@ class Store:
                 raise
             self.abandon(directory)
             whole = standing
-        durable.settle(target, self.root)
-        durable.sync_directory(directory.parent)  # its old name is gone too: a sweep of leftovers must not find it
+        try:
+            durable.settle(target, self.root)
+            durable.sync_directory(directory.parent)  # its old name is gone too: a sweep of leftovers must not find it
+        except OSError as error:
+            raise Unconfirmed(
+                f"{target} is whole, but the disk failed to confirm that it lasts ({error.strerror}): look at the disk"
+            ) from error
         directory.with_name(directory.name + ".owner").unlink(missing_ok=True)
         durable.acknowledge(target)
         return whole
@@ -316,6 +308,36 @@ class Store:
         while not at.exists():
             at = at.parent
         return not os.access(at, os.W_OK)
+
+
+class Unconfirmed(BuildError):
+    """Published, and a sync failed after it. A second try would be told that all is well (the kernel forgets)."""
+
+
+def gathered(directory: Path, maker: str, record: str, known: Mapping[str, FileEntry]) -> list[FileEntry]:
+    """Every file below `directory`, synced and hashed (those `known` are already), sorted by name.
+
+    Raises BuildError for what is no file, or has the name `record` that its maker keeps for itself.
+    """
+
+    def failed(error: OSError) -> None:
+        raise error  # os.walk would pass over what can't be listed
+
+    entries = []
+    for folder, folders, names in os.walk(directory, onerror=failed):
+        for path in (Path(folder) / name for name in [*folders, *names]):
+            name, mode = path.relative_to(directory).as_posix(), path.lstat().st_mode
+            if stat.S_ISDIR(mode):
+                continue
+            if not stat.S_ISREG(mode) or name == record:
+                what = "a file" if stat.S_ISREG(mode) else "something that is no file"
+                raise BuildError(f"{maker} left {what} called {name!r}: artifacts hold files of other names")
+            entry = known.get(name)
+            if entry is None:
+                durable.sync_file(path)
+                entry = FileEntry(name=name, size=path.stat().st_size, sha256=durable.sha256_file(path))
+            entries.append(entry)
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def default_root() -> str:
