@@ -183,7 +183,7 @@ def terminate_all() -> None:
 def rank_environment(rank: int, world: int, port: int) -> dict[str, str]:
     """What torch.distributed reads (its `env://` rendezvous); empty for one process."""
     if world == 1:
-        return dict.fromkeys(RANK_VARIABLES, "")
+        return {}
     return {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -259,10 +259,9 @@ def _serve(connection: Connection) -> bool:
     _working.set()
     try:
         function, arguments, env = pickle.loads(message)
-        for name, value in env.items():  # an empty one is taken away
+        for name in RANK_VARIABLES:  # of the call before
             os.environ.pop(name, None)
-            if value:
-                os.environ[name] = value
+        os.environ.update(env)
         answer = pickle.dumps(("done", function(*arguments)))
     except BaseException as error:
         answer = _failure(error)
