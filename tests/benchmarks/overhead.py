@@ -37,7 +37,7 @@ def vbert(recipe: str, store: Path, how: str, environment: dict[str, str]) -> fl
     done = subprocess.run(command, cwd=CHECKOUT, env=BARE | environment, capture_output=True, text=True)
     seconds = time.monotonic() - began
     if done.returncode:
-        raise SystemExit(done.stderr)
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}\n{done.stderr}")
     json.loads(done.stdout.splitlines()[-1])
     return seconds
 
