@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,11 @@ def test_what_was_made_of_the_same_content_is_adopted(api: Api, tmp_path: Path) 
     assert "has the content of" in total["state"]["message"]
 
 
+def is_unit(name: str) -> bool:
+    """A unit's task run is named by its key, a step's by six hex digits, which may begin with 0 too."""
+    return re.fullmatch(r"toy_fragile\[one\] 0\d{3}(…\d{4})?", name) is not None
+
+
 def test_a_failed_unit_fails_its_step_and_only_missing_units_are_made_again(
     api: Api, tmp_path: Path, fate: Path
 ) -> None:
@@ -123,7 +129,7 @@ def test_a_failed_unit_fails_its_step_and_only_missing_units_are_made_again(
     assert begun["3"] == 2  # retried once, as the stage says
     finished = len(begun) - 1
     tasks = api.tasks(flow_run, 2 + finished + 1)
-    by_state = Counter(task["state_name"] for name, task in tasks.items() if name.startswith("toy_fragile[one] 0"))
+    by_state = Counter(task["state_name"] for name, task in tasks.items() if is_unit(name))
     assert by_state == {"Completed": finished, "Failed": 1}  # none of them RolledBack
     assert tasks["toy_fragile[one] 0003"]["run_count"] == 2
 
@@ -147,7 +153,7 @@ def test_many_units_share_a_task_run(api: Api, tmp_path: Path, fate: Path, monke
     monkeypatch.setattr(prefect_tasks, "MOST_UNITS", 3)
     flow_run, state, _ = run(tmp_path / "store", "fragile", fate=str(fate), count=7)
     assert state.is_completed()
-    units = {name for name in api.tasks(flow_run, 2 + 3) if name.startswith("toy_fragile[one] 0")}
+    units = {name for name in api.tasks(flow_run, 2 + 3) if is_unit(name)}
     assert units == {"toy_fragile[one] 0000…0002", "toy_fragile[one] 0003…0005", "toy_fragile[one] 0006"}
 
 

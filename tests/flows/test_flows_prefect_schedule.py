@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
 from prefect_api import Api
 
 from flows.graph import graph
@@ -20,6 +19,7 @@ from flows.recipe import resolve
 from vbert.artifacts import durable
 from vbert.artifacts.graph import walk
 
+TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 VBERT = [sys.executable, "-m", "flows.cli"]
 AGAIN = ("finetune", "evaluate", "report")
 
