@@ -84,6 +84,7 @@ def main() -> None:
         settings={
             "recipe": given.recipe,
             "rounds": given.rounds,
+            "seconds": {who: [round(s, 1) for s in seconds] for who, seconds in taken.items()},
             "overhead_seconds": round(median(extra), 2),
             "overhead_percent": round(100 * median(e / p for e, p in zip(extra, taken["peer"], strict=True)), 1),
             "finished_run_seconds": {name: round(median(seconds), 2) for name, seconds in again.items()},
