@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from artifacts import as_user, toy
 
-from vbert.artifacts.build import attempt_directory
+from vbert.artifacts.build import attempt_directory, make_unit
 from vbert.artifacts.graph import walk
 from vbert.artifacts.owner import Owner
 from vbert.artifacts.store import Store
@@ -140,6 +140,25 @@ def test_without_locks_there_is_still_one_whole_truth(tmp_path: Path, round_: in
     assert list((tmp_path / "damaged").iterdir()) == []
     gc(store, keep_roots=[toy.graph(4, seconds=round_ / 100).fingerprint], dry_run=False)
     assert list((tmp_path / "unfinished").glob("*/*")) == []
+
+
+def test_the_first_commit_of_a_unit_stands(tmp_path: Path) -> None:
+    """Another worker commits the same unit while this one makes it: its files and figures are the unit's."""
+    unfinished = tmp_path / "unfinished" / "stage" / "mark"
+
+    def first(directory: Path, n: int) -> dict[str, int]:
+        (directory / "file").write_text("first")
+        return {"n": 1}
+
+    def second(directory: Path, n: int) -> dict[str, int]:
+        assert make_unit(unfinished, "key", first, n) == {"n": 1}
+        (directory / "file").write_text("second")
+        return {"n": 2}
+
+    assert make_unit(unfinished, "key", second, 0) == {"n": 1}
+    assert (unfinished / "units" / "key" / "file").read_text() == "first"
+    assert list((unfinished / "making").iterdir()) == []
+    assert make_unit(unfinished, "key", second, 0) == {"n": 1}  # nothing is made: it is there
 
 
 def test_attempts_never_share_a_scratch_directory(tmp_path: Path) -> None:
