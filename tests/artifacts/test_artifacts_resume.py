@@ -106,7 +106,7 @@ def test_killed_at_random_moments(
 def test_a_committed_unit_is_never_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed with some units committed: the rest is made, and only the rest."""
     store, log, again = tmp_path / "store", tmp_path / "log", tmp_path / "again"
-    process = command(store, log, seconds=2)
+    process = command(store, log, seconds=1)
     units = store / "unfinished" / "toy_squares"
     while len(list(units.glob("*/units/*"))) < 2:  # two more are being made
         time.sleep(0.002)
@@ -114,7 +114,7 @@ def test_a_committed_unit_is_never_made_again(tmp_path: Path, monkeypatch: pytes
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     have = {int(path.name) for path in units.glob("*/units/*")}
-    target = next(a for a in walk(toy.graph(COUNT, seconds=2)) if (units / a.fingerprint).exists())
+    target = next(a for a in walk(toy.graph(COUNT, seconds=1)) if (units / a.fingerprint).exists())
     monkeypatch.setenv("TOY_LOG", str(again))
     made = build_here([target], store)[0]
     missing = set(range(COUNT)) - have
