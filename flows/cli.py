@@ -289,7 +289,7 @@ def schedule(
     if (cron is None) == (every is None):
         raise UserError("give one of --cron and --every")
     resolved = _recipe(recipe, changes)
-    from flows.on_prefect import schedule as serve
+    from flows.on_prefect.schedule import schedule as serve
 
     serve(recipe, parse_changes(changes, "--set"), str(_store(store).root), machine_of(resolved, machine), cron, every)
 

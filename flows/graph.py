@@ -28,7 +28,7 @@ from vbert.artifacts.settings import Settings
 from vbert.data.examples import Examples
 from vbert.data.images import Images
 from vbert.data.raw import Raw
-from vbert.data.shapes import ShapesSettings
+from vbert.data.shapes.scenes import ShapesSettings
 from vbert.data.spec import DatasetSpec, dataset
 from vbert.model.bert import HubSource, model_spec
 from vbert.model.config import ModelSettings

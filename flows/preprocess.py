@@ -5,7 +5,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.on_prefect import build, run_name
+from flows.on_prefect.body import build, run_name
 from flows.recipe import Recipe
 from vbert.artifacts.build import Machine
 

@@ -77,7 +77,7 @@ class Running:
             engine = Engine(self.store, self.machine, terminal)
             results = engine.ensure_all(self.targets) if self.missing else []
         else:
-            from flows.on_prefect import run_on_prefect
+            from flows.on_prefect.here import run_on_prefect
 
             results = run_on_prefect(self.recipe, self.targets, self.store, self.machine, terminal)
         self.built = {built.artifact.fingerprint: built for built in results}

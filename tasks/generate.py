@@ -5,7 +5,7 @@ from __future__ import annotations
 from vbert.artifacts.build import Build, Figures, Job
 from vbert.artifacts.stage import stage
 from vbert.data.raw import Raw
-from vbert.data.shapes import ShapesSettings
+from vbert.data.shapes.scenes import ShapesSettings
 
 
 @stage("generate", makes=Raw, version=1, retries=1)
@@ -15,6 +15,6 @@ def generate(build: Build, settings: ShapesSettings) -> Figures:
 
 
 def _generate(job: Job, settings: ShapesSettings) -> Figures:
-    from vbert.data.shapes_write import write
+    from vbert.data.shapes.write import write
 
     return write(job.directory, settings, job.progress)

@@ -21,11 +21,11 @@ from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images, write_images
 from vbert.data.raw import Raw
 from vbert.data.readers import shapes as reader
-from vbert.data.shapes import COLOURS, GAP, Object, Scene, ShapesSettings, scene
-from vbert.data.shapes_draw import pixels, png
-from vbert.data.shapes_language import Facts, Noun, Number, Only, Relation, Some, Split, facts
-from vbert.data.shapes_oracles import caption_scores, retrieval
-from vbert.data.shapes_write import texts, write
+from vbert.data.shapes.draw import pixels, png
+from vbert.data.shapes.language import Facts, Noun, Number, Only, Relation, Some, Split, facts
+from vbert.data.shapes.oracles import caption_scores, retrieval
+from vbert.data.shapes.scenes import COLOURS, GAP, Object, Scene, ShapesSettings, scene
+from vbert.data.shapes.write import texts, write
 
 GENERATED = {
     "generate": 1,
@@ -51,8 +51,8 @@ def digest(directory: Path) -> str:
 def test_other_processes_and_hash_seeds_give_the_same_bytes(tmp_path: Path) -> None:
     make(tmp_path / "here", ShapesSettings(images=48, seed=3))
     script = (
-        "import sys; from pathlib import Path; from vbert.data.shapes import ShapesSettings\n"
-        "from vbert.data.shapes_write import write\n"
+        "import sys; from pathlib import Path; from vbert.data.shapes.scenes import ShapesSettings\n"
+        "from vbert.data.shapes.write import write\n"
         "write(Path(sys.argv[1]), ShapesSettings(images=48, seed=3), lambda done, total: None)"
     )
     for seed in ("0", "1"):

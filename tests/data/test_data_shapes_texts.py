@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from vbert.data.raw import Raw
-from vbert.data.shapes import COLOURS, ShapesSettings
-from vbert.data.shapes_write import write
+from vbert.data.shapes.scenes import COLOURS, ShapesSettings
+from vbert.data.shapes.write import write
 
 Json = dict[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.on_prefect import HERE, Here, build_targets
+from flows.on_prefect.body import HERE, Here, build_targets
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from artifacts import toy

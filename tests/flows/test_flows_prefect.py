@@ -14,7 +14,10 @@ from artifacts import toy
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect_api import Api
 
-from flows import on_prefect, prefect_tasks, prefect_view
+from flows.on_prefect import tasks, view
+from flows.on_prefect.body import Here
+from flows.on_prefect.here import in_this_process
+from flows.on_prefect.schedule import schedule
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.graph import Events, build_here, walk
@@ -37,12 +40,10 @@ def fate(tmp_path: Path) -> Path:
     return directory
 
 
-def run(
-    store: Path, kind: str = "toy", machine: Machine | None = None, **options: Any
-) -> tuple[str, Any, on_prefect.Here]:
+def run(store: Path, kind: str = "toy", machine: Machine | None = None, **options: Any) -> tuple[str, Any, Here]:
     """(flow run id, its final state, what it built)."""
     target = prefect_toy.KINDS[kind](**options)
-    with on_prefect.in_this_process([target], Store(store), Events()) as here:
+    with in_this_process([target], Store(store), Events()) as here:
         state = prefect_toy.toy_flow(str(store), kind, options, machine or Machine(), return_state=True)
     return str(state.state_details.flow_run_id), state, here
 
@@ -87,7 +88,7 @@ def test_the_first_run_builds_the_second_is_all_cached(api: Api, tmp_path: Path)
 
 
 def test_what_the_page_of_a_run_shows(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefect_view, "EVERY", 0.0)
+    monkeypatch.setattr(view, "EVERY", 0.0)
     flow_run, _, _ = run(tmp_path / "store")
     artifacts = api.artifacts(flow_run)
     assert artifacts["toy-total-plan"]["description"] == "5 of 5 steps to build"
@@ -150,7 +151,7 @@ def test_a_dead_child_is_replaced_and_the_unit_tried_again(api: Api, tmp_path: P
 
 
 def test_many_units_share_a_task_run(api: Api, tmp_path: Path, fate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefect_tasks, "MOST_UNITS", 3)
+    monkeypatch.setattr(tasks, "MOST_UNITS", 3)
     flow_run, state, _ = run(tmp_path / "store", "fragile", fate=str(fate), count=7)
     assert state.is_completed()
     units = {name for name in api.tasks(flow_run, 2 + 3) if is_unit(name)}
@@ -218,10 +219,10 @@ def test_a_server_that_does_not_answer_is_said_at_once(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"no Prefect server answers at http://127\.0\.0\.1:9/api"):
             run(tmp_path / "store")
         with pytest.raises(UserError, match="no Prefect server answers"):
-            on_prefect.schedule("demo", {}, str(tmp_path), Machine(), None, "1d")
+            schedule("demo", {}, str(tmp_path), Machine(), None, "1d")
 
 
 @pytest.mark.parametrize("every", ["5", "s", "0s", "1y", "-1d"])
 def test_an_interval_is_a_number_and_a_unit(every: str) -> None:
     with pytest.raises(UserError, match="--every"):
-        on_prefect.schedule("demo", {}, "store", Machine(), None, every)
+        schedule("demo", {}, "store", Machine(), None, every)

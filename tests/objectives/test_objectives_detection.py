@@ -206,7 +206,7 @@ def test_shapes_are_learnt(tmp_path: Path) -> None:
     from tasks.images import images as index
     from vbert.artifacts.graph import build_here
     from vbert.data import readers
-    from vbert.data.shapes import ShapesSettings
+    from vbert.data.shapes.scenes import ShapesSettings
     from vbert.regions.detector import detector_file
 
     photos = index({"generated": generate(ShapesSettings())}, readers.reader("shapes"))

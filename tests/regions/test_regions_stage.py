@@ -17,7 +17,7 @@ from vbert.artifacts.graph import build_here
 from vbert.artifacts.settings import Numerics
 from vbert.artifacts.stage import Figures, stage
 from vbert.data import readers
-from vbert.data.shapes import ShapesSettings
+from vbert.data.shapes.scenes import ShapesSettings
 from vbert.regions.boxes import Adaptive, Nms
 from vbert.regions.detector import DetectorWeights, RegionSettings
 

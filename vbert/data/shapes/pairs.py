@@ -6,10 +6,10 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
-from vbert.data.shapes import ShapesSettings, stream
-from vbert.data.shapes_captions import TRIES, kinds, levels, pick, relations
-from vbert.data.shapes_language import Facts
-from vbert.data.shapes_wording import ONLY, Span, listed, plural, said
+from vbert.data.shapes.captions import TRIES, kinds, levels, pick, relations
+from vbert.data.shapes.language import Facts
+from vbert.data.shapes.scenes import ShapesSettings, stream
+from vbert.data.shapes.wording import ONLY, Span, listed, plural, said
 
 Row = dict[str, Any]
 BLOCK = 40  # scenes of a split that pairs are made among; earlier blocks don't depend on later scenes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import NamedTuple
 
-from vbert.data.shapes_language import Is, Meaning, More, Noun, Number, Only, Relation, Some
+from vbert.data.shapes.language import Is, Meaning, More, Noun, Number, Only, Relation, Some
 
 # One more than objects_max can be: wrong counts need it.
 # fmt: off

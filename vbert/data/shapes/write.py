@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vbert.data import shapes_oracles as oracle
 from vbert.data.raw import RawWriter
-from vbert.data.shapes import Scene, ShapesSettings, scene
-from vbert.data.shapes_captions import captions
-from vbert.data.shapes_draw import png
-from vbert.data.shapes_language import Facts, Split, facts
-from vbert.data.shapes_pairs import pairs, phrases, sentiments
-from vbert.data.shapes_questions import questions
+from vbert.data.shapes import oracles as oracle
+from vbert.data.shapes.captions import captions
+from vbert.data.shapes.draw import png
+from vbert.data.shapes.language import Facts, Split, facts
+from vbert.data.shapes.pairs import pairs, phrases, sentiments
+from vbert.data.shapes.questions import questions
+from vbert.data.shapes.scenes import Scene, ShapesSettings, scene
 
 Row = dict[str, Any]
 REPORT_EVERY = 200  # scenes between two reports of progress

@@ -7,8 +7,7 @@ from random import Random
 from typing import Any, TypeVar
 
 from vbert.artifacts.errors import BuildError
-from vbert.data.shapes import ShapesSettings, stream
-from vbert.data.shapes_language import (
+from vbert.data.shapes.language import (
     Facts,
     Is,
     Meaning,
@@ -23,8 +22,9 @@ from vbert.data.shapes_language import (
     canonical,
     lies,
 )
-from vbert.data.shapes_negatives import negatives
-from vbert.data.shapes_wording import words
+from vbert.data.shapes.negatives import negatives
+from vbert.data.shapes.scenes import ShapesSettings, stream
+from vbert.data.shapes.wording import words
 
 T = TypeVar("T")
 Row = dict[str, Any]

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from vbert.data.shapes_language import Meaning, Split
+from vbert.data.shapes.language import Meaning, Split
 
 Row = Mapping[str, Any]
 Gram = tuple[str, ...]

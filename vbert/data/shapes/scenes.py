@@ -134,7 +134,7 @@ def size_name(settings_size: int, box: tuple[int, int, int, int]) -> str:
 def scene(settings: ShapesSettings, index: int) -> Scene:
     """Scene `index`: one object with probability `single` (where objects_min allows it), else a number drawn uniformly
     from two, or objects_min, to objects_max. Objects of one colour never touch; at most `overlap` of one is hidden."""
-    from vbert.data.shapes_draw import Canvas
+    from vbert.data.shapes.draw import Canvas
 
     rng = stream(settings, "scene", index)
     fewest = settings.objects_min

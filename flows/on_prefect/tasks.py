@@ -31,7 +31,7 @@ from prefect.tasks import Task, exponential_backoff
 from prefect.transactions import Transaction
 from prefect.utilities.annotations import quote
 
-from flows.prefect_view import figures_said, outcome
+from flows.on_prefect.view import figures_said, outcome
 from vbert.artifacts import children
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Figures, Machine, Work

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any
 
-from vbert.data.shapes import ShapesSettings, stream
-from vbert.data.shapes_captions import TRIES, either, kinds, more, pick, relations
-from vbert.data.shapes_language import OPPOSITE, Facts, Noun, Relation, Thing
-from vbert.data.shapes_wording import plural, said, some
+from vbert.data.shapes.captions import TRIES, either, kinds, more, pick, relations
+from vbert.data.shapes.language import OPPOSITE, Facts, Noun, Relation, Thing
+from vbert.data.shapes.scenes import ShapesSettings, stream
+from vbert.data.shapes.wording import plural, said, some
 
 ORDER = ("exists", "color", "exists", "shape", "count", "compare")
 ASKED = ("is there a {}?", "is there a {} in the image?", "does the image contain a {}?", "is a {} present?")

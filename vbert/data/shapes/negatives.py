@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 from random import Random
 
-from vbert.data.shapes import ShapesSettings
-from vbert.data.shapes_language import (
+from vbert.data.shapes.language import (
     COLUMNS,
     OPPOSITE,
     ROWS,
@@ -22,7 +21,8 @@ from vbert.data.shapes_language import (
     Some,
     canonical,
 )
-from vbert.data.shapes_wording import place, words
+from vbert.data.shapes.scenes import ShapesSettings
+from vbert.data.shapes.wording import place, words
 
 
 def negatives(settings: ShapesSettings, scene: Facts, meaning: Meaning, wording: int, rng: Random) -> list[str]:

@@ -1,0 +1,136 @@
+"""What the four flows do: plan, run the steps as tasks, and show recipe, plan and metrics."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect.runtime import flow_run
+
+from flows.graph import cut, graph
+from flows.on_prefect.tasks import running
+from flows.on_prefect.view import View, logs_to_prefect, show_plan, show_results
+from flows.recipe import Recipe, resolve
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.build import Machine
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.fingerprint import digest
+from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, walk
+from vbert.artifacts.store import Store
+from vbert.artifacts.verified import VARIABLE
+
+
+@dataclass
+class Here:
+    """What a flow that runs in the command's own process is given beside its parameters, and what it gives back."""
+
+    events: Events
+    built: list[Built] = field(default_factory=list)
+
+
+HERE: ContextVar[Here | None] = ContextVar("here", default=None)
+
+
+def build(
+    recipe: str | Recipe,
+    changes: Mapping[str, Any] | None,
+    store: str,
+    machine: Machine | None,
+    until: Sequence[str] = (),
+) -> dict[str, float]:
+    """Build a recipe up to its report, or to those stages of `until` that it has. Returns the metrics."""
+    found = resolve(recipe, changes)
+    whole = graph(found)
+    stages = {name for artifact in walk(whole) for name in (artifact.stage_name, artifact.title)}
+    targets = cut(found, [name for name in until if name in stages] or until) if until else [whole]
+    return build_targets(targets, Store(store), machine or found.machine, found)
+
+
+def build_targets(
+    targets: Sequence[Artifact], store: Store, machine: Machine, recipe: Recipe | None = None
+) -> dict[str, float]:
+    """Build what the targets need and lack, within the flow run that this is called in."""
+    here = HERE.get()
+    title = recipe.name if recipe is not None else targets[0].title
+    lines = [line for line in plan(targets, store) if line.status != "unneeded"]
+    view = View(here.events if here is not None else Events())
+    with logs_to_prefect(), _digests_shared(), _noted(store, recipe, targets, lines):
+        show_plan(lines, recipe, title)
+        try:
+            with running(Engine(store, machine, view), lines) as run:
+                run.steps(lines)
+        finally:
+            if here is not None:
+                here.built = list(view.built.values())
+        figures = metrics(targets, store)
+        show_results(targets, store, figures, title)
+    return figures
+
+
+def metrics(targets: Sequence[Artifact], store: Store) -> dict[str, float]:
+    """The numbers of the targets: `vqa/easy_vqa/test/accuracy` of a report, `regions[shapes]/images` of others."""
+    found = {}
+    for target in targets:
+        prefix = "" if target.stage_name in ("report", "evaluate") else f"{target.title}/"
+        for name, value in target.bound(store).figures.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found[prefix + name] = value
+    return found
+
+
+def run_name() -> str:
+    """`demo · 3fa2c1d0`: the recipe's name and the beginning of its digest; the flow run's name."""
+    given = flow_run.get_parameters()
+    try:
+        recipe = resolve(given["recipe"], given["changes"])
+    except UserError:  # the flow's body says so
+        return str(given["recipe"])
+    return f"{recipe.name} · {digest(recipe.model_dump(mode='json', exclude={'machine'}))[:8]}"
+
+
+@contextmanager
+def _digests_shared() -> Iterator[None]:
+    """One file in which all processes of the run note what they have read and found whole."""
+    if VARIABLE in os.environ:
+        yield
+        return
+    with tempfile.NamedTemporaryFile(prefix="vbert-verified-") as verified:
+        os.environ[VARIABLE] = verified.name
+        try:
+            yield
+        finally:
+            del os.environ[VARIABLE]
+
+
+@contextmanager
+def _noted(
+    store: Store, recipe: Recipe | None, targets: Sequence[Artifact], lines: Sequence[Planned]
+) -> Iterator[None]:
+    """The run's record in the store, which `vbert gc` goes by; the command writes its own."""
+    if recipe is None or HERE.get() is not None or all(line.status == "present" for line in lines):
+        yield
+        return
+    began = time.time()
+    record: dict[str, Any] = {
+        "recipe": recipe.name,
+        "resolved": recipe.model_dump(mode="json"),
+        "targets": [target.fingerprint for target in targets],
+        "started": began,
+        "kept": False,
+        "flow_run": flow_run.get_id(),
+    }
+    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{str(flow_run.get_id())[-8:]}"
+    store.prepare()
+    store.note_run(run_id, record | {"status": "running"})
+    outcome = "failed"
+    try:
+        yield
+        outcome = "done"
+    finally:
+        store.note_run(run_id, record | {"status": outcome, "seconds": time.time() - began})

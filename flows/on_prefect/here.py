@@ -1,0 +1,63 @@
+"""Running a flow in this process, on a running server or on one that lives as long as the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import httpx
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+from flows.on_prefect.body import HERE, Here
+from flows.recipe import Recipe
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.build import Machine
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.graph import Built, Events, plan
+from vbert.artifacts.store import Store
+
+
+def run_on_prefect(
+    recipe: Recipe, targets: Sequence[Artifact], store: Store, machine: Machine, events: Events
+) -> list[Built]:
+    """Run the pipeline flow in this process, on the server of `PREFECT_API_URL` or one that lives as long as the run.
+
+    Raises what the first failed step raised, UserError where the server does not answer.
+    """
+    from flows.pipeline import pipeline
+
+    until = [target.title for target in targets if target.stage_name != "report"]
+    with in_this_process(targets, store, events) as here:
+        pipeline(recipe, None, str(store.root), machine, until)
+    return here.built
+
+
+@contextmanager
+def in_this_process(targets: Sequence[Artifact], store: Store, events: Events) -> Iterator[Here]:
+    """Flows called in this context tell `events` what they do and leave in `Here.built` what they built."""
+    url = PREFECT_API_URL.value()
+    if url:
+        check_server(url)
+    else:
+        said = "starting a Prefect server for this run alone (10–20 s); `prefect server start` runs one that stays"
+        events.said(targets[0], said)
+    here = Here(events)
+    token = HERE.set(here)
+    # The heartbeat's thread is waited for up to a second at the end: not worth it for a run that only looks.
+    quick = all(line.status in ("present", "unneeded") for line in plan(targets, store))
+    try:
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if quick else {}):
+            yield here
+    finally:
+        HERE.reset(token)
+
+
+def check_server(url: str) -> None:
+    """Raises UserError where no Prefect server answers at `url`."""
+    try:
+        httpx.get(f"{url}/health", timeout=10).raise_for_status()
+    except httpx.HTTPError as error:
+        raise UserError(
+            f"no Prefect server answers at {url} ({type(error).__name__}); start one with `prefect server start`, "
+            "unset PREFECT_API_URL, or give --local"
+        ) from None

@@ -1,0 +1,104 @@
+"""Serving the pipeline of a recipe on a schedule."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from prefect.automations import Automation
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.runner import Runner
+from prefect.settings import PREFECT_API_URL
+
+from flows.on_prefect import HEARTBEAT
+from flows.on_prefect.here import check_server
+from vbert.artifacts.build import Machine
+from vbert.artifacts.errors import UserError
+
+
+def schedule(
+    recipe: str, changes: Mapping[str, Any], store: str, machine: Machine, cron: str | None, every: str | None
+) -> None:
+    """Serve the pipeline of a recipe against a running server, until SIGTERM or Ctrl-C.
+
+    A run that is due while another is at work is left out. Raises UserError where no server runs.
+    """
+    from flows.pipeline import pipeline
+
+    interval = _interval(every) if every is not None else None
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise UserError(
+            "a schedule needs a running Prefect server: `prefect server start`, then set "
+            "PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    check_server(url)
+    _crash_zombies()
+    name = Path(recipe).stem
+    where = str(Path(recipe).absolute()) if recipe.endswith((".yaml", ".yml")) else recipe
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # for the runs' own processes
+    runner = _Served(name=name, query_seconds=2, prefetch_seconds=2)  # looked ahead further, more would be left out
+    runner.add_flow(
+        pipeline,
+        name=name,
+        interval=interval,
+        cron=cron,
+        parameters={"recipe": where, "changes": dict(changes), "store": store, "machine": machine.model_dump()},
+        description=f"`{name}` into {store}",
+        tags=[name],
+        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
+    )
+    due = f"every {every}" if every is not None else f"at {cron}"
+    print(f"serving pipeline/{name} on {url}, {due}; Ctrl-C ends it", file=sys.stderr, flush=True)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(runner.start())
+
+
+class _Served(Runner):
+    def handle_sigterm(self, *_: Any) -> None:
+        """As Ctrl-C, which pauses the schedule and ends its runs. (Prefect's own awaits nothing that it stops.)"""
+        signal.raise_signal(signal.SIGINT)
+
+
+def _interval(every: str) -> timedelta:
+    """`5s`, `30m`, `12h`, `1d`, `2w`."""
+    found = re.fullmatch(r"(\d+) *([smhdw])", every.strip())
+    if found is None or int(found[1]) == 0:
+        raise UserError(f"--every {every!r}: give a number and a unit, for example 30m, 12h or 1d")
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[found[2]]
+    return timedelta(**{unit: int(found[1])})
+
+
+def _crash_zombies() -> None:
+    """Have the server mark a flow run as crashed when its heartbeats end without an end; made once a server."""
+    name = "vbert: a run without heartbeats has crashed"
+    with get_client(sync_client=True) as client:
+        if client.read_automations_by_name(name):
+            return
+    ends = ("heartbeat", "Completed", "Failed", "Cancelled", "Crashed")
+    Automation(
+        name=name,
+        description=f"Flow runs whose process was killed; signs of life come every {HEARTBEAT} s",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={f"prefect.flow-run.{end}" for end in ends},
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=3 * HEARTBEAT),
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="no heartbeat: its process is gone")],
+    ).create()
