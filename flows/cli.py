@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
     from flows.recipe import Recipe
     from vbert.artifacts.artifact import Artifact
 
-app = App(name="vbert", help="Raw image–text data sets to a trained, evaluated VisualBERT.", help_format="rich")
+app = App(
+    name="vbert",
+    help="Raw image–text data sets to a trained, evaluated VisualBERT.",
+    help_format="rich",
+    version=lambda: version("vbert"),
+    suppress_keyboard_interrupt=False,  # `main` says what Ctrl-C leaves behind
+)
 
 Set = Annotated[list[str], Parameter(name="--set", negative=(), help="change a field: pretrain.steps=600")]
 MachineOption = Annotated[list[str], Parameter(name="--machine", negative=(), help="units_at_once=4 and the like")]
@@ -30,6 +37,14 @@ JsonOption = Annotated[bool, Parameter(name="--json", negative=(), help="one JSO
 
 def _store(root: str | None) -> Store:
     return Store(root or default_root())
+
+
+def _there(root: str | None) -> Store:
+    """A store for commands about what it holds. Raises UserError where there is none."""
+    store = _store(root)
+    if not (store.root / "store.json").exists():
+        raise UserError(f"no store in {store.root}; give one with --store or VBERT_STORE (`vbert run` makes it)")
+    return store
 
 
 def _recipe(name: str, changes: list[str], limit: int | None = None) -> Recipe:
@@ -215,7 +230,7 @@ def verify(*, store: StoreOption = None, json_: JsonOption = False) -> None:
     from flows.terminal import Terminal
     from vbert.artifacts.upkeep import verify as check
 
-    at = _store(store)
+    at = _there(store)
     with Terminal() as terminal:
         damaged = check(at, terminal.counted("verify"))
     for damage in damaged:
@@ -233,7 +248,7 @@ def keep(run_id: str, /, *, store: StoreOption = None) -> None:
     """Keep what a run made from `vbert gc`. Example: `vbert keep 20261124-101500-demo`"""
     from vbert.artifacts.upkeep import keep as mark
 
-    mark(_store(store), run_id)
+    mark(_there(store), run_id)
     print(f"kept {run_id}")
 
 
@@ -248,7 +263,7 @@ def gc(
     from flows.terminal import size
     from vbert.artifacts.upkeep import gc as collect
 
-    swept = collect(_store(store), dry_run=not delete)
+    swept = collect(_there(store), dry_run=not delete)
     if json_:
         print(json.dumps(swept.as_json()))
         return
@@ -331,9 +346,10 @@ def _terminated(*_: Any) -> None:
 def main() -> None:
     """The entry point: a user's mistake is one sentence without a traceback."""
     signal.signal(signal.SIGTERM, _terminated)
+    os.umask(0o002)  # what a run leaves in a shared store, another of the group goes on from
     code = 1
     try:
-        app(result_action="return_value", exit_on_error=False, print_error=True)
+        app(sys.argv[1:], result_action="return_value", exit_on_error=False, print_error=True)
         code = 0
     except UserError as error:
         print(f"vbert: {error}", file=sys.stderr)
@@ -350,6 +366,10 @@ def main() -> None:
         code = 75
     except BrokenPipeError:
         code = 0
+    except OSError as error:  # a full disk, a missing right
+        if os.environ.get("VBERT_TRACEBACK"):
+            raise
+        print(f"vbert: {error}; finished work is kept, run the same command when this is mended", file=sys.stderr)
     with suppress(OSError):
         sys.stdout.flush()
     sys.exit(code)

@@ -6,32 +6,48 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Numerics, Settings, Wiring
-from vbert.data.yaml import load_yaml, parse, parse_value, read_yaml
+from vbert.data.spec import dataset_names
+from vbert.data.yaml import Misplaced, load_yaml, parse, parse_value, read_yaml
 from vbert.model.config import ModelSettings
 from vbert.model.vocabulary import VocabularySettings
 from vbert.objectives import OBJECTIVES, DownstreamEntry
 from vbert.objectives.mlm_itm import PretrainSettings
-from vbert.regions.detector import DetectorTraining, RegionSettings
+from vbert.regions.detector import DetectorTraining, RegionSettings, detector_names
 
 RECIPES = Path(__file__).parent / "recipes"
+
+
+def _data_set(name: str) -> str:
+    if name not in dataset_names() and not name.endswith((".yaml", ".yml")):
+        said = f"no data set {name!r} in data_specs/datasets; {nearest(name, dataset_names())}, or give your own .yaml"
+        raise ValueError(said)
+    return name
+
+
+def _detector(name: str) -> str:
+    if name not in detector_names():
+        raise ValueError(f"no detector {name!r} in data_specs/detectors; {nearest(name, detector_names())}")
+    return name
 
 
 class DataEntry(Settings):
     """A data set of the recipe. Sizes are for generated sets, and replace those of the spec."""
 
-    spec: Annotated[str, Wiring] = Field(description="a name in data_specs/datasets, or a .yaml file of your own")
+    spec: Annotated[str, Wiring, AfterValidator(_data_set)] = Field(
+        description="a name in data_specs/datasets, or a .yaml file of your own"
+    )
     images: int | None = Field(None, ge=1)
     size: int | None = Field(None, ge=1, description="side of a generated image in pixels")
     seed: int | None = Field(None, ge=0)
 
 
 class DetectorEntry(Settings):
-    spec: Annotated[str, Wiring] = Field(description="a name in data_specs/detectors")
+    spec: Annotated[str, Wiring, AfterValidator(_detector)] = Field(description="a name in data_specs/detectors")
     train: DetectorTraining | None = None
 
 
@@ -74,15 +90,18 @@ class Recipe(Settings):
     @model_validator(mode="after")
     def _wired(self) -> Recipe:
         """Every name of a data set stands under `data`."""
-        named = [(f"downstream.{name}.data", entry.data) for name, entry in self.downstream.items()]
-        named += [("pretrain.data", name) for name in self.pretrain.data] if self.pretrain else []
-        named += [("detector.train.data", self.detector.train.data)] if self.detector.train else []
+        named: list[tuple[tuple[str | int, ...], str]] = []
+        named += [(("downstream", name, "data"), entry.data) for name, entry in self.downstream.items()]
+        if self.pretrain is not None:
+            named += [(("pretrain", "data", place), name) for place, name in enumerate(self.pretrain.data)]
+        if self.detector.train is not None:
+            named += [(("detector", "train", "data"), self.detector.train.data)]
         for where, name in named:
             if name not in self.data:
-                raise ValueError(f"{where}: no data set {name!r} under `data`; {nearest(name, self.data)}")
+                raise Misplaced(where, f"no data set {name!r} under `data`; {nearest(name, self.data)}")
         for name, entry in self.downstream.items():
             if entry.start == "pretrained" and self.pretrain is None:
-                raise ValueError(f"downstream.{name}.start: pretrained, but there is no `pretrain`; write start: none")
+                raise Misplaced(("downstream", name, "start"), "pretrained, but there is no `pretrain`; write none")
         return self
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 from flows.graph import cut, graph
@@ -21,6 +22,35 @@ if TYPE_CHECKING:
     from vbert.artifacts.store import Store
 
 How = Literal["auto", "local", "prefect"]
+
+
+@contextmanager
+def noted(
+    store: Store, run_id: str, recipe: Recipe, targets: Sequence[Artifact], builds: bool, **more: Any
+) -> Iterator[None]:
+    """The run's record in the store, which `vbert gc` goes by: every step that it needs, made or not, is its own."""
+    began = time.time()
+    record: dict[str, Any] = {
+        "recipe": recipe.name,
+        "resolved": recipe.model_dump(mode="json"),
+        "targets": [target.fingerprint for target in targets],
+        "steps": [artifact.fingerprint for artifact in walk(*targets)],
+        "started": began,
+        "kept": False,
+        **more,
+    }
+    if builds:
+        store.prepare()
+        store.note_run(run_id, record | {"status": "running"})
+    outcome = "failed"
+    try:
+        yield
+        outcome = "done"
+    finally:
+        if not store.read_only():
+            store.prepare()
+            kept = builds and store.runs().get(run_id, {}).get("kept", False)  # by `vbert keep`, meanwhile
+            store.note_run(run_id, record | {"status": outcome, "seconds": time.time() - began, "kept": kept})
 
 
 class Running:
@@ -49,27 +79,16 @@ class Running:
         began = time.time()
         if how == "auto":
             how = "prefect" if self.missing else "local"
-        record: dict[str, Any] = {
-            "recipe": self.recipe.name,
-            "resolved": self.recipe.model_dump(mode="json"),
-            "targets": [target.fingerprint for target in self.targets],
-            "started": began,
-            "kept": False,
-        }
-        if self.missing:
-            self.store.prepare()
-            self.store.note_run(self.run_id, record | {"status": "running"})
-        outcome = "failed"
-        try:
-            with tempfile.NamedTemporaryFile(prefix="vbert-verified-") as verified, Terminal() as terminal:
-                os.environ[VARIABLE] = verified.name
+        with (
+            noted(self.store, self.run_id, self.recipe, self.targets, bool(self.missing)),
+            tempfile.NamedTemporaryFile(prefix="vbert-verified-") as verified,
+            Terminal() as terminal,
+        ):
+            os.environ[VARIABLE] = verified.name
+            try:
                 self._build(how, terminal, named, changes, limit)
-            outcome = "done"
-        finally:
-            os.environ.pop(VARIABLE, None)
-            if not self.store.read_only():
-                self.store.prepare()
-                self.store.note_run(self.run_id, record | {"status": outcome, "seconds": time.time() - began})
+            finally:
+                del os.environ[VARIABLE]
         self.print_summary(time.time() - began)
 
     def _build(self, how: How, terminal: Terminal, named: str, changes: Sequence[str], limit: int | None) -> None:

@@ -17,6 +17,7 @@ from flows.graph import cut, graph
 from flows.on_prefect.tasks import running
 from flows.on_prefect.view import View, logs_to_prefect, show_plan, show_results
 from flows.recipe import Recipe, resolve
+from flows.running import noted
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import UserError
@@ -112,25 +113,11 @@ def _digests_shared() -> Iterator[None]:
 def _noted(
     store: Store, recipe: Recipe | None, targets: Sequence[Artifact], lines: Sequence[Planned]
 ) -> Iterator[None]:
-    """The run's record in the store, which `vbert gc` goes by; the command writes its own."""
-    if recipe is None or HERE.get() is not None or all(line.status == "present" for line in lines):
+    """The run's record in the store, where the command doesn't write its own."""
+    if recipe is None or HERE.get() is not None:
         yield
         return
-    began = time.time()
-    record: dict[str, Any] = {
-        "recipe": recipe.name,
-        "resolved": recipe.model_dump(mode="json"),
-        "targets": [target.fingerprint for target in targets],
-        "started": began,
-        "kept": False,
-        "flow_run": flow_run.get_id(),
-    }
     run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{str(flow_run.get_id())[-8:]}"
-    store.prepare()
-    store.note_run(run_id, record | {"status": "running"})
-    outcome = "failed"
-    try:
+    builds = any(line.status != "present" for line in lines)
+    with noted(store, run_id, recipe, targets, builds, flow_run=flow_run.get_id()):
         yield
-        outcome = "done"
-    finally:
-        store.note_run(run_id, record | {"status": outcome, "seconds": time.time() - began})

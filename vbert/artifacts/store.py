@@ -54,9 +54,12 @@ class Store:
         return f"Store({str(self.root)!r})"
 
     def prepare(self) -> None:
-        """Make the store's directories and record, where they are missing."""
-        for name in ("artifacts", "unfinished", "publishing", "locks", "damaged", "runs"):
-            durable.make_directories(self.root / name, sync=False)
+        """Make the store's directories and record, where they are missing. Raises UserError where that can't be."""
+        try:
+            for name in ("artifacts", "unfinished", "publishing", "locks", "damaged", "runs"):
+                durable.make_directories(self.root / name, sync=False)
+        except OSError as error:
+            raise UserError(f"no store can be made in {self.root} ({error.strerror}); give another --store") from error
         record = self.root / "store.json"
         if not record.exists():
             durable.settle_root(self.root)  # the record is written last: where it is, the root's own name lasts

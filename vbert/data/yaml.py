@@ -237,7 +237,8 @@ def _fault(root: Node, model: type[BaseModel], fault: Any) -> str:
     """One pydantic fault as a sentence with its place."""
     place, named = root, list[str]()
     at = place.at
-    location = fault["loc"]
+    reason = fault.get("ctx", {}).get("error")
+    location = (*fault["loc"], *(reason.location if isinstance(reason, Misplaced) else ()))
     for part in location:
         if (inner := _step(place, part)) is not None:
             place = inner
@@ -258,6 +259,14 @@ def _fault(root: Node, model: type[BaseModel], fault: Any) -> str:
     message = str(fault["msg"]).removeprefix("Value error, ")
     got = f" (got {json.dumps(fault['input'], ensure_ascii=False)[:80]})" if _shown(fault) else ""
     return f"{at}: {field}: {message[:1].lower()}{message[1:]}{got}"
+
+
+class Misplaced(ValueError):
+    """What a validator of a whole mapping raises about one value in it, at `location` from there."""
+
+    def __init__(self, location: Sequence[str | int], said: str) -> None:
+        super().__init__(said)
+        self.location = tuple(location)
 
 
 def _shown(fault: Any) -> bool:

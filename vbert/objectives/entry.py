@@ -25,7 +25,9 @@ class DownstreamSettings(Schedule):
 
     objective: str
     data: Annotated[str, Wiring]
-    start: Annotated[str, Wiring] = Field("pretrained", description="pretrained, none, or a name in data_specs/models")
+    start: Annotated[Literal["pretrained", "none"], Wiring] = Field(
+        "pretrained", description="none: as pre-training starts, from `model.init` or from random weights"
+    )
     evaluate: Annotated[EvaluateSettings, Wiring] = EvaluateSettings()  # read by the stage `evaluate` alone
     images: Literal["own", "shuffled"] = "own"
     select: Literal["best", "last"] = "last"

@@ -1,0 +1,288 @@
+"""The command: wrong usage is one sentence and exit code 2 before anything runs; what each command says and makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TINY = Path(__file__).parents[1] / "tiny.yaml"
+
+
+@pytest.fixture
+def vbert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command in this process, in a new folder: (exit code, stdout, stderr)."""
+    from flows import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VBERT_STORE", raising=False)
+    terminated, mask = signal.getsignal(signal.SIGTERM), os.umask(0o022)
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vbert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    yield call
+    signal.signal(signal.SIGTERM, terminated)
+    os.umask(mask)
+
+
+@pytest.fixture
+def store(finished_store: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(finished_store, tmp_path / "finished", symlinks=True)
+
+
+# ---------------------------------------------------------------------- wrong usage
+
+
+KEY, SPEC = "there is no such key", "in data_specs"
+WRONG = [  # in tiny.yaml, instead of it, what is said
+    ("pretrain: {", "pretrain: {stepz: 7, ", f"11:12: pretrain.stepz: {KEY}; did you mean 'steps'?"),
+    ("steps: 6,", "steps: -6,", "7:59: detector.train.steps: input should be greater than or equal to 0 (got -6)"),
+    ("limit: 60", "limit: many", '3:8: limit: input should be a valid integer (got "many")'),
+    ("images: 100", "images: 0", "5:34: data.shapes.images: input should be greater than or equal to 1 (got 0)"),
+    (
+        "{spec: easy_vqa}",
+        "{spec: easy_vqq}",
+        f"6:20: data.easy_vqa.spec: no data set 'easy_vqq' {SPEC}/datasets; did you mean 'easy_vqa'?",
+    ),
+    (
+        "{spec: shapes_cnn",
+        "{spec: shapes",
+        f"7:18: detector.spec: no detector 'shapes' {SPEC}/detectors; did you mean 'shapes_cnn'?",
+    ),
+    (
+        "vqa: {data: easy_vqa",
+        "vqa: {data: easyvqa",
+        "13:15: downstream.vqa.data: no data set 'easyvqa' under `data`; did you mean 'easy_vqa'?",
+    ),
+    (
+        "[shapes, easy_vqa]",
+        "[shape, easy_vqa]",
+        "11:19: pretrain.data.0: no data set 'shape' under `data`; did you mean 'shapes'?",
+    ),
+    ("heads: 2", "heads: 3", "10:8: model: hidden_size 32 is not a multiple of heads 3"),
+    (
+        "  vqa: {",
+        "  vqa: {start: x, ",
+        "13:16: downstream.vqa.start: input should be 'pretrained' or 'none' (got \"x\")",
+    ),
+    ("seed: 0", "seed: [", "4:5: not YAML: "),
+]
+
+
+@pytest.mark.parametrize(("was", "wrong", "said"), WRONG, ids=[said.partition(": ")[2][:40] for _, _, said in WRONG])
+def test_a_wrong_recipe_is_refused_with_its_place(was: str, wrong: str, said: str, vbert: Any, tmp_path: Path) -> None:
+    text = TINY.read_text()
+    assert was in text
+    Path("r.yaml").write_text(text.replace(was, wrong, 1))
+    code, _, error = vbert("run", "r.yaml", "--local")
+    assert code == 2
+    assert error.startswith(f"vbert: r.yaml:{said}"), error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("run dmo", "no recipe 'dmo'; did you mean 'demo'?, or give a .yaml file"),
+        ("run nix.yaml", "nix.yaml: can't be read: No such file or directory"),
+        ("run demo --set pretrain.stepz=3", "--set pretrain.stepz: there is no 'stepz'; did you mean 'steps'?"),
+        ("run demo --set seed", "--set 'seed': write it as KEY=VALUE, for example --set seed=1"),
+        ("run demo --until regionz", "no stage 'regionz' in this recipe; did you mean 'regions'?"),
+        ("run demo --force regionz", "no stage 'regionz' in this recipe; did you mean 'regions'?"),
+        ("run demo --machine units=4", "--machine units: there is no such setting; "),
+        ("run demo --limit -3", "--set limit: limit: input should be greater than or equal to 1 (got -3)"),
+        ("run demo --local --prefect", "--local and --prefect exclude each other"),
+        ("run demo --local --store /proc/none", "no store can be made in /proc/none (No such file or directory); "),
+        ("run demo --set model.init=foo", "no model 'foo' in data_specs/models; "),
+        ("path demo regions", "regions means 2 artifacts; name one: regions[shapes], regions[easy_vqa]"),
+        ("build nix.json", "nix.json: [Errno 2] No such file or directory: 'nix.json'; `vbert path "),
+        ("schedule demo", "give one of --cron and --every"),
+        ("init dmo", "no recipe 'dmo'; did you mean 'demo'?"),
+        ("gc", "no store in "),
+        ("verify --store other", "no store in "),
+        ("keep 2026-demo", "no store in "),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_one_sentence(arguments: str, said: str, vbert: Any, tmp_path: Path) -> None:
+    code, _, error = vbert(*arguments.split())
+    assert code == 2
+    assert error.startswith(f"vbert: {said}"), error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"), [("rnu demo", '"run"'), ("run demo --lokal", "--local"), ("run", "RECIPE")]
+)
+def test_a_wrong_word_on_the_line_names_the_nearest(arguments: str, meant: str, vbert: Any) -> None:
+    code, _, error = vbert(*arguments.split())
+    assert code == 2
+    assert meant in error
+
+
+# ---------------------------------------------------------------------- recipes
+
+
+def test_show_reads_back_to_the_same_graph(vbert: Any) -> None:
+    from flows.graph import graph
+    from flows.recipe import resolve
+
+    code, text, _ = vbert("show", "demo", "--set", "seed=3")
+    assert code == 0
+    Path("demo.yaml").write_text(text)
+    assert graph(resolve("demo.yaml")).fingerprint == graph(resolve("demo", {"seed": 3})).fingerprint
+
+
+def test_init_lists_copies_and_overwrites_nothing(vbert: Any) -> None:
+    assert vbert("init")[1].split()[0] == "demo"
+    code, said, _ = vbert("init", "demo")
+    assert (code, said) == (0, "demo.yaml: change it, then `vbert run demo.yaml`\n")
+    Path("demo.yaml").write_text("mine")
+    code, _, error = vbert("init", "demo")
+    assert code == 2
+    assert "demo.yaml exists; give another name with --to" in error
+    assert Path("demo.yaml").read_text() == "mine"
+    assert vbert("init", "demo", "--to", "other.yaml")[0] == 0
+
+
+def test_datasets_say_what_is_present(vbert: Any, store: Path) -> None:
+    code, out, _ = vbert("datasets", "--json", "--store", store)
+    rows = {row["name"]: row for row in json.loads(out)["datasets"]}
+    assert code == 0
+    assert rows["easy_vqa"]["present"]
+    assert (rows["easy_vqa"]["images"], rows["easy_vqa"]["examples"]) == (5000, 48248)
+    assert rows["easy_vqa"]["licence"] == "MIT"
+    assert "vqa" in rows["easy_vqa"]["tasks"]
+    assert not {row["name"]: row for row in json.loads(vbert("datasets", "--json")[1])["datasets"]}["easy_vqa"][
+        "present"
+    ]
+
+
+# ---------------------------------------------------------------------- about a store
+
+
+def test_status_and_path_of_a_finished_recipe(vbert: Any, store: Path) -> None:
+    code, out, _ = vbert("status", TINY, "--store", store, "--json")
+    rows = json.loads(out)["stages"]
+    assert code == 0
+    assert {row["status"] for row in rows} == {"present"}
+    shapes = next(row for row in rows if (row["stage"], row["label"]) == ("regions", "shapes"))
+    code, out, _ = vbert("path", TINY, "regions[shapes]", "--store", store)
+    assert Path(out.strip()) == store / "artifacts" / "regions" / shapes["fingerprint"]
+    assert sum(f.stat().st_size for f in Path(out.strip()).rglob("*") if f.is_file()) >= shapes["size"]
+    other = json.loads(vbert("status", TINY, "--store", store, "--set", "pretrain.steps=9", "--json")[1])["stages"]
+    changed = {row["stage"] for row in other if row["status"] == "missing"}
+    assert changed == {"pretrain", "finetune", "evaluate", "report"}
+
+
+def test_the_plan_of_nothing_and_of_all(vbert: Any, store: Path, tmp_path: Path) -> None:
+    _, _, nothing = vbert("run", TINY, "--dry-run")
+    assert "14 of 14 stages to build" in nothing
+    assert not (tmp_path / "store").exists()
+    _, _, everything = vbert("run", TINY, "--dry-run", "--store", store)
+    assert "everything is there" in everything
+
+
+def test_why_names_the_field(vbert: Any, store: Path) -> None:
+    code, out, _ = vbert("why", TINY, "finetune", "--set", "downstream.vqa.learning_rate=0.5", "--store", store)
+    assert code == 0
+    assert "learning_rate 0.0007 → 0.5" in out
+
+
+def test_force_builds_again_and_finds_the_same_bits(vbert: Any, store: Path) -> None:
+    code, _, said = vbert("run", TINY, "--force", "regions[shapes]", "--store", store)
+    assert code == 0
+    assert "regions[shapes]: same bits" in said
+
+
+def test_verify_names_a_damaged_file_and_run_mends_it(vbert: Any, store: Path) -> None:
+    assert vbert("verify", "--store", store)[:2] == (0, "every file is what its manifest says\n")
+    folder = Path(vbert("path", TINY, "vocabulary", "--store", store)[1].strip())
+    file = next(f for f in folder.rglob("*") if f.is_file() and f.name != "manifest.json")
+    file.chmod(0o644)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    code, out, error = vbert("verify", "--store", store, "--json")
+    assert code == 1
+    assert file.name in error
+    assert file.name in json.dumps(json.loads(out))
+    assert vbert("run", TINY, "--store", store, "--local")[0] == 0
+    assert vbert("verify", "--store", store)[0] == 0
+
+
+def test_gc_says_first_and_keeps_what_a_run_needs(vbert: Any, store: Path) -> None:
+    assert vbert("run", TINY, "--store", store)[0] == 0  # notes its run, though it builds nothing
+    run = json.loads(vbert("run", TINY, "--store", store, "--json", "--until", "vocabulary")[1].splitlines()[-1])[
+        "run_id"
+    ]
+    runs = sorted((store / "runs").glob("*.json"))
+    assert run in {path.stem for path in runs}
+    code, said, _ = vbert("gc", "--store", store)
+    assert code == 0
+    assert "report" in said, "what only the run before the last needs is not needed"
+    assert (store / "artifacts" / "report").exists()
+    before = next(json.loads(p.read_text()) | {"id": p.stem} for p in runs if p.stem != run)
+    assert len(before["steps"]) == 14
+    assert vbert("keep", before["id"], "--store", store)[:2] == (0, f"kept {before['id']}\n")
+    assert "would remove 0 B" in vbert("gc", "--store", store)[1]
+    code, _, error = vbert("keep", run[:-1], "--store", store)
+    assert code == 2
+    assert run in error
+
+
+def test_a_step_is_built_in_parts_from_its_file(vbert: Any, store: Path) -> None:
+    _, step, _ = vbert("path", TINY, "regions[shapes]", "--step")
+    Path("step.json").write_text(step)
+    here = Path(vbert("path", TINY, "regions[shapes]", "--store", store)[1].strip())
+    digests = {f.name: f.read_bytes() for f in here.glob("*.tar")}
+    for gone in (here, *(store / "artifacts" / stage for stage in ("pretrain", "finetune", "evaluate", "report"))):
+        shutil.rmtree(gone)  # or nothing would need the shards
+    code, said, _ = vbert("build", "step.json", "--units", "0-1", "--store", store)
+    assert (code, said) == (0, "2 of 3 units are there\n")
+    _, out, _ = vbert("status", TINY, "--store", store, "--json")
+    (row,) = [r for r in json.loads(out)["stages"] if r["status"] == "unfinished"]
+    assert (row["stage"], row["label"], row["units_done"]) == ("regions", "shapes", 2)
+    code, said, _ = vbert("build", "step.json", "--units", "2-9", "--store", store)
+    assert (code, said) == (0, "3 of 3 units are there\n")
+    assert not here.exists()
+    code, said, _ = vbert("build", "step.json", "--store", store)
+    assert (code, said) == (0, f"{here}\n")
+    assert {f.name: f.read_bytes() for f in here.glob("*.tar")} == digests
+    assert vbert("build", "step.json", "--units", "3-1", "--store", store)[0] == 2
+
+
+# ---------------------------------------------------------------------- ended from outside
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_it_says_so_and_leaves_a_checkpoint(how: signal.Signals, store: Path) -> None:
+    long = ["--set", "downstream.vqa.steps=100000", "--set", "downstream.vqa.validate_every=100000"]
+    command = [sys.executable, "-m", "flows.cli", "run", str(TINY), "--store", str(store), "--local", *long]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not checkpoints(store) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, how)  # as a terminal does
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert "vbert: stopped; finished work is kept, the same command goes on from here" in said
+    assert "Traceback" not in said
+    assert checkpoints(store)
+
+
+def checkpoints(store: Path) -> list[Path]:
+    return list((store / "unfinished" / "finetune").glob("*/scratch/*/content/checkpoints/[0-9]*[0-9]"))
