@@ -210,7 +210,7 @@ def test_shapes_are_learnt(tmp_path: Path) -> None:
     from vbert.regions.detector import detector_file
 
     photos = index({"generated": generate(ShapesSettings())}, readers.reader("shapes"))
-    numerics = Numerics(processes=2, precision="bf16")
+    numerics = Numerics(processes=2)
     spec = detector_file("shapes_cnn").spec()
     (made,) = build_here([detector(photos, spec, DetectorTraining(data="shapes"), numerics, 0)], tmp_path / "store")
     assert made.figures["map50"] >= 0.90
