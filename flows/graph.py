@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -21,6 +23,7 @@ from tasks.pretrain import pretrain
 from tasks.regions import regions
 from tasks.report import report
 from tasks.vocabulary import bert_vocabulary, vocabulary
+from tasks.weights import weights
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.graph import select, walk
@@ -29,14 +32,14 @@ from vbert.data.examples import Examples
 from vbert.data.images import Images
 from vbert.data.raw import Raw
 from vbert.data.shapes.scenes import ShapesSettings
-from vbert.data.spec import DatasetSpec, dataset
+from vbert.data.spec import DatasetSpec, Source, dataset
 from vbert.model.bert import HubSource, model_spec
 from vbert.model.config import ModelSettings
 from vbert.model.trained import Model
 from vbert.objectives import objective
 from vbert.objectives.entry import DownstreamSettings
 from vbert.objectives.mlm_itm import PretrainData, PretrainSettings
-from vbert.regions.detector import DetectorWeights, detector_file
+from vbert.regions.detector import DetectorFile, DetectorWeights, detector_file
 from vbert.report.page import Downstream, Report
 from vbert.training.start import Fresh
 
@@ -54,7 +57,7 @@ class DataSet:
 def graph(recipe: Recipe) -> Report:
     """The report-to-be of a recipe; behind it, every step of the experiment."""
     data = {name: data_set(name, entry, recipe) for name, entry in recipe.data.items()}
-    found = trained_detector(recipe, data)
+    found = detector_of(recipe, data)
     rule = recipe.regions.resolved(detector_file(recipe.detector.spec))
     shards = {
         name: regions(held.photos, found, rule, recipe.numerics.regions).named(name) for name, held in data.items()
@@ -132,13 +135,26 @@ def texts_of(data: Mapping[str, DataSet], name: str) -> Examples:
     return texts
 
 
-def trained_detector(recipe: Recipe, data: Mapping[str, DataSet]) -> DetectorWeights:
-    training = recipe.detector.train
-    if training is None:
-        raise UserError(f"detector: {recipe.detector.spec} has no published weights: add detector.train")
-    photos = data[training.data].photos
-    spec = detector_file(recipe.detector.spec).spec()
-    return detector(photos, spec, training, recipe.numerics.detector, recipe.seed)
+def detector_of(recipe: Recipe, data: Mapping[str, DataSet]) -> DetectorWeights:
+    """Trained on one of the recipe's data sets, or with weights that came from elsewhere."""
+    entry = recipe.detector
+    if entry.train is None:
+        return weights_of(detector_file(entry.spec), entry.weights)
+    photos = data[entry.train.data].photos
+    return detector(photos, detector_file(entry.spec).spec(), entry.train, recipe.numerics.detector, recipe.seed)
+
+
+def weights_of(file: DetectorFile, own: str | None = None) -> DetectorWeights:
+    """The detector with its published weights; `own`: a file or URL in place of them. Raises UserError for none."""
+    if file.import_only:
+        raise UserError(f"detector {file.name} can't be run from images: {file.import_only}")
+    sources = dict(file.weights)
+    if own is not None:
+        sources["weights"] = Source(url=own) if "://" in own else Source(path=os.path.abspath(Path(own).expanduser()))
+    if "weights" not in sources:
+        raise UserError(f"detector {file.name} has no published weights: train it (detector.train) or give weights")
+    raws = {key: download(source.pinned()).named(f"{file.name} {key}") for key, source in sources.items()}
+    return weights(raws, file.spec()).named(file.name)
 
 
 def scenes_of(recipe: Recipe, data: Mapping[str, DataSet]) -> Images | None:

@@ -30,8 +30,11 @@ def _data_set(name: str) -> str:
 
 
 def _detector(name: str) -> str:
-    if name not in detector_names():
-        raise ValueError(f"no detector {name!r} in data_specs/detectors; {nearest(name, detector_names())}")
+    if name not in detector_names() and not name.endswith((".yaml", ".yml")):
+        said = (
+            f"no detector {name!r} in data_specs/detectors; {nearest(name, detector_names())}, or give your own .yaml"
+        )
+        raise ValueError(said)
     return name
 
 
@@ -47,8 +50,19 @@ class DataEntry(Settings):
 
 
 class DetectorEntry(Settings):
-    spec: Annotated[str, Wiring, AfterValidator(_detector)] = Field(description="a name in data_specs/detectors")
+    """Trained here, or with weights: those of the spec, or `weights`, a file or URL."""
+
+    spec: Annotated[str, Wiring, AfterValidator(_detector)] = Field(
+        description="a name in data_specs/detectors, or a .yaml file of your own"
+    )
+    weights: Annotated[str | None, Wiring] = Field(None, description="a file or URL, in place of the spec's weights")
     train: DetectorTraining | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> DetectorEntry:
+        if self.weights is not None and self.train is not None:
+            raise ValueError("give either train or weights")
+        return self
 
 
 class ModelEntry(ModelSettings):

@@ -13,7 +13,8 @@ from PIL import Image
 
 from vbert.data.images import Images, write_images
 from vbert.data.raw import Raw, RawWriter
-from vbert.regions.detector import DetectorSpec, DetectorWeights, PlainCnn, detector_file, load_backend, write_weights
+from vbert.regions.architectures import PlainCnn
+from vbert.regions.detector import DetectorSpec, DetectorWeights, detector_file, load_backend, write_weights
 
 CLASSES = ("circle", "square")
 SMALL = PlainCnn(channels=(8, 16, 16), depth=(1, 1), hidden=32, pooled=3, proposals=12, before_nms=40)

@@ -54,7 +54,7 @@ def test_the_torchvision_backend(tmp_path: Path) -> None:
     spec = small_spec()
     detector = untrained(tmp_path / "w", spec).load()
     boxes = torch.tensor([[4.0, 4, 30, 20], [0, 0, 56, 40], [20.5, 10.25, 33, 39]])
-    (found,) = detector.describe([prepare(image, spec.preprocessing)], [boxes])
+    (found,) = detector.describe(detector.look([prepare(image, spec.preprocessing)]), [boxes])
     figures = [*found.regressed[0, 1].tolist(), *found.scores[:, 0].tolist(), *found.attributes[0].tolist()]
     figures += [row.sum().item() for row in found.features]
     expected = [2.1403, 4.6102, 28.0376, 22.5938, 0.0, 0.0, 0.0, 0.5358, 0.4642, 2.3115, 2.2985, 2.3409]

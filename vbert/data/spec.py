@@ -266,11 +266,11 @@ def dataset(name: str) -> DatasetSpec:
     spec = read_yaml(path, DatasetSpec)
     if spec.name != path.stem:
         raise UserError(f"{path}: name: {spec.name!r} must be that of its file, {path.stem!r}")
-    sources = {key: _absolute(source, path.parent) for key, source in spec.sources.items()}
+    sources = {key: absolute(source, path.parent) for key, source in spec.sources.items()}
     return spec.model_copy(update={"sources": sources})
 
 
-def _absolute(source: Source, folder: Path) -> Source:
+def absolute(source: Source, folder: Path) -> Source:
     """The source with a local path made absolute; relative ones are relative to the spec."""
     if source.path is None:
         return source

@@ -187,7 +187,7 @@ def evaluate(
 
 
 def found_boxes(detector: Detector, spec: DetectorSpec, images: Images, image_id: str) -> Boxes:
-    (candidates,) = detector.detect([detector.prepare(images.open(image_id))])
+    (candidates,) = detector.detect(detector.look([detector.prepare(images.open(image_id))]))
     kept = select(candidates, EVALUATED, spec.nms)
     attributes: list[list[str]] = [[] for _ in kept.scores]
     if candidates.attributes is not None:

@@ -1,6 +1,6 @@
 """Detectors: what one is (spec), what one does (protocol), where its weights lie (artifact), who runs it (backends).
 
-A further backend is one module and one line in BACKENDS; a further architecture of one is a settings class here.
+A further backend is one module and one line in BACKENDS; a further architecture is a class in `architectures.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pydantic import Field, model_validator
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.artifacts.settings import Plugin, Settings, Wiring
+from vbert.data.spec import Source, absolute
+from vbert.regions.architectures import Architecture
 from vbert.regions.boxes import BoxRule, Nms
 from vbert.regions.contract import Contract, Layer, Preprocessing
 from vbert.training.schedule import Schedule
@@ -29,40 +31,19 @@ if TYPE_CHECKING:
 SPECS = Path(__file__).resolve().parents[2] / "data_specs" / "detectors"
 
 # name → (module, version); the version is raised by hand when a backend starts to make other features.
-BACKENDS = {"torchvision": ("vbert.regions.torchvision", 1)}
-
-
-class PlainCnn(Settings):
-    """A small Faster R-CNN of torchvision's parts over a plain CNN with maps at strides 4 and 8.
-
-    `anchors`: sides in pixels, for the map at stride 4 and that at stride 8. RoIs are pooled from the map at stride 4.
-    """
-
-    kind: Literal["plain_cnn"] = "plain_cnn"
-    channels: tuple[int, int, int] = (32, 64, 128)  # at strides 2, 4, 8
-    depth: tuple[int, int] = (2, 2)  # 3×3 convolutions at strides 4 and 8
-    anchors: tuple[tuple[float, ...], tuple[float, ...]] = ((10, 16), (24, 34))
-    ratios: tuple[float, ...] = (0.6, 1.0, 1.6)
-    pooled: int = Field(5, ge=1)  # RoIAlign output side
-    samples: int = Field(1, ge=1)  # and its samples a bin, along each side
-    hidden: int = Field(256, ge=1)  # width of fc6 and fc7
-    proposals: int = Field(50, ge=1)  # rows of the box head, always
-    before_nms: int = Field(200, ge=1)  # anchors a map that go into the RPN's suppression
-    rpn_iou: float = Field(0.7, gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _alike(self) -> PlainCnn:
-        if len(self.anchors[0]) != len(self.anchors[1]):
-            raise ValueError("anchors: both maps share one RPN head and need equally many sizes")
-        return self
+BACKENDS = {
+    "torchvision": ("vbert.regions.torchvision", 1),
+    "detectron2": ("vbert.regions.detectron2", 1),
+    "bottom_up": ("vbert.regions.bottom_up", 1),
+}
 
 
 class _Fields(Settings):
     name: str
-    architecture: PlainCnn
+    architecture: Architecture
     layer: Layer
     dim: int = Field(ge=1)
-    classes: tuple[str, ...] | None = None  # None: those of the boxes it is trained on, sorted
+    classes: tuple[str, ...] | None = None  # None: those of the boxes it is trained on, sorted, or of its weights
     attributes: tuple[str, ...] = ()  # known to the attribute head; none: no such head
     features_of: Literal["proposals", "regressed"] = "proposals"
     preprocessing: Preprocessing = Preprocessing()
@@ -76,13 +57,25 @@ class DetectorSpec(_Fields):
 
 
 class DetectorFile(_Fields):
-    """A file of data_specs/detectors: the detector, and what is told about it."""
+    """A file of data_specs/detectors: the detector, and what is told about it.
 
-    backend: Literal["torchvision"]
+    `weights`: the published ones, a source a file; the names of the keys are the backend's. `import_only`: why its
+    features can be imported but not made from images.
+    """
+
+    backend: Literal["torchvision", "detectron2", "bottom_up"]
     title: str
     licence: str
     homepage: str | None = None
+    weights: dict[str, Source] = Field({})
+    import_only: str | None = None
     boxes: BoxRule  # the rule where a recipe names none
+
+    @model_validator(mode="after")
+    def _runs_it(self) -> DetectorFile:
+        if self.backend != self.architecture.backend:
+            raise ValueError(f"architecture {self.architecture.kind} belongs to backend {self.architecture.backend!r}")
+        return self
 
     def spec(self) -> DetectorSpec:
         fields = {name: getattr(self, name) for name in _Fields.model_fields}
@@ -94,15 +87,24 @@ def detector_names() -> list[str]:
 
 
 def detector_file(name: str) -> DetectorFile:
-    """The spec data_specs/detectors/NAME.yaml. Raises UserError for an unknown name or a faulty file."""
+    """The spec data_specs/detectors/NAME.yaml, or that in the file `name` if it ends in `.yaml`; paths in it absolute.
+
+    Raises UserError for an unknown name or a faulty file.
+    """
     from vbert.data.yaml import read_yaml
 
-    if name not in detector_names():
-        raise UserError(f"no detector {name!r} in data_specs/detectors; {nearest(name, detector_names())}")
-    found = read_yaml(SPECS / f"{name}.yaml", DetectorFile)
-    if found.name != name:
-        raise UserError(f"data_specs/detectors/{name}.yaml: name: {found.name!r} must be the file's, {name!r}")
-    return found
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+    elif name in detector_names():
+        path = SPECS / f"{name}.yaml"
+    else:
+        raise UserError(
+            f"no detector {name!r} in data_specs/detectors; {nearest(name, detector_names())}, or give your own .yaml"
+        )
+    found = read_yaml(path, DetectorFile)
+    if found.name != path.stem:
+        raise UserError(f"{path}: name: {found.name!r} must be that of its file, {path.stem!r}")
+    return found.model_copy(update={"weights": {key: absolute(s, path.parent) for key, s in found.weights.items()}})
 
 
 class RegionSettings(Settings):
@@ -154,6 +156,14 @@ class Candidates:
     attributes: Tensor | None  # [P, A] float32: probabilities
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a detector has seen of a batch: its inputs, and maps that only the detector reads."""
+
+    inputs: Sequence[Prepared]
+    maps: Any
+
+
 class Detector(Protocol):
     """A detector ready to run. Everything about an image is a function of that image alone."""
 
@@ -162,13 +172,26 @@ class Detector(Protocol):
 
     def prepare(self, image: Image.Image) -> Prepared: ...
 
-    def detect(self, batch: Sequence[Prepared]) -> list[Candidates]:
-        """One forward over inputs of equal size."""
+    def look(self, batch: Sequence[Prepared]) -> Seen:
+        """The backbone's maps of inputs of equal size."""
         ...
 
-    def describe(self, batch: Sequence[Prepared], boxes: Sequence[Tensor]) -> list[Candidates]:
-        """The same of given boxes ([n, 4] float32, pixels as shown, any n) in place of proposals."""
+    def detect(self, seen: Seen) -> list[Candidates]:
+        """The candidates of each image: its proposals, with what the box head says of them."""
         ...
+
+    def describe(self, seen: Seen, boxes: Sequence[Tensor]) -> list[Candidates]:
+        """The same of given boxes ([n, 4] float32, pixels as shown, any n an image) in place of proposals."""
+        ...
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that came from elsewhere: what `Backend.detector` takes, and the names that belong to them."""
+
+    classes: Sequence[str]
+    attributes: Sequence[str]
+    tensors: Mapping[str, Tensor]
 
 
 class Backend(Protocol):
@@ -181,6 +204,13 @@ class Backend(Protocol):
     def detector(
         self, spec: DetectorSpec, classes: Sequence[str], tensors: Mapping[str, Tensor], device: str
     ) -> Detector: ...
+
+    def published(self, spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
+        """A checkpoint as the world writes it, in the network's own names. `files`: those of the spec's `weights`.
+
+        Raises UserError naming what is missing, unexpected or of another shape.
+        """
+        ...
 
 
 def backend(name: str) -> Plugin:

@@ -114,16 +114,17 @@ def _sample(
     if settings.boxes is None or settings.nms is None:
         raise BuildError("regions: box rule and nms must be resolved against the detector's spec first")
     prepared = detector.prepare(images.open(image_id))
+    seen = detector.look([prepared])
     found: Candidates
     if given is None:
-        (found,) = detector.detect([prepared])
+        (found,) = detector.detect(seen)
     else:
         boxes = given.get(image_id, np.zeros((0, 4), np.float32))
-        (found,) = detector.describe([prepared], [torch.from_numpy(boxes)])
+        (found,) = detector.describe(seen, [torch.from_numpy(boxes)])
     kept = select(found, settings.boxes, settings.nms)
     features = found.features[kept.proposals]
     if given is None and spec.features_of == "regressed":
-        features = detector.describe([prepared], [kept.boxes])[0].features
+        features = detector.describe(seen, [kept.boxes])[0].features
     if not bool((features.abs() <= FLOAT16_MAX).all()):
         raise BadImage("not finite", f"a feature is beyond what float16 holds ({FLOAT16_MAX:g})")
     attributes: list[list[str]] = [[] for _ in kept.scores]

@@ -1,4 +1,4 @@
-"""The torchvision backend: Faster R-CNN of torchvision's RPN and RoI heads, with an attribute head.
+"""A small Faster R-CNN of torchvision's RPN and RoI heads over a plain CNN, with an attribute head.
 
 torchvision's own batched inference makes an image's features depend on its neighbours (padding) and on the first image
 a process saw (`MultiScaleRoIAlign` keeps the scales of its first input); here they are functions of the image alone.
@@ -21,7 +21,8 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes, roi_align
 
-from vbert.regions.detector import Candidates, DetectorSpec, PlainCnn, Prepared
+from vbert.regions.architectures import PlainCnn
+from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Seen
 from vbert.regions.pixels import prepare
 
 STRIDES = (4, 8)
@@ -209,34 +210,35 @@ def padded(pixels: Tensor) -> Tensor:
     return pad(pixels, (0, -width % STRIDES[-1], 0, -height % STRIDES[-1]))
 
 
-class TorchvisionDetector:
+class PlainDetector:
     """See `vbert.regions.detector.Detector`."""
 
     def __init__(self, spec: DetectorSpec, classes: Sequence[str], network: FasterRcnn, device: str) -> None:
-        self.spec, self.classes, self.attributes, self.device = spec, classes, spec.attributes, device
+        self.spec, self.device = spec, device
+        self.classes: Sequence[str] = classes
+        self.attributes: Sequence[str] = spec.attributes
         self.network = network.eval().to(device).to(memory_format=torch.channels_last)
 
     def prepare(self, image: Image.Image) -> Prepared:
         return prepare(image, self.spec.preprocessing)
 
     @torch.inference_mode()
-    def detect(self, batch: Sequence[Prepared]) -> list[Candidates]:
-        pixels = self._stacked(batch)
-        maps = self.network.backbone(pixels)
-        height, width = batch[0].pixels.shape[1:]
-        proposals = self.network.rpn.propose(pixels, maps, (height, width))
-        whole = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
-        return self._candidates(maps, batch, [mine if len(mine) else whole for mine in proposals])
+    def look(self, batch: Sequence[Prepared]) -> Seen:
+        pixels = padded(torch.stack([p.pixels for p in batch]).to(self.device, memory_format=torch.channels_last))
+        return Seen(batch, (pixels, self.network.backbone(pixels)))
 
     @torch.inference_mode()
-    def describe(self, batch: Sequence[Prepared], boxes: Sequence[Tensor]) -> list[Candidates]:
-        pixels = self._stacked(batch)
-        inputs = [b.to(self.device) * self._scale(p) for b, p in zip(boxes, batch, strict=True)]
-        return self._candidates(self.network.backbone(pixels), batch, inputs)
+    def detect(self, seen: Seen) -> list[Candidates]:
+        pixels, maps = seen.maps
+        height, width = seen.inputs[0].pixels.shape[1:]
+        proposals = self.network.rpn.propose(pixels, maps, (height, width))
+        whole = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
+        return self._candidates(maps, seen.inputs, [mine if len(mine) else whole for mine in proposals])
 
-    def _stacked(self, batch: Sequence[Prepared]) -> Tensor:
-        pixels = torch.stack([p.pixels for p in batch]).to(self.device, memory_format=torch.channels_last)
-        return padded(pixels)
+    @torch.inference_mode()
+    def describe(self, seen: Seen, boxes: Sequence[Tensor]) -> list[Candidates]:
+        inputs = [b.to(self.device) * self._scale(p) for b, p in zip(boxes, seen.inputs, strict=True)]
+        return self._candidates(seen.maps[1], seen.inputs, inputs)
 
     def _scale(self, prepared: Prepared) -> Tensor:
         return torch.tensor(prepared.scale * 2, device=self.device)
@@ -286,12 +288,11 @@ class TorchvisionDetector:
 
 def network(spec: DetectorSpec, classes: int) -> FasterRcnn:
     """An untrained network, its weights drawn from torch's generator."""
+    assert isinstance(spec.architecture, PlainCnn)
     return FasterRcnn(spec.architecture, classes, len(spec.attributes))
 
 
-def detector(
-    spec: DetectorSpec, classes: Sequence[str], tensors: Mapping[str, Tensor], device: str
-) -> TorchvisionDetector:
+def detector(spec: DetectorSpec, classes: Sequence[str], tensors: Mapping[str, Tensor], device: str) -> PlainDetector:
     """The detector of `spec` with the weights `tensors`."""
     with torch.random.fork_rng(devices=[]):
         whole = network(spec, len(classes))
@@ -300,4 +301,4 @@ def detector(
     for block in [m for m in whole.modules() if isinstance(m, nn.Sequential) and len(m) == 3]:
         if isinstance(block[0], nn.Conv2d) and isinstance(block[1], nn.BatchNorm2d):
             block[0], block[1] = fuse_conv_bn_eval(block[0], block[1]), nn.Identity()
-    return TorchvisionDetector(spec, classes, whole, device)
+    return PlainDetector(spec, classes, whole, device)

@@ -1,0 +1,65 @@
+"""Architectures of detectors, as plain data: a spec is read without torch. A further one is a class and its place in
+`Architecture`; its `backend` runs it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from vbert.artifacts.settings import Settings
+
+
+class PlainCnn(Settings):
+    """A small Faster R-CNN of torchvision's parts over a plain CNN with maps at strides 4 and 8.
+
+    `anchors`: sides in pixels, for the map at stride 4 and that at stride 8. RoIs are pooled from the map at stride 4.
+    """
+
+    backend: ClassVar[str] = "torchvision"
+    kind: Literal["plain_cnn"] = "plain_cnn"
+    channels: tuple[int, int, int] = (32, 64, 128)  # at strides 2, 4, 8
+    depth: tuple[int, int] = (2, 2)  # 3×3 convolutions at strides 4 and 8
+    anchors: tuple[tuple[float, ...], tuple[float, ...]] = ((10, 16), (24, 34))
+    ratios: tuple[float, ...] = (0.6, 1.0, 1.6)
+    pooled: int = Field(5, ge=1)  # RoIAlign output side
+    samples: int = Field(1, ge=1)  # and its samples a bin, along each side
+    hidden: int = Field(256, ge=1)  # width of fc6 and fc7
+    proposals: int = Field(50, ge=1)  # rows of the box head, always
+    before_nms: int = Field(200, ge=1)  # anchors a map that go into the RPN's suppression
+    rpn_iou: float = Field(0.7, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _alike(self) -> PlainCnn:
+        if len(self.anchors[0]) != len(self.anchors[1]):
+            raise ValueError("anchors: both maps share one RPN head and need equally many sizes")
+        return self
+
+
+class TorchvisionFasterRcnn(Settings):
+    """A Faster R-CNN of `torchvision.models.detection`, in its layout of weights."""
+
+    backend: ClassVar[str] = "torchvision"
+    kind: Literal["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"]
+    proposals: int = Field(1000, ge=1)  # left by the RPN, and rows of the box head, always
+
+
+class Detectron2(Settings):
+    """A model that detectron2 builds from one of its own configurations."""
+
+    backend: ClassVar[str] = "detectron2"
+    kind: Literal["detectron2"]
+    config: str  # below detectron2/model_zoo/configs
+    changes: dict[str, JsonValue] = Field({})  # of the configuration, by dotted key
+
+
+class BottomUp(Settings):
+    """The bottom-up-attention detector: a Caffe ResNet-101 C4 with 1,600 classes and 400 attributes (Anderson et al.
+    2018), in PyTorch alone."""
+
+    backend: ClassVar[str] = "bottom_up"
+    kind: Literal["bottom_up_c4"]
+    proposals: int = Field(300, ge=1)
+
+
+Architecture = Annotated[PlainCnn | TorchvisionFasterRcnn | Detectron2 | BottomUp, Field(discriminator="kind")]
