@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
+from flows.cli_preprocess import preprocess
 from vbert.artifacts.children import Stopped
 from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.artifacts.store import Store, default_root
@@ -337,6 +338,9 @@ def show(recipe: str, /, *, changes: Set = [], json_: JsonOption = False) -> Non
 
     resolved = _recipe(recipe, changes)
     print(json.dumps(resolved.model_dump(mode="json")) if json_ else as_yaml(resolved), end="\n" if json_ else "")
+
+
+app.command(preprocess)
 
 
 def _terminated(*_: Any) -> None:

@@ -28,6 +28,7 @@ from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.graph import select, walk
 from vbert.artifacts.settings import Settings
+from vbert.data import readers
 from vbert.data.examples import Examples
 from vbert.data.images import Images
 from vbert.data.raw import Raw
@@ -40,6 +41,7 @@ from vbert.objectives import objective
 from vbert.objectives.entry import DownstreamSettings
 from vbert.objectives.mlm_itm import PretrainData, PretrainSettings
 from vbert.regions.detector import DetectorFile, DetectorWeights, detector_file
+from vbert.regions.shards import Shards
 from vbert.report.page import Downstream, Report
 from vbert.training.start import Fresh
 
@@ -58,10 +60,7 @@ def graph(recipe: Recipe) -> Report:
     """The report-to-be of a recipe; behind it, every step of the experiment."""
     data = {name: data_set(name, entry, recipe) for name, entry in recipe.data.items()}
     found = detector_of(recipe, data)
-    rule = recipe.regions.resolved(detector_file(recipe.detector.spec))
-    shards = {
-        name: regions(held.photos, found, rule, recipe.numerics.regions).named(name) for name, held in data.items()
-    }
+    shards = {name: shards_of(held.photos, found, recipe).named(name) for name, held in data.items()}
 
     fresh = start_of(recipe, data)
     pretrained: Model | None = None
@@ -94,6 +93,10 @@ def graph(recipe: Recipe) -> Report:
 
 def data_set(name: str, entry: DataEntry, recipe: Recipe) -> DataSet:
     """Its photos and texts, fetched or generated; photos shared with another spec come from that spec's sources."""
+    if entry.folder is not None:
+        raws = {"folder": download(local(entry.folder).pinned()).named(name)}
+        return DataSet(images(raws, readers.reader("folder"), recipe.limit).named(name), None)
+    assert entry.spec is not None, "the recipe's own check"
     spec = dataset(entry.spec)
     own = sources_of(spec, entry)
     collection = spec.collection()
@@ -150,11 +153,21 @@ def weights_of(file: DetectorFile, own: str | None = None) -> DetectorWeights:
         raise UserError(f"detector {file.name} can't be run from images: {file.import_only}")
     sources = dict(file.weights)
     if own is not None:
-        sources["weights"] = Source(url=own) if "://" in own else Source(path=os.path.abspath(Path(own).expanduser()))
+        sources["weights"] = Source(url=own) if "://" in own else local(own)
     if "weights" not in sources:
         raise UserError(f"detector {file.name} has no published weights: train it (detector.train) or give weights")
     raws = {key: download(source.pinned()).named(f"{file.name} {key}") for key, source in sources.items()}
     return weights(raws, file.spec()).named(file.name)
+
+
+def shards_of(photos: Images, found: DetectorWeights, recipe: Recipe) -> Shards:
+    rule = recipe.regions.resolved(detector_file(recipe.detector.spec))
+    return regions(photos, found, rule, recipe.numerics.regions)
+
+
+def local(path: str) -> Source:
+    """A file or folder of this machine."""
+    return Source(path=os.path.abspath(Path(path).expanduser()))
 
 
 def scenes_of(recipe: Recipe, data: Mapping[str, DataSet]) -> Images | None:
@@ -192,5 +205,8 @@ def plain(settings: S, kind: type[S]) -> S:
 
 def cut(recipe: Recipe, until: Sequence[str]) -> list[Artifact]:
     """The artifacts at which to stop: `regions` (all of them) or `regions[easy_vqa]`."""
-    whole = walk(graph(recipe))
+    data = {name: data_set(name, entry, recipe) for name, entry in recipe.data.items()}
+    found = detector_of(recipe, data)
+    unread = [shards_of(held.photos, found, recipe).named(name) for name, held in data.items()]
+    whole = walk(graph(recipe), *unread)  # regions that no training reads too
     return list({a.fingerprint: a for name in until for a in select(whole, name)}.values())

@@ -39,14 +39,24 @@ def _detector(name: str) -> str:
 
 
 class DataEntry(Settings):
-    """A data set of the recipe. Sizes are for generated sets, and replace those of the spec."""
+    """A data set of the recipe: one with a spec, or a plain folder of images (subfolders too) without texts.
 
-    spec: Annotated[str, Wiring, AfterValidator(_data_set)] = Field(
-        description="a name in data_specs/datasets, or a .yaml file of your own"
+    Sizes are for generated sets, and replace those of the spec.
+    """
+
+    spec: Annotated[Annotated[str, AfterValidator(_data_set)] | None, Wiring] = Field(
+        None, description="a name in data_specs/datasets, or a .yaml file of your own"
     )
+    folder: Annotated[str | None, Wiring] = Field(None, description="of images; relative to where the run starts")
     images: int | None = Field(None, ge=1)
     size: int | None = Field(None, ge=1, description="side of a generated image in pixels")
     seed: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DataEntry:
+        if (self.spec is None) == (self.folder is None):
+            raise ValueError("give either spec or folder")
+        return self
 
 
 class DetectorEntry(Settings):

@@ -9,7 +9,7 @@ from vbert.artifacts.settings import Numerics
 from vbert.artifacts.stage import Figures, stage
 from vbert.data.images import Images
 from vbert.regions.detector import DetectorWeights, RegionSettings
-from vbert.regions.extract import extract_shard, gather, shard_plan
+from vbert.regions.extract import extract_shard, gather, reusable, shard_plan
 from vbert.regions.shards import Shards
 
 
@@ -17,7 +17,9 @@ from vbert.regions.shards import Shards
 def regions(
     build: Build, images: Images, detector: DetectorWeights, settings: RegionSettings, numerics: Numerics
 ) -> Figures:
-    """Region features of every image of `images`; a unit is a shard."""
-    plan = shard_plan(images.table(), settings.images_per_shard)
-    build.each(plan, partial(extract_shard, images, detector, settings, numerics, build.machine.device))
-    return dict(gather(build.directory, build.scratch, build.unit_figures().values(), detector, settings, "regions"))
+    """Region features of every image of `images`; a unit is a shard. What earlier shards hold is copied from them."""
+    earlier = reusable(build.earlier(), detector, settings, numerics)
+    plan = shard_plan(images.table(), settings.images_per_shard, earlier)
+    make = partial(extract_shard, images, detector, settings, numerics, build.machine, earlier)
+    build.each(plan, make, lambda unit: len(unit.images))
+    return gather(build.directory, build.scratch, build.unit_figures().values(), detector, settings, "regions")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from shutil import copyfileobj
+from typing import TYPE_CHECKING
 
 from vbert.artifacts.build import Build, Job
 from vbert.artifacts.errors import UserError
@@ -11,16 +13,56 @@ from vbert.artifacts.stage import Figures, stage
 from vbert.data.raw import Raw
 from vbert.regions.detector import DetectorSpec, DetectorWeights
 
+if TYPE_CHECKING:
+    from vbert.regions.detector import Published
+
 
 @stage("weights", makes=DetectorWeights, version=1, through=False)
 def weights(build: Build, files: Mapping[str, Raw], spec: DetectorSpec) -> Figures:
-    """`files`: the sources of the spec's `weights`, one file each."""
+    """`files`: the sources of the spec's `weights`, one file each; or under `weights` the folder of another one."""
     return build.process(make_weights, files, spec)
 
 
 def make_weights(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Figures:
     """Brings the files to scratch, has the backend read them, and writes a `DetectorWeights`."""
     from vbert.regions.detector import load_backend, write_weights
+
+    if "weights" not in files:
+        raise UserError(f"detector {spec.name}: no source `weights`, there are {', '.join(files)}")
+    found = own_form(files["weights"], spec) or published(job, files, spec)
+    named = spec.model_copy(update={"attributes": tuple(found.attributes)})
+    try:
+        load_backend(spec.backend.name).detector(named, found.classes, found.tensors, "cpu")
+    except RuntimeError as error:  # torch's word on tensors that are missing or of another shape
+        raise UserError(f"{files['weights'].title}: not the weights of {spec.name}: {error}") from error
+    write_weights(job.directory, named, found.classes, found.tensors)
+    return {
+        "tensors": len(found.tensors),
+        "parameters": sum(tensor.numel() for tensor in found.tensors.values()),
+        "classes": len(found.classes),
+        "attributes": len(found.attributes),
+    }
+
+
+def own_form(raw: Raw, spec: DetectorSpec) -> Published | None:
+    """The files of a `DetectorWeights`, such as a training here made; None where `raw` holds something else."""
+    from vbert.regions.detector import Published
+
+    names = {name.rpartition("/")[2]: name for name in raw.members()}
+    if not {"detector.json", "weights.safetensors"} <= names.keys():
+        return None
+    from safetensors.torch import load
+
+    about = json.loads(raw.read(names["detector.json"]))
+    theirs = DetectorSpec.model_validate(about["spec"])
+    if theirs.architecture != spec.architecture:
+        raise UserError(f"{raw.title}: weights of {theirs.name}, whose architecture is not that of {spec.name}")
+    return Published(about["classes"], theirs.attributes, load(raw.read(names["weights.safetensors"])))
+
+
+def published(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Published:
+    """The weights as the world writes them, read by the backend."""
+    from vbert.regions.detector import load_backend
 
     paths = {}
     for key, raw in files.items():
@@ -31,15 +73,7 @@ def make_weights(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Figu
         with raw.open(names[0]) as source, paths[key].open("wb") as copy:
             copyfileobj(source, copy, 1 << 20)
     try:
-        found = load_backend(spec.backend.name).published(spec, paths)
+        return load_backend(spec.backend.name).published(spec, paths)
     finally:
         for path in paths.values():
             path.unlink()
-    named = spec.model_copy(update={"attributes": tuple(found.attributes)})
-    write_weights(job.directory, named, found.classes, found.tensors)
-    return {
-        "tensors": len(found.tensors),
-        "parameters": sum(tensor.numel() for tensor in found.tensors.values()),
-        "classes": len(found.classes),
-        "attributes": len(found.attributes),
-    }

@@ -11,6 +11,7 @@ import pytest
 import torch
 from regions.regions_tiny import collection, encoded, picture, small_spec, untrained
 
+from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.settings import Numerics
 from vbert.data.images import Images
@@ -20,6 +21,7 @@ from vbert.regions.extract import Unit, extract_shard, gather, shard_plan
 from vbert.regions.shards import Shards
 
 SETTINGS = RegionSettings(boxes=Adaptive(minimum=1, maximum=5, score=0.6), nms=Nms(), images_per_shard=7)
+CPU = Machine(device="cpu")
 SIZES = [(64, 64), (80, 48), (47, 61), (33, 9), (1, 1), (8, 100), (96, 96)]
 
 
@@ -53,7 +55,7 @@ def extracted(
     directory.mkdir()
     plan = changes.get("plan") or shard_plan(images.table(), settings.images_per_shard)
     numerics = changes.get("numerics") or Numerics()
-    units = [extract_shard(images, weights, settings, numerics, "cpu", directory, unit) for _, unit in plan]
+    units = [extract_shard(images, weights, settings, numerics, CPU, (), directory, unit) for _, unit in plan]
     gather(directory, directory.parent, units, weights, settings, "regions")
     return Shards.at(directory)
 
@@ -88,7 +90,7 @@ def test_no_setting_changes_an_images_bits(tmp_path: Path, images: Images, weigh
 def test_the_plan_is_fixed_by_the_sorted_ids(images: Images) -> None:
     plan = shard_plan(images.table(), 10)
     assert [key for key, _ in plan] == ["000000", "000001", "000002"]
-    ids = [image_id for _, unit in plan for image_id, _, _ in unit.images]
+    ids = [wanted.image_id for _, unit in plan for wanted in unit.images]
     assert ids == sorted(f"train/{i}" for i in range(28))
     assert shard_plan(images.table().take(list(range(27, -1, -1))), 10) == plan
 

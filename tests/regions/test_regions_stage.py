@@ -44,7 +44,8 @@ def test_one_child_or_two_give_the_same_bytes_as_this_process(tmp_path: Path) ->
     assert one.manifest.content == two.manifest.content
     tars = [f"{i:06d}.tar" for i in range(5)]
     assert one.names() == [*tars, "contract.json", "offsets.parquet", "quarantine.parquet"]
-    assert one.figures == {"images": 24, "quarantined": 0, "regions": one.figures["regions"], "shards": 5}
+    counts = {"images": 24, "quarantined": 0, "regions": one.figures["regions"], "shards": 5, "reused": 0}
+    assert one.figures == counts | {"device": "cpu"}
     here = extracted(tmp_path / "here", photos.bound(one.store), weights.bound(one.store), SETTINGS)
     assert all_bits(here) == all_bits(one)
     assert [here.file(n).read_bytes() for n in here.names()] == [one.file(n).read_bytes() for n in one.names()]

@@ -8,10 +8,11 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, Protocol
@@ -52,7 +53,12 @@ class Build(Protocol):
     scratch: Path
     machine: Machine
 
-    def each(self, units: Sequence[tuple[str, Any]], make: Callable[[Path, Any], Figures]) -> None: ...
+    def each(
+        self,
+        units: Sequence[tuple[str, Any]],
+        make: Callable[[Path, Any], Figures],
+        count: Callable[[Any], int] = lambda _: 1,
+    ) -> None: ...
     def unit_figures(self) -> dict[str, Figures]: ...
     def process(self, function: Callable[..., Figures], *arguments: Any, processes: int = 1) -> Figures: ...
     def progress(self, done: int, total: int, **figures: float) -> None: ...
@@ -100,13 +106,17 @@ class Work:
     workers: int
     retries: int = 2
     timeout: float | None = None
+    tell: Callable[..., None] | None = None  # progress within the unit, where it is made by this process's children
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"tell": None}
 
     def __call__(self) -> Figures:
         """Make and commit the unit in a child of this process; a child that dies is replaced and the unit retried."""
         for attempt in range(self.retries + 1):
             try:
                 call = (self.unfinished, self.key, self.make, self.argument)
-                figures: Figures = pool(self.workers).run(make_unit, *call, timeout=self.timeout)
+                figures: Figures = pool(self.workers).run(make_unit, *call, progress=self.tell, timeout=self.timeout)
                 return figures
             except (ChildDied, Overdue) as error:
                 if attempt == self.retries:
@@ -199,6 +209,39 @@ def committed(
         return {directory.name: record for directory, record in records if record is not None}
 
 
+Progress = Callable[..., None]  # progress(done, total, **figures)
+
+
+class Tally:
+    """How far the units of a step are, counted in what they are of; figures that their makers report are summed."""
+
+    def __init__(self, counts: Mapping[str, int], done: Sequence[str], show: Progress) -> None:
+        self._counts, self._show, self._lock, self._began = counts, show, Lock(), time.monotonic()
+        self._have = {key: counts[key] for key in done}
+        self._before = sum(self._have.values())
+        self._waiting = iter([key for key in counts if key not in self._have])
+        self._figures: dict[str, dict[str, float]] = {}
+        show(self._before, sum(counts.values()))
+
+    def within(self, key: str, done: int, _total: int, **figures: float) -> None:
+        self._note(key, done, figures)
+
+    def finished(self, figures: Figures) -> None:
+        """The next of the units, in their order, is committed."""
+        key = next(self._waiting)
+        same = {name: figures[name] for name in self._figures.get(key, ()) if name in figures}
+        self._note(key, self._counts[key], same)
+
+    def _note(self, key: str, done: int, figures: dict[str, float]) -> None:
+        with self._lock:
+            self._have[key], self._figures[key] = max(done, self._have.get(key, 0)), figures
+            names = dict.fromkeys(name for each in self._figures.values() for name in each)
+            sums = {name: sum(each.get(name, 0) for each in self._figures.values()) for name in names}
+            there = sum(self._have.values())
+            rate = (there - self._before) / max(time.monotonic() - self._began, 1e-9)
+        self._show(there, sum(self._counts.values()), per_second=rate, **sums)
+
+
 class UnitsMade(Exception):
     """The units asked for are committed; the artifact is for another builder to publish."""
 
@@ -224,9 +267,6 @@ def run_works(title: str, works: Sequence[Work], done: Callable[[Figures], None]
             raise
 
 
-Progress = Callable[..., None]  # progress(done, total, **figures)
-
-
 @dataclass
 class StoreBuild:
     """A build into a store: the `Build` that stages get from the engine."""
@@ -248,23 +288,40 @@ class StoreBuild:
     def unfinished(self) -> Path:
         return self.store.unfinished(self.artifact.stage_name, self.artifact.fingerprint)
 
-    def each(self, units: Sequence[tuple[str, Any]], make: Callable[[Path, Any], Figures]) -> None:
+    def each(
+        self,
+        units: Sequence[tuple[str, Any]],
+        make: Callable[[Path, Any], Figures],
+        count: Callable[[Any], int] = lambda _: 1,
+    ) -> None:
+        """Make and commit the units that are missing, and link their files into `directory`.
+
+        `count`: how many things a unit is of, which progress is told in; its `make` may report how many are done.
+        """
         keys = [key for key, _ in units]
         if len(set(keys)) != len(keys) or not all(k.replace("-", "").replace("_", "").isalnum() for k in keys):
             raise BuildError(f"{self.artifact.title}: unit keys must be unique, of letters, digits, - and _")
         # Read whole once: what an earlier run committed has lain on the disk since. Workers of a part leave that to
         # whoever publishes, or each would read the units of all.
         have = committed(self.unfinished, contents=self.only is None, say=self.say)
-        done = sum(key in have for key in keys)
-        self.progress(done, len(keys))
+        counts = {key: count(argument) for key, argument in units}
+        tally = Tally(counts, [key for key in keys if key in have], self.progress)
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None
         works = [
-            Work(self.unfinished, key, make, argument, self.machine.units_at_once, self.retries, timeout)
+            Work(
+                self.unfinished,
+                key,
+                make,
+                argument,
+                self.machine.units_at_once,
+                self.retries,
+                timeout,
+                partial(tally.within, key),
+            )
             for position, (key, argument) in enumerate(units)
             if key not in have and (self.only is None or position in self.only)
         ]
-        finished = iter(range(done + 1, len(keys) + 1))
-        self.run_units(self.artifact.title, works, lambda _: self.progress(next(finished), len(keys)))
+        self.run_units(self.artifact.title, works, tally.finished)
         have = committed(self.unfinished)
         if self.only is not None:
             raise UnitsMade(sum(key in have for key in keys), len(keys))

@@ -82,6 +82,8 @@ def _files(root: str) -> Iterator[tuple[str, tuple[str, list[int]]]]:
                         folders.append((entry.path, f"{prefix}{entry.name}/"))
                     elif entry.is_file():
                         yield safe_name(prefix + entry.name), (entry.path, _key(entry.stat()))
+                    elif entry.is_symlink():  # leads nowhere: an empty file, so that it is accounted for
+                        yield safe_name(prefix + entry.name), (entry.path, [0, 0, 0])
         except OSError as error:
             raise UserError(f"{folder}: can't be read: {error.strerror}") from error
 
@@ -91,6 +93,8 @@ def _key(status: os.stat_result) -> list[int]:
 
 
 def _sha256(file: str) -> str:
+    if not os.path.exists(file):
+        return hashlib.sha256().hexdigest()
     try:
         with open(file, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import BuildError, UserError, nearest
-from vbert.artifacts.settings import Plugin, Settings, Wiring
+from vbert.artifacts.settings import Plugin, Settings, Since, Wiring
 from vbert.data.spec import Source, absolute
 from vbert.regions.architectures import Architecture
 from vbert.regions.boxes import BoxRule, Nms
@@ -113,6 +113,7 @@ class RegionSettings(Settings):
     boxes: BoxRule | None = None
     nms: Nms | None = None
     images_per_shard: int = Field(500, ge=1)
+    batch: Annotated[int, Since(1)] = Field(1, ge=1, description="images of one padded size that go through together")
     quarantine: float = Field(0.01, ge=0, le=1, description="share of broken images above which the stage fails")
 
     def resolved(self, detector: DetectorFile) -> RegionSettings:
@@ -172,8 +173,15 @@ class Detector(Protocol):
 
     def prepare(self, image: Image.Image) -> Prepared: ...
 
-    def look(self, batch: Sequence[Prepared]) -> Seen:
-        """The backbone's maps of inputs of equal size."""
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) in pixels of the padded input that an image of width × height becomes."""
+        ...
+
+    def look(self, batch: Sequence[Prepared], slots: int = 1) -> Seen:
+        """The backbone's maps of at most `slots` inputs of one padded size.
+
+        Always computed on `slots` inputs, zeros in place of those that lack: bits depend on how many there are.
+        """
         ...
 
     def detect(self, seen: Seen) -> list[Candidates]:

@@ -2,42 +2,248 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vbert.artifacts import children
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.settings import Numerics
+from vbert.regions.overlap import prepared_ahead, run_ahead
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    from vbert.data.images import Images
-    from vbert.regions.detector import Candidates, Detector, DetectorSpec, DetectorWeights, RegionSettings
-    from vbert.regions.shards import Sample
+    from vbert.artifacts.artifact import Artifact
+    from vbert.artifacts.build import Machine
+    from vbert.data.images import BadImage, Images
+    from vbert.regions.boxes import Kept
+    from vbert.regions.detector import Candidates, Detector, DetectorSpec, DetectorWeights, Prepared, RegionSettings
+    from vbert.regions.shards import Sample, Shards
 
 # The most that float16 holds; a feature above it would become infinite.
 FLOAT16_MAX = 65504.0
 
+AHEAD = 4  # samples made ahead of the writer
+TELL_EVERY = 0.2  # seconds between two reports of a unit's progress
+
+
+class Wanted(NamedTuple):
+    """An image of a unit; `held`: which of the earlier shards has its regions, and under which id."""
+
+    image_id: str
+    path: str
+    sha256: str
+    width: int
+    height: int
+    held: tuple[int, str] | None = None
+
 
 @dataclass(frozen=True)
 class Unit:
-    """The work of one shard: (image_id, path, sha256) of its images."""
+    """The work of one shard."""
 
     shard: int
-    images: Sequence[tuple[str, str, str]]
+    images: Sequence[Wanted]
 
 
-def shard_plan(table: pa.Table, images_per_shard: int) -> list[tuple[str, Unit]]:
+def shard_plan(table: pa.Table, images_per_shard: int, earlier: Sequence[Shards] = ()) -> list[tuple[str, Unit]]:
     """Units by key: the images by sorted id, `images_per_shard` at a time."""
-    columns = [table.column(name).to_pylist() for name in ("image_id", "path", "sha256")]
-    rows = sorted(zip(*columns, strict=True))
+    names = ("image_id", "path", "sha256", "width", "height")
+    held = _held(table, earlier)
+    rows = sorted(zip(*(table.column(name).to_pylist() for name in names), held, strict=True), key=lambda row: row[0])
     starts = range(0, len(rows), images_per_shard)
-    return [(f"{i:06d}", Unit(i, tuple(rows[start : start + images_per_shard]))) for i, start in enumerate(starts)]
+    units = [tuple(Wanted(*row) for row in rows[start : start + images_per_shard]) for start in starts]
+    return [(f"{i:06d}", Unit(i, images)) for i, images in enumerate(units)]
+
+
+def _held(table: pa.Table, earlier: Sequence[Shards]) -> list[tuple[int, str] | None]:
+    """Of each image, by its sha256: which of the earlier shards has it, the first of them, and under which id."""
+    import pyarrow.compute as pc
+
+    found: list[tuple[int, str] | None] = [None] * table.num_rows
+    for which, shards in enumerate(earlier):
+        there = shards.table()
+        rows = pc.index_in(table.column("sha256"), there.column("image_sha256").combine_chunks()).to_pylist()
+        ids = there.column("image_id")
+        for at, row in enumerate(rows):
+            if row is not None and found[at] is None:
+                found[at] = (which, ids[row].as_py())
+    return found
+
+
+def reusable(
+    earlier: Iterable[Artifact], detector: DetectorWeights, settings: RegionSettings, numerics: Numerics
+) -> list[Shards]:
+    """The earlier shards whose regions are, bit for bit, what this detector and these settings make of the same image.
+
+    Same contract, same numerics, same processor family and libraries; `extract_shard` looks at the device.
+    """
+    from vbert.artifacts.manifest import environment, numerics_class
+    from vbert.regions.shards import Shards
+
+    found = []
+    contract, here = detector.contract(settings), numerics_class(environment())
+    for artifact in earlier:
+        if not isinstance(artifact, Shards) or artifact.step is None:
+            continue
+        given = artifact.step.arguments
+        alike = given["numerics"] == numerics and given["settings"].batch == settings.batch
+        if alike and numerics_class(artifact.manifest.environment) == here and artifact.contract() == contract:
+            found.append(artifact)
+    return found
+
+
+@dataclass
+class Extraction:
+    """What makes the samples of a shard: one process's detector, and how it is asked."""
+
+    images: Images
+    detector: Detector
+    spec: DetectorSpec
+    settings: RegionSettings
+    numerics: Numerics
+    device: str
+    earlier: Sequence[Shards] = ()
+    reused: int = 0
+
+    @cached_property
+    def given(self) -> Mapping[str, NDArray[np.float32]] | None:
+        """The boxes of the images' own table, under the rule that takes them."""
+        return _given(self.images) if self.settings.boxes is not None and self.settings.boxes.rule == "given" else None
+
+    def prepare(self, wanted: Wanted) -> Sample | Prepared | BadImage:
+        """Its regions from earlier shards, else the detector's input."""
+        from vbert.data.decode import BadImage
+
+        if (sample := self._again(wanted)) is not None:
+            return sample
+        try:
+            return self.detector.prepare(self.images.open(wanted.image_id))
+        except BadImage as bad:
+            return bad
+
+    def _again(self, wanted: Wanted) -> Sample | None:
+        """The sample as an earlier extraction made it, on the same device; of given boxes, where they are the same."""
+        import numpy as np
+
+        from vbert.regions.shards import Sample
+
+        if wanted.held is None:
+            return None
+        which, image_id = wanted.held
+        if self.earlier[which].figures.get("device") != device_name(self.device):
+            return None
+        held = self.earlier[which].read(image_id)
+        if self.given is not None and not np.array_equal(
+            held.boxes if held.boxes is not None else (), self._given_boxes(wanted.image_id)
+        ):
+            return None
+        return Sample(
+            image_id=wanted.image_id,
+            image_sha256=wanted.sha256,
+            width=held.width,
+            height=held.height,
+            features=held.features,
+            boxes=held.boxes,
+            scores=held.scores,
+            classes=held.classes,
+            attributes=held.attributes,
+        )
+
+    def _given_boxes(self, image_id: str) -> NDArray[np.float32]:
+        import numpy as np
+
+        assert self.given is not None
+        return self.given.get(image_id, np.zeros((0, 4), np.float32))
+
+    def batches(self, wanted: Sequence[Wanted]) -> list[Sequence[Wanted]]:
+        """What goes through the backbone together: up to `settings.batch` images of one padded size, each alone at 1.
+
+        A function of the plan, never of what is left to do.
+        """
+        if self.settings.batch == 1:
+            return [[one] for one in wanted]
+        groups: dict[tuple[int, int], list[Wanted]] = {}
+        for one in wanted:
+            broken = one.width == 0 or one.height == 0
+            groups.setdefault((0, 0) if broken else self.detector.grid(one.width, one.height), []).append(one)
+        size = self.settings.batch
+        return [group[at : at + size] for group in groups.values() for at in range(0, len(group), size)]
+
+    def made(self, wanted: Sequence[Wanted], threads: int) -> Generator[tuple[str, Sample | BadImage], None, None]:
+        """(image_id, sample or what is wrong with it), batch by batch; images are prepared ahead by `threads`."""
+        import torch
+
+        batches = self.batches(wanted)
+        depth = 2 * self.settings.batch + threads
+        ready = prepared_ahead(self.prepare, (one for batch in batches for one in batch), threads, depth)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.numerics.precision == "bf16"):
+            for batch in batches:
+                yield from self._batch([(one, next(ready)) for one in batch])
+
+    def _batch(
+        self, batch: Sequence[tuple[Wanted, Sample | Prepared | BadImage]]
+    ) -> Iterator[tuple[str, Sample | BadImage]]:
+        from vbert.regions.detector import Prepared
+        from vbert.regions.shards import Sample
+
+        self.reused += sum(isinstance(found, Sample) for _, found in batch)
+        new = [(one, found) for one, found in batch if isinstance(found, Prepared)]
+        yield from ((one.image_id, found) for one, found in batch if not isinstance(found, Prepared))
+        if new:
+            samples = self._samples([one for one, _ in new], [prepared for _, prepared in new])
+            yield from zip((one.image_id for one, _ in new), samples, strict=True)
+
+    def _samples(self, batch: Sequence[Wanted], inputs: Sequence[Prepared]) -> list[Sample | BadImage]:
+        import torch
+
+        from vbert.regions.boxes import select
+
+        if self.settings.boxes is None or self.settings.nms is None:
+            raise BuildError("regions: box rule and nms must be resolved against the detector's spec first")
+        seen = self.detector.look(inputs, self.settings.batch)
+        if self.given is None:
+            found = self.detector.detect(seen)
+        else:
+            boxes = [torch.from_numpy(self._given_boxes(one.image_id)) for one in batch]
+            found = self.detector.describe(seen, boxes)
+        kept = [select(each, self.settings.boxes, self.settings.nms) for each in found]
+        features = [each.features[one.proposals] for each, one in zip(found, kept, strict=True)]
+        if self.given is None and self.spec.features_of == "regressed":
+            features = [each.features for each in self.detector.describe(seen, [one.boxes for one in kept])]
+        return [self._sample(*each) for each in zip(batch, inputs, found, kept, features, strict=True)]
+
+    def _sample(
+        self, wanted: Wanted, prepared: Prepared, found: Candidates, kept: Kept, features: Tensor
+    ) -> Sample | BadImage:
+        from vbert.data.decode import BadImage
+        from vbert.regions.shards import Sample
+
+        if not bool((features.abs() <= FLOAT16_MAX).all()):
+            return BadImage("not finite", f"a feature is beyond what float16 holds ({FLOAT16_MAX:g})")
+        attributes: list[list[str]] = [[] for _ in kept.scores]
+        if found.attributes is not None:
+            best = found.attributes[kept.proposals].argmax(1).tolist()
+            attributes = [[self.detector.attributes[i]] for i in best]
+        return Sample(
+            image_id=wanted.image_id,
+            image_sha256=wanted.sha256,
+            width=prepared.width,
+            height=prepared.height,
+            features=features.half().cpu().numpy(),
+            boxes=kept.boxes.float().cpu().numpy(),
+            scores=[round(score, 6) for score in kept.scores.tolist()],
+            classes=[self.detector.classes[i] for i in kept.classes.tolist()],
+            attributes=attributes,
+        )
 
 
 def extract_shard(
@@ -45,102 +251,76 @@ def extract_shard(
     detector: DetectorWeights,
     settings: RegionSettings,
     numerics: Numerics,
-    device: str,
+    machine: Machine,
+    earlier: Sequence[Shards],
     directory: Path,
     unit: Unit,
 ) -> dict[str, Any]:
     """Write the unit's shard into `directory`. Returns counts, and its rows of offsets and quarantine by column.
 
-    One image a forward. An image that can't be used goes to the quarantine with its reason; nothing else stops for it.
+    Decoding, inference and writing overlap. An image that can't be used goes to the quarantine with its reason; nothing
+    else stops for it.
     """
     import torch
 
+    from vbert.data.decode import BadImage
     from vbert.regions.shards import QUARANTINE, write_shard
 
     torch.set_num_threads(numerics.threads)
-    ready = _loaded(detector, _device(device))
-    spec = detector.spec()
+    device = _device(machine.device)
+    extraction = Extraction(images, _loaded(detector, device), detector.spec(), settings, numerics, device, earlier)
     quarantine: dict[str, list[str]] = {name: [] for name in QUARANTINE}
-    given = _given(images) if settings.boxes is not None and settings.boxes.rule == "given" else None
-    with torch.autocast(_device(device), torch.bfloat16, enabled=numerics.precision == "bf16"):
-        samples = _samples(images, ready, spec, settings, given, unit, quarantine)
-        offsets = write_shard(directory, unit.shard, samples)
+    rate = Rate(len(unit.images))
+
+    def samples() -> Iterator[Sample]:
+        """In the unit's order, whatever that of the batches."""
+        made: dict[str, Sample | BadImage] = {}
+        waiting = iter(unit.images)
+        wanted = next(waiting, None)
+        with closing(run_ahead(extraction.made(unit.images, max(1, machine.loader_workers)), AHEAD)) as coming:
+            for image_id, one in coming:
+                made[image_id] = one
+                rate.done(isinstance(one, BadImage))
+                while wanted is not None and wanted.image_id in made:
+                    found = made.pop(wanted.image_id)
+                    if isinstance(found, BadImage):
+                        row = (wanted.image_id, wanted.path, found.reason, found.detail)
+                        for name, value in zip(QUARANTINE, row, strict=True):
+                            quarantine[name].append(value)
+                    else:
+                        yield found
+                    wanted = next(waiting, None)
+
+    offsets = write_shard(directory, unit.shard, samples())
     return {
         "images": len(offsets["n"]),
         "regions": sum(offsets["n"]),
         "quarantined": len(quarantine["reason"]),
+        "reused": extraction.reused,
+        "device": device_name(device),
         "offsets": offsets,
         "quarantine": quarantine,
     }
 
 
-def _samples(
-    images: Images,
-    detector: Detector,
-    spec: DetectorSpec,
-    settings: RegionSettings,
-    given: Mapping[str, NDArray[np.float32]] | None,
-    unit: Unit,
-    quarantine: dict[str, list[str]],
-) -> Iterator[Sample]:
-    from vbert.data.decode import BadImage
+class Rate:
+    """Tells the parent how far a unit is, a few times a second."""
 
-    for image_id, path, sha256 in unit.images:
-        try:
-            yield _sample(images, detector, spec, settings, given, image_id, sha256)
-        except BadImage as bad:
-            row = {"image_id": image_id, "path": path, "reason": bad.reason, "detail": bad.detail}
-            for name, value in row.items():
-                quarantine[name].append(value)
+    def __init__(self, total: int) -> None:
+        self.total, self.count, self.bad, self._told = total, 0, 0, 0.0
+
+    def done(self, bad: bool) -> None:
+        self.count, self.bad = self.count + 1, self.bad + bad
+        if time.monotonic() - self._told > TELL_EVERY:
+            self._told = time.monotonic()
+            children.report(self.count, self.total, quarantined=self.bad)
 
 
-def _sample(
-    images: Images,
-    detector: Detector,
-    spec: DetectorSpec,
-    settings: RegionSettings,
-    given: Mapping[str, NDArray[np.float32]] | None,
-    image_id: str,
-    sha256: str,
-) -> Sample:
-    """The regions of one image. Raises BadImage."""
-    import numpy as np
+def device_name(device: str) -> str:
+    """`cpu`, or the name of the GPU: part of what features' bits depend on."""
     import torch
 
-    from vbert.data.decode import BadImage
-    from vbert.regions.boxes import select
-    from vbert.regions.shards import Sample
-
-    if settings.boxes is None or settings.nms is None:
-        raise BuildError("regions: box rule and nms must be resolved against the detector's spec first")
-    prepared = detector.prepare(images.open(image_id))
-    seen = detector.look([prepared])
-    found: Candidates
-    if given is None:
-        (found,) = detector.detect(seen)
-    else:
-        boxes = given.get(image_id, np.zeros((0, 4), np.float32))
-        (found,) = detector.describe(seen, [torch.from_numpy(boxes)])
-    kept = select(found, settings.boxes, settings.nms)
-    features = found.features[kept.proposals]
-    if given is None and spec.features_of == "regressed":
-        features = detector.describe(seen, [kept.boxes])[0].features
-    if not bool((features.abs() <= FLOAT16_MAX).all()):
-        raise BadImage("not finite", f"a feature is beyond what float16 holds ({FLOAT16_MAX:g})")
-    attributes: list[list[str]] = [[] for _ in kept.scores]
-    if found.attributes is not None:
-        attributes = [[detector.attributes[i]] for i in found.attributes[kept.proposals].argmax(1).tolist()]
-    return Sample(
-        image_id=image_id,
-        image_sha256=sha256,
-        width=prepared.width,
-        height=prepared.height,
-        features=features.half().cpu().numpy(),
-        boxes=kept.boxes.float().cpu().numpy(),
-        scores=[round(score, 6) for score in kept.scores.tolist()],
-        classes=[detector.classes[i] for i in kept.classes.tolist()],
-        attributes=attributes,
-    )
+    return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def _device(wanted: str) -> str:
@@ -178,7 +358,7 @@ def gather(
     detector: DetectorWeights,
     settings: RegionSettings,
     title: str,
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Write the tables and the contract beside the shards; `units` are what `extract_shard` returned.
 
     Raises BuildError above the allowed share of quarantined images, leaving their table in `scratch`.
@@ -187,7 +367,7 @@ def gather(
 
     rows = list(units)
     parts = [row["offsets"] for row in rows], [row["quarantine"] for row in rows]
-    figures = write_contents(directory, *parts, detector.contract(settings))
+    figures: dict[str, Any] = write_contents(directory, *parts, detector.contract(settings))
     total = figures["images"] + figures["quarantined"]
     if figures["quarantined"] > settings.quarantine * total:
         table = scratch / "quarantine.parquet"
@@ -196,4 +376,6 @@ def gather(
             f"{title}: {figures['quarantined']} of {total} images can't be used, more than the allowed "
             f"{settings.quarantine:.1%}: see {table} for each one's reason; mend them or raise regions.quarantine"
         )
+    figures["reused"] = sum(row["reused"] for row in rows)
+    figures["device"] = " and ".join(sorted({row["device"] for row in rows})) or "cpu"
     return figures

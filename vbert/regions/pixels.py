@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
@@ -44,3 +46,17 @@ def normalised(pixels: Tensor, rule: Preprocessing) -> Tensor:
         pixels = pixels.flip(-3)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (rule.mean, rule.std))
     return (pixels.float() * rule.scale - mean) / std
+
+
+def padded_size(width: int, height: int, multiple: int) -> tuple[int, int]:
+    """(width, height) rounded up to multiples."""
+    return width + -width % multiple, height + -height % multiple
+
+
+def stacked(batch: Sequence[Prepared], slots: int, multiple: int, device: torch.device | str) -> Tensor:
+    """float32 [slots, 3, H, W], channels last: inputs with zeros below and to the right, then inputs of zeros."""
+    width, height = padded_size(batch[0].pixels.shape[2], batch[0].pixels.shape[1], multiple)
+    out = torch.zeros(max(slots, len(batch)), 3, height, width).to(memory_format=torch.channels_last)
+    for row, prepared in zip(out, batch, strict=False):
+        row[:, : prepared.pixels.shape[1], : prepared.pixels.shape[2]] = prepared.pixels
+    return out.to(device, non_blocking=True)

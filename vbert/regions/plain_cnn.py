@@ -23,7 +23,7 @@ from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from vbert.regions.architectures import PlainCnn
 from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Seen
-from vbert.regions.pixels import prepare
+from vbert.regions.pixels import padded_size, prepare, stacked, target_size
 
 STRIDES = (4, 8)
 
@@ -80,10 +80,10 @@ class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
             offset += scores.shape[1]
         return torch.cat(kept, dim=1)
 
-    def propose(self, pixels: Tensor, maps: dict[str, Tensor], size: tuple[int, int]) -> list[Tensor]:
+    def propose(self, pixels: Tensor, maps: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """What `forward` proposes in evaluation, image by image; of the anchors only the best are decoded.
 
-        pixels [B, 3, H, W] are padded, size is the (h, w) they were padded from.
+        pixels [B, 3, H, W] are padded, sizes are the (h, w) that the first of them were padded from.
         """
         logits, deltas = self.head(list(maps.values()))
         grid = (pixels.shape[2], pixels.shape[3])
@@ -91,7 +91,7 @@ class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
             whole = self.anchor_generator(ImageList(pixels[:1], [grid]), list(maps.values()))[0]
             self.anchors = {grid: torch.split(whole, [each[0].numel() for each in logits])}
         proposals = []
-        for i in range(len(pixels)):
+        for i, size in enumerate(sizes):
             best, boxes, levels = [], [], []
             for level, anchors in enumerate(self.anchors[grid]):
                 scores = logits[level][i].permute(1, 2, 0).reshape(-1)
@@ -222,18 +222,22 @@ class PlainDetector:
     def prepare(self, image: Image.Image) -> Prepared:
         return prepare(image, self.spec.preprocessing)
 
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        return padded_size(*target_size(width, height, self.spec.preprocessing), STRIDES[-1])
+
     @torch.inference_mode()
-    def look(self, batch: Sequence[Prepared]) -> Seen:
-        pixels = padded(torch.stack([p.pixels for p in batch]).to(self.device, memory_format=torch.channels_last))
+    def look(self, batch: Sequence[Prepared], slots: int = 1) -> Seen:
+        pixels = stacked(batch, slots, STRIDES[-1], self.device)
         return Seen(batch, (pixels, self.network.backbone(pixels)))
 
     @torch.inference_mode()
     def detect(self, seen: Seen) -> list[Candidates]:
         pixels, maps = seen.maps
-        height, width = seen.inputs[0].pixels.shape[1:]
-        proposals = self.network.rpn.propose(pixels, maps, (height, width))
-        whole = torch.tensor([[0.0, 0.0, width, height]], device=self.device)
-        return self._candidates(maps, seen.inputs, [mine if len(mine) else whole for mine in proposals])
+        sizes = [(p.pixels.shape[1], p.pixels.shape[2]) for p in seen.inputs]
+        proposals = self.network.rpn.propose(pixels, maps, sizes)
+        whole = [torch.tensor([[0.0, 0.0, width, height]], device=self.device) for height, width in sizes]
+        mine = [found if len(found) else all_of_it for found, all_of_it in zip(proposals, whole, strict=True)]
+        return self._candidates(maps, seen.inputs, mine)
 
     @torch.inference_mode()
     def describe(self, seen: Seen, boxes: Sequence[Tensor]) -> list[Candidates]:

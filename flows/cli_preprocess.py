@@ -1,0 +1,82 @@
+"""`vbert preprocess`: region features of a plain folder of images, with no spec and no recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from vbert.artifacts.errors import UserError
+
+if TYPE_CHECKING:
+    from flows.recipe import Recipe
+
+
+def preprocess(
+    folder: Path,
+    /,
+    *,
+    detector: str,
+    out: Path,
+    weights: str | None = None,
+    boxes: int | None = None,
+    changes: Annotated[list[str], Parameter(name="--set", negative=(), help="change a field: regions.batch=8")] = [],  # noqa: B006
+    store: Annotated[str | None, Parameter(name="--store", help="else $VBERT_STORE, else ./store")] = None,
+    machine: Annotated[list[str], Parameter(name="--machine", negative=(), help="units_at_once=4 and the like")] = [],  # noqa: B006
+    local: Annotated[bool, Parameter(negative=())] = False,
+    json_: Annotated[bool, Parameter(name="--json", negative=(), help="one JSON object as the last line")] = False,
+) -> None:
+    """Region features of a folder of images (subfolders too), as WebDataset shards in a directory.
+
+    Run again after images were added, changed or removed, only those are extracted; killed and run again, it goes on.
+
+    Example: `vbert preprocess ~/photos --detector torchvision_fasterrcnn_resnet50_fpn --out features`
+
+    Parameters
+    ----------
+    detector: a name in data_specs/detectors, or a .yaml file of your own.
+    out: where the shards, their index, the quarantine and the contract are put, linked from the store where possible.
+    weights: a file or URL, in place of the detector's published weights.
+    boxes: the so many best boxes of an image, in place of the detector's own rule.
+    local: build in this process, without Prefect.
+    """
+    from flows.recipe import machine_of
+    from flows.running import Running
+    from vbert.artifacts.export import put
+    from vbert.artifacts.store import Store, default_root
+
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "contract.json").is_file())):
+        raise UserError(f"{out} holds other files than shards; give an empty or new directory with --out")
+    recipe = folder_recipe(folder, detector, weights, boxes, changes)
+    running = Running(recipe, Store(store or default_root()), machine_of(recipe, machine), ["regions"])
+    running.run("local" if local else "auto", "preprocess", (), None)
+    (target,) = running.targets
+    shards = target.bound(running.store)
+    put(shards, out)
+    if json_:
+        print(json.dumps(said(shards.figures, shards.seconds, out)), flush=True)
+
+
+def folder_recipe(
+    folder: Path, detector: str, weights: str | None = None, boxes: int | None = None, changes: list[str] | None = None
+) -> Recipe:
+    """The recipe that extracts a plain folder. Raises UserError for a wrong name or value."""
+    from flows.recipe import Recipe, parse_changes
+    from vbert.data.yaml import load_yaml
+
+    fields: dict[str, Any] = {
+        "name": f"preprocess-{folder.resolve().name or 'root'}",
+        "data": {"photos": {"folder": str(folder)}},
+        "detector": {"spec": detector} | ({"weights": weights} if weights else {}),
+        "regions": {"boxes": {"rule": "fixed", "count": boxes}} if boxes is not None else {},
+    }
+    return load_yaml(json.dumps(fields), "vbert preprocess", Recipe, parse_changes(changes or [], "--set"))
+
+
+def said(figures: dict[str, Any], seconds: float, out: Path) -> dict[str, Any]:
+    """The last line with `--json`. images_per_second: of the extraction as it was made, also where it was there."""
+    counts = {name: figures[name] for name in ("images", "regions", "quarantined", "shards")}
+    rate = (figures["images"] + figures["quarantined"]) / seconds if seconds else 0.0
+    return {**counts, "images_per_second": round(rate, 2), "out": str(out)}
