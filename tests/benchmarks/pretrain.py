@@ -1,6 +1,6 @@
 """Samples/s of a pre-training step (forward, backward, AdamW): ours against transformers, same work for both.
 
-    python tests/benchmarks/pretrain.py [--cases mini-fp32 base-bf16] [--rounds 7] [--threads 1]
+    python tests/benchmarks/pretrain.py [--cases mini-fp32 base-bf16] [--rounds 7] [--threads 1] [--device cuda]
 
 Peer: transformers.VisualBertForPreTraining in training mode with dynamic padding (each batch to its longest text and
 its most regions). Same batches, masked positions, labels, dtype (bf16: autocast), sizes, dropout and AdamW.
@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ SIZES = {
     "base": _size(16, (12, 28), (36, 36), 1, vocab_size=30522, visual_dim=2048),
 }  # fmt: skip
 BATCHES = 4
+GPU = {"mini": (1024, 10), "base": (256, 5)}  # batch and steps a round on a GPU
 
 
 @dataclass(frozen=True)
@@ -102,31 +103,46 @@ def make_batch(size: Size, draw: np.random.Generator) -> Batch:
     return Batch(packed, tensors, torch.from_numpy(np.concatenate(masked)), words, match)
 
 
-def batches_of(size: Size) -> list[Batch]:
+def batches_of(size: Size, device: str) -> list[Batch]:
+    """Ready on the device: what is measured is the step."""
     draw = np.random.default_rng(0)
-    return [make_batch(size, draw) for _ in range(BATCHES)]
+    made = []
+    for _ in range(BATCHES):
+        batch = make_batch(size, draw)
+        padded = {name: tensor.to(device) for name, tensor in batch.padded.items()}
+        rest = [tensor.to(device) for tensor in (batch.masked, batch.labels, batch.match)]
+        made.append(Batch(batch.packed.to(device), padded, *rest))
+    return made
 
 
-def autocast(dtype: str) -> AbstractContextManager[Any]:
-    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16")
+def autocast(dtype: str, device: str) -> AbstractContextManager[Any]:
+    return torch.autocast(device, torch.bfloat16, enabled=dtype == "bf16")
+
+
+def now(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def trainer(size: Size, dtype: str, batches: list[Batch], model: Any, loss_of: Callable[[Any, Batch], Tensor]) -> Any:
     """A function that trains `size.steps` steps and returns samples/s."""
+    model.to(batches[0].labels.device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
     turn = iter(range(1 << 30))
     model.train()
+    device = batches[0].labels.device.type
 
     def run() -> float:
-        began = time.perf_counter()
+        began = now(device)
         for _ in range(size.steps):
             batch = batches[next(turn) % len(batches)]
-            with autocast(dtype):
+            with autocast(dtype, device):
                 loss = loss_of(model, batch)
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()
-        return size.steps * size.batch / (time.perf_counter() - began)
+        return size.steps * size.batch / (now(device) - began)
 
     return run
 
@@ -162,17 +178,20 @@ def peer(size: Size, dtype: str, batches: list[Batch]) -> Any:
 def limit(size: Size, dtype: str, batches: list[Batch]) -> Any:
     """The products alone: x W, and for the gradients g Wᵀ and gᵀ x; attention's six per group of equal length."""
     kind = torch.bfloat16 if dtype == "bf16" else torch.float32
-    config = size.config
+    config, device = size.config, batches[0].labels.device
     hidden, inner = config.hidden_size, config.intermediate_size
 
     def linear(rows: int, inputs: int, outputs: int, times: int, input_gradient: bool = True) -> list[Any]:
-        x, w, g = (torch.randn(a, b).to(kind) for a, b in ((rows, inputs), (outputs, inputs), (rows, outputs)))
+        x, w, g = (
+            torch.randn(a, b, device=device).to(kind) for a, b in ((rows, inputs), (outputs, inputs), (rows, outputs))
+        )
         products = [(x, w.t()), (g.t(), x)] + ([(g, w)] if input_gradient else [])
         return [(torch.mm, *pair, times) for pair in products]
 
     def attention(count: int, length: int) -> list[Any]:
-        q, k, v = (torch.randn(count * config.heads, length, hidden // config.heads).to(kind) for _ in range(3))
-        p = torch.randn(count * config.heads, length, length).to(kind)
+        shape = (count * config.heads, length, hidden // config.heads)
+        q, k, v = (torch.randn(shape, device=device).to(kind) for _ in range(3))
+        p = torch.randn(count * config.heads, length, length, device=device).to(kind)
         pairs = [(q, k.mT), (p, v), (p.mT, q), (v, k.mT), (p, k), (p.mT, q)]
         return [(torch.bmm, *pair, config.layers) for pair in pairs]
 
@@ -190,12 +209,12 @@ def limit(size: Size, dtype: str, batches: list[Batch]) -> Any:
     turn = iter(range(1 << 30))
 
     def run() -> float:
-        began = time.perf_counter()
+        began = now(device.type)
         for _ in range(size.steps):
             for product, a, b, times in plans[next(turn) % len(plans)]:
                 for _ in range(times):
                     product(a, b)
-        return size.steps * size.batch / (time.perf_counter() - began)
+        return size.steps * size.batch / (now(device.type) - began)
 
     return run
 
@@ -221,6 +240,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=cases, choices=cases)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--memory", choices=WHO, help="one round of one side; print the peak of resident memory in MiB")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -228,7 +248,9 @@ def main() -> None:
     for case in given.cases:
         name, dtype = case.split("-")
         size = SIZES[name]
-        batches = batches_of(size)
+        if given.device == "cuda":
+            size = replace(size, batch=GPU[name][0], steps=GPU[name][1])
+        batches = batches_of(size, given.device)
         if given.memory:
             WHO[given.memory](size, dtype, batches)()
             print(peak_mib())
@@ -244,8 +266,10 @@ def main() -> None:
             "padding": round(1 - real / computed, 3),
             "dropout": size.config.hidden_dropout,
             "optimiser": "AdamW, fused",
-            "peak_mib": {who: round(peak_memory(case, who, given.threads)) for who in ("ours", "peer")},
+            "device": torch.cuda.get_device_name() if given.device == "cuda" else "cpu",
         }
+        if given.device == "cpu":
+            settings["peak_mib"] = {who: round(peak_memory(case, who, given.threads)) for who in ("ours", "peer")}
         line = result(
             "pretrain",
             ours=taken["ours"],
