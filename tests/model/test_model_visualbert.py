@@ -6,7 +6,7 @@ import torch
 from model_batches import Both, hf_config, small_config
 from transformers import VisualBertForPreTraining
 
-from vbert.model.attention import Layout, attend
+from vbert.model.attention import Layout, attend, attend_padded
 from vbert.model.convert import HEADS, fill, sources
 from vbert.model.dropout import drop_mask
 from vbert.model.heads import PretrainingModel
@@ -158,6 +158,18 @@ def test_gradients_of_attention_are_those_of_finite_differences(dropout: float) 
     assert torch.autograd.gradcheck(repeatable, qkv)
 
 
+def test_padded_attention_is_the_grouped() -> None:
+    lengths = torch.tensor([30, 7, 30, 12, 1])
+    layout = Layout(lengths, 2, torch.device("cpu"))
+    qkv = torch.randn(80, 3 * 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    results = []
+    for way in (attend, attend_padded):
+        out = way(qkv, layout, 0.0)
+        results.append((out, *torch.autograd.grad(out.square().sum(), qkv)))
+    for mine, other in zip(*results, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-12, rtol=1e-12)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_on_a_gpu_is_that_on_a_cpu(dtype: torch.dtype) -> None:
@@ -165,7 +177,7 @@ def test_attention_on_a_gpu_is_that_on_a_cpu(dtype: torch.dtype) -> None:
     rows = torch.randn(79, 3 * 64, generator=torch.Generator().manual_seed(0)).to(dtype)
     results = []
     for device in ("cpu", "cuda"):
-        qkv = rows.to(device).requires_grad_()
+        qkv = rows.detach().clone().to(device).requires_grad_()
         out = attend(qkv, Layout(lengths, 2, torch.device(device)), dropout=0.0)
         out.float().square().sum().backward()
         results.append((out.detach().cpu().float(), qkv.grad.cpu().float()))
