@@ -95,8 +95,8 @@ class Layout:
 def attend(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
     """softmax(q kᵀ / √d) v within each sequence. qkv: [T, 3H], queries, keys, values. Returns [T, H].
 
-    On CUDA the variable-length kernel, which knows neither fp32 nor dropout; for those one padded SDPA, because a kernel
-    for each length starves the device (measured on an H200, BERT base in bf16: 0.65 of transformers' speed).
+    On CUDA the variable-length kernel, which knows neither fp32 nor dropout; for those one padded SDPA, as a kernel for
+    each length starves the device (measured on an H200, BERT base in bf16: 0.65 of transformers' speed).
     """
     if not qkv.is_cuda:
         return _Grouped.apply(qkv, layout, dropout)  # type: ignore[no-any-return]
