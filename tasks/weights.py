@@ -34,7 +34,8 @@ def make_weights(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Figu
     try:
         load_backend(spec.backend.name).detector(named, found.classes, found.tensors, "cpu")
     except RuntimeError as error:  # torch's word on tensors that are missing or of another shape
-        raise UserError(f"{files['weights'].title}: not the weights of {spec.name}: {error}") from error
+        said = " ".join(str(error).split())
+        raise UserError(f"{files['weights'].title}: not the weights of {spec.name}: {said}") from None
     write_weights(job.directory, named, found.classes, found.tensors)
     return {
         "tensors": len(found.tensors),
