@@ -296,7 +296,7 @@ def capped(found: Found, cap: int | None, where: str) -> Found:
     """The `cap` most confident regions, best first; equal ones in their order. Raises BadEntry without confidences."""
     import numpy as np
 
-    if cap is None or len(found.features) <= cap:
+    if cap is None:
         return found
     if found.scores is None:
         raise BadEntry(where, "no scores", "no confidences by which to choose regions; leave out --cap")
