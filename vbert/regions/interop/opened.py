@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vbert.regions.shards import Shards
 
 SHARDS = "shards"
+MARK = "offsets.parquet"  # a file that only a folder of shards has
 
 
 class LocalFiles:
@@ -70,11 +71,11 @@ def opened(
     sizes: Sizes | None = None,
 ) -> Iterator[FeatureSet]:
     """The features at `path`: a folder of our shards, or whatever format is recognised (or named). Raises UserError."""
-    if format in (None, SHARDS) and (path / "contract.json").is_file():
+    if format in (None, SHARDS) and (path / MARK).is_file():
         yield _shards(path)
         return
     if format == SHARDS:
-        raise UserError(f"{path}: no folder of shards: there is no contract.json in it")
+        raise UserError(f"{path}: no folder of shards: there is no {MARK} in it")
     name = interop.recognised(path, format)
     module = interop.load(name)
     files = module.files(path)
