@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
+from flows import cli_features
 from flows.cli_preprocess import preprocess
 from vbert.artifacts.children import Stopped
 from vbert.artifacts.errors import BuildError, UserError, nearest
@@ -29,6 +30,8 @@ app = App(
     version=lambda: version("vbert"),
     suppress_keyboard_interrupt=False,  # `main` says what Ctrl-C leaves behind
 )
+
+app.command(cli_features.app)
 
 Set = Annotated[list[str], Parameter(name="--set", negative=(), help="change a field: pretrain.steps=600")]
 MachineOption = Annotated[list[str], Parameter(name="--machine", negative=(), help="units_at_once=4 and the like")]

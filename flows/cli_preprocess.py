@@ -44,7 +44,7 @@ def preprocess(
     """
     from flows.recipe import machine_of
     from flows.running import Running
-    from vbert.artifacts.export import put
+    from vbert.artifacts.handing_out import hand_out
     from vbert.artifacts.store import Store, default_root
 
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "contract.json").is_file())):
@@ -54,7 +54,7 @@ def preprocess(
     running.run("local" if local else "auto", "preprocess", (), None)
     (target,) = running.targets
     shards = target.bound(running.store)
-    put(shards, out)
+    hand_out(shards, out)
     if json_:
         print(json.dumps(said(shards.figures, shards.seconds, out)), flush=True)
 

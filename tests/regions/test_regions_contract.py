@@ -32,6 +32,7 @@ CHANGED = {
     "nms": Nms(iou=0.3),
     "features_of": "regressed",
     "preprocessing": Preprocessing(colours="BGR"),
+    "coordinates": "none",
 }
 NAMED = {
     "backend": "backend.version",
@@ -50,7 +51,7 @@ def test_a_mismatch_names_its_field_and_both_values(field: str) -> None:
 
 
 def test_every_field_that_can_differ_is_tried() -> None:
-    fixed = {"ties", "coordinates"}  # one value so far
+    fixed = {"ties"}  # one value so far
     assert set(CHANGED) | fixed | {"box_input"} == set(Contract.model_fields)
 
 
@@ -86,3 +87,10 @@ def test_shipped_specs_load_and_prose_changes_no_fingerprint() -> None:
 def test_an_unknown_detector_gets_the_nearest_name() -> None:
     with pytest.raises(UserError, match="did you mean 'shapes_cnn'"):
         detector_file("shape_cnn")
+
+
+def test_features_without_boxes_fit_no_model_that_reads_boxes() -> None:
+    bare = CONTRACT.model_copy(update={"coordinates": "none"})
+    assert bare.with_box_input("none").box_input == "none"
+    with pytest.raises(UserError, match="box_input 'append6': the features have no boxes"):
+        bare.with_box_input("append6")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from regions.test_regions_contract import CONTRACT
 
+from vbert.artifacts.errors import BuildError
 from vbert.regions.shards import Sample, Shards, sample_key, shard_name, write_contents, write_shard
 
 IDS = ["train/17", "a.b.c", "Straße 7", "这是一只猫", "x" * 300, "plain", "%41", "-_"]
@@ -136,3 +138,24 @@ def test_keys_hold_no_dot_or_slash_and_stay_apart() -> None:
     assert sample_key("train/17.x") == "train%2F17%2Ex"
     assert sample_key("y" * 200) == "y" * 200
     assert sample_key("é" * 40) != sample_key("é" * 41)
+
+
+def test_distributions_are_a_member_of_their_own_where_there_are_any(tmp_path: Path) -> None:
+    """Imported features may have them for some images; without any, the index has no such columns."""
+    first, second = samples()[1:3]
+    shares = np.random.default_rng(1).random((len(first.features), 7)).astype(np.float16)
+    rows = [write_shard(tmp_path, 0, [dataclasses.replace(first, distributions=shares)])]
+    rows.append(write_shard(tmp_path, 1, [dataclasses.replace(second, width=None, height=None, image_sha256=None)]))
+    write_contents(tmp_path, rows, [], CONTRACT)
+    shards = Shards.at(tmp_path)
+    read = shards.read(first.image_id)
+    assert read.distributions.dtype == np.float16
+    assert (read.distributions == shares).all()
+    assert shards.read(second.image_id).distributions is None
+    with pytest.raises(BuildError, match="imported without the image's size; import them again"):
+        _ = shards.read(second.image_id).width
+    with tarfile.open(tmp_path / shard_name(0)) as tar:
+        names = [name.partition(".")[2] for name in tar.getnames()]
+    assert names == ["features.npy", "boxes.npy", "classes.npy", "json"]
+    (tmp_path / "without").mkdir()
+    assert "classes_offset" not in made(tmp_path / "without").table().column_names

@@ -81,6 +81,20 @@ class Raw(Artifact):
         """A stream of the member's bytes; ending short or long of its size raises BuildError while reading."""
         return self._stream(self._member(name))
 
+    def local(self) -> Path:
+        """The user's file or folder that this refers to, for libraries that open files themselves.
+
+        Raises BuildError where it is no reference, or no longer what was planned.
+        """
+        source: Source = self.input("source")
+        if source.path is None:
+            raise BuildError(f"{self.title} is no local file or folder")
+        try:
+            source.pinned()  # what is remembered of unchanged files makes this fast
+        except UserError as error:
+            raise BuildError(f"{source.path} has changed since it was planned; run again ({error.message})") from error
+        return Path(source.path)
+
     def sha256(self, name: str) -> str:
         """Hex digest of the member's bytes."""
         member = self._member(name)

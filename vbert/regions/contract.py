@@ -29,24 +29,29 @@ class Preprocessing(Settings):
 
 
 class Contract(Settings):
-    """How region features came about. Shards, models and published checkpoints' specs carry one."""
+    """How region features came about. Shards, models and published checkpoints' specs carry one.
+
+    None: nobody states it (imported features). `detector` is "unknown" then, and `coordinates` "none" without boxes.
+    """
 
     detector: str  # name of the detector's spec
-    backend: Plugin
-    weights: str  # sha256 of the detector's weights
-    layer: Layer
+    backend: Plugin | None
+    weights: str | None  # sha256 of the detector's weights
+    layer: Layer | None
     dim: int
     dtype: Literal["float16", "float32"]
-    boxes: BoxRule
-    nms: Nms
+    boxes: BoxRule | None
+    nms: Nms | None
     ties: Literal["score, then index"] = "score, then index"
-    features_of: Literal["proposals", "regressed", "given"]
-    preprocessing: Preprocessing
-    coordinates: Literal["xyxy pixels of the image as shown"] = "xyxy pixels of the image as shown"
+    features_of: Literal["proposals", "regressed", "given"] | None
+    preprocessing: Preprocessing | None
+    coordinates: Literal["xyxy pixels of the image as shown", "none"] = "xyxy pixels of the image as shown"
     box_input: BoxInput | None = None  # None: shards hold boxes and leave it to the model
 
     def with_box_input(self, box_input: BoxInput) -> Contract:
         """The contract of a model that reads boxes so. Raises UserError where this one says otherwise."""
+        if box_input != "none" and self.coordinates == "none":
+            raise UserError(f"box_input {box_input!r}: the features have no boxes; set `model.box_input` to none")
         if self.box_input not in (None, box_input):
             raise UserError(f"box_input {box_input!r}: the features are made for {self.box_input!r}; set it in `model`")
         return self.model_copy(update={"box_input": box_input})

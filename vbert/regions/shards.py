@@ -1,7 +1,8 @@
 """Region features at rest: plain WebDataset tars, and an index by which one memory map reads an image.
 
 A sample is one image, its members in this order: `<key>.features.npy` [n, d] float16; `<key>.boxes.npy` [n, 4] float32,
-x1 y1 x2 y2 in pixels of the image as shown (absent where an imported format has none); `<key>.json`.
+x1 y1 x2 y2 in pixels of the image as shown (absent where an imported format has none); `<key>.classes.npy` [n, C]
+float16, a distribution over the detector's classes (present where an import has one); `<key>.json`.
 Tars carry mtime 0 and a fixed owner, so equal features are equal bytes.
 """
 
@@ -44,30 +45,39 @@ def shard_name(shard: int) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """What is written of one image: features [n, d], boxes [n, 4], and n scores, class names and attribute lists."""
+    """What is written of one image: features [n, d], boxes [n, 4], and n scores, class names and attribute lists.
+
+    What an imported format doesn't say: no scores, classes "", no attributes; sha256 and sizes None.
+    `attribute_scores` has the shape of `attributes`; `distributions` is [n, C].
+    """
 
     image_id: str
-    image_sha256: str
-    width: int
-    height: int
+    image_sha256: str | None
+    width: int | None
+    height: int | None
     features: NDArray[np.float16]
     boxes: NDArray[np.float32] | None
     scores: Sequence[float]
     classes: Sequence[str]
     attributes: Sequence[Sequence[str]]
+    attribute_scores: Sequence[Sequence[float]] | None = None
+    distributions: NDArray[np.float16] | None = None
 
     def json(self) -> bytes:
-        names = ("image_id", "width", "height", "scores", "classes", "attributes")
+        names = ["image_id", "width", "height", "scores", "classes", "attributes"]
+        names += ["attribute_scores"] if self.attribute_scores is not None else []
         return json.dumps({name: getattr(self, name) for name in names}, ensure_ascii=False).encode()
 
 
 @dataclass(frozen=True)
 class Regions:
-    """What is read of one image: `features` float16 [n, d] and `boxes` float32 [n, 4], read-only views of the map."""
+    """What is read of one image, read-only views of the map: `features` float16 [n, d], `boxes` float32 [n, 4], and
+    `distributions` float16 [n, C] over classes."""
 
     features: NDArray[np.float16]
     boxes: NDArray[np.float32] | None
     json: bytes = field(repr=False)
+    distributions: NDArray[np.float16] | None = None
 
     @cached_property
     def details(self) -> dict[str, Any]:
@@ -76,11 +86,19 @@ class Regions:
 
     @property
     def width(self) -> int:
-        return int(self.details["width"])
+        return self._pixels("width")
 
     @property
     def height(self) -> int:
-        return int(self.details["height"])
+        return self._pixels("height")
+
+    def _pixels(self, side: str) -> int:
+        if self.details[side] is None:
+            raise BuildError(
+                f"image {self.details['image_id']!r}: its features were imported without the image's size; import them "
+                "again with `--images` or `--sizes`"
+            )
+        return int(self.details[side])
 
     @property
     def scores(self) -> list[float]:
@@ -119,7 +137,7 @@ def write_shard(directory: Path, shard: int, samples: Iterable[Sample]) -> dict[
     """Write shard number `shard` into `directory`, one sample at a time. Returns its rows of the index, by column."""
     import numpy as np
 
-    rows: dict[str, list[Any]] = {name: [] for name in OFFSETS}
+    rows: list[dict[str, Any]] = []
     with open(directory / shard_name(shard), "wb") as out:
         for sample in samples:
             key, text = sample_key(sample.image_id), sample.json()
@@ -134,14 +152,18 @@ def write_shard(directory: Path, shard: int, samples: Iterable[Sample]) -> dict[
             if sample.boxes is not None:
                 boxes, skip = _npy(sample.boxes.astype(np.float32, copy=False))
                 row["boxes_offset"] = _member(out, f"{key}.boxes.npy", boxes) + skip
+            if sample.distributions is not None:
+                classes, skip = _npy(sample.distributions.astype(np.float16, copy=False))
+                row["classes_offset"] = _member(out, f"{key}.classes.npy", classes) + skip
+                row["classes_count"] = sample.distributions.shape[1]
             row["json_offset"] = _member(out, f"{key}.json", text)
             row["json_size"] = len(text)
             row["image_sha256"] = sample.image_sha256
-            for name, value in row.items():
-                rows[name].append(value)
+            rows.append(row)
         out.write(bytes(2 * tarfile.BLOCKSIZE))
         out.write(bytes(-out.tell() % tarfile.RECORDSIZE))
-    return rows
+    columns = [*OFFSETS, *(CLASSES if any("classes_offset" in row for row in rows) else ())]
+    return {name: [row.get(name) for row in rows] for name in columns}
 
 
 # Columns of the two tables and their Arrow types; offsets are those of the raw arrays behind the `.npy` headers.
@@ -155,16 +177,20 @@ OFFSETS = {
     "json_size": "int32",
     "image_sha256": "string",
 }
+CLASSES = {"classes_offset": "int64", "classes_count": "int32"}  # columns where an image has distributions
 QUARANTINE = {"image_id": "string", "path": "string", "reason": "string", "detail": "string"}
 
 
 def _table(parts: Iterable[Mapping[str, Sequence[Any]]], columns: Mapping[str, str]) -> pa.Table:
-    """The parts' columns one after another, sorted by image_id."""
+    """The parts' columns one after another, sorted by image_id; null where a part has no such column."""
     import pyarrow as pa
 
     kinds = {"string": pa.string(), "int32": pa.int32(), "int64": pa.int64()}
     schema = pa.schema([pa.field(name, kinds[kind]) for name, kind in columns.items()])
-    tables = [pa.table({name: part[name] for name in columns}, schema=schema) for part in parts]
+    tables = [
+        pa.table({name: part.get(name, [None] * len(part["image_id"])) for name in columns}, schema=schema)
+        for part in parts
+    ]
     return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks().sort_by("image_id")
 
 
@@ -177,7 +203,9 @@ def write_contents(
     """Write `offsets.parquet`, `quarantine.parquet` and `contract.json` beside the shards. Returns counts."""
     import pyarrow.compute as pc
 
-    index, bad = _table(offsets, OFFSETS), _table(quarantine, QUARANTINE)
+    parts = list(offsets)
+    columns = OFFSETS | (CLASSES if any(name in part for part in parts for name in CLASSES) else {})
+    index, bad = _table(parts, columns), _table(quarantine, QUARANTINE)
     for name, table in (("offsets.parquet", index), ("quarantine.parquet", bad)):
         write_parquet(directory / name, table)
     contract.write(directory)
@@ -205,6 +233,9 @@ class _Reader:
         self._rows = {image_id: at for at, image_id in enumerate(table.column("image_id").to_pylist())}
         names = ("shard", "n", "features_offset", "boxes_offset", "json_offset", "json_size")
         self._columns = list(zip(*(table.column(name).to_pylist() for name in names), strict=True))
+        self._classes = None
+        if "classes_offset" in table.column_names:
+            self._classes = list(zip(*(table.column(name).to_pylist() for name in CLASSES), strict=True))
         self._dim = shards.dim
         self._maps: dict[int, mmap.mmap] = {}
 
@@ -217,14 +248,17 @@ class _Reader:
     def read(self, image_id: str) -> Regions:
         import numpy as np
 
-        shard, n, features, boxes, start, size = self._columns[self._rows[image_id]]
+        at = self._rows[image_id]
+        shard, n, features, boxes, start, size = self._columns[at]
         mapped = self._maps.get(shard)
         if mapped is None:
             mapped = self._map(shard)
+        classes, count = (None, 0) if self._classes is None else self._classes[at]
         return Regions(
             np.frombuffer(mapped, np.float16, n * self._dim, features).reshape(n, self._dim),
             None if boxes is None else np.frombuffer(mapped, np.float32, n * 4, boxes).reshape(n, 4),
             mapped[start : start + size],
+            None if classes is None else np.frombuffer(mapped, np.float16, n * count, classes).reshape(n, count),
         )
 
 
@@ -242,7 +276,7 @@ class Shards(Artifact):
         return reader.read(image_id)
 
     def table(self) -> pa.Table:
-        """The index, sorted by image_id: the columns of OFFSETS."""
+        """The index, sorted by image_id: the columns of OFFSETS, and of CLASSES where there are distributions."""
         import pyarrow.parquet as pq
 
         table: pa.Table = pq.read_table(self.file("offsets.parquet"))

@@ -74,7 +74,7 @@ def _statistics(shards: Shards) -> Statistics:
         attributes.update(name for names in regions.attributes for name in names)
     total = max(1, classes.total())
     contract = shards.contract()
-    rule = contract.boxes.model_dump(mode="json")
+    rule = {"rule": "not stated"} if contract.boxes is None else contract.boxes.model_dump(mode="json")
     ordered = sorted(counts) or [0]
     return Statistics(
         title=shards.title,
@@ -87,9 +87,9 @@ def _statistics(shards: Shards) -> Statistics:
         sample=len(sample),
         facts=[
             ("detector", contract.detector),
-            ("feature", f"{contract.layer}, {contract.dim} × {contract.dtype}"),
+            ("feature", f"{contract.layer or 'layer not stated'}, {contract.dim} × {contract.dtype}"),
             ("boxes", ", ".join(f"{name} {value}" for name, value in rule.items())),
-            ("features of", contract.features_of),
+            ("features of", contract.features_of or "not stated"),
         ],
         quarantined=len(bad),
         reasons=_common(Counter(row["reason"] for row in bad)),

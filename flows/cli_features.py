@@ -1,0 +1,381 @@
+"""`vbert features`: region features of other systems in and out, what they are, and whether two sets are the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.graph import Engine, walk
+from vbert.artifacts.store import Store, default_root
+
+if TYPE_CHECKING:
+    from vbert.artifacts.artifact import Artifact
+    from vbert.data.raw import Raw
+    from vbert.regions.interop.sizes import Sizes
+
+app = App(name="features", help="Region features: import, export, inspect, compare.")
+
+JsonOption = Annotated[bool, Parameter(name="--json", negative=(), help="one JSON object as the last line of output")]
+StoreOption = Annotated[str | None, Parameter(name="--store", help="the store; else $VBERT_STORE, else ./store")]
+MachineOption = Annotated[list[str], Parameter(name="--machine", negative=(), help="units_at_once=4 and the like")]
+LayerOption = Literal["fc6", "fc7", "res5_pool"]
+
+
+@app.command(name="import")
+def import_(
+    path: Path,
+    /,
+    *,
+    detector: str,
+    format: str | None = None,
+    layer: LayerOption | None = None,
+    weights: str | None = None,
+    boxes_in: str | None = None,
+    images: Path | None = None,
+    sizes: Path | None = None,
+    ids: str | None = None,
+    cap: int | None = None,
+    classes: Path | None = None,
+    attributes: Path | None = None,
+    images_per_shard: int = 500,
+    quarantine: float = 0.01,
+    out: Path | None = None,
+    store: StoreOption = None,
+    machine: MachineOption = [],  # noqa: B006  cyclopts reads the default
+    json_: JsonOption = False,
+) -> None:
+    """Bring features of another system into shards, with a contract that says how they came about.
+
+    Reads LXMERT and bottom-up-attention TSV, Oscar TSV, MMF/Pythia .npy, MMF and UNITER LMDB, BAN HDF5, VisualBERT .th.
+
+    Example: `vbert features import train2014_obj36.tsv --detector unknown --layer res5_pool --out features/train`
+
+    Parameters
+    ----------
+    path
+        the file or folder.
+    detector
+        what made the features: a name in data_specs/detectors, or `unknown`.
+    format
+        how to read it, where it isn't recognised.
+    layer
+        of an unknown detector.
+    weights
+        sha256 of the detector's weights.
+    boxes_in
+        what box numbers are: original (pixels of the image), recorded (pixels of the size that the file records),
+        resized:SHORT or resized:SHORT,LONG, normalised, or none (leave boxes out); by default what the format says.
+    images
+        folder of the images, for their sizes.
+    sizes
+        table of image_id, width, height (.csv .tsv .parquet, or COCO's .json), instead of the images.
+    ids
+        regular expression; its first group in the file's name of an image is the image's id, `COCO_\\w+_0*(\\d+)`.
+    cap
+        at most so many regions an image, the most confident ones.
+    classes
+        names of the classes that the file numbers, one a line.
+    attributes
+        names of the attributes likewise.
+    quarantine
+        share of entries that may be unusable.
+    out
+        a folder for the shards: linked or copied from the store.
+    """
+    from flows.recipe import machine_from
+    from flows.terminal import Terminal
+    from tasks.import_features import import_features
+    from vbert.regions import interop
+    from vbert.regions.interop.importing import UNKNOWN, ImportSettings, Statement
+
+    settings = ImportSettings(
+        statement=Statement.of(detector, layer, weights),
+        boxes_in=_boxes_in(boxes_in),
+        ids=ids,
+        cap=cap,
+        classes=_lines(classes),
+        attributes=_lines(attributes),
+        images_per_shard=images_per_shard,
+        quarantine=quarantine,
+    )
+    if images is not None and sizes is not None:
+        raise UserError("--images and --sizes say the same thing; give one of them")
+    _refuse_taken(out)
+    name = interop.recognised(path, format)
+    files = {role: _reference(file).named(role) for role, file in interop.load(name).files(path).items()}
+    measured = images if images is not None else sizes
+    known = None if measured is None else _reference(measured).named("sizes")
+    target = import_features(files, interop.plugin(name), settings, known).named(path.name)
+    at = Store(store or default_root())
+    with Terminal() as terminal, _noted(at, target):
+        Engine(at, machine_from(machine), terminal).ensure_all([target])
+    made = target.bound(at)
+    if detector == UNKNOWN:
+        _say(
+            f"detector unknown: nothing says which features these fit (give --detector when you know it); {made.title}"
+        )
+    if made.figures["quarantined"]:
+        _say(f"{made.figures['quarantined']} images are left out: see {made.path / 'quarantine.parquet'}")
+    if out is not None:
+        from vbert.artifacts.handing_out import hand_out
+
+        hand_out(made, out)
+    contract = made.contract()
+    if json_:
+        facts = {
+            "format": name,
+            "detector": contract.detector,
+            "layer": contract.layer,
+            "boxes": contract.coordinates != "none",
+            "fingerprint": made.fingerprint,
+            "out": str(out or made.path),
+        }
+        print(json.dumps({**made.figures, **facts}))
+    else:
+        print(out or made.path)
+
+
+@app.command
+def export(
+    source: Path,
+    /,
+    *,
+    to: str,
+    out: Path,
+    format: str | None = None,
+    ids: str | None = None,
+    boxes_in: str | None = None,
+    images: Path | None = None,
+    sizes: Path | None = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write features as another system reads them: lxmert_tsv, npy (with MMF's _info.npy) or arrow (load_from_disk).
+
+    Example: `vbert features export $(vbert path demo regions[shapes]) --to arrow --out shapes_arrow`
+
+    Parameters
+    ----------
+    source
+        a folder of shards, or a file of any format that can be imported.
+    to
+        the format to write.
+    out
+        the file (lxmert_tsv) or folder to make.
+    format
+        how to read the source, where it isn't recognised.
+    """
+    from vbert.regions.interop.exporting import export as write
+    from vbert.regions.interop.opened import opened
+
+    with (
+        opened(source, format, ids, _boxes_in(boxes_in), _sizes(images, sizes)) as features,
+        _progress("export") as show,
+    ):
+        made = write(features, to, out, show)
+    for column in made["zeros"]:
+        _say(f"{column}: 0 everywhere some regions have none: the features don't come with it")
+    if made["unreadable"]:
+        _say(f"{made['unreadable']} images can't be read and are left out; the first: {made['first_unreadable']}")
+    print(json.dumps({**made, "format": to, "out": str(out)}) if json_ else out)
+
+
+@app.command
+def inspect(
+    path: Path,
+    /,
+    *,
+    format: str | None = None,
+    ids: str | None = None,
+    boxes_in: str | None = None,
+    images: Path | None = None,
+    sizes: Path | None = None,
+    count: int = 3,
+    boxes: int = 5,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    json_: JsonOption = False,
+) -> None:
+    """What features are: contract, counts, a few boxes; with --images and -o, those boxes drawn on their images.
+
+    Example: `vbert features inspect features/train --images photos -o boxes.png`
+
+    Parameters
+    ----------
+    path
+        a folder of shards, or a file of any format that can be imported.
+    count
+        so many images are shown.
+    boxes
+        so many boxes of each.
+    out
+        picture to draw, .png or .jpg.
+    """
+    from vbert.regions.interop.inspecting import draw
+    from vbert.regions.interop.inspecting import inspect as look
+    from vbert.regions.interop.opened import opened
+
+    if out is not None and images is None:
+        raise UserError("-o draws boxes on images: give their folder with --images")
+    with opened(path, format, ids, _boxes_in(boxes_in), _sizes(images, sizes)) as features:
+        if out is not None and images is not None:
+            for sentence in draw(features, images, out, count, boxes)[:3]:
+                _say(f"not drawn: {sentence}")
+        with _progress("inspect") as show:
+            facts = look(features, count, boxes, show)
+    if out is not None:
+        facts["picture"] = str(out)
+    if json_:
+        print(json.dumps(facts))
+    else:
+        from flows.features_shown import facts_as_text
+
+        print(facts_as_text(facts))
+
+
+@app.command
+def compare(
+    a: Path,
+    b: Path,
+    /,
+    *,
+    format_a: str | None = None,
+    format_b: str | None = None,
+    ids_a: str | None = None,
+    ids_b: str | None = None,
+    boxes_in_a: str | None = None,
+    boxes_in_b: str | None = None,
+    images: Path | None = None,
+    sizes: Path | None = None,
+    rows: int = 20,
+    table: Path | None = None,
+    json_: JsonOption = False,
+) -> None:
+    """Whether two sets of features are the same, image by image, and where they are not, the likely cause.
+
+    Boxes are matched by overlap (or features by likeness, where boxes don't agree), then compared by cosine and norm.
+    Exit code 0 where they are the same, 1 where not.
+
+    Example: `vbert features compare features/mine train2014_obj36.tsv --ids-b 'COCO_\\w+_0*(\\d+)'`
+
+    Parameters
+    ----------
+    a
+        a folder of shards, or a file of any format that can be imported.
+    b
+        another one.
+    ids_a
+        regular expression that takes the image's id out of a's names; ids_b likewise.
+    rows
+        so many images are listed, those that differ first to be found.
+    table
+        a .csv file for the figures of every image.
+    """
+    from flows.features_shown import comparison_as_text, rows_as_csv
+    from vbert.regions.contract import differences
+    from vbert.regions.interop.comparing import Comparison
+    from vbert.regions.interop.comparing import compare as compared
+    from vbert.regions.interop.opened import opened
+
+    known = _sizes(images, sizes)
+    with (
+        opened(a, format_a, ids_a, _boxes_in(boxes_in_a), known) as left,
+        opened(b, format_b, ids_b, _boxes_in(boxes_in_b), known) as right,
+        _progress("compare") as show,
+    ):
+        total = Comparison()
+        contracts = {}
+        if left.contract is not None and right.contract is not None:
+            contracts = differences(left.contract, right.contract)
+        shown = rows_as_csv(compared(left, right, show, total), table, rows)
+    facts = total.as_json() | {"a": str(a), "b": str(b), "contract": contracts, "rows": [vars(row) for row in shown]}
+    print(json.dumps(facts) if json_ else comparison_as_text(facts))
+    if not total.same:
+        raise SystemExit(1)
+
+
+def _boxes_in(text: str | None) -> Any:
+    from vbert.regions.interop.boxes_in import BoxesIn
+
+    return None if text is None else BoxesIn.parse(text)
+
+
+def _sizes(images: Path | None, sizes: Path | None) -> Sizes | None:
+    from vbert.regions.interop.opened import LocalFiles
+    from vbert.regions.interop.sizes import Sizes
+
+    if images is not None and sizes is not None:
+        raise UserError("--images and --sizes say the same thing; give one of them")
+    given = images if images is not None else sizes
+    return None if given is None else Sizes(LocalFiles(given))
+
+
+def _lines(path: Path | None) -> tuple[str, ...] | None:
+    """A vocabulary: one name a line; of several separated by commas (Visual Genome's) the first."""
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read as a vocabulary ({error})") from None
+    return tuple(line.split(",")[0].strip() for line in lines)
+
+
+def _reference(path: Path) -> Raw:
+    """A local file or folder by its content, which stays where it is."""
+    from tasks.download import download
+    from vbert.data.spec import Source
+
+    absolute = path.absolute()
+    return download(Source(path=str(absolute), file=absolute.name).pinned())
+
+
+def _refuse_taken(out: Path | None) -> None:
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} is there already; give a folder that is not, or is empty")
+
+
+@contextmanager
+def _noted(store: Store, target: Artifact) -> Iterator[None]:
+    """The import's record among the store's runs, so that `vbert gc` knows that somebody wanted it."""
+    began = time.time()
+    record = {
+        "recipe": f"features import {target.label} {target.fingerprint[:8]}",
+        "targets": [target.fingerprint],
+        "steps": [artifact.fingerprint for artifact in walk(target)],
+        "started": began,
+        "kept": False,
+    }
+    outcome = "failed"
+    try:
+        yield
+        outcome = "done"
+    finally:
+        if not store.read_only():
+            store.prepare()
+            run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(began))}-import-{os.getpid()}"
+            store.note_run(run_id, record | {"status": outcome, "seconds": time.time() - began})
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar in images."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from flows.terminal import console
+
+    columns = (TextColumn(what), BarColumn(bar_width=28), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console(), transient=True, disable=not sys.stderr.isatty()) as bars:
+        bar = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)

@@ -1,0 +1,28 @@
+"""Stage `import_features`: region features of another system, as WebDataset shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from vbert.artifacts.build import Build
+from vbert.artifacts.settings import Plugin
+from vbert.artifacts.stage import Figures, stage
+from vbert.data.raw import Raw
+from vbert.regions.interop.importing import ImportSettings, gather, import_plan, import_shard, paths
+from vbert.regions.shards import Shards
+
+
+@stage("import_features", makes=Shards, version=1, retries=2)
+def import_features(
+    build: Build, files: Mapping[str, Raw], format: Plugin, settings: ImportSettings, sizes: Raw | None = None
+) -> Figures:
+    """The features in `files` (by role, see `vbert.regions.interop`); a unit is a shard.
+
+    `sizes`: the images, or a table of their sizes, where the format records none or other ones.
+    """
+    plan = import_plan(files, format, settings, sizes)
+    build.each(plan.units, partial(import_shard, files, format, settings, sizes))
+    figures = gather(build.directory, build.scratch, build.unit_figures().values(), plan, settings, "import_features")
+    paths(files)  # the shards are of one state of the files: that which was planned
+    return {**figures, "dim": plan.expected.dim}

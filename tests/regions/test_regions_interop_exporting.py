@@ -1,0 +1,199 @@
+"""Shards written for other systems: read by those systems' own way of reading, and back again without loss."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from regions import interop_files as files
+from regions.test_regions_contract import CONTRACT
+
+from vbert.artifacts.errors import UserError
+from vbert.data.pickles import load
+from vbert.regions.interop.exporting import export
+from vbert.regions.interop.opened import opened
+from vbert.regions.shards import Sample, Shards, write_contents, write_shard
+
+GIVEN = sorted(files.images(), key=lambda one: one.name)
+KINDS, COLOURS = ("circle", "square", "triangle"), ("red", "größer")
+
+
+def shards(folder: Path, boxes: bool = True, named: bool = True, distributions: bool = True) -> Path:
+    """Our own shards of the miniatures; classes by name, or numbered as in an import without a vocabulary."""
+    folder.mkdir()
+    samples = [
+        Sample(
+            image_id=one.name,
+            image_sha256=None,
+            width=one.width,
+            height=one.height,
+            features=one.features.astype(np.float16),
+            boxes=one.boxes if boxes else None,
+            scores=[float(score) for score in one.conf],
+            classes=[KINDS[i % 3] if named else str(i) for i in one.objects],
+            attributes=[[COLOURS[i % 2]] if named else [str(i)] for i in one.attrs],
+            attribute_scores=[[float(score)] for score in one.attrs_conf],
+            distributions=one.probabilities.astype(np.float16) if distributions else None,
+        )
+        for one in GIVEN
+    ]
+    rows = [write_shard(folder, 0, samples[:3]), write_shard(folder, 1, samples[3:])]
+    write_contents(folder, rows, [], CONTRACT.model_copy(update={"dim": 16}))
+    return folder
+
+
+def exported(source: Path, format: str, target: Path) -> dict[str, object]:
+    with opened(source) as features:
+        return export(features, format, target)
+
+
+def lxmert_rows(path: Path) -> dict[str, dict[str, object]]:
+    """As LXMERT's loader does it: DictReader, base64, frombuffer, reshape."""
+    import base64
+
+    names = ["img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "num_boxes", "boxes"]
+    csv.field_size_limit(2**31 - 1)
+    out = {}
+    with path.open() as file:
+        for row in csv.DictReader(file, [*names, "features"], delimiter="\t"):
+            n = int(row["num_boxes"])
+            shapes = {"objects_id": (n,), "objects_conf": (n,), "attrs_id": (n,), "attrs_conf": (n,)}
+            item: dict[str, object] = {"img_h": int(row["img_h"]), "img_w": int(row["img_w"])}
+            for name, shape in (shapes | {"boxes": (n, 4), "features": (n, -1)}).items():
+                dtype = np.int64 if name.endswith("_id") else np.float32
+                item[name] = np.frombuffer(base64.b64decode(row[name]), dtype=dtype).reshape(shape)
+            out[row["img_id"]] = item
+    return out
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_lxmert_tsv(named: bool, tmp_path: Path) -> None:
+    made = exported(shards(tmp_path / "shards", named=named), "lxmert_tsv", tmp_path / "out" / "a.tsv")
+    regions = sum(len(one.boxes) for one in GIVEN)
+    assert made == {"images": 5, "regions": regions, "zeros": [], "unreadable": 0, "first_unreadable": None}
+    rows = lxmert_rows(tmp_path / "out" / "a.tsv")
+    assert list(rows) == [one.name for one in GIVEN]
+    words = tmp_path / "out" / "a_objects_vocab.txt"
+    assert words.exists() == named
+    for one in GIVEN:
+        row = rows[one.name]
+        assert (row["img_w"], row["img_h"]) == (one.width, one.height)
+        assert (row["features"] == one.features.astype(np.float16)).all()
+        assert (row["boxes"] == one.boxes).all()
+        assert np.abs(row["objects_conf"] - one.conf).max() < 1e-6
+        assert np.abs(row["attrs_conf"] - one.attrs_conf).max() < 1e-6
+        if named:
+            vocabulary = words.read_text().splitlines()
+            assert [vocabulary[i] for i in row["objects_id"]] == [KINDS[i % 3] for i in one.objects]
+        else:
+            assert row["objects_id"].tolist() == one.objects.tolist()
+            assert row["attrs_id"].tolist() == one.attrs.tolist()
+    with opened(tmp_path / "out" / "a.tsv") as again:
+        assert again.format == "lxmert_tsv"
+        assert again.read(GIVEN[0].name).width == GIVEN[0].width
+
+
+def test_what_a_tsv_must_have(tmp_path: Path) -> None:
+    """No boxes is an error; no confidences are zeros, and said."""
+    bare = shards(tmp_path / "bare", boxes=False)
+    with pytest.raises(
+        UserError, match="has no boxes in pixels or no size, which LXMERT's TSV must have; export as npy"
+    ):
+        exported(bare, "lxmert_tsv", tmp_path / "a.tsv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bare"]
+    source = files.bottom_up_tsv(tmp_path / "b.tsv", GIVEN)
+    made = exported(source, "lxmert_tsv", tmp_path / "a.tsv")
+    assert made["zeros"] == ["attrs_conf", "attrs_id, attrs_conf", "objects_conf", "objects_id"]
+    rows = lxmert_rows(tmp_path / "a.tsv")
+    assert (rows[str(int(GIVEN[0].name.rpartition("_")[2]))]["boxes"] == GIVEN[0].boxes).all()
+
+
+def test_npy_with_info(tmp_path: Path) -> None:
+    exported(shards(tmp_path / "shards", named=False), "npy", tmp_path / "npy")
+    for one in GIVEN:
+        features = np.load(tmp_path / "npy" / f"{one.name}.npy", allow_pickle=False)
+        assert features.dtype == np.float32
+        assert (features == one.features.astype(np.float16)).all()
+        info = np.load(tmp_path / "npy" / f"{one.name}_info.npy", allow_pickle=True).item()  # as MMF does
+        assert (info["bbox"] == one.boxes).all()
+        assert (info["num_boxes"], info["image_width"], info["image_height"]) == (len(one.boxes), one.width, one.height)
+        assert info["objects"].tolist() == one.objects.tolist()
+        assert (info["cls_prob"] == one.probabilities.astype(np.float16)).all()
+    with opened(tmp_path / "npy") as again:  # contract.json beside the arrays doesn't make it shards
+        assert again.format == "npy"
+        assert (again.read(GIVEN[0].name).boxes == GIVEN[0].boxes).all()
+
+
+def test_the_pickle_in_an_info_file_names_what_numpy_1_knows(tmp_path: Path) -> None:
+    exported(shards(tmp_path / "shards"), "npy", tmp_path / "npy")
+    data = (tmp_path / "npy" / f"{GIVEN[0].name}_info.npy").read_bytes()
+    assert b"numpy.core.multiarray" in data
+    assert b"numpy._core" not in data
+    body = data[128:] if data[128:129] == b"\x80" else data[data.index(b"\x80\x03") :]
+    assert body[:2] == b"\x80\x03"  # a protocol that Python 3.6 reads
+    assert load(body, "info")["num_boxes"] == len(GIVEN[0].boxes)
+    assert pickle.loads(body).item()["image_width"] == GIVEN[0].width
+
+
+LOADED = """
+import sys, json
+from datasets import load_from_disk
+held = load_from_disk(sys.argv[1])
+row = held[0]
+print(json.dumps([held.num_rows, held.column_names, row["image_id"], row["width"], row["boxes"], row["classes"],
+    row["features"], row.get("distributions")]))
+"""
+
+
+@pytest.mark.parametrize("boxes", [True, False])
+def test_a_folder_that_load_from_disk_opens(boxes: bool, tmp_path: Path) -> None:
+    import json
+
+    source = shards(tmp_path / "shards", boxes=boxes, distributions=boxes)
+    made = exported(source, "arrow", tmp_path / "arrow")
+    assert made["images"] == 5
+    offline = {"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, tmp_path / "arrow"], capture_output=True, text=True, check=True, env=offline
+    )
+    rows, columns, image_id, width, read, classes, features, shares = json.loads(done.stdout)
+    one = GIVEN[0]
+    assert (rows, image_id, width) == (5, one.name, one.width)
+    assert ("distributions" in columns) == boxes
+    assert (read is not None) == boxes
+    assert not boxes or np.float32(read).tolist() == one.boxes.tolist()
+    assert classes == [KINDS[i % 3] for i in one.objects]
+    assert (np.float16(features) == one.features.astype(np.float16)).all()
+    assert not boxes or (np.float16(shares) == one.probabilities.astype(np.float16)).all()
+    assert (tmp_path / "arrow" / "contract.json").exists()
+
+
+def test_targets_are_made_whole_or_not_at_all(tmp_path: Path) -> None:
+    source = shards(tmp_path / "shards")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(UserError, match="there is there already"):
+        exported(source, "npy", tmp_path / "there")
+    with pytest.raises(UserError, match="no format 'arow' that can be written; did you mean 'arrow'"):
+        exported(source, "arow", tmp_path / "x")
+    broken = files.lxmert_tsv(tmp_path / "a.tsv", GIVEN)
+    broken.write_bytes(broken.read_bytes()[:-30])
+    made = exported(broken, "npy", tmp_path / "npy")
+    assert (made["images"], made["unreadable"]) == (4, 1)
+    assert "a.tsv:5" in str(made["first_unreadable"])
+
+
+def test_shards_imported_exported_and_imported_are_the_same(tmp_path: Path) -> None:
+    from regions.test_regions_interop_importing import imported
+
+    first = imported(tmp_path / "store", files.lxmert_tsv(tmp_path / "a.tsv", GIVEN))
+    exported(first.path, "lxmert_tsv", tmp_path / "b.tsv")
+    second = imported(tmp_path / "store", tmp_path / "b.tsv")
+    assert isinstance(second, Shards)
+    assert [second.file(name).read_bytes() for name in second.names()] == [
+        first.file(name).read_bytes() for name in first.names()
+    ]

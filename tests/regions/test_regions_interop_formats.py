@@ -1,0 +1,306 @@
+"""Each format that is read, on miniatures written as its system writes them: every number, and ways to be broken."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from regions import interop_files as files
+from regions.interop_files import Image
+
+from vbert.artifacts.errors import UserError
+from vbert.data.pickles import UnsafePickle
+from vbert.regions import interop
+from vbert.regions.interop.found import BadEntry, Found
+
+
+def read_all(path: Path, format: str | None = None) -> dict[str, Found]:
+    name = interop.recognised(path, format)
+    module = interop.load(name)
+    local = module.files(path)
+    with module.opened(local) as read:
+        return {key: read(key, pickle.loads(pickle.dumps(place))) for key, place in module.index(local)}
+
+
+def number(name: str) -> str:
+    return str(int(name.rpartition("_")[2]))
+
+
+def same(name: str) -> str:
+    return name
+
+
+def png(name: str) -> str:
+    return f"{name}.png"
+
+
+@dataclass
+class Written:
+    """A miniature: its format, what writes it, what it calls an image, and what it knows beside features."""
+
+    format: str
+    write: Callable[[Path], Path]
+    called: Callable[[str], str] = same
+    boxes: str = "pixels"
+    knows: str = ""
+
+
+GIVEN = files.images()
+WRITTEN = {
+    "lxmert": Written("lxmert_tsv", lambda p: files.lxmert_tsv(p / "a.tsv", GIVEN), knows="sizes scores classes"),
+    "lxmert by python 3": Written(
+        "lxmert_tsv", lambda p: files.lxmert_tsv(p / "a.tsv", GIVEN, wrapped=True), knows="sizes scores classes"
+    ),
+    "bottom-up": Written("bottom_up_tsv", lambda p: files.bottom_up_tsv(p / "a.tsv", GIVEN), number, knows="sizes"),
+    "oscar": Written("oscar_tsv", lambda p: files.oscar_tsv(p / "a.tsv", GIVEN), boxes="normalised"),
+    "oscar without lineidx": Written(
+        "oscar_tsv", lambda p: files.oscar_tsv(p / "a.tsv", GIVEN, lineidx=False), boxes="normalised"
+    ),
+    "oscar's pre-training": Written(
+        "oscar_tsv", lambda p: files.oscar_tsv(p / "features.tsv", GIVEN, pretraining=True), boxes="normalised"
+    ),
+    "oscar without boxes": Written("oscar_tsv", lambda p: files.oscar_tsv(p / "a.tsv", GIVEN, boxes=False), boxes=""),
+    "mmf": Written(
+        "npy",
+        lambda p: files.mmf_npy(p / "npy" / "sub", GIVEN).parent,
+        lambda name: f"sub/{name}",
+        knows="sizes scores classes distributions",
+    ),
+    "pythia": Written("npy", lambda p: files.mmf_npy(p / "npy", GIVEN, info=False), boxes=""),
+    "mmf lmdb": Written(
+        "mmf_lmdb",
+        lambda p: files.mmf_lmdb(p / "x.lmdb", GIVEN),
+        lambda name: f"train2014/{name}",
+        knows="sizes scores classes distributions",
+    ),
+    "ban": Written("ban_hdf5", lambda p: files.ban_hdf5(p / "train.hdf5", GIVEN), number, knows="sizes"),
+    "visualbert": Written("visualbert_th", lambda p: files.visualbert_th(p / "a.th", GIVEN), png, knows="scores"),
+    "visualbert's older form": Written(
+        "visualbert_th", lambda p: files.visualbert_th(p / "a.th", GIVEN, legacy=True), png, knows="scores"
+    ),
+    "visualbert with numpy": Written(
+        "visualbert_th", lambda p: files.visualbert_th(p / "a.th", GIVEN, numpy=True), png, knows="scores"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+def test_every_number_is_read(kind: str, tmp_path: Path) -> None:
+    written = WRITTEN[kind]
+    path = written.write(tmp_path)
+    assert interop.recognised(path) == written.format
+    found = read_all(path)
+    assert set(found) == {written.called(one.name) for one in GIVEN}
+    for one in GIVEN:
+        read = found[written.called(one.name)]
+        assert read.features.dtype == np.float32
+        assert (read.features == one.features).all()
+        boxes = {"": None, "pixels": one.boxes, "normalised": one.shares[:, :4]}[written.boxes]
+        assert (read.boxes is None) if boxes is None else (read.boxes == boxes).all()
+        assert read.unit == (written.boxes or "pixels")
+        assert (read.width, read.height) == ((one.width, one.height) if "sizes" in written.knows else (None, None))
+        assert (read.scores == one.conf).all() if "scores" in written.knows else read.scores is None
+        assert read.classes == ([str(i) for i in one.objects] if "classes" in written.knows else None)
+        distributions = one.probabilities if "distributions" in written.knows else None
+        assert (read.distributions is None) if distributions is None else (read.distributions == distributions).all()
+        if written.format == "lxmert_tsv":
+            assert read.attributes == [[str(i)] for i in one.attrs]
+            assert np.float32(read.attribute_scores)[:, 0].tolist() == one.attrs_conf.tolist()
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("counts", [True, False])
+def test_uniter(compressed: bool, counts: bool, tmp_path: Path) -> None:
+    """Half precision, boxes as shares, cut to the counts beside the folder; a member `allow_pickle` is left alone."""
+    path = files.uniter_lmdb(tmp_path / "coco_val2014", GIVEN, compressed, counts)
+    assert interop.recognised(path) == "uniter_lmdb"
+    found = read_all(path)
+    for one in GIVEN:
+        read = found[f"coco_{one.name.removeprefix('COCO_')}.npz"]
+        n = len(one.boxes) - counts
+        assert (read.unit, len(read.features), read.width) == ("normalised", n, None)
+        assert (read.features == one.features[:n].astype(np.float16)).all()
+        assert (read.boxes == one.shares[:n, :4].astype(np.float16)).all()
+        assert (read.scores == one.conf[:n].astype(np.float16)).all()
+        assert (read.distributions == one.probabilities[:n].astype(np.float16)).all()
+
+
+def test_ban_of_36_boxes_has_no_positions(tmp_path: Path) -> None:
+    given = [Image(**{**vars(one), "features": one.features[:3], "boxes": one.boxes[:3]}) for one in GIVEN]
+    found = read_all(files.ban_hdf5(tmp_path / "val36.hdf5", given, fixed=True))
+    for one in given:
+        read = found[number(one.name)]
+        assert (read.features == one.features).all()
+        assert (read.boxes == one.boxes).all()
+        assert (read.width, read.height) == (one.width, one.height)
+
+
+def test_a_format_can_be_named_and_is_refused_where_none_fits(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing of the kind\n")
+    with pytest.raises(UserError, match=r"notes\.txt: none of the formats that can be read; name the one") as refused:
+        interop.recognised(tmp_path / "notes.txt")
+    assert "lxmert_tsv     LXMERT TSV (10 columns)" in refused.value.details
+    with pytest.raises(UserError, match=r"no format 'lxmert'.*did you mean 'lxmert_tsv'"):
+        interop.recognised(tmp_path / "notes.txt", "lxmert")
+    with pytest.raises(UserError, match="no such file"):
+        interop.recognised(tmp_path / "absent.tsv")
+
+
+def cut(path: Path, keep: float) -> Path:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    return path
+
+
+@pytest.mark.parametrize("kind", ["lxmert", "bottom-up", "oscar without lineidx"])
+@pytest.mark.parametrize("keep", [0.95, 0.82])
+def test_a_truncated_table_names_file_and_line(kind: str, keep: float, tmp_path: Path) -> None:
+    path = cut(WRITTEN[kind].write(tmp_path), keep)
+    module = interop.load(interop.recognised(path))
+    local = module.files(path)
+    *whole, (key, place) = module.index(local)
+    with module.opened(local) as read:
+        for before in whole:
+            read(*before)
+        with pytest.raises(BadEntry, match=rf"a\.tsv:{len(whole) + 1}: (truncated|damaged): ") as bad:
+            read(key, place)
+    assert bad.value.where == f"{path}:{len(whole) + 1}"
+
+
+def test_a_lineidx_of_another_table_is_refused(tmp_path: Path) -> None:
+    path = files.oscar_tsv(tmp_path / "a.tsv", GIVEN)
+    module = interop.load("oscar_tsv")
+    offsets = path.with_suffix(".lineidx")
+    for text, said in (("0\n17\n", r"a\.lineidx:2: no line begins at 17"), ("0\nx\n", "not one offset a line")):
+        offsets.write_text(text)
+        with pytest.raises(UserError, match=said):
+            list(module.index(module.files(path)))
+
+
+def test_a_broken_row_is_named(tmp_path: Path) -> None:
+    path = files.lxmert_tsv(tmp_path / "a.tsv", GIVEN)
+    rows = [line.split(b"\t") for line in path.read_bytes().splitlines()]
+    rows[1][7] = b"5" if rows[1][7] != b"5" else b"4"  # num_boxes
+    rows[2][8] = b"!" + rows[2][8][1:]
+    rows[3][1] = b"-4"
+    path.write_bytes(b"\n".join(b"\t".join(row) for row in rows))
+    module = interop.load("lxmert_tsv")
+    local = module.files(path)
+    entries = list(module.index(local))
+    with module.opened(local) as read:
+        read(*entries[0])
+        for at, said in ((1, "attrs_id has"), (2, "boxes is not whole base64"), (3, "img_h is b'-4'")):
+            with pytest.raises(BadEntry, match=rf"a\.tsv:{at + 1}: .*{said}"):
+                read(*entries[at])
+
+
+def test_truncated_archives_are_refused_by_name(tmp_path: Path) -> None:
+    lmdb = files.mmf_lmdb(tmp_path / "x.lmdb", GIVEN)
+    cut(lmdb / "data.mdb", 0.6)
+    with pytest.raises(UserError, match=r"data\.mdb: an LMDB that is cut off, \d"):
+        read_all(lmdb, "mmf_lmdb")
+    hdf5 = cut(files.ban_hdf5(tmp_path / "train.hdf5", GIVEN), 0.6)
+    with pytest.raises(UserError, match=r"train\.hdf5: not a whole HDF5 file"):
+        read_all(hdf5)
+    for legacy, said in (
+        (True, r"cut off, [\d,]+ bytes are missing|is damaged"),
+        (False, "not a whole archive|neither|damaged"),
+    ):
+        th = cut(files.visualbert_th(tmp_path / f"{legacy}.th", GIVEN, legacy=legacy), 0.8)
+        with pytest.raises(UserError, match=rf"{legacy}\.th.*({said})"):
+            read_all(th)
+    npy = files.mmf_npy(tmp_path / "npy", GIVEN, info=False)
+    broken = cut(npy / f"{GIVEN[0].name}.npy", 0.9)
+    with pytest.raises(
+        BadEntry, match=rf"{broken.name}: truncated: its header says \(\d, 16\) of float32, \d+ bytes more"
+    ):
+        read_all(npy)
+
+
+def test_an_npy_of_128_bytes_that_claims_a_tebibyte(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    with path.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": (2**38, 1)})
+    with pytest.raises(BadEntry, match="bytes more"):
+        read_all(path)
+
+
+def test_companions_must_be_there(tmp_path: Path) -> None:
+    path = files.ban_hdf5(tmp_path / "train.hdf5", GIVEN)
+    (tmp_path / "train_imgid2idx.pkl").unlink()
+    with pytest.raises(UserError, match=r"train\.hdf5: there is no train_imgid2idx\.pkl beside it"):
+        read_all(path)
+
+
+class Shell:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        import os
+
+        return os.system, ("touch ran",)
+
+
+def test_hostile_pickles_inside_the_formats_run_nothing(tmp_path: Path, monkeypatch) -> None:
+    import lmdb
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    ban = files.ban_hdf5(tmp_path / "train.hdf5", GIVEN)
+    (tmp_path / "train_imgid2idx.pkl").write_bytes(pickle.dumps(Shell()))
+    with pytest.raises(UnsafePickle, match=r"train_imgid2idx\.pkl: this pickle is not read.*names (posix|os)\.system"):
+        read_all(ban)
+    torch.save({"a.png": Shell()}, tmp_path / "a.th")
+    with pytest.raises(UnsafePickle, match=r"a\.th/data\.pkl: .*names (posix|os)\.system"):
+        read_all(tmp_path / "a.th")
+    mmf = files.mmf_lmdb(tmp_path / "x.lmdb", GIVEN)
+    key = f"train2014/{GIVEN[0].name}"
+    with lmdb.open(str(mmf)) as env, env.begin(write=True) as txn:
+        txn.put(key.encode(), pickle.dumps({"features": Shell()}))
+    with pytest.raises(BadEntry, match=rf"{key}: unsafe pickle: this pickle is not read, because it names"):
+        read_all(mmf)
+    npy = files.mmf_npy(tmp_path / "npy", GIVEN)
+    np.save(npy / f"{GIVEN[0].name}_info.npy", np.array(Shell(), dtype=object), allow_pickle=True)
+    with pytest.raises(BadEntry, match=r"_info\.npy: unsafe pickle"):
+        read_all(npy)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_hdf5_that_points_to_other_files(tmp_path: Path) -> None:
+    import h5py
+
+    path = files.ban_hdf5(tmp_path / "train.hdf5", GIVEN)
+    shutil.copy(path, tmp_path / "other.hdf5")
+    with h5py.File(path, "a") as out:
+        del out["image_bb"]
+        out["image_bb"] = h5py.ExternalLink("other.hdf5", "/image_bb")
+    with pytest.raises(UserError, match="no data set 'image_bb' of numbers in the file itself"):
+        read_all(path)
+
+
+def test_msgpack_with_a_pickle_inside(tmp_path: Path) -> None:
+    """msgpack_numpy's own decoder unpickles where `kind` is O."""
+    import lmdb
+    import msgpack
+
+    path = files.uniter_lmdb(tmp_path / "x", GIVEN, compressed=False)
+    key = f"coco_{GIVEN[0].name.removeprefix('COCO_')}.npz".encode()
+    hostile = {b"nd": True, b"type": "|O", b"kind": b"O", b"shape": (1,), b"data": pickle.dumps(Shell())}
+    with lmdb.open(str(path)) as env, env.begin(write=True) as txn:
+        txn.put(key, msgpack.dumps({"features": hostile, "norm_bb": hostile}))
+    with pytest.raises(BadEntry, match="no arrays by msgpack"):
+        read_all(path)
+    assert not Path("ran").exists()
+
+
+def test_keys_that_lead_nowhere(tmp_path: Path) -> None:
+    import lmdb
+
+    path = files.uniter_lmdb(tmp_path / "x", GIVEN)
+    with lmdb.open(str(path)) as env, env.begin(write=True) as txn:
+        txn.put(b"__keys__", json.dumps(["gone.npz"]).encode())
+    with pytest.raises(BadEntry, match=r"gone\.npz: missing"):
+        read_all(path)

@@ -1,0 +1,349 @@
+"""From foreign files to shards: boxes in pixels of the original image, what is refused, what goes to the quarantine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from regions import interop_files as files
+from regions.interop_files import Image, real_features
+
+from tasks.download import download
+from tasks.import_features import import_features
+from vbert.artifacts.build import Machine
+from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.graph import Engine, build_here
+from vbert.artifacts.store import Store
+from vbert.data.raw import Raw
+from vbert.data.spec import Source
+from vbert.regions import interop
+from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, scale
+from vbert.regions.interop.found import BadEntry, Found
+from vbert.regions.interop.importing import ImportSettings, Statement, capped
+from vbert.regions.interop.opened import LocalFiles
+from vbert.regions.interop.sizes import Names, Sizes
+from vbert.regions.shards import Shards
+
+UNKNOWN = Statement.of("unknown", layer="res5_pool")
+GIVEN = files.images(9)
+
+
+def reference(path: Path) -> Raw:
+    return download(Source(path=str(path), file=path.name).pinned())
+
+
+def step(path: Path, sizes: Path | None = None, **settings: object) -> Shards:
+    name = interop.recognised(path)
+    raws = {role: reference(file) for role, file in interop.load(name).files(path).items()}
+    chosen = ImportSettings(**({"statement": UNKNOWN, "images_per_shard": 4} | settings))
+    return import_features(raws, interop.plugin(name), chosen, None if sizes is None else reference(sizes))
+
+
+def imported(store: Path, path: Path, sizes: Path | None = None, **settings: object) -> Shards:
+    return build_here([step(path, sizes, **settings)], store)[0]
+
+
+def table(path: Path, given: list[Image] = GIVEN) -> Path:
+    rows = "".join(f"{one.name},{one.width},{one.height}\n" for one in given)
+    path.write_text("image_id,width,height\n" + rows)
+    return path
+
+
+def boxes_of(shards: Shards, given: list[Image], called=lambda name: name) -> None:
+    for one in given:
+        read = shards.read(called(one.name))
+        assert (read.width, read.height) == (one.width, one.height)
+        assert np.abs(read.boxes - one.boxes).max() < 0.01 * (1 + one.width / 640)
+        assert (read.features == one.features.astype(np.float16)).all()
+
+
+def test_an_import_is_shards_like_extracted_ones(tmp_path: Path) -> None:
+    """Same layout, sorted ids, a contract; the same bytes from any order of lines and with one child or two."""
+    words = ("zero", "one", "two", "three", "four", "five", "six")
+    settings = {"classes": words, "attributes": words}
+    shards = imported(tmp_path / "store", files.lxmert_tsv(tmp_path / "a.tsv", GIVEN), **settings)
+    tars = [f"{i:06d}.tar" for i in range(3)]
+    assert shards.names() == [*tars, "contract.json", "offsets.parquet", "quarantine.parquet"]
+    assert shards.image_ids() == sorted(one.name for one in GIVEN)
+    regions = sum(len(one.boxes) for one in GIVEN)
+    assert shards.figures == {"images": 9, "regions": regions, "quarantined": 0, "shards": 3, "dim": 16}
+    boxes_of(shards, GIVEN)
+    read = shards.read(GIVEN[0].name)
+    assert read.classes == [words[i] for i in GIVEN[0].objects]
+    assert read.attributes == [[words[i]] for i in GIVEN[0].attrs]
+    assert read.details["attribute_scores"] == [[round(float(score), 6)] for score in GIVEN[0].attrs_conf]
+    assert read.scores == [round(float(score), 6) for score in GIVEN[0].conf]
+    contract = shards.contract()
+    assert (contract.detector, contract.layer, contract.dim, contract.dtype) == ("unknown", "res5_pool", 16, "float16")
+    assert (contract.weights, contract.boxes, contract.preprocessing) == (None, None, None)
+    (tmp_path / "other").mkdir()
+    again = step(files.lxmert_tsv(tmp_path / "other" / "b.tsv", GIVEN[::-1]), **settings)
+    (two,) = build_here([again], tmp_path / "two", Machine(units_at_once=2))
+    for name in shards.names():
+        assert shards.file(name).read_bytes() == two.file(name).read_bytes(), name
+
+
+def test_the_same_file_elsewhere_is_the_same_import(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    first = step(files.lxmert_tsv(tmp_path / "a.tsv", GIVEN))
+    assert step(files.lxmert_tsv(tmp_path / "b" / "a.tsv", GIVEN)).fingerprint == first.fingerprint
+    assert step(tmp_path / "a.tsv", cap=3).fingerprint != first.fingerprint
+    files.lxmert_tsv(tmp_path / "a.tsv", GIVEN[1:])
+    assert step(tmp_path / "a.tsv").fingerprint != first.fingerprint
+
+
+def test_a_known_detector_states_its_contract(tmp_path: Path) -> None:
+    from vbert.regions.detector import detector_file
+
+    given = files.images(4, dim=256)
+    path = files.bottom_up_tsv(tmp_path / "a.tsv", given)
+    contract = imported(tmp_path / "store", path, statement=Statement.of("shapes_cnn", weights="ab" * 32)).contract()
+    spec = detector_file("shapes_cnn").spec()
+    assert (contract.detector, contract.backend, contract.layer) == ("shapes_cnn", spec.backend, "fc7")
+    assert (contract.weights, contract.preprocessing) == ("ab" * 32, spec.preprocessing)
+    with pytest.raises(UserError, match="features of 16 numbers; the detector 'shapes_cnn' makes 256: give another"):
+        imported(tmp_path / "s", files.lxmert_tsv(tmp_path / "b.tsv", GIVEN), statement=Statement.of("shapes_cnn"))
+    with pytest.raises(UserError, match="--layer fc6: the detector 'shapes_cnn' makes features of fc7"):
+        Statement.of("shapes_cnn", layer="fc6")
+    with pytest.raises(UserError, match="no detector 'shapes_cn'"):
+        Statement.of("shapes_cn")
+
+
+def test_a_format_without_boxes_says_so_in_the_contract(tmp_path: Path) -> None:
+    shards = imported(tmp_path / "store", files.mmf_npy(tmp_path / "npy", GIVEN, info=False))
+    assert shards.contract().coordinates == "none"
+    read = shards.read(GIVEN[0].name)
+    assert read.boxes is None
+    assert (read.features == GIVEN[0].features.astype(np.float16)).all()
+    assert read.classes == [""] * len(GIVEN[0].features)
+    with pytest.raises(UserError, match="the features have no boxes"):
+        shards.contract().with_box_input("append6")
+    with pytest.raises(UserError, match="the format has no boxes; leave out --boxes-in"):
+        imported(tmp_path / "s", tmp_path / "npy", boxes_in=BoxesIn.parse("resized:800"))
+    with pytest.raises(UserError, match="--cap 3: the format has no confidences"):
+        imported(tmp_path / "s", tmp_path / "npy", cap=3)
+
+
+def test_sizes_that_a_format_lacks_are_asked_for(tmp_path: Path) -> None:
+    path = files.uniter_lmdb(tmp_path / "coco_val2014", GIVEN, counts=False)
+    with pytest.raises(
+        UserError, match="the image's size isn't known: give --images FOLDER or --sizes FILE, or --boxes"
+    ):
+        imported(tmp_path / "store", path)
+    shards = imported(tmp_path / "store", path, table(tmp_path / "sizes.csv"), ids="coco_(.*)")
+
+    def called(name: str) -> str:
+        return name.removeprefix("COCO_")
+
+    for one in GIVEN:
+        read = shards.read(called(one.name) + ".npz")
+        assert np.abs(read.boxes - one.boxes).max() < 0.5  # UNITER's boxes are float16 shares
+        assert (read.distributions == one.probabilities.astype(np.float16)).all()
+    bare = imported(tmp_path / "store", path, boxes_in=BoxesIn.parse("none"))
+    assert bare.contract().coordinates == "none"
+    assert bare.read(bare.image_ids()[0]).details["width"] is None
+
+
+def test_boxes_of_shares_and_of_other_systems(tmp_path: Path) -> None:
+    sizes = table(tmp_path / "sizes.csv")
+    oscar = imported(tmp_path / "store", files.oscar_tsv(tmp_path / "o.tsv", GIVEN), sizes)
+    boxes_of(oscar, GIVEN)
+    th = imported(tmp_path / "store", files.visualbert_th(tmp_path / "a.th", GIVEN), sizes, ids=r"(.*)\.png")
+    boxes_of(th, GIVEN)
+    ban = imported(tmp_path / "store", files.ban_hdf5(tmp_path / "train.hdf5", GIVEN))
+    boxes_of(ban, GIVEN, lambda name: str(int(name.rpartition("_")[2])))
+    mmf = imported(tmp_path / "store", files.mmf_lmdb(tmp_path / "x.lmdb", GIVEN), ids="train2014/(.*)")
+    boxes_of(mmf, GIVEN)
+    assert (mmf.read(GIVEN[1].name).distributions == GIVEN[1].probabilities.astype(np.float16)).all()
+
+
+def resized(one: Image, short: int, long: int) -> Image:
+    factor = min(short / min(one.width, one.height), long / max(one.width, one.height))
+    return Image(**{**vars(one), "boxes": one.boxes * np.float32(factor)})
+
+
+def test_boxes_in_pixels_of_a_resized_image(tmp_path: Path) -> None:
+    """Told, they are brought back; untold, they are refused as soon as one lies outside."""
+    given = [resized(one, 800, 1333) for one in GIVEN]
+    path = files.lxmert_tsv(tmp_path / "a.tsv", given)
+    shards = imported(tmp_path / "store", path, boxes_in=BoxesIn.parse("resized:800,1333"))
+    boxes_of(shards, GIVEN)
+    with pytest.raises(
+        BuildError, match=r"the first is a\.tsv.*boxes reach .* in an image \d+ pixels (wide|high); they are"
+    ):
+        imported(tmp_path / "s", path)
+
+
+def test_sizes_of_the_resized_image_in_the_file(tmp_path: Path) -> None:
+    """The file's own sizes are those of the resized image; the images say what theirs are."""
+    given = []
+    for one in GIVEN:
+        big = resized(one, 800, 1333)
+        factor = 800 / min(one.width, one.height)
+        big.width, big.height = round(one.width * factor), round(one.height * factor)
+        given.append(big)
+    path, sizes = files.bottom_up_tsv(tmp_path / "a.tsv", given), table(tmp_path / "sizes.csv")
+    with pytest.raises(BuildError, match=r"the file says \d+×800, the image is \d+×\d+: give --boxes-in recorded"):
+        imported(tmp_path / "store", path, sizes)
+    shards = imported(tmp_path / "store", path, sizes, boxes_in=BoxesIn.parse("recorded"))
+    for one in GIVEN:
+        read = shards.read(str(int(one.name.rpartition("_")[2])))
+        assert (read.width, read.height) == (one.width, one.height)
+        assert np.abs(read.boxes - one.boxes).max() < 0.7  # recorded sizes are rounded
+
+
+@real_features
+def test_the_features_of_a_real_detector(tmp_path: Path) -> None:
+    """Their boxes are in pixels of the resized image; the photos are here, and say how large they are."""
+    given = files.detected(resized=True)
+    assert len(given) >= 3
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for folder in ("vqa_v2/images", "flickr30k_entities/images"):
+        for path in (files.SHARED / folder).glob("*.jpg"):
+            (photos / path.name).write_bytes(path.read_bytes())
+    thousand = [one for one in given if one.features.shape[1] == 1024]
+    path = files.visualbert_th(tmp_path / "features_150.th", thousand)
+    shards = imported(tmp_path / "store", path, photos, ids=r"(.*)\.png", boxes_in=BoxesIn.parse("resized:800,1333"))
+    by_name = {one.name: one for one in files.detected()}
+    assert shards.image_ids() == sorted(one.name for one in thousand)
+    digests = {row["image_id"]: row["image_sha256"] for row in shards.table().to_pylist()}
+    for one in thousand:
+        read = shards.read(one.name)
+        assert (read.width, read.height) == (one.width, one.height)
+        limits = np.float32([one.width, one.height] * 2)
+        assert np.abs(read.boxes - np.clip(by_name[one.name].boxes, 0, limits)).max() < 1e-3
+        assert np.abs(read.features - one.features).max() <= 1e-3 * np.abs(one.features).max()
+        assert len(digests[one.name]) == 64  # of the photo
+    with pytest.raises(BuildError, match="they are in pixels of a resized image: give --boxes-in resized:SHORT,LONG"):
+        imported(tmp_path / "s", path, photos, ids=r"(.*)\.png")
+
+
+def test_broken_entries_go_to_the_quarantine(tmp_path: Path) -> None:
+    """Named with file and line, counted, and above the allowed share an error that says where to look."""
+    path = files.lxmert_tsv(tmp_path / "a.tsv", GIVEN)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(
+        BuildError, match=r"1 of 9 images can't be imported.*the first is a\.tsv:9: features "
+    ) as failed:
+        imported(tmp_path / "store", path)
+    assert "quarantine.parquet" in str(failed.value)
+    shards = imported(tmp_path / "store", path, quarantine=0.2)
+    (row,) = shards.quarantine().to_pylist()
+    assert row["image_id"] == GIVEN[-1].name
+    assert (row["path"], row["reason"]) == ("a.tsv:9", "truncated")
+    assert str(tmp_path) not in json.dumps(row)
+    boxes_of(shards, GIVEN[:-1])
+    assert shards.figures["quarantined"] == 1
+
+
+def test_entries_that_do_not_fit_the_others(tmp_path: Path) -> None:
+    """Another length, a number beyond float16, an id twice."""
+    given = files.images(6)
+    given[1].features = np.concatenate([given[1].features] * 2, 1)
+    given[2].features[0, 0] = 1e6
+    given[3].features[0, 0] = np.nan
+    shards = imported(tmp_path / "store", files.lxmert_tsv(tmp_path / "a.tsv", [*given, given[0]]), quarantine=0.9)
+    reasons = {row["image_id"]: row["reason"] for row in shards.quarantine().to_pylist()}
+    expected = {
+        given[1].name: "length",
+        given[2].name: "not finite",
+        given[3].name: "not finite",
+        given[0].name: "twice",
+    }
+    assert reasons == expected
+    assert shards.image_ids() == sorted(one.name for one in (given[0], given[4], given[5]))
+
+
+def test_an_image_without_regions_stays(tmp_path: Path) -> None:
+    given = files.images(3)
+    empty = Image(given[0].name, 9, 8, *(array[:0] for array in list(vars(given[0]).values())[3:]))
+    shards = imported(tmp_path / "store", files.lxmert_tsv(tmp_path / "a.tsv", [empty, *given[1:]]))
+    read = shards.read(empty.name)
+    assert (read.features.shape, read.boxes.shape, read.classes) == ((0, 16), (0, 4), [])
+
+
+def test_a_cap_takes_the_most_confident(tmp_path: Path) -> None:
+    """The original takes the first ones of its unordered rows, whatever they score."""
+    shards = imported(
+        tmp_path / "store", files.visualbert_th(tmp_path / "a.th", GIVEN), table(tmp_path / "s.csv"), cap=3
+    )
+    for one in GIVEN:
+        best = np.argsort(-one.conf, kind="stable")[:3]
+        read = shards.read(f"{one.name}.png")
+        assert (read.features == one.features[best].astype(np.float16)).all()
+        assert read.scores == [round(float(score), 6) for score in one.conf[best]]
+    tied = Found(np.arange(4.0)[:, None], scores=np.float32([0.5, 0.9, 0.5, 0.9]))
+    assert capped(tied, 3, "x").features[:, 0].tolist() == [1, 3, 0]
+
+
+def test_a_file_that_changes_under_the_import(tmp_path: Path) -> None:
+    path = files.lxmert_tsv(tmp_path / "a.tsv", GIVEN)
+    target = step(path)
+    files.lxmert_tsv(path, GIVEN[1:])
+    with pytest.raises((UserError, BuildError), match="has changed since it was planned; run again"):
+        build_here([target], tmp_path / "store")
+
+
+def test_a_killed_import_goes_on(tmp_path: Path) -> None:
+    """Units that are committed stay: only the others are made, and the bytes are those of one go."""
+    target = step(files.lxmert_tsv(tmp_path / "a.tsv", GIVEN))
+    engine = Engine(Store(tmp_path / "store"), Machine())
+    engine.ensure_all(target.inputs())
+    made = engine.make_units(target, range(1, 2))
+    assert (made.done, made.total) == (1, 3)
+    engine.ensure_all([target])
+    (whole,) = build_here([target], tmp_path / "whole")
+    assert target.bound(engine.store).manifest.content == whole.manifest.content
+
+
+def test_how_boxes_in_is_written() -> None:
+    assert BoxesIn.parse("resized:800,1333") == BoxesIn(kind="resized", short=800, long=1333)
+    assert BoxesIn.parse("resized:600") == BoxesIn(kind="resized", short=600)
+    for wrong in ("resized", "resized:0", "resized:a,b", "pixels", "original:3", "resized:1,2,3"):
+        with pytest.raises(UserError, match=r"--boxes-in .*: give original, recorded, resized:SHORT"):
+            BoxesIn.parse(wrong)
+    assert scale((640, 480), 800, 1333) == 800 / 480
+    assert scale((2000, 480), 800, 1333) == 1333 / 2000
+
+
+def test_shares_are_never_taken_for_pixels() -> None:
+    shares = Found(np.ones((1, 4)), np.float32([[0, 0, 0.5, 1]]), "normalised")
+    with pytest.raises(BadEntry, match="boxes are shares of the image in this format, not 'original'"):
+        in_pixels(shares, BoxesIn.parse("original"), (10, 20), "x")
+    assert in_pixels(shares, None, (10, 20), "x").boxes.tolist() == [[0, 0, 5, 20]]
+
+
+def test_names_of_images() -> None:
+    """Exact, without ending, in another case, by their number; never by a guess between two."""
+    names = Names(["val/COCO_val2014_000000262148.jpg", "1016887272.jpg", "a/x.png", "b/x.png"])
+    assert names.find("COCO_val2014_000000262148", "w") == "val/COCO_val2014_000000262148.jpg"
+    assert names.find("coco_val2014_000000262148", "w") == "val/COCO_val2014_000000262148.jpg"
+    assert names.find("262148", "w") == "val/COCO_val2014_000000262148.jpg"
+    assert names.find("flickr30k_000001016887272", "w") == "1016887272.jpg"
+    assert names.find("a/x", "w") == "a/x.png"
+    with pytest.raises(BadEntry, match=r"'x' may be the image a/x\.png or b/x\.png"):
+        names.find("x", "w")
+    with pytest.raises(BadEntry, match="no image 'y'"):
+        names.find("y", "w")
+
+
+def test_tables_of_sizes(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"image_id": "a", "width": 4, "height": 3}, {"image_id": "broken", "width": 0, "height": 0}]
+    (tmp_path / "s.tsv").write_text("image_id\twidth\theight\na\t4\t3\n")
+    (tmp_path / "s.json").write_text(json.dumps(rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "s.parquet")
+    coco = {"images": [{"id": 262148, "file_name": "COCO_val2014_000000262148.jpg", "width": 4, "height": 3}]}
+    (tmp_path / "coco.json").write_text(json.dumps(coco))
+    for name, key in (("s.tsv", "a"), ("s.json", "a"), ("s.parquet", "a"), ("coco.json", "262148")):
+        assert Sizes(LocalFiles(tmp_path / name)).find(key, "w") == ((4, 3), None)
+    with pytest.raises(BadEntry, match="no image 'broken'"):
+        Sizes(LocalFiles(tmp_path / "s.parquet")).find("broken", "w")
+    (tmp_path / "s.csv").write_text("name,w\na,4\n")
+    with pytest.raises(UserError, match=r"s\.csv: no table of image_id, width and height"):
+        Sizes(LocalFiles(tmp_path / "s.csv"))

@@ -1,0 +1,83 @@
+"""Region features of other systems: one module a format, with what its files look like, its reader and its writer.
+
+A format is a module of this package and a line in FORMATS. One that reads has (see `Format`):
+
+    VERSION = 1     raised by hand when the reader starts to read other numbers
+    TITLE = "…"     what the world calls it
+
+    def holds(path) -> bool                      whether the file or folder looks like one; cheap, never raises
+    def files(path) -> dict[str, Path]           all that must be read, by role; `features` first
+    def index(files) -> Iterator[(key, place)]   every image's name in the file and where it is, without the features
+    def opened(files) -> context manager         of a function (key, place) → Found, for one process
+
+Keys are the file's own names; places are numbers and texts. Only `index` and `opened` import heavy libraries. Files are
+untrusted: pickles go through `vbert.data.pickles`, sizes are compared with the bytes there before memory is taken.
+A file that can't be one raises UserError, one entry that can't be read BadEntry; both say where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from vbert.artifacts.errors import UserError, nearest
+from vbert.artifacts.settings import Plugin
+from vbert.regions.interop.found import Found
+
+Place = tuple[Any, ...]
+Read = Callable[[str, Place], Found]
+
+# name → its module in this package. Those that look alike stand in the order in which they are tried.
+FORMATS = {
+    "lxmert_tsv": "lxmert_tsv",
+    "bottom_up_tsv": "bottom_up_tsv",
+    "oscar_tsv": "oscar_tsv",
+    "uniter_lmdb": "uniter_lmdb",
+    "mmf_lmdb": "mmf_lmdb",
+    "ban_hdf5": "ban_hdf5",
+    "visualbert_th": "visualbert_th",
+    "npy": "npy_files",
+}
+WRITERS = {"lxmert_tsv": "lxmert_tsv", "npy": "npy_files", "arrow": "hf_arrow"}
+
+
+class Format(Protocol):
+    """What the module of a format that is read offers; see this package's docstring."""
+
+    __name__: str
+    VERSION: int
+    TITLE: str
+
+    def holds(self, path: Path) -> bool: ...
+    def files(self, path: Path) -> dict[str, Path]: ...
+    def index(self, files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]: ...
+    def opened(self, files: Mapping[str, Path]) -> AbstractContextManager[Read]: ...
+
+
+def load(name: str) -> Format:
+    """The module of the format `name`; UserError where there is none."""
+    if name not in FORMATS:
+        raise UserError(f"no format {name!r} that can be read; {nearest(name, FORMATS)}")
+    return cast(Format, import_module(f"{__name__}.{FORMATS[name]}"))
+
+
+def plugin(name: str) -> Plugin:
+    """Name and version of a format, as they enter fingerprints."""
+    return Plugin(name=name, version=load(name).VERSION)
+
+
+def recognised(path: Path, name: str | None = None) -> str:
+    """The name of the format of `path`: the one given, or the first that looks like it. Raises UserError."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if name is not None:
+        load(name)
+        return name
+    for known in FORMATS:
+        if load(known).holds(path):
+            return known
+    said = "\n".join(f"{known:<14} {load(known).TITLE}" for known in FORMATS)
+    raise UserError(f"{path}: none of the formats that can be read; name the one it should be with --format", said)

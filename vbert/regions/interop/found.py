@@ -1,0 +1,61 @@
+"""What a foreign file says of one image, and the entry that can't be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Unit = Literal["pixels", "normalised"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The n regions of one image as a file has them; None is what it doesn't say.
+
+    features [n, d]; boxes [n, 4] x1 y1 x2 y2 in pixels, or `normalised`: divided by width and height; width and height
+    as recorded beside them; scores [n]; classes and attributes: names, or numbers as text where the file has those;
+    attribute_scores [n]; distributions [n, C].
+    """
+
+    features: NDArray[np.floating[Any]]
+    boxes: NDArray[np.floating[Any]] | None = None
+    unit: Unit = "pixels"
+    width: int | None = None
+    height: int | None = None
+    scores: NDArray[np.floating[Any]] | None = None
+    classes: Sequence[str] | None = None
+    attributes: Sequence[Sequence[str]] | None = None
+    attribute_scores: Sequence[Sequence[float]] | None = None
+    distributions: NDArray[np.floating[Any]] | None = None
+
+
+class BadEntry(Exception):
+    """One image's entry that can't be used: `where` in which file, why in a word or two, and in a sentence."""
+
+    def __init__(self, where: str, reason: str, detail: str) -> None:
+        super().__init__(where, reason, detail)
+        self.where, self.reason, self.detail = where, reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}: {self.detail}"
+
+
+def numbered(ids: Any) -> list[str]:
+    """Numbers of classes as text, until a vocabulary names them."""
+    return [str(int(number)) for number in ids]
+
+
+def missing(extra: str, what: str) -> str:
+    """The sentence for a format whose library isn't installed."""
+    return f"{what} needs the package {extra!r}; install it with: pip install 'vbert[interop]' (or {extra} itself)"
+
+
+def sibling(path: Path, ending: str) -> Path:
+    """`train.hdf5` and `_imgid2idx.pkl` → `train_imgid2idx.pkl` beside it."""
+    return path.with_name(path.name.removesuffix(path.suffix) + ending)

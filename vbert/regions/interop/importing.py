@@ -1,0 +1,347 @@
+"""From a foreign file to shards. Like an extraction: the plan is fixed before work starts, a shard is a function of its
+images alone, and an entry that can't be used goes to the quarantine with its reason."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.settings import Plugin, Settings
+from vbert.regions import interop
+from vbert.regions.boxes import BoxRule, Nms
+from vbert.regions.contract import Contract, Layer, Preprocessing
+from vbert.regions.interop import Place
+from vbert.regions.interop.boxes_in import BoxesIn, in_pixels
+from vbert.regions.interop.found import BadEntry, Found
+
+if TYPE_CHECKING:
+    from vbert.data.raw import Raw
+    from vbert.regions.interop.sizes import Sizes
+    from vbert.regions.shards import Sample
+
+UNKNOWN = "unknown"  # the detector that nobody states
+FLOAT16_MAX = 65504.0
+
+
+class Statement(Settings):
+    """What whoever imports says of how the features came about; None is what nobody states."""
+
+    detector: str
+    backend: Plugin | None = None
+    weights: str | None = None
+    layer: Layer | None = None
+    dim: int | None = None
+    boxes: BoxRule | None = None
+    nms: Nms | None = None
+    features_of: Literal["proposals", "regressed", "given"] | None = None
+    preprocessing: Preprocessing | None = None
+
+    @classmethod
+    def of(cls, detector: str, layer: Layer | None = None, weights: str | None = None) -> Statement:
+        """That of a spec in data_specs/detectors, or of an `unknown` one. Raises UserError where `layer` is another."""
+        from vbert.regions.detector import detector_file
+
+        if detector == UNKNOWN:
+            return cls(detector=UNKNOWN, layer=layer, weights=weights)
+        file = detector_file(detector)
+        spec = file.spec()
+        if layer not in (None, spec.layer):
+            raise UserError(f"--layer {layer}: the detector {detector!r} makes features of {spec.layer}; leave it out")
+        return cls(
+            detector=detector,
+            backend=spec.backend,
+            weights=weights,
+            layer=spec.layer,
+            dim=spec.dim,
+            boxes=file.boxes,
+            nms=spec.nms,
+            features_of=spec.features_of,
+            preprocessing=spec.preprocessing,
+        )
+
+    def contract(self, dim: int, boxes: bool) -> Contract:
+        fields = {name: getattr(self, name) for name in Statement.model_fields}
+        coordinates = "xyxy pixels of the image as shown" if boxes else "none"
+        return Contract.model_validate({**fields, "dim": dim, "dtype": "float16", "coordinates": coordinates})
+
+
+class ImportSettings(Settings):
+    """`ids`: a regular expression whose first group, found in a file's name of an image, is the image's id here."""
+
+    statement: Statement
+    boxes_in: BoxesIn | None = Field(None, description="None: what the format says")
+    ids: str | None = None
+    cap: int | None = Field(None, ge=1, description="at most so many regions an image, the most confident ones")
+    classes: tuple[str, ...] | None = Field(None, description="names of the classes that the file numbers")
+    attributes: tuple[str, ...] | None = None
+    images_per_shard: int = Field(500, ge=1)
+    quarantine: float = Field(0.01, ge=0, le=1, description="share of bad entries above which the stage fails")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What all images must have: features of `dim` numbers, and boxes or none."""
+
+    dim: int
+    boxes: bool
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The work of one shard: (image_id, key, place) of its images."""
+
+    shard: int
+    entries: Sequence[tuple[str, str, Place]]
+    expected: Expected
+
+
+@dataclass(frozen=True)
+class Plan:
+    units: Sequence[tuple[str, Chunk]]
+    expected: Expected
+    twice: Mapping[str, list[str]]  # rows for the quarantine, by column
+
+
+def paths(files: Mapping[str, Raw]) -> dict[str, Path]:
+    return {role: raw.local() for role, raw in files.items()}
+
+
+def import_plan(files: Mapping[str, Raw], format: Plugin, settings: ImportSettings, sizes: Raw | None) -> Plan:
+    """Images by sorted id, `images_per_shard` at a time. Raises UserError for what no image can be imported with."""
+    module = _module(format)
+    local = paths(files)
+    entries: dict[str, tuple[str, str, Place]] = {}
+    twice: list[dict[str, str]] = []
+    for key, place in module.index(local):
+        image_id = image_id_of(key, settings.ids)
+        if image_id in entries:
+            detail = f"{key!r} has the id {image_id!r}, as has {entries[image_id][1]!r} before it"
+            twice.append({"image_id": image_id, "path": key, "reason": "twice", "detail": detail})
+        else:
+            entries[image_id] = (image_id, key, place)
+    if not entries:
+        raise UserError(f"{local['features']}: there are no images in it")
+    rows = [entries[image_id] for image_id in sorted(entries)]
+    expected = _expected(local, module, rows, settings, sizes)
+    starts = range(0, len(rows), settings.images_per_shard)
+    units = [
+        (f"{shard:06d}", Chunk(shard, rows[start : start + settings.images_per_shard], expected))
+        for shard, start in enumerate(starts)
+    ]
+    columns = ("image_id", "path", "reason", "detail")
+    return Plan(units, expected, {name: [row[name] for row in twice] for name in columns})
+
+
+def image_id_of(key: str, ids: str | None) -> str:
+    """Raises UserError where the expression finds nothing in `key`."""
+    if ids is None:
+        return key.removesuffix(".npz")
+    try:
+        found = re.search(ids, key)
+    except re.error as error:
+        raise UserError(f"--ids {ids!r}: no regular expression ({error})") from None
+    if found is None:
+        raise UserError(f"--ids {ids!r}: finds nothing in {key!r}")
+    return str(found[1] if found.re.groups else found[0])
+
+
+def _module(format: Plugin) -> interop.Format:
+    module = interop.load(format.name)
+    if format.version != module.VERSION:
+        raise UserError(
+            f"format {format.name!r}: the step wants version {format.version}, this checkout has {module.VERSION}; "
+            "check out the commit it was made with"
+        )
+    return module
+
+
+def _expected(
+    files: Mapping[str, Path],
+    module: interop.Format,
+    rows: Sequence[tuple[str, str, Place]],
+    settings: ImportSettings,
+    sizes: Raw | None,
+) -> Expected:
+    """What the first image that has regions tells of all. Raises UserError where it can't be imported so at all."""
+    stated = settings.statement
+    bad: BadEntry | None = None
+    with module.opened(files) as read:
+        for _, key, place in rows[:100]:
+            try:
+                found = read(key, place)
+            except BadEntry as error:
+                bad = bad or error
+                continue
+            if not len(found.features):
+                continue
+            dim = found.features.shape[1]
+            if stated.dim not in (None, dim):
+                raise UserError(
+                    f"{files['features']}: features of {dim} numbers; the detector {stated.detector!r} makes "
+                    f"{stated.dim}: give another --detector, or --detector {UNKNOWN}"
+                )
+            boxes = found.boxes is not None and (settings.boxes_in is None or settings.boxes_in.kind != "none")
+            if found.boxes is None and settings.boxes_in is not None and settings.boxes_in.kind != "none":
+                raise UserError(f"{files['features']}: the format has no boxes; leave out --boxes-in")
+            if settings.cap is not None and found.scores is None:
+                raise UserError(
+                    f"{files['features']}: --cap {settings.cap}: the format has no confidences by which to choose"
+                )
+            if sizes is None:
+                _refuse_without_size(found, settings)
+            return Expected(dim, boxes)
+    raise UserError(f"{files['features']}: no image with regions can be read" + (f": {bad}" if bad else ""))
+
+
+def _refuse_without_size(found: Found, settings: ImportSettings) -> None:
+    try:
+        in_pixels(found, settings.boxes_in, None, "boxes")
+    except BadEntry as error:
+        if error.reason in ("no size", "units"):
+            raise UserError(f"{error.where}: {error.detail}") from None
+
+
+def import_shard(
+    files: Mapping[str, Raw],
+    format: Plugin,
+    settings: ImportSettings,
+    sizes: Raw | None,
+    directory: Path,
+    chunk: Chunk,
+) -> dict[str, Any]:
+    """Write the chunk's shard into `directory`. Returns counts, and its rows of offsets and quarantine by column."""
+    from vbert.regions.interop.sizes import sizes_of
+    from vbert.regions.shards import QUARANTINE, write_shard
+
+    quarantine: dict[str, list[str]] = {name: [] for name in QUARANTINE}
+    known = None if sizes is None else sizes_of(sizes)
+    local = paths(files)
+    name, here = local["features"].name, f"{local['features'].parent}/"
+
+    def samples(read: interop.Read) -> Iterator[Sample]:
+        for image_id, key, place in chunk.entries:
+            try:
+                yield _sample(image_id, key, read(key, place), settings, known, chunk.expected, f"{name}: {key}")
+            except BadEntry as bad:
+                row = {"image_id": image_id, "path": bad.where, "reason": bad.reason, "detail": bad.detail}
+                for column, value in row.items():
+                    quarantine[column].append(value.replace(here, ""))  # where the files lie is no part of what is made
+
+    with _module(format).opened(local) as read:
+        offsets = write_shard(directory, chunk.shard, samples(read))
+    return {"images": len(offsets["n"]), "regions": sum(offsets["n"]), "offsets": offsets, "quarantine": quarantine}
+
+
+def _sample(
+    image_id: str,
+    key: str,
+    found: Found,
+    settings: ImportSettings,
+    sizes: Sizes | None,
+    expected: Expected,
+    where: str,
+) -> Sample:
+    """What is written of one image. Raises BadEntry."""
+    import numpy as np
+
+    from vbert.regions.shards import Sample
+
+    size, sha256 = (None, None) if sizes is None else sizes.find(key.removesuffix(".npz"), where)
+    found = capped(in_pixels(found, settings.boxes_in, size, where), settings.cap, where)
+    n = len(found.features)
+    features = np.zeros((0, expected.dim), np.float16) if not n else found.features
+    if features.shape[1] != expected.dim:
+        raise BadEntry(where, "length", f"features of {features.shape[1]} numbers, the others have {expected.dim}")
+    if n and (found.boxes is not None) != expected.boxes:
+        raise BadEntry(where, "boxes", "it has boxes, unlike the others" if found.boxes is not None else "no boxes")
+    if not bool((np.abs(features) <= FLOAT16_MAX).all()):
+        raise BadEntry(where, "not finite", f"a feature is beyond what float16 holds ({FLOAT16_MAX:g})")
+    boxes = np.zeros((0, 4), np.float32) if expected.boxes and not n else found.boxes
+    return Sample(
+        image_id=image_id,
+        image_sha256=sha256,
+        width=found.width,
+        height=found.height,
+        features=features.astype(np.float16),
+        boxes=None if boxes is None else boxes.astype(np.float32),
+        scores=[] if found.scores is None else [round(float(score), 6) for score in found.scores],
+        classes=[""] * n if found.classes is None else named(found.classes, settings.classes, "--classes", where),
+        attributes=[[]] * n
+        if found.attributes is None
+        else [named(names, settings.attributes, "--attributes", where) for names in found.attributes],
+        attribute_scores=None
+        if found.attribute_scores is None
+        else [[round(float(score), 6) for score in scores] for scores in found.attribute_scores],
+        distributions=None if found.distributions is None else found.distributions.astype(np.float16),
+    )
+
+
+def named(numbers: Sequence[str], words: Sequence[str] | None, option: str, where: str) -> list[str]:
+    """The words that the numbers stand for. Raises BadEntry for a number beyond the vocabulary."""
+    if words is None:
+        return list(numbers)
+    for number in numbers:
+        if number.isdecimal() and int(number) >= len(words):
+            raise BadEntry(where, "vocabulary", f"there is a number {number}, {option} has {len(words)} lines")
+    return [words[int(number)] if number.isdecimal() else number for number in numbers]
+
+
+def capped(found: Found, cap: int | None, where: str) -> Found:
+    """The `cap` most confident regions, best first; equal ones in their order. Raises BadEntry without confidences."""
+    import numpy as np
+
+    if cap is None:
+        return found
+    if found.scores is None:
+        raise BadEntry(where, "no scores", "no confidences by which to choose regions; leave out --cap")
+    kept = np.argsort(-np.asarray(found.scores, np.float64), kind="stable")[:cap]
+
+    def of(values: Any) -> Any:
+        return None if values is None else [values[i] for i in kept]
+
+    return replace(
+        found,
+        features=found.features[kept],
+        boxes=None if found.boxes is None else found.boxes[kept],
+        scores=found.scores[kept],
+        classes=of(found.classes),
+        attributes=of(found.attributes),
+        attribute_scores=of(found.attribute_scores),
+        distributions=None if found.distributions is None else found.distributions[kept],
+    )
+
+
+def gather(
+    directory: Path,
+    scratch: Path,
+    units: Iterable[Mapping[str, Any]],
+    plan: Plan,
+    settings: ImportSettings,
+    title: str,
+) -> dict[str, int]:
+    """Write the tables and the contract beside the shards; `units` are what `import_shard` returned.
+
+    Raises BuildError above the allowed share of bad entries, leaving their table in `scratch`.
+    """
+    from vbert.regions.shards import write_contents
+
+    rows = list(units)
+    bad = [*(row["quarantine"] for row in rows), plan.twice]
+    contract = settings.statement.contract(plan.expected.dim, plan.expected.boxes)
+    figures = write_contents(directory, [row["offsets"] for row in rows], bad, contract)
+    total = figures["images"] + figures["quarantined"]
+    if figures["quarantined"] > settings.quarantine * total:
+        table = scratch / "quarantine.parquet"
+        table.write_bytes((directory / table.name).read_bytes())
+        first = next(part for part in bad if part["reason"])
+        raise BuildError(
+            f"{title}: {figures['quarantined']} of {total} images can't be imported, more than the allowed "
+            f"{settings.quarantine:.1%}; the first is {first['path'][0]}: {first['detail'][0]} (all of them: {table})"
+        )
+    return figures

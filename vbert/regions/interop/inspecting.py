@@ -1,0 +1,183 @@
+"""What a set of region features is: contract, counts, a few boxes, and those drawn on their images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vbert.artifacts.errors import UserError
+from vbert.regions.interop.found import BadEntry, Found
+from vbert.regions.interop.opened import FeatureSet, LocalFiles
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324")
+TILE = 480  # pixels of a drawn image's longer side
+LISTED = 10  # quarantined or unreadable images that are told
+
+
+def inspect(source: FeatureSet, images: int, boxes: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Facts as JSON; every image is read. So many `images` are shown, with so many `boxes` of each."""
+    counts: list[int] = []
+    have = {"boxes": 0, "sizes": 0, "scores": 0, "classes": 0, "attributes": 0, "distributions": 0}
+    norms: list[float] = []
+    dims: dict[int, int] = {}
+    bad: list[str] = []
+    shown = chosen(source.ids, images)
+    samples = []
+    negative = False
+    for done, image_id in enumerate(source.ids):
+        progress(done, len(source.ids))
+        try:
+            found = source.read(image_id)
+        except BadEntry as error:
+            bad.append(str(error))
+            continue
+        n = len(found.features)
+        counts.append(n)
+        if n:
+            dims[found.features.shape[1]] = dims.get(found.features.shape[1], 0) + 1
+            values = found.features.astype(np.float32)
+            norms.append(float(np.linalg.norm(values, axis=1).mean()))
+            negative = negative or bool(values.min() < 0)
+        have["sizes"] += bool(found.width and found.height)
+        for name in ("boxes", "scores", "classes", "attributes", "distributions"):
+            have[name] += getattr(found, name) is not None
+        if image_id in shown:
+            samples.append(_sample(image_id, found, boxes))
+    ordered = sorted(counts) or [0]
+    return {
+        "path": str(source.path),
+        "format": source.format,
+        "title": source.title,
+        "images": len(source.ids),
+        "read": len(counts),
+        "regions": sum(counts),
+        "regions_per_image": [ordered[0], ordered[len(ordered) // 2], ordered[-1]],
+        "dims": {str(dim): images for dim, images in sorted(dims.items())},
+        "norm": round(float(np.median(norms)), 4) if norms else None,
+        "negative": negative,
+        "with": have,
+        "quarantined": source.quarantined,
+        "unreadable": len(bad),
+        "first_unreadable": bad[:LISTED],
+        "contract": None if source.contract is None else source.contract.model_dump(mode="json"),
+        "samples": samples,
+    }
+
+
+def chosen(ids: Sequence[str], count: int) -> list[str]:
+    """`count` of the ids, evenly spread."""
+    if count >= len(ids):
+        return list(ids)
+    return [ids[at * len(ids) // count] for at in range(count)]
+
+
+def _sample(image_id: str, found: Found, most: int) -> dict[str, Any]:
+    regions = [
+        {
+            "box": None if found.boxes is None else [round(float(side), 2) for side in found.boxes[at]],
+            "score": None if found.scores is None else round(float(found.scores[at]), 4),
+            "name": named(found, at),
+        }
+        for at in range(min(most, len(found.features)))
+    ]
+    return {
+        "image_id": image_id,
+        "width": found.width,
+        "height": found.height,
+        "regions": len(found.features),
+        "boxes_in": None if found.boxes is None else found.unit,
+        "first": regions,
+    }
+
+
+def named(found: Found, at: int) -> str:
+    """`red circle`: the attributes of region `at`, then its class; "" where there are no names."""
+    words = [*(found.attributes[at] if found.attributes is not None else [])]
+    words += [found.classes[at]] if found.classes is not None else []
+    return " ".join(word for word in words if word)
+
+
+def draw(source: FeatureSet, images: Path, target: Path, count: int, boxes: int) -> list[str]:
+    """A picture of `count` images with their first `boxes` boxes, side by side, written to `target`.
+
+    Returns sentences on images that could not be drawn. Raises UserError where none could.
+    """
+    from vbert.data.decode import BadImage, decode
+    from vbert.regions.interop.sizes import IMAGES, Names
+
+    if not target.suffix:
+        raise UserError(f"-o {target}: give the picture a name that ends in .png or .jpg")
+    files = LocalFiles(images)
+    names = Names(name for name in files.members() if name.lower().endswith(IMAGES))
+    tiles: list[Image.Image] = []
+    said: list[str] = []
+    for image_id in source.ids:
+        if len(tiles) == count:
+            break
+        try:
+            picture = decode(files.read(names.find(image_id, image_id)))
+            tiles.append(_tile(picture, source.read(image_id), image_id, boxes))
+        except (BadImage, BadEntry) as error:
+            said.append(f"{image_id}: {error}")
+    if not tiles:
+        raise UserError(f"{images}: none of the features' images is there" + (f": {said[0]}" if said else ""))
+    _side_by_side(tiles).save(target)
+    return said
+
+
+def _tile(picture: Image.Image, found: Found, image_id: str, most: int) -> Image.Image:
+    """The picture at most TILE pixels long, boxes over it, its name below."""
+    from PIL import ImageDraw
+
+    if found.boxes is None:
+        raise BadEntry(image_id, "no boxes", "the features have no boxes")
+    width, height = picture.size
+    scale = TILE / max(width, height)
+    small = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))))
+    pen = ImageDraw.Draw(small)
+    sides = np.asarray([width, height] * 2, np.float64) if found.unit == "normalised" else np.ones(4)
+    for at, corners in list(enumerate(found.boxes[:most].astype(np.float64) * sides * scale))[::-1]:
+        colour = COLOURS[at % len(COLOURS)]
+        x1, y1, x2, y2 = (float(side) for side in corners)
+        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2)
+        label = _drawable(named(found, at) or str(at + 1))
+        pen.rectangle(pen.textbbox((x1 + 2, y1 + 1), label), fill=colour)
+        pen.text((x1 + 2, y1 + 1), label, fill="white")
+    return _captioned(small, f"{image_id}  {len(found.features)} regions")
+
+
+def _captioned(picture: Image.Image, text: str) -> Image.Image:
+    from PIL import Image, ImageDraw
+
+    out = Image.new("RGB", (picture.width, picture.height + 16), "white")
+    out.paste(picture, (0, 0))
+    ImageDraw.Draw(out).text((2, picture.height + 2), _drawable(text), fill="black")
+    return out
+
+
+def _drawable(text: str) -> str:
+    """What Pillow's own font surely has."""
+    return text.encode("latin-1", "replace").decode("latin-1")
+
+
+def _side_by_side(tiles: Sequence[Image.Image]) -> Image.Image:
+    """Rows of at most three."""
+    from PIL import Image
+
+    rows = [tiles[at : at + 3] for at in range(0, len(tiles), 3)]
+    width = max(sum(tile.width + 4 for tile in row) for row in rows)
+    out = Image.new("RGB", (width, sum(max(tile.height for tile in row) + 4 for row in rows)), "white")
+    top = 0
+    for row in rows:
+        left = 0
+        for tile in row:
+            out.paste(tile, (left, top))
+            left += tile.width + 4
+        top += max(tile.height for tile in row) + 4
+    return out

@@ -1,0 +1,85 @@
+"""LMDB files of others, read only: what the LMDB formats share."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from vbert.artifacts.errors import UserError
+from vbert.regions.interop.found import missing
+
+MAGIC = 0xBEEFC0DE  # mdb.c: MDB_MAGIC, in the meta page behind a page header of 16 bytes
+NAME = "data.mdb"
+
+
+def data_file(path: Path) -> Path | None:
+    """The file that holds the data of the LMDB `path` (a folder, or the file itself); None where it is none.
+
+    Only this file: `lock.mdb` beside it changes whenever somebody looks.
+    """
+    file = path / NAME if path.is_dir() else path
+    try:
+        with file.open("rb") as source:
+            head = source.read(20)
+    except OSError:
+        return None
+    return file if len(head) == 20 and struct.unpack("<I", head[16:])[0] == MAGIC else None
+
+
+@contextmanager
+def opened_lmdb(path: Path) -> Iterator[Any]:
+    """A read transaction on the file `path`. Raises UserError where it isn't whole: LMDB itself would crash."""
+    with _environment(path.resolve()) as environment:
+        pages = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if pages > path.stat().st_size:
+            short = pages - path.stat().st_size
+            raise UserError(f"{path}: an LMDB that is cut off, {short:,} bytes are missing; fetch or copy it again")
+        with environment.begin(buffers=True) as transaction:
+            yield transaction
+
+
+_held: dict[Path, tuple[Any, int]] = {}  # environments and their users: LMDB can't open a file twice in a process
+_lock = Lock()
+
+
+@contextmanager
+def _environment(path: Path) -> Iterator[Any]:
+    try:
+        import lmdb
+    except ImportError:
+        raise UserError(missing("lmdb", f"{path}: an LMDB")) from None
+    with _lock:
+        environment, users = _held.get(path, (None, 0))
+        if environment is None:
+            try:
+                options = {"subdir": False, "readonly": True, "lock": False, "readahead": False, "create": False}
+                environment = lmdb.open(str(path), **options)
+            except lmdb.Error as error:
+                raise UserError(f"{path}: can't be opened as an LMDB: {error}") from None
+        _held[path] = environment, users + 1
+    try:
+        yield environment
+    finally:
+        with _lock:
+            users = _held[path][1] - 1
+            _held[path] = environment, users
+            if not users:
+                del _held[path]
+                environment.close()
+
+
+def value_of(transaction: Any, key: bytes) -> bytes | None:
+    found = transaction.get(key)
+    return None if found is None else bytes(found)
+
+
+def has_key(path: Path, key: bytes) -> bool:
+    try:
+        with opened_lmdb(path) as transaction:
+            return transaction.get(key) is not None
+    except UserError:
+        return False

@@ -1,0 +1,139 @@
+"""Any set of region features, opened in place: our shards or a foreign file, read image by image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vbert.artifacts.errors import BuildError, UserError
+from vbert.regions import interop
+from vbert.regions.interop.boxes_in import BoxesIn, in_pixels
+from vbert.regions.interop.found import BadEntry, Found
+from vbert.regions.interop.importing import image_id_of
+
+if TYPE_CHECKING:
+    from vbert.regions.contract import Contract
+    from vbert.regions.interop.sizes import Sizes
+    from vbert.regions.shards import Shards
+
+SHARDS = "shards"
+MARK = "offsets.parquet"  # a file that only a folder of shards has
+
+
+class LocalFiles:
+    """A folder's files, or one file, by name."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.exists():
+            raise UserError(f"{root}: no such file or folder")
+        self._root = root
+        self.title = str(root)
+
+    def members(self) -> list[str]:
+        if self._root.is_file():
+            return [self._root.name]
+        found = (path for path in self._root.rglob("*") if path.is_file())
+        return sorted(path.relative_to(self._root).as_posix() for path in found)
+
+    def read(self, name: str) -> bytes:
+        return (self._root if self._root.is_file() else self._root / name).read_bytes()
+
+    def sha256(self, name: str) -> str:
+        return hashlib.sha256(self.read(name)).hexdigest()
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """`read(image_id)` raises BadEntry for an entry that can't be read. Boxes are in pixels of the original image where
+    that can be told."""
+
+    path: Path
+    format: str  # SHARDS, or a name of interop.FORMATS
+    title: str
+    ids: Sequence[str]  # sorted
+    contract: Contract | None
+    read: Callable[[str], Found]
+    quarantined: int = 0
+
+
+@contextmanager
+def opened(
+    path: Path,
+    format: str | None = None,
+    ids: str | None = None,
+    boxes_in: BoxesIn | None = None,
+    sizes: Sizes | None = None,
+) -> Iterator[FeatureSet]:
+    """The features at `path`: a folder of our shards, or whatever format is recognised (or named). Raises UserError."""
+    if format in (None, SHARDS) and (path / MARK).is_file():
+        yield _shards(path)
+        return
+    if format == SHARDS:
+        raise UserError(f"{path}: no folder of shards: there is no {MARK} in it")
+    name = interop.recognised(path, format)
+    module = interop.load(name)
+    files = module.files(path)
+    entries: dict[str, tuple[str, interop.Place]] = {}
+    for key, place in module.index(files):
+        entries.setdefault(image_id_of(key, ids), (key, place))
+    with module.opened(files) as take:
+
+        def read(image_id: str) -> Found:
+            key, place = entries[image_id]
+            return _settled(take(key, place), key, boxes_in, sizes, f"{path}: {key}")
+
+        yield FeatureSet(path, name, module.TITLE, sorted(entries), None, read)
+
+
+def _settled(found: Found, key: str, boxes_in: BoxesIn | None, sizes: Sizes | None, where: str) -> Found:
+    """In pixels of the original image; as the file has it where nobody says what its numbers mean."""
+    try:
+        size = None if sizes is None else sizes.find(key, where)[0]
+        return in_pixels(found, boxes_in, size, where)
+    except BadEntry:
+        if boxes_in is not None:
+            raise
+        return found
+
+
+def _shards(path: Path) -> FeatureSet:
+    from vbert.regions.shards import Shards
+
+    shards = Shards.at(path)
+    try:
+        contract = shards.contract()
+        ids = shards.image_ids()
+        quarantined = shards.quarantine().num_rows
+    except (BuildError, OSError, ValueError) as error:
+        raise UserError(f"{path}: no whole folder of shards ({error})") from None
+
+    def read(image_id: str) -> Found:
+        try:
+            return of_shards(shards, image_id)
+        except (BuildError, OSError, ValueError) as error:
+            raise BadEntry(f"{path}: {image_id}", "damaged", str(error)) from None
+
+    return FeatureSet(path, SHARDS, "WebDataset shards of vbert", ids, contract, read, quarantined)
+
+
+def of_shards(shards: Shards, image_id: str) -> Found:
+    """One image of our shards."""
+    regions = shards.read(image_id)
+    details = regions.details
+    return Found(
+        features=regions.features,
+        boxes=regions.boxes,
+        width=details["width"],
+        height=details["height"],
+        scores=np.asarray(regions.scores, np.float32) if len(regions.scores) == len(regions.features) else None,
+        classes=regions.classes if any(regions.classes) else None,
+        attributes=regions.attributes if any(regions.attributes) else None,
+        attribute_scores=details.get("attribute_scores"),
+        distributions=regions.distributions,
+    )

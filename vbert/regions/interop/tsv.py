@@ -1,0 +1,129 @@
+"""Tab-separated lines with base64 arrays: what the TSV formats share."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from vbert.artifacts.errors import UserError
+from vbert.regions.interop.found import BadEntry, Found
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LONGEST = 256 * 2**20  # bytes of a line; 100 regions of 2,048 float32 take 1.1 MB
+
+
+def columns(path: Path) -> int:
+    """Columns of the first line; 0 where it is no table of tabs."""
+    if not path.is_file():
+        return 0
+    try:
+        with path.open("rb") as file:
+            line = file.readline(LONGEST)
+    except OSError:
+        return 0
+    return line.count(b"\t") + 1 if b"\t" in line and b"\0" not in line[:1000] else 0
+
+
+def table_files(path: Path) -> dict[str, Path]:
+    """The table, and the file of its lines' offsets where one lies beside it."""
+    offsets = path.with_suffix(".lineidx")
+    return {"features": path} | ({"lineidx": offsets} if offsets.is_file() else {})
+
+
+def lines(files: Mapping[str, Path]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """(first column, (offset, length, number from 1)) of every line; by the `.lineidx` where there is one."""
+    path = files["features"]
+    with path.open("rb") as file:
+        found = _by_offsets(file, files["lineidx"], path) if "lineidx" in files else _in_sequence(file, path)
+        for key, offset, length, number in found:
+            try:
+                yield key.decode(), (offset, length, number)
+            except UnicodeDecodeError:
+                raise UserError(f"{path}:{number}: the image's name is not UTF-8 text: is it such a table?") from None
+
+
+def _in_sequence(file: BinaryIO, path: Path) -> Iterator[tuple[bytes, int, int, int]]:
+    offset, number = 0, 0
+    while line := file.readline(LONGEST):
+        number += 1
+        if len(line) == LONGEST:
+            raise UserError(f"{path}:{number}: a line of more than {LONGEST:,} bytes: is it such a table?")
+        if line.strip():
+            yield line.partition(b"\t")[0].strip(), offset, len(line), number
+        offset += len(line)
+
+
+def _by_offsets(file: BinaryIO, index: Path, path: Path) -> Iterator[tuple[bytes, int, int, int]]:
+    try:
+        offsets = [int(line) for line in index.read_text().split()]
+    except ValueError:
+        raise UserError(f"{index}: not one offset a line; remove it, and {path.name} is read through") from None
+    size = path.stat().st_size
+    for number, (offset, end) in enumerate(zip(offsets, [*offsets[1:], size], strict=True), 1):
+        if not 0 <= offset < end <= size or end - offset > LONGEST or not _begins_line(file, offset):
+            raise UserError(f"{index}:{number}: no line begins at {offset} of {path.name}; remove it or make it again")
+        key = file.read(min(4096, end - offset)).partition(b"\t")[0]
+        yield key.strip(), offset, end - offset, number
+
+
+def _begins_line(file: BinaryIO, offset: int) -> bool:
+    file.seek(max(0, offset - 1))
+    return offset == 0 or file.read(1) == b"\n"
+
+
+@contextmanager
+def opened_table(
+    files: Mapping[str, Path], parse: Callable[[Sequence[bytes], str], Found]
+) -> Iterator[Callable[[str, tuple[Any, ...]], Found]]:
+    """A reader of lines by their places, for one process."""
+    path = files["features"]
+    with path.open("rb") as file:
+
+        def read(_: str, place: tuple[Any, ...]) -> Found:
+            offset, length, number = place
+            file.seek(offset)
+            return parse(file.read(length).rstrip(b"\r\n").split(b"\t"), f"{path}:{number}")
+
+        yield read
+
+
+def checked_columns(row: Sequence[bytes], count: int, where: str) -> Sequence[bytes]:
+    if len(row) != count:
+        raise BadEntry(where, "truncated", f"{len(row)} of {count} columns: the line is cut off")
+    return row
+
+
+def whole(text: bytes, name: str, where: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**31:
+        raise BadEntry(where, "damaged", f"{name} is {text[:40]!r}, not a whole number")
+    return value
+
+
+def array(text: bytes, dtype: str, shape: tuple[int, ...], name: str, where: str) -> NDArray[Any]:
+    """A base64 array of `shape`, whose one −1 follows from the bytes. Raises BadEntry.
+
+    `b'…'` around it is what scripts of Python 2 write under Python 3.
+    """
+    import numpy as np
+
+    if text.startswith(b"b'") and text.endswith(b"'"):
+        text = text[2:-1]
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadEntry(where, "truncated", f"{name} is not whole base64 ({error})") from None
+    try:
+        return np.frombuffer(data, dtype).reshape(shape if shape[0] or -1 not in shape else (0, 0))
+    except ValueError:
+        wanted = " × ".join("d" if n < 0 else str(n) for n in shape)
+        raise BadEntry(where, "damaged", f"{name} has {len(data):,} bytes, which is no {wanted} of {dtype}") from None

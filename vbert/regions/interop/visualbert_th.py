@@ -1,0 +1,162 @@
+"""VisualBERT's NLVR2 features: `features_<split>_150.th`, one dict saved by torch.
+
+Image file name (`dev-850-0-img0.png`, with or without `.npz`) → (features float32 [n, 1024], boxes [n, 4] x1 y1 x2 y2
+in pixels of the original image, confidences [n]); up to 150 regions in no order, of which the original takes the first
+144 (here: `--cap 144` takes the most confident). No image sizes. Files of both of torch's forms are read, the zip
+archive and the older row of pickles; torch itself isn't used: the pickles are read as plain data, and the numbers where
+they lie. A file with numpy arrays instead of tensors is read whole, once a process.
+Source: `utils/get_image_features/extract_image_features_nlvr.py` and `visualbert/dataloaders/nlvr_dataset.py` of
+github.com/uclanlp/visualbert.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from vbert.artifacts.errors import UserError
+from vbert.data.pickles import StoredTensor, load_torch
+from vbert.regions.interop import Place, Read
+from vbert.regions.interop.found import BadEntry, Found
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+VERSION = 1
+TITLE = "VisualBERT NLVR2 .th"
+MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER, the first of the older form's five pickles
+PICKLES = 5  # magic, protocol, system, the object, the keys of its storages in order
+ENDING = ".npz"
+
+
+def holds(path: Path) -> bool:
+    return path.is_file() and path.suffix in (".th", ".pth", ".pt")
+
+
+def files(path: Path) -> dict[str, Path]:
+    return {"features": path}
+
+
+def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
+    path = files["features"]
+    value, starts = _structure(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__} where a dict of images is wanted: is it VisualBERT's?")
+    for key, held in value.items():
+        if not isinstance(key, str) or not isinstance(held, list | tuple) or len(held) != 3:
+            raise UserError(
+                f"{path}: {key!r:.60} is not (features, boxes, confidences) of an image: is it VisualBERT's?"
+            )
+        parts = [_place(part, starts) for part in held]
+        yield key.removesuffix(ENDING), (key, None if None in parts else parts)
+
+
+@contextmanager
+def opened(files: Mapping[str, Path]) -> Iterator[Read]:
+    path = files["features"]
+    whole: dict[str, Any] = {}
+    with path.open("rb") as file:
+
+        def read(_: str, place: Place) -> Found:
+            key, parts = place
+            where = f"{path}: {key}"
+            if parts is not None:
+                features, boxes, scores = (_tensor(file, part, where) for part in parts)
+            else:
+                if not whole:
+                    whole.update(_structure(path)[0])
+                features, boxes, scores = whole[key]
+            return _found(features, boxes, scores, where)
+
+        yield read
+
+
+def _found(features: Any, boxes: Any, scores: Any, where: str) -> Found:
+    import numpy as np
+
+    if not all(isinstance(part, np.ndarray) and part.dtype.kind == "f" for part in (features, boxes, scores)):
+        raise BadEntry(where, "damaged", "features, boxes or confidences are no numbers")
+    n = len(features)
+    if features.ndim != 2 or boxes.shape != (n, 4) or scores.shape != (n,):
+        raise BadEntry(
+            where, "damaged", f"shapes {features.shape}, {boxes.shape}, {scores.shape}, not [n, d], [n, 4], [n]"
+        )
+    return Found(features, boxes, scores=scores)
+
+
+def _structure(path: Path) -> tuple[Any, dict[str, int]]:
+    """The saved object without its numbers, and where in the file each storage begins."""
+    with path.open("rb") as file:
+        if zipfile.is_zipfile(path):
+            return _archive(file, path)
+        head = file.read(512)
+    if len(head) > 262 and head[257:262] == b"ustar":
+        raise UserError(f"{path}: saved by a torch of before 2017 (a tar); load it there and save it again")
+    return _row_of_pickles(path)
+
+
+def _archive(file: BinaryIO, path: Path) -> tuple[Any, dict[str, int]]:
+    """torch's zip: `<name>/data.pkl`, and `<name>/data/<key>` for each storage, stored as it is."""
+    starts: dict[str, int] = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+            if "data.pkl" not in members:
+                raise UserError(f"{path}: a zip without data.pkl: was it saved by torch?")
+            if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
+                raise UserError(f"{path}: saved on a big-endian machine, which is not read")
+            pickled = archive.read(members["data.pkl"])
+        for name, info in members.items():
+            if name.startswith("data/") and info.compress_type == zipfile.ZIP_STORED:
+                file.seek(info.header_offset)
+                lengths = struct.unpack("<HH", file.read(30)[26:])
+                starts[name.removeprefix("data/")] = info.header_offset + 30 + sum(lengths)
+    except (zipfile.BadZipFile, struct.error, OSError, RuntimeError) as error:
+        raise UserError(f"{path}: not a whole archive of torch ({error}); fetch or copy it again") from None
+    return load_torch(pickled, f"{path}/data.pkl").value, starts
+
+
+def _row_of_pickles(path: Path) -> tuple[Any, dict[str, int]]:
+    """torch's older form: five pickles, then each storage as its number of elements (int64) and they themselves."""
+    import numpy as np
+
+    found = load_torch(path, str(path), PICKLES)
+    magic, _, _, value, keys = found.value
+    if magic != MAGIC or not isinstance(keys, list):
+        raise UserError(f"{path}: neither of the forms in which torch saves")
+    starts, at = {}, found.end
+    for key in keys:
+        dtype, elements = found.sizes.get(key, ("|u1", 0))
+        starts[str(key)] = at + 8
+        at += 8 + elements * np.dtype(dtype).itemsize
+    if at > path.stat().st_size:
+        short = at - path.stat().st_size
+        raise UserError(f"{path}: cut off, {short:,} bytes are missing; fetch or copy it again")
+    return value, starts
+
+
+def _place(tensor: Any, starts: Mapping[str, int]) -> list[Any] | None:
+    """(dtype, byte, shape) of a tensor's numbers; None where it is no tensor in a storage of this file."""
+    import numpy as np
+
+    if not isinstance(tensor, StoredTensor) or tensor.key not in starts:
+        return None
+    size = np.dtype(tensor.dtype).itemsize
+    return [tensor.dtype, starts[tensor.key] + tensor.offset * size, list(tensor.shape)]
+
+
+def _tensor(file: BinaryIO, place: list[Any], where: str) -> NDArray[Any]:
+    import numpy as np
+
+    dtype, start, shape = place
+    file.seek(start)
+    size = prod(shape) * np.dtype(dtype).itemsize
+    data = file.read(size)
+    if len(data) != size:
+        raise BadEntry(where, "truncated", f"the file ends {size - len(data):,} bytes before its numbers do")
+    return np.frombuffer(data, dtype).reshape(shape)
