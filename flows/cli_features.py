@@ -1,4 +1,4 @@
-"""`vbert features`: region features of other systems in and out, what they are, and whether two sets are the same."""
+"""`vbert features`: region features of other systems in and out, a look at them, and whether two sets are the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vbert.data.raw import Raw
     from vbert.regions.interop.sizes import Sizes
 
-app = App(name="features", help="Region features: import, export, inspect, compare.")
+app = App(name="features", help="Region features: import, export, inspect, show, compare.")
 
 JsonOption = Annotated[bool, Parameter(name="--json", negative=(), help="one JSON object as the last line of output")]
 StoreOption = Annotated[str | None, Parameter(name="--store", help="the store; else $VBERT_STORE, else ./store")]
@@ -116,7 +116,7 @@ def import_(
     known = None if measured is None else _reference(measured).named("sizes")
     target = import_features(files, interop.plugin(name), settings, known).named(path.name)
     at = Store(store or default_root())
-    with Terminal() as terminal, _noted(at, target):
+    with Terminal() as terminal, _noted(at, target, "import"):
         Engine(at, machine_from(machine), terminal).ensure_all([target])
     made = target.bound(at)
     if detector == UNKNOWN:
@@ -241,6 +241,63 @@ def inspect(
 
 
 @app.command
+def show(
+    images: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    detector: str,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    weights: str | None = None,
+    boxes: int | None = None,
+    most: int = 20,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Draw what a detector finds on images: boxes, classes and attributes.
+
+    Example: `vbert features show cat.jpg dog.jpg --detector torchvision_fasterrcnn_resnet50_fpn -o found.png`
+
+    Parameters
+    ----------
+    images
+        files of images.
+    detector
+        a name in data_specs/detectors, or a .yaml file of your own.
+    out
+        picture to draw, .png or .jpg.
+    weights
+        a file, folder or URL, in place of the detector's published weights.
+    boxes
+        the so many best boxes of an image, in place of the detector's own rule.
+    most
+        at most so many boxes are drawn on an image.
+    """
+    from flows.graph import weights_of
+    from flows.terminal import Terminal
+    from vbert.regions.boxes import Fixed
+    from vbert.regions.detector import RegionSettings, detector_file
+    from vbert.regions.extract import device_of
+    from vbert.regions.looking import show as drawn
+    from vbert.regions.pictures import check_name
+
+    if not images:
+        raise UserError("give at least one image: `vbert features show IMAGE… --detector NAME -o out.png`")
+    check_name(out)
+    file = detector_file(detector)
+    target = weights_of(file, weights)
+    at = Store(store or default_root())
+    with Terminal() as terminal, _noted(at, target, "show"):
+        Engine(at, events=terminal).ensure_all([target])
+    settings = RegionSettings(boxes=None if boxes is None else Fixed(count=boxes)).resolved(file)
+    found = drawn(target.bound(at), images, settings, device_of(device), out, most)
+    if json_:
+        print(json.dumps({"out": str(out), "images": len(found), "regions": sum(len(one.scores) for one in found)}))
+    else:
+        print(out)
+
+
+@app.command
 def compare(
     a: Path,
     b: Path,
@@ -343,11 +400,11 @@ def _refuse_taken(out: Path | None) -> None:
 
 
 @contextmanager
-def _noted(store: Store, target: Artifact) -> Iterator[None]:
-    """The import's record among the store's runs, so that `vbert gc` knows that somebody wanted it."""
+def _noted(store: Store, target: Artifact, command: str) -> Iterator[None]:
+    """The command's record among the store's runs, so that `vbert gc` knows that somebody wanted it."""
     began = time.time()
     record = {
-        "recipe": f"features import {target.label} {target.fingerprint[:8]}",
+        "recipe": f"features {command} {target.label} {target.fingerprint[:8]}",
         "targets": [target.fingerprint],
         "steps": [artifact.fingerprint for artifact in walk(target)],
         "started": began,
@@ -360,7 +417,7 @@ def _noted(store: Store, target: Artifact) -> Iterator[None]:
     finally:
         if not store.read_only():
             store.prepare()
-            run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(began))}-import-{os.getpid()}"
+            run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(began))}-{command}-{os.getpid()}"
             store.note_run(run_id, record | {"status": outcome, "seconds": time.time() - began})
 
 

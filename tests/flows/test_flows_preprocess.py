@@ -209,6 +209,32 @@ def test_a_directory_of_other_files_is_not_replaced(preprocess: Vbert, tmp_path:
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
+def test_a_look_at_what_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, detector: list[str]
+) -> None:
+    from flows import cli
+
+    fill(tmp_path, range(1, 3))
+    monkeypatch.chdir(tmp_path)
+
+    def show(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["vbert", "features", "show", *arguments, *detector])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0)
+
+    assert show("001.png", "002.png", "-o", "found.png", "--json", "--boxes", "4") == 0
+    assert json.loads(capsys.readouterr().out) == {"out": "found.png", "images": 2, "regions": 8}
+    with Image.open("found.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or []}
+    assert {(0xE6, 0x19, 0x4B), (0x3C, 0xB4, 0x4B)} <= colours, "the colours of the two best boxes"
+    Path("text.jpg").write_text("no image")
+    assert show("text.jpg", "-o", "found.png") == 2
+    assert "text.jpg: not an image" in capsys.readouterr().err
+    assert show("001.png", "-o", "found") == 2
+    assert "a name that ends in .png or .jpg" in capsys.readouterr().err
+
+
 def test_killed_and_run_again_it_goes_on(preprocess: Vbert, tmp_path: Path, detector: list[str]) -> None:
     fill(tmp_path / "photos", range(60))
     command = [sys.executable, "-m", "flows.cli", "preprocess", "photos", "--out", "out", "--local", "--set", SHARDS]

@@ -105,7 +105,7 @@ def reusable(
 class Extraction:
     """What makes the samples of a shard: one process's detector, and how it is asked."""
 
-    images: Images
+    images: Images | None  # None: nothing is prepared, inputs are given
     detector: Detector
     spec: DetectorSpec
     settings: RegionSettings
@@ -117,7 +117,11 @@ class Extraction:
     @cached_property
     def given(self) -> Mapping[str, NDArray[np.float32]] | None:
         """The boxes of the images' own table, under the rule that takes them."""
-        return _given(self.images) if self.settings.boxes is not None and self.settings.boxes.rule == "given" else None
+        if self.settings.boxes is None or self.settings.boxes.rule != "given":
+            return None
+        if self.images is None:
+            raise UserError("regions.boxes.rule is `given`, but there is no table of boxes; give another rule")
+        return _given(self.images)
 
     def prepare(self, wanted: Wanted) -> Sample | Prepared | BadImage:
         """Its regions from earlier shards, else the detector's input."""
@@ -125,6 +129,7 @@ class Extraction:
 
         if (sample := self._again(wanted)) is not None:
             return sample
+        assert self.images is not None
         try:
             return self.detector.prepare(self.images.open(wanted.image_id))
         except BadImage as bad:
@@ -199,10 +204,10 @@ class Extraction:
         new = [(one, found) for one, found in batch if isinstance(found, Prepared)]
         yield from ((one.image_id, found) for one, found in batch if not isinstance(found, Prepared))
         if new:
-            samples = self._samples([one for one, _ in new], [prepared for _, prepared in new])
+            samples = self.samples([one for one, _ in new], [prepared for _, prepared in new])
             yield from zip((one.image_id for one, _ in new), samples, strict=True)
 
-    def _samples(self, batch: Sequence[Wanted], inputs: Sequence[Prepared]) -> list[Sample | BadImage]:
+    def samples(self, batch: Sequence[Wanted], inputs: Sequence[Prepared]) -> list[Sample | BadImage]:
         import torch
 
         from vbert.regions.boxes import select
@@ -267,7 +272,7 @@ def extract_shard(
     from vbert.regions.shards import QUARANTINE, write_shard
 
     torch.set_num_threads(numerics.threads)
-    device = _device(machine.device)
+    device = device_of(machine.device)
     extraction = Extraction(images, _loaded(detector, device), detector.spec(), settings, numerics, device, earlier)
     quarantine: dict[str, list[str]] = {name: [] for name in QUARANTINE}
     rate = Rate(len(unit.images))
@@ -323,7 +328,7 @@ def device_name(device: str) -> str:
     return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
-def _device(wanted: str) -> str:
+def device_of(wanted: str) -> str:
     import torch
 
     if wanted != "auto":

@@ -11,12 +11,11 @@ import numpy as np
 from vbert.artifacts.errors import UserError
 from vbert.regions.interop.found import BadEntry, Found
 from vbert.regions.interop.opened import FeatureSet, LocalFiles
+from vbert.regions.pictures import check_name, side_by_side, tile
 
 if TYPE_CHECKING:
     from PIL import Image
 
-COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#f032e6", "#9a6324")
-TILE = 480  # pixels of a drawn image's longer side
 LISTED = 10  # quarantined or unreadable images that are told
 
 
@@ -111,8 +110,7 @@ def draw(source: FeatureSet, images: Path, target: Path, count: int, boxes: int)
     from vbert.data.decode import BadImage, decode
     from vbert.regions.interop.sizes import IMAGES, Names
 
-    if not target.suffix:
-        raise UserError(f"-o {target}: give the picture a name that ends in .png or .jpg")
+    check_name(target)
     files = LocalFiles(images)
     names = Names(name for name in files.members() if name.lower().endswith(IMAGES))
     tiles: list[Image.Image] = []
@@ -127,57 +125,14 @@ def draw(source: FeatureSet, images: Path, target: Path, count: int, boxes: int)
             said.append(f"{image_id}: {error}")
     if not tiles:
         raise UserError(f"{images}: none of the features' images is there" + (f": {said[0]}" if said else ""))
-    _side_by_side(tiles).save(target)
+    side_by_side(tiles).save(target)
     return said
 
 
 def _tile(picture: Image.Image, found: Found, image_id: str, most: int) -> Image.Image:
-    """The picture at most TILE pixels long, boxes over it, its name below."""
-    from PIL import ImageDraw
-
     if found.boxes is None:
         raise BadEntry(image_id, "no boxes", "the features have no boxes")
     width, height = picture.size
-    scale = TILE / max(width, height)
-    small = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))))
-    pen = ImageDraw.Draw(small)
     sides = np.asarray([width, height] * 2, np.float64) if found.unit == "normalised" else np.ones(4)
-    for at, corners in list(enumerate(found.boxes[:most].astype(np.float64) * sides * scale))[::-1]:
-        colour = COLOURS[at % len(COLOURS)]
-        x1, y1, x2, y2 = (float(side) for side in corners)
-        pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=colour, width=2)
-        label = _drawable(named(found, at) or str(at + 1))
-        pen.rectangle(pen.textbbox((x1 + 2, y1 + 1), label), fill=colour)
-        pen.text((x1 + 2, y1 + 1), label, fill="white")
-    return _captioned(small, f"{image_id}  {len(found.features)} regions")
-
-
-def _captioned(picture: Image.Image, text: str) -> Image.Image:
-    from PIL import Image, ImageDraw
-
-    out = Image.new("RGB", (picture.width, picture.height + 16), "white")
-    out.paste(picture, (0, 0))
-    ImageDraw.Draw(out).text((2, picture.height + 2), _drawable(text), fill="black")
-    return out
-
-
-def _drawable(text: str) -> str:
-    """What Pillow's own font surely has."""
-    return text.encode("latin-1", "replace").decode("latin-1")
-
-
-def _side_by_side(tiles: Sequence[Image.Image]) -> Image.Image:
-    """Rows of at most three."""
-    from PIL import Image
-
-    rows = [tiles[at : at + 3] for at in range(0, len(tiles), 3)]
-    width = max(sum(tile.width + 4 for tile in row) for row in rows)
-    out = Image.new("RGB", (width, sum(max(tile.height for tile in row) + 4 for row in rows)), "white")
-    top = 0
-    for row in rows:
-        left = 0
-        for tile in row:
-            out.paste(tile, (left, top))
-            left += tile.width + 4
-        top += max(tile.height for tile in row) + 4
-    return out
+    names = [named(found, at) or str(at + 1) for at in range(len(found.boxes))][:most]
+    return tile(picture, found.boxes[:most] * sides, names, f"{image_id}  {len(found.features)} regions")

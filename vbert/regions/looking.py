@@ -1,0 +1,58 @@
+"""A detector's regions of a few image files, for a look at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.settings import Numerics
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vbert.regions.detector import DetectorWeights, RegionSettings
+    from vbert.regions.shards import Sample
+
+
+def look(
+    weights: DetectorWeights, files: Sequence[Path], settings: RegionSettings, device: str
+) -> Iterator[tuple[Path, Image.Image, Sample]]:
+    """(file, image as shown, its regions), file by file. Raises UserError for one that can't be read or decoded."""
+    from vbert.data.decode import BadImage, decode
+    from vbert.regions.extract import Extraction, Wanted
+
+    extraction = Extraction(None, weights.load(device), weights.spec(), settings, Numerics(), device)
+    for file in files:
+        try:
+            picture = decode(file.read_bytes())
+        except OSError as error:
+            raise UserError(f"{file}: can't be read: {error.strerror}") from None
+        except BadImage as bad:
+            raise UserError(f"{file}: {bad}") from None
+        wanted = Wanted(file.name, str(file), "", *picture.size)
+        (found,) = extraction.samples([wanted], [extraction.detector.prepare(picture)])
+        if isinstance(found, BadImage):
+            raise UserError(f"{file}: {found}")
+        yield file, picture, found
+
+
+def show(
+    weights: DetectorWeights, files: Sequence[Path], settings: RegionSettings, device: str, target: Path, most: int
+) -> list[Sample]:
+    """Draw the `most` best regions of each file, with scores, classes and attributes, into one picture `target`."""
+    from vbert.regions.pictures import check_name, side_by_side, tile
+
+    check_name(target)
+    tiles, samples = [], []
+    for file, picture, found in look(weights, files, settings, device):
+        named = zip(found.attributes, found.classes, found.scores, strict=True)
+        names = [f"{' '.join([*attributes, kind])} {score:.2f}" for attributes, kind, score in named]
+        assert found.boxes is not None
+        caption = f"{file.name}  {len(names)} regions"
+        side = 480 if len(files) > 1 else max(480, *picture.size)
+        tiles.append(tile(picture, found.boxes[:most], names[:most], caption, side))
+        samples.append(found)
+    side_by_side(tiles).save(target)
+    return samples
