@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.settings import Plugin, Settings
-from vbert.regions.boxes import BoxRule, Nms
+from vbert.regions.boxes import BoxRule, NmsRule
 
 NAME = "contract.json"
 Layer = Literal["fc6", "fc7", "res5_pool"]
@@ -38,7 +38,7 @@ class Contract(Settings):
     dim: int
     dtype: Literal["float16", "float32"]
     boxes: BoxRule
-    nms: Nms
+    nms: NmsRule
     ties: Literal["score, then index"] = "score, then index"
     features_of: Literal["proposals", "regressed", "given"]
     preprocessing: Preprocessing
