@@ -180,7 +180,7 @@ def test_the_rule_on_proposals_with_1600_classes_is_torchvisions_nms_in_each() -
 
 
 def rising(found: Candidates, rule: Adaptive | Fixed) -> Kept:
-    """py-bottom-up-attention's loop (demo/detectron2_mscoco_proposal_maxnms.py), but for its missing score threshold."""
+    """The loop of py-bottom-up-attention's demo/detectron2_mscoco_proposal_maxnms.py, which has no score threshold."""
     scores, classes = found.scores.max(1)
     boxes = torch.stack([found.regressed[p, c] for p, c in enumerate(classes.tolist())])
     least, most = (rule.count, rule.count) if isinstance(rule, Fixed) else (rule.minimum, rule.maximum)

@@ -63,9 +63,9 @@ class Nms(Settings):
 
 
 class ProposalNms(Settings):
-    """Bottom-up attention's rule (Anderson et al. 2018, tools/generate_tsv.py; so do MILVLG, MMF, VisualBERT's NLVR2).
+    """Bottom-up attention's rule (its tools/generate_tsv.py; also that of MILVLG, MMF and VisualBERT's NLVR2 features).
 
-    Each class apart, but on the proposals as they are, not regressed; overlaps of `iou` or more suppress (0.3; MMF 0.5).
+    Each class apart, but on the proposals as they are, not regressed; overlaps of `iou` or more suppress (MMF: 0.5).
     A proposal's confidence is its best score among the classes that keep it (0 where none does), and it is counted
     once. Kept are those whose confidence is the box rule's `score` or more, in proposal order; where they are fewer
     than `minimum` or more than `maximum`, that many of the highest confidence, in its order. (`fixed`: always so.)
@@ -169,8 +169,8 @@ def _best(scores: Tensor, size: int) -> Tensor:
 
 
 def _counted(survived: Tensor, total: int, least: int, most: int, enough: int) -> Tensor:
-    """Which of `total` candidates, best first, are kept: of the survivors at most `most`, those among the first `enough`
-    or the first `least`; then, up to `least`, the suppressed."""
+    """Which of `total` candidates, best first, are kept: of the survivors at most `most`, those among the first
+    `enough` or the first `least`; then, up to `least`, the suppressed."""
     import torch
 
     kept = survived[:most]
@@ -184,7 +184,6 @@ def _counted(survived: Tensor, total: int, least: int, most: int, enough: int) -
 
 def _best_classes(found: Candidates, rule: Adaptive | Fixed, thresholds: Sequence[float]) -> Kept:
     """Each proposal under its best class; the first threshold that leaves enough counts, else the last."""
-    import torch
     from torchvision.ops import nms
 
     scores, classes = found.scores.max(1)
@@ -203,7 +202,6 @@ def _best_classes(found: Candidates, rule: Adaptive | Fixed, thresholds: Sequenc
 
 def _of_proposals(found: Candidates, rule: Adaptive | Fixed, nms: ProposalNms) -> Kept:
     """One overlap matrix serves all classes. On the CPU, wherever the scores come from: these are many small steps."""
-    import torch
 
     from vbert.regions.suppression import at_least, overlaps, shared_boxes
 
@@ -211,7 +209,8 @@ def _of_proposals(found: Candidates, rule: Adaptive | Fixed, nms: ProposalNms) -
     overlapping = at_least(overlaps(boxes, nms.widths), nms.iou)
     asked = min(rule.count if isinstance(rule, Fixed) else rule.minimum, len(scores))
     # Pairs below `least` can't matter where enough proposals are confident without them.
-    for least in (rule.score if isinstance(rule, Adaptive) else 0.05, 0.0):
+    first = rule.score if isinstance(rule, Adaptive) else 0.05
+    for least in dict.fromkeys((first, min(first, 0.05), 0.0)):
         kept = shared_boxes(overlapping, scores, least)
         confidence = (scores * kept).max(1).values
         if int(at_least(confidence, least).sum()) >= asked:

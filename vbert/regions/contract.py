@@ -17,9 +17,13 @@ BoxInput = Literal["none", "append6"]
 
 
 class Preprocessing(Settings):
-    """From decoded RGB pixels to the detector's input: resize, then (x · scale − mean) / std per channel."""
+    """From decoded RGB pixels to the detector's input: resize, then (x · scale − mean) / std per channel.
 
-    resize: Literal["none", "pillow", "torch"] = "none"
+    `pillow`, `torch`: bilinear with antialias, of uint8. `opencv`: Caffe's Fast R-CNN: (x · scale − mean) / std first,
+    then its floats resized by one factor, bilinear without antialias, to the nearest size in pixels.
+    """
+
+    resize: Literal["none", "pillow", "torch", "opencv"] = "none"
     short_side: int | None = None  # pixels of the shorter side after resizing, unless
     long_side: int | None = None  # the longer one would get longer than this
     colours: Literal["RGB", "BGR"] = "RGB"

@@ -91,7 +91,7 @@ def grouped(boxes: Tensor, groups: Tensor, iou: float) -> Tensor:
     Boxes that overlap by more than `iou` suppress each other, as in torchvision's `nms`. (Its `batched_nms` shifts
     boxes by group, which rounds their coordinates.) Returns bool [n]: kept.
     """
-    _, number, counts = groups.unique(return_inverse=True, return_counts=True)
+    _, number, counts = torch.unique(groups, return_inverse=True, return_counts=True)
     kept = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
     members = number.sort(stable=True).indices
     starts = counts.cumsum(0) - counts
