@@ -55,11 +55,24 @@ class Detectron2(Settings):
 
 class BottomUp(Settings):
     """The bottom-up-attention detector: a Caffe ResNet-101 C4 with 1,600 classes and 400 attributes (Anderson et al.
-    2018), in PyTorch alone."""
+    2018, models/vg/ResNet-101/faster_rcnn_end2end_final/test.prototxt), in PyTorch alone.
+
+    `geometry`: how boxes are measured. `caffe`: anchors and widths in whole pixels (x2 − x1 + 1), boxes end at W − 1,
+    proposals are at least 16 pixels of the image large. `detectron2`: py-bottom-up-attention's anchors, which lie half
+    a stride further up and left, widths x2 − x1, boxes end at W.
+    """
 
     backend: ClassVar[str] = "bottom_up"
     kind: Literal["bottom_up_c4"]
+    blocks: tuple[int, int, int, int] = (3, 4, 23, 3)  # residual blocks of res2 to res5
+    width: int = Field(64, ge=1)  # channels of the stem; features are 32 times as wide
+    rpn_channels: int = Field(512, ge=1)
+    pooled: int = Field(14, ge=1)  # RoI pooling output side
+    geometry: Literal["caffe", "detectron2"] = "caffe"
     proposals: int = Field(300, ge=1)
+    before_nms: int = Field(6000, ge=1)  # proposals that go into the RPN's suppression
+    rpn_iou: float = Field(0.7, gt=0, le=1)
+    rows: int = Field(60, ge=1)  # RoIs a pass of the RoI head, always
 
 
 Architecture = Annotated[PlainCnn | TorchvisionFasterRcnn | Detectron2 | BottomUp, Field(discriminator="kind")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -61,9 +62,53 @@ class Nms(Settings):
     iou: float = Field(0.5, gt=0, le=1)
 
 
+class ProposalNms(Settings):
+    """Bottom-up attention's rule (its tools/generate_tsv.py; also that of MILVLG, MMF and VisualBERT's NLVR2 features).
+
+    Each class apart, but on the proposals as they are, not regressed; overlaps of `iou` or more suppress (MMF: 0.5).
+    A proposal's confidence is its best score among the classes that keep it (0 where none does), and it is counted
+    once. Kept are those whose confidence is the box rule's `score` or more, in proposal order; where they are fewer
+    than `minimum` or more than `maximum`, that many of the highest confidence, in its order. (`fixed`: always so.)
+    The boxes kept are the proposals, named by their best class, with its score.
+    """
+
+    rule: Literal["proposals"]
+    version: Literal[1] = 1
+    iou: float = Field(0.3, gt=0, le=1)
+    widths: Literal["continuous", "plus_one"] = Field(
+        "plus_one", description="of boxes, in overlaps: x2 − x1, or x2 − x1 + 1 as in Fast R-CNN's code"
+    )
+
+
+class RisingNms(Settings):
+    """py-bottom-up-attention's `proposal_maxnms`: each proposal under its best class, one suppression over all their
+    regressed boxes, whose threshold rises from `iou` by `step` up to `last` until the box rule has as many as it asks
+    for (`minimum`, `count`)."""
+
+    rule: Literal["rising"]
+    version: Literal[1] = 1
+    iou: float = Field(0.3, gt=0, le=1)
+    last: float = Field(0.9, gt=0, le=1)
+    step: float = Field(0.1, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _rises(self) -> RisingNms:
+        if self.iou > self.last:
+            raise ValueError(f"iou {self.iou} is above last {self.last}")
+        return self
+
+    def thresholds(self) -> list[float]:
+        """The thresholds one after another, in NumPy's `arange` arithmetic."""
+        count = 1 + int((self.last - self.iou) / self.step + 1e-6)
+        return [self.iou + i * self.step for i in range(count)]
+
+
+NmsRule = Annotated[Nms | ProposalNms | RisingNms, Field(discriminator="rule")]
+
+
 @dataclass(frozen=True)
 class Kept:
-    """The n boxes kept of an image, best first (of given boxes: in their order)."""
+    """The n boxes kept of an image, best first (of given boxes: in their order; by `ProposalNms`: as it says)."""
 
     proposals: Tensor  # int64 [n]: which proposal each came from
     boxes: Tensor  # float32 [n, 4]
@@ -71,7 +116,7 @@ class Kept:
     classes: Tensor  # int64 [n]
 
 
-def select(found: Candidates, rule: Adaptive | Fixed | Given, nms: Nms) -> Kept:
+def select(found: Candidates, rule: Adaptive | Fixed | Given, nms: Nms | ProposalNms | RisingNms) -> Kept:
     """The boxes that `rule` keeps after `nms`.
 
     Where suppression leaves fewer than the rule asks for (`minimum`, `count`), the suppressed ones follow by score.
@@ -79,51 +124,104 @@ def select(found: Candidates, rule: Adaptive | Fixed | Given, nms: Nms) -> Kept:
     """
     import torch
 
-    count = found.scores.shape[1]
     if isinstance(rule, Given):
         scores, classes = found.scores.max(1)
         return Kept(torch.arange(len(scores), device=scores.device), found.boxes, scores, classes)
+    if isinstance(nms, ProposalNms):
+        return _of_proposals(found, rule, nms)
     if nms.rule == "per_class":
-        scores = found.scores.reshape(-1)
-        flat = torch.arange(len(scores), device=scores.device)
-    else:
-        scores, classes = found.scores.max(1)
-        flat = torch.arange(len(scores), device=scores.device) * count + classes
-    order = scores.sort(descending=True, stable=True).indices
-    scores, flat = scores[order], flat[order]
-    proposals, classes = flat // count, flat % count
-    boxes = found.regressed.reshape(-1, 4)[flat]
-    groups = classes if nms.rule == "per_class" else torch.zeros_like(classes)
+        return _per_class(found, rule, nms.iou)
+    return _best_classes(found, rule, nms.thresholds() if isinstance(nms, RisingNms) else [nms.iou])
+
+
+def _asked(rule: Adaptive | Fixed, scores: Tensor) -> tuple[int, int, int]:
+    """The least and the most boxes that the rule keeps, and how many of `scores` are good enough for more than that."""
     if isinstance(rule, Fixed):
-        least, most, enough = rule.count, rule.count, len(scores)
-    else:
-        least, most, enough = rule.minimum, rule.maximum, int((scores > rule.score).sum())
-    kept = _suppressed(boxes, scores, groups, nms.iou, most)
-    kept = kept[: max(least, int((kept < enough).sum()))]
-    if len(kept) < least:
-        rest = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
-        rest[kept] = False
-        kept = torch.cat([kept, rest.nonzero()[:, 0][: least - len(kept)]])
-    return Kept(proposals[kept], boxes[kept], scores[kept], classes[kept])
+        return rule.count, rule.count, scores.numel()
+    return rule.minimum, rule.maximum, int((scores > rule.score).sum())
 
 
-def _suppressed(boxes: Tensor, scores: Tensor, groups: Tensor, iou: float, most: int) -> Tensor:
-    """Indices of the first `most` boxes that greedy suppression within groups leaves; boxes come best first.
+def _per_class(found: Candidates, rule: Adaptive | Fixed, iou: float) -> Kept:
+    """Works on a growing number of the best pairs of proposal and class: what follows never changes what was kept."""
+    from vbert.regions.suppression import grouped
 
-    Works on a growing prefix: what follows never changes what is kept before. torchvision's `batched_nms` is not
-    used: it shifts boxes by group, which rounds their coordinates.
-    """
-    import torch
-    from torchvision.ops import nms
-
+    count = found.scores.shape[1]
+    flat, boxes = found.scores.reshape(-1), found.regressed.reshape(-1, 4)
+    least, most, enough = _asked(rule, flat)
     size = max(256, 4 * most)
     while True:
-        alive = [
-            members[nms(boxes[:size][members], scores[:size][members], iou)]
-            for group in sorted(set(groups[:size].tolist()))
-            for members in [(groups[:size] == group).nonzero()[:, 0]]
-        ]
-        kept = torch.cat(alive).sort().values if alive else groups[:0]
-        if len(kept) >= most or size >= len(boxes):
-            return kept[:most]
+        pairs = _best(flat, size)
+        survived = grouped(boxes[pairs], pairs % count, iou).nonzero()[:, 0]
+        if len(survived) >= most or size >= len(flat):
+            break
         size *= 4
+    kept = pairs[_counted(survived, len(pairs), least, most, enough)]
+    return Kept(kept // count, boxes[kept], flat[kept], kept % count)
+
+
+def _best(scores: Tensor, size: int) -> Tensor:
+    """Indices of the `size` best scores [n], equal ones by index."""
+    if size < len(scores):
+        among = (scores >= scores.topk(size).values[-1]).nonzero()[:, 0]
+    else:
+        among = scores.new_ones(len(scores)).nonzero()[:, 0]
+    return among[scores[among].sort(descending=True, stable=True).indices][:size]
+
+
+def _counted(survived: Tensor, total: int, least: int, most: int, enough: int) -> Tensor:
+    """Which of `total` candidates, best first, are kept: of the survivors at most `most`, those among the first
+    `enough` or the first `least`; then, up to `least`, the suppressed."""
+    import torch
+
+    kept = survived[:most]
+    kept = kept[: max(least, int((kept < enough).sum()))]
+    if len(kept) < least:
+        rest = torch.ones(total, dtype=torch.bool, device=kept.device)
+        rest[kept] = False
+        kept = torch.cat([kept, rest.nonzero()[:, 0][: least - len(kept)]])
+    return kept
+
+
+def _best_classes(found: Candidates, rule: Adaptive | Fixed, thresholds: Sequence[float]) -> Kept:
+    """Each proposal under its best class; the first threshold that leaves enough counts, else the last."""
+    from torchvision.ops import nms
+
+    scores, classes = found.scores.max(1)
+    order = scores.sort(descending=True, stable=True).indices
+    scores, classes = scores[order], classes[order]
+    boxes = found.regressed[order, classes]
+    least, most, enough = _asked(rule, scores)
+    survived = order[:0]
+    for iou in thresholds:
+        survived = nms(boxes, scores, iou)
+        if len(survived) >= least:
+            break
+    kept = _counted(survived, len(order), least, most, enough)
+    return Kept(order[kept], boxes[kept], scores[kept], classes[kept])
+
+
+def _of_proposals(found: Candidates, rule: Adaptive | Fixed, nms: ProposalNms) -> Kept:
+    """One overlap matrix serves all classes. On the CPU, wherever the scores come from: these are many small steps."""
+
+    from vbert.regions.suppression import at_least, overlaps, shared_boxes
+
+    scores, boxes = found.scores.float().cpu(), found.boxes.float().cpu()
+    overlapping = at_least(overlaps(boxes, nms.widths), nms.iou)
+    asked = min(rule.count if isinstance(rule, Fixed) else rule.minimum, len(scores))
+    # Pairs below `least` can't matter where enough proposals are confident without them.
+    first = rule.score if isinstance(rule, Adaptive) else 0.05
+    for least in dict.fromkeys((first, min(first, 0.05), 0.0)):
+        kept = shared_boxes(overlapping, scores, least)
+        confidence = (scores * kept).max(1).values
+        if int(at_least(confidence, least).sum()) >= asked:
+            break
+    by_confidence = confidence.sort(descending=True, stable=True).indices
+    if isinstance(rule, Fixed):
+        chosen = by_confidence[: rule.count]
+    else:
+        chosen = at_least(confidence, rule.score).nonzero()[:, 0]
+        if not rule.minimum <= len(chosen) <= rule.maximum:
+            chosen = by_confidence[: rule.minimum if len(chosen) < rule.minimum else rule.maximum]
+    chosen = chosen.to(found.scores.device)
+    best, classes = found.scores[chosen].max(1)
+    return Kept(chosen, found.boxes[chosen], best, classes)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.settings import Plugin, Settings
-from vbert.regions.boxes import BoxRule, Nms
+from vbert.regions.boxes import BoxRule, NmsRule
 
 NAME = "contract.json"
 Layer = Literal["fc6", "fc7", "res5_pool"]
@@ -17,9 +17,13 @@ BoxInput = Literal["none", "append6"]
 
 
 class Preprocessing(Settings):
-    """From decoded RGB pixels to the detector's input: resize, then (x · scale − mean) / std per channel."""
+    """From decoded RGB pixels to the detector's input: resize, then (x · scale − mean) / std per channel.
 
-    resize: Literal["none", "pillow", "torch"] = "none"
+    `pillow`, `torch`: bilinear with antialias, of uint8. `opencv`: Caffe's Fast R-CNN: (x · scale − mean) / std first,
+    then its floats resized by one factor, bilinear without antialias, to the nearest size in pixels.
+    """
+
+    resize: Literal["none", "pillow", "torch", "opencv"] = "none"
     short_side: int | None = None  # pixels of the shorter side after resizing, unless
     long_side: int | None = None  # the longer one would get longer than this
     colours: Literal["RGB", "BGR"] = "RGB"
@@ -41,7 +45,7 @@ class Contract(Settings):
     dim: int
     dtype: Literal["float16", "float32"]
     boxes: BoxRule | None
-    nms: Nms | None
+    nms: NmsRule | None
     ties: Literal["score, then index"] = "score, then index"
     features_of: Literal["proposals", "regressed", "given"] | None
     preprocessing: Preprocessing | None

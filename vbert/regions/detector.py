@@ -19,7 +19,7 @@ from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.artifacts.settings import Plugin, Settings, Since, Wiring
 from vbert.data.spec import Source, absolute
 from vbert.regions.architectures import Architecture
-from vbert.regions.boxes import BoxRule, Nms
+from vbert.regions.boxes import BoxRule, Nms, NmsRule
 from vbert.regions.contract import Contract, Layer, Preprocessing
 from vbert.training.schedule import Schedule
 
@@ -47,7 +47,7 @@ class _Fields(Settings):
     attributes: tuple[str, ...] = ()  # known to the attribute head; none: no such head
     features_of: Literal["proposals", "regressed"] = "proposals"
     preprocessing: Preprocessing = Preprocessing()
-    nms: Nms = Nms()
+    nms: NmsRule = Nms()
 
 
 class DetectorSpec(_Fields):
@@ -111,7 +111,7 @@ class RegionSettings(Settings):
     """`boxes` and `nms` default to the detector's spec; `resolved` fills them in before they are hashed."""
 
     boxes: BoxRule | None = None
-    nms: Nms | None = None
+    nms: NmsRule | None = None
     images_per_shard: int = Field(500, ge=1)
     batch: Annotated[int, Since(1)] = Field(1, ge=1, description="images of one padded size that go through together")
     quarantine: float = Field(0.01, ge=0, le=1, description="share of broken images above which the stage fails")

@@ -16,19 +16,35 @@ from vbert.regions.detector import Prepared
 def target_size(width: int, height: int, rule: Preprocessing) -> tuple[int, int]:
     """(width, height) after resizing: the shorter side to `short_side`, unless the longer one gets above `long_side`.
 
-    Rounded down as torchvision's GeneralizedRCNNTransform does, and at least 1.
+    Rounded down as torchvision's GeneralizedRCNNTransform does (`opencv`: to the nearest), and at least 1.
     """
     if rule.resize == "none" or rule.short_side is None:
         return width, height
+    if rule.resize == "opencv":
+        factor = resize_factor(width, height, rule)
+        return max(1, round(width * factor)), max(1, round(height * factor))
     scale = rule.short_side / min(width, height)
     if rule.long_side is not None:
         scale = min(scale, rule.long_side / max(width, height))
     return max(1, int(width * scale)), max(1, int(height * scale))
 
 
+def resize_factor(width: int, height: int, rule: Preprocessing) -> float:
+    """The one factor of `opencv`, as in Fast R-CNN's code (lib/fast_rcnn/test.py): the shorter side to `short_side`,
+    unless the longer one, rounded, gets above `long_side`."""
+    if rule.short_side is None:
+        return 1.0
+    factor = rule.short_side / min(width, height)
+    if rule.long_side is not None and round(factor * max(width, height)) > rule.long_side:
+        factor = rule.long_side / max(width, height)
+    return factor
+
+
 def prepare(image: Image.Image, rule: Preprocessing) -> Prepared:
-    """An RGB image as float32 [3, h, w]: resized (`pillow`: bilinear; `torch`: bilinear, antialiased uint8), scaled."""
+    """An RGB image as float32 [3, h, w]: resized and scaled, as `Preprocessing` says."""
     size = target_size(*image.size, rule)
+    if rule.resize == "opencv":
+        return Prepared(_by_factor(image, size, rule), *image.size)
     if rule.resize == "pillow" and size != image.size:
         pixels = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR))).permute(2, 0, 1)
     else:
@@ -38,6 +54,18 @@ def prepare(image: Image.Image, rule: Preprocessing) -> Prepared:
 
             pixels = resize(pixels, [size[1], size[0]], antialias=True)
     return Prepared(normalised(pixels, rule), *image.size)
+
+
+def _by_factor(image: Image.Image, size: tuple[int, int], rule: Preprocessing) -> Tensor:
+    """What `cv2.resize(x, None, fx=f, fy=f)` does to the normalised floats: output pixel i lies at (i + ½) / f − ½.
+
+    The factor is handed over beside the size: taken from the rounded size it would move the far edge by up to half a
+    pixel.
+    """
+    pixels = normalised(torch.from_numpy(np.array(image)).permute(2, 0, 1), rule)
+    factor = resize_factor(*image.size, rule)
+    resized: Tensor = torch.ops.aten.upsample_bilinear2d(pixels[None], [size[1], size[0]], False, factor, factor)
+    return resized[0]
 
 
 def normalised(pixels: Tensor, rule: Preprocessing) -> Tensor:

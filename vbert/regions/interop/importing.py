@@ -14,7 +14,7 @@ from pydantic import Field
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.settings import Plugin, Settings
 from vbert.regions import interop
-from vbert.regions.boxes import BoxRule, Nms
+from vbert.regions.boxes import BoxRule, NmsRule
 from vbert.regions.contract import Contract, Layer, Preprocessing
 from vbert.regions.interop import Place
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels
@@ -38,7 +38,7 @@ class Statement(Settings):
     layer: Layer | None = None
     dim: int | None = None
     boxes: BoxRule | None = None
-    nms: Nms | None = None
+    nms: NmsRule | None = None
     features_of: Literal["proposals", "regressed", "given"] | None = None
     preprocessing: Preprocessing | None = None
 
