@@ -1,0 +1,203 @@
+"""Pickles as plain data. Others' files hold them (features, indices, published weights), and a pickle is a program.
+
+It runs in a child process (`pickle_child.py`) with limits of time, memory and operations, which knows numpy arrays,
+torch tensors and plain containers by exact names and hands back nothing else: JSON and raw bytes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+from vbert.artifacts.errors import UserError
+
+CHILD = Path(__file__).with_name("pickle_child.py")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one pickle may cost. `memory` in bytes is beside six times the pickle's own size."""
+
+    seconds: float = 30.0
+    memory: int = 256 * 2**20
+    operations: int = 10_000_000
+    size: int = 8 * 2**30
+
+
+class UnsafePickle(UserError):
+    """A pickle that is not arrays and plain containers, or costs more than it may. Nothing of it was run."""
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a torch tensor's numbers are: elements of storage `key` from `offset` on, rows one after another."""
+
+    dtype: str
+    key: str
+    offset: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Storages:
+    """What torch wrote: the object, with StoredTensor for tensors; key → (dtype, elements); where the pickles end."""
+
+    value: Any
+    sizes: Mapping[str, tuple[str, int]]
+    end: int
+
+
+def load(source: bytes | Path, said: str, limits: Limits | None = None) -> Any:
+    """The pickled object: None, numbers, text, bytes, lists, tuples, sets, dicts and numpy arrays.
+
+    An array of objects becomes the object (no dimension) or a list (one). `said` names the file in errors.
+    Raises UnsafePickle.
+    """
+    return _shared.ask(source, said, limits or Limits()).value
+
+
+def load_torch(source: bytes | Path, said: str, count: int = 1, limits: Limits | None = None) -> Storages:
+    """The object(s) that torch pickled, tensors as StoredTensor. `count` pickles in a row give a list of them."""
+    return _shared.ask(source, said, limits or Limits(), torch=True, count=count)
+
+
+class Child:
+    """One child process, which reads pickles one after another; another takes its place when it dies of one."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def ask(self, source: bytes | Path, said: str, limits: Limits, torch: bool = False, count: int = 1) -> Storages:
+        given = source if isinstance(source, bytes) else b""
+        size = len(given) if isinstance(source, bytes) else source.stat().st_size
+        if size > limits.size and not torch:
+            raise UnsafePickle(f"{said}: a pickle of {size:,} bytes; at most {limits.size:,} are read")
+        request = {
+            "path": None if isinstance(source, bytes) else os.path.abspath(source),
+            "size": len(given),
+            "count": count,
+            "torch": torch,
+            "seconds": limits.seconds,
+            "memory": limits.memory,
+            "operations": limits.operations,
+        }
+        with self._lock:
+            process = self._started()
+            overdue = threading.Timer(3 * limits.seconds + 10, process.kill)
+            overdue.start()
+            try:
+                return self._exchange(process, request, given, said)
+            except BaseException:
+                self._end()
+                raise
+            finally:
+                overdue.cancel()
+
+    def _exchange(
+        self, process: subprocess.Popen[bytes], request: Mapping[str, Any], given: bytes, said: str
+    ) -> Storages:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.write(given)
+            process.stdin.flush()
+            line = process.stdout.readline()
+            found = json.loads(line) if line.endswith(b"\n") else None
+            blobs = [] if found is None or "refused" in found else _blobs(process.stdout, found["blobs"])
+        except OSError:
+            found = None
+        if found is None:
+            raise _refusal(said, "reading it takes too long or too much memory")
+        if "refused" in found:
+            raise _refusal(said, found["refused"])
+        values = [_plain(value, blobs) for value in found["values"]]
+        sizes = {str(key): (str(dtype), int(size)) for key, (dtype, size) in found["storages"].items()}
+        return Storages(values[0] if request["count"] == 1 else values, sizes, int(found["end"]))
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            keep = ("PATH", "LD_LIBRARY_PATH", "LANG")
+            environment = {name: os.environ[name] for name in keep if name in os.environ}
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(CHILD)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+        return self._process
+
+    def _end(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            for pipe in (self._process.stdin, self._process.stdout):
+                with suppress(OSError):
+                    if pipe is not None:
+                        pipe.close()
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        with self._lock:
+            self._end()
+
+
+_shared = Child()
+atexit.register(_shared.close)
+
+
+def _refusal(said: str, reason: str) -> UnsafePickle:
+    return UnsafePickle(
+        f"{said}: this pickle is not read, because {reason}; plain arrays and containers are. Where you trust it, save "
+        "its arrays with numpy.save(..., allow_pickle=False) or as safetensors and give those"
+    )
+
+
+def _blobs(source: IO[bytes], about: Sequence[Any]) -> list[Any]:
+    """The bytes and arrays that follow an answer's line."""
+    import numpy as np
+
+    found: list[Any] = []
+    for size, array in about:
+        data = source.read(int(size))
+        if len(data) != int(size):
+            raise OSError("the child died")
+        if array is None:
+            found.append(data)
+        else:
+            dtype, shape = np.dtype(array[0]), tuple(array[1])
+            if dtype.hasobject or prod(shape) * dtype.itemsize != len(data):
+                raise OSError("the child's answer is damaged")
+            found.append(np.frombuffer(data, dtype).reshape(shape))
+    return found
+
+
+def _plain(tree: Any, blobs: Sequence[Any]) -> Any:
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, held),) = tree.items()
+    if kind in ("a", "b"):
+        return blobs[held]
+    if kind == "d":
+        return {_plain(key, blobs): _plain(value, blobs) for key, value in held}
+    if kind == "o":
+        shape, items = held[0], [_plain(item, blobs) for item in held[1]]
+        return items[0] if not shape else items
+    if kind == "x":
+        dtype, key, offset, shape = held
+        return StoredTensor(dtype, key, offset, tuple(shape))
+    items = [_plain(item, blobs) for item in held]
+    return items if kind == "l" else tuple(items) if kind == "t" else set(items)
