@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from vbert.artifacts.errors import UserError
-from vbert.artifacts.settings import Plugin, Settings
+from vbert.artifacts.settings import Plugin, Settings, Since
 from vbert.regions.boxes import BoxRule, NmsRule
 
 NAME = "contract.json"
@@ -26,6 +26,7 @@ class Preprocessing(Settings):
     resize: Literal["none", "pillow", "torch", "opencv"] = "none"
     short_side: int | None = None  # pixels of the shorter side after resizing, unless
     long_side: int | None = None  # the longer one would get longer than this
+    rounding: Annotated[Literal["down", "nearest"], Since("down")] = "down"  # of both sides: torchvision, detectron2
     colours: Literal["RGB", "BGR"] = "RGB"
     scale: float = 1 / 255
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)

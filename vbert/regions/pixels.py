@@ -16,13 +16,16 @@ from vbert.regions.detector import Prepared
 def target_size(width: int, height: int, rule: Preprocessing) -> tuple[int, int]:
     """(width, height) after resizing: the shorter side to `short_side`, unless the longer one gets above `long_side`.
 
-    Rounded down as torchvision's GeneralizedRCNNTransform does (`opencv`: to the nearest), and at least 1.
+    Rounded down as torchvision's GeneralizedRCNNTransform does, or to the nearest as detectron2's ResizeShortestEdge
+    does, in its order of operations (`opencv`: as Caffe's Fast R-CNN does); at least 1.
     """
     if rule.resize == "none" or rule.short_side is None:
         return width, height
     if rule.resize == "opencv":
         factor = resize_factor(width, height, rule)
         return max(1, round(width * factor)), max(1, round(height * factor))
+    if rule.rounding == "nearest":
+        return _nearest(width, height, rule.short_side, rule.long_side)
     scale = rule.short_side / min(width, height)
     if rule.long_side is not None:
         scale = min(scale, rule.long_side / max(width, height))
@@ -38,6 +41,15 @@ def resize_factor(width: int, height: int, rule: Preprocessing) -> float:
     if rule.long_side is not None and round(factor * max(width, height)) > rule.long_side:
         factor = rule.long_side / max(width, height)
     return factor
+
+
+def _nearest(width: int, height: int, short: int, long: int | None) -> tuple[int, int]:
+    scale = short / min(width, height)
+    w, h = (scale * width, float(short)) if height < width else (float(short), scale * height)
+    if long is not None and max(w, h) > long:
+        again = long / max(w, h)
+        w, h = w * again, h * again
+    return max(1, int(w + 0.5)), max(1, int(h + 0.5))
 
 
 def prepare(image: Image.Image, rule: Preprocessing) -> Prepared:
