@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 import stat
 import time
@@ -14,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from vbert.artifacts import children, durable
 from vbert.artifacts.artifact import Artifact
@@ -34,6 +35,15 @@ __all__ = ["Build", "Figures", "Job", "Machine", "Stopped", "StoreBuild", "Work"
 RECORD = "unit.json"
 
 
+SCHEDULER = r"(tcp|tls)://[^\s/@]+:[0-9]+"
+
+
+def _units_on(value: str) -> str:
+    if value not in ("threads", "dask") and not re.fullmatch(SCHEDULER, value):
+        raise ValueError(f"{value!r} is neither threads nor dask nor a Dask scheduler's address (tcp://10.0.0.5:8786)")
+    return value
+
+
 class Machine(Settings):
     """What should not change bits, and is proven by tests not to."""
 
@@ -41,8 +51,15 @@ class Machine(Settings):
     steps_at_once: int = Field(1, ge=1, description="stages that run side by side")
     loader_workers: int = Field(1, ge=0, description="processes that prepare batches, a rank")
     checkpoint_steps: int = Field(200, ge=1, description="optimiser steps between two checkpoints")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    runner: Literal["threads"] = Field("threads", description="what runs units under Prefect")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="of several CUDA devices, child process i that makes units sees number i alone, in turns"
+    )
+    units_on: Annotated[str, AfterValidator(_units_on)] = Field(
+        "threads",
+        description="threads (each waits for a child process), dask (a local cluster for the run), or the address of a "
+        "Dask scheduler",
+        json_schema_extra={"pattern": f"^(threads|dask|{SCHEDULER})$"},
+    )
 
 
 class Build(Protocol):
@@ -79,14 +96,18 @@ class Job:
         return children.stopping()
 
 
-_pools: dict[int, Children] = {}
+_pools: dict[tuple[int, tuple[str, ...]], Children] = {}
 _pools_lock = Lock()
 
 
-def pool(count: int) -> Children:
-    """This process's children: torch and a detector are loaded once and used by every stage."""
+def pool(count: int, devices: Sequence[str] = ()) -> Children:
+    """This process's children: torch and a detector are loaded once and used by every stage.
+
+    With several `devices` (CUDA), each child sees one of them; these children are not used for other calls.
+    """
+    pinned = tuple(devices) if len(devices) > 1 else ()
     with _pools_lock:
-        return _pools.setdefault(count, Children(count))  # no process starts before its first call
+        return _pools.setdefault((count, pinned), Children(count, pinned))  # no process starts before its first call
 
 
 @dataclass(frozen=True)
@@ -100,13 +121,15 @@ class Work:
     workers: int
     retries: int = 2
     timeout: float | None = None
+    device: str = "auto"
 
     def __call__(self) -> Figures:
         """Make and commit the unit in a child of this process; a child that dies is replaced and the unit retried."""
+        children_here = pool(self.workers, () if self.device == "cpu" else children.cuda_devices())
         for attempt in range(self.retries + 1):
             try:
                 call = (self.unfinished, self.key, self.make, self.argument)
-                figures: Figures = pool(self.workers).run(make_unit, *call, timeout=self.timeout)
+                figures: Figures = children_here.run(make_unit, *call, timeout=self.timeout)
                 return figures
             except (ChildDied, Overdue) as error:
                 if attempt == self.retries:
@@ -210,12 +233,21 @@ class UnitsMade(Exception):
 Runner = Callable[[str, Sequence[Work], Callable[[Figures], None]], None]
 
 
-def run_works(title: str, works: Sequence[Work], done: Callable[[Figures], None]) -> None:
-    """Run units on threads that wait for child processes; the first failure is raised after the running ones end."""
+def run_works(
+    title: str,
+    works: Sequence[Work],
+    done: Callable[[Figures], None],
+    make: Callable[[Work], Figures] = Work.__call__,
+    at_once: int | None = None,
+) -> None:
+    """Run units on threads that wait for child processes, or for what `make` waits for.
+
+    The first failure is raised after the running ones end.
+    """
     if not works:
         return
-    with ThreadPoolExecutor(works[0].workers) as threads:
-        futures = [threads.submit(work) for work in works]
+    with ThreadPoolExecutor(at_once or works[0].workers) as threads:
+        futures = [threads.submit(make, work) for work in works]
         try:
             for future in futures:
                 done(future.result())
@@ -258,8 +290,9 @@ class StoreBuild:
         done = sum(key in have for key in keys)
         self.progress(done, len(keys))
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None
+        workers = self.machine.units_at_once
         works = [
-            Work(self.unfinished, key, make, argument, self.machine.units_at_once, self.retries, timeout)
+            Work(self.unfinished, key, make, argument, workers, self.retries, timeout, self.machine.device)
             for position, (key, argument) in enumerate(units)
             if key not in have and (self.only is None or position in self.only)
         ]
