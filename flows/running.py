@@ -6,13 +6,13 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from flows.graph import cut, graph
 from flows.terminal import Terminal, console, escape, print_plan
-from vbert.artifacts.errors import BuildError
+from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, select, walk
 from vbert.artifacts.verified import VARIABLE
 
@@ -49,9 +49,10 @@ def noted(
         outcome = "done"
     finally:
         if not store.read_only():
-            store.prepare()
-            kept = builds and store.runs().get(run_id, {}).get("kept", False)  # by `vbert keep`, meanwhile
-            store.note_run(run_id, record | {"status": outcome, "seconds": time.time() - began, "kept": kept})
+            with suppress(*([OSError, UserError] if outcome == "failed" else [])):  # a full disk, told by its own error
+                store.prepare()
+                kept = builds and store.runs().get(run_id, {}).get("kept", False)  # by `vbert keep`, meanwhile
+                store.note_run(run_id, record | {"status": outcome, "seconds": time.time() - began, "kept": kept})
 
 
 @contextmanager

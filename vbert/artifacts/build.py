@@ -26,6 +26,7 @@ from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.fingerprint import sha256
 from vbert.artifacts.manifest import FileEntry, environment
 from vbert.artifacts.owner import Owner
+from vbert.artifacts.room import no_room, short_of_room
 from vbert.artifacts.settings import Settings
 from vbert.artifacts.stage import Figures
 from vbert.artifacts.store import Store, gathered
@@ -297,7 +298,14 @@ class StoreBuild:
             if key not in have and (self.only is None or position in self.only)
         ]
         finished = iter(range(done + 1, len(keys) + 1))
-        self.run_units(self.artifact.title, works, lambda _: self.progress(next(finished), len(keys)))
+        try:
+            self.run_units(self.artifact.title, works, lambda _: self.progress(next(finished), len(keys)))
+        except Exception as error:
+            if (full := no_room(error)) is None:
+                raise
+            records = committed(self.unfinished).values()
+            sizes = [sum(entry["size"] for entry in record["files"]) for record in records]
+            raise short_of_room(self.artifact.title, full, self.store.root, sizes, len(keys)) from full
         have = committed(self.unfinished)
         if self.only is not None:
             raise UnitsMade(sum(key in have for key in keys), len(keys))
