@@ -58,7 +58,7 @@ class DaskUnits:
 
         at = self.client.scheduler.address if self.client.scheduler else "its address"
         try:
-            if self._stopping:
+            if self._stopping or self.client.status != "running":
                 raise CancelledError
             # Bytes, since Dask looks into what it is given for futures of its own.
             key = f"{work.key}-{uuid.uuid4().hex}"
@@ -81,9 +81,10 @@ class DaskUnits:
         """Have this run's units leave off and their children end; returns when none is at work on any worker."""
         self._stopping = True
         try:
-            self.client.cancel(list(self._futures))  # type: ignore[no-untyped-call]
-            self.client.run(leave_off, self._caller, on_error="ignore")
-        except (OSError, CancelledError):  # the scheduler is gone, or we are closed already
+            if self.client.status == "running":  # else its scheduler is gone, and so are its workers
+                self.client.cancel(list(self._futures))  # type: ignore[no-untyped-call]
+                self.client.run(leave_off, self._caller, on_error="ignore")
+        except (OSError, CancelledError):  # gone by now
             pass
         finally:
             self._stopped.set()

@@ -55,8 +55,8 @@ def test_a_full_disk_keeps_the_finished_shards(finished_store: Path, tmp_path: P
     first = (out / "first").read_text()
     assert (out / "code").read_text().strip() == "1", first
     told = re.search(
-        r"vbert: regions\[easy_vqa\]: no room left for .* \(the store \S+ has 0\.\d MB free\); (\d) of 6 units are done, "
-        r"the others need about 0\.\d MB, so at least 0\.\d MB more; finished units .* are kept, the same command",
+        r"vbert: regions\[easy_vqa\]: no room left for .* \(the store \S+ has 0\.\d MB free\); (\d) of 6 units are "
+        r"done, the others need about 0\.\d MB, so at least 0\.\d MB more; finished units .* are kept",
         first,
     )
     assert told is not None, first

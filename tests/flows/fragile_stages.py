@@ -24,9 +24,9 @@ def fragile(build: Build, numbers: toy.Numbers, fate: str) -> Figures:
 
 
 def fragile_square(fate: Path, directory: Path, n: int) -> Figures:
-    """Does what files in `fate` say: `fail-3` raises each time, `full-3` has a full disk, `die-3` kills the process once,
-    `slow` takes long.
+    """Does what files in `fate` say.
 
+    `fail-3` raises each time, `full-3` has a full disk, `die-3` kills the process once, `slow` takes long.
     Leaves in `log` what was begun, in `makers` whose children did so.
     """
     with open(fate / "log", "a") as log:

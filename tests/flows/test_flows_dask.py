@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from e2e.test_e2e_kill import TINY, contents, without
 from flow_processes import ENVIRONMENT, Flows, begun, children_of, committed, free, gone, until
 from fragile_stages import fragile_graph
 from prefect_api import Api
@@ -24,6 +25,11 @@ from vbert.artifacts.graph import build_here
 pytest.importorskip("distributed", reason="Dask is not installed: pip install -e '.[dask]'")
 
 DASK = {"units_on": "dask", "units_at_once": 2}
+COMMAND = [sys.executable, "-m", "flows.cli", "run", TINY]
+INSTALL = (
+    "vbert: machine.units_on is dask, but Dask is not installed: `pip install -e '.[dask]'` in the checkout brings it "
+    "(with `-c constraints.txt`, the versions tested); or set units_on to threads"
+)
 
 
 @pytest.fixture
@@ -57,6 +63,9 @@ class Cluster:
     @property
     def machine(self) -> dict[str, Any]:
         return {"units_on": self.address}
+
+    def makers(self) -> list[psutil.Process]:
+        return [child for worker in self.workers for child in children_of(worker.pid)]
 
 
 @pytest.fixture
@@ -164,14 +173,14 @@ def test_a_cancelled_run_leaves_nothing_at_work(
     until(lambda: bool(deployment.update(api.deployment("toy", tmp_path.name)) or deployment))
     run = api.post(f"deployments/{deployment['id']}/create_flow_run")
     until(lambda: committed(store, target.fingerprint) >= 2)
-    hosts = [worker.pid for worker in theirs.workers] if theirs else [served.pid]
-    makers = [child for pid in hosts for child in children_of(pid)]
-    flow = [p for p in psutil.Process(served.pid).children(recursive=True) if p not in makers]
+    makers = theirs.makers() if theirs else children_of(served.pid)
+    below = psutil.Process(served.pid).children(recursive=True)
+    flow = [p for p in below if "resource_tracker" not in str(p.cmdline())]
     assert makers
     assert not free(store, target.fingerprint)
     api.post(f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING"})
     until(lambda: free(store, target.fingerprint), 60)
-    makers += [child for pid in hosts for child in children_of(pid)]
+    makers += theirs.makers() if theirs else children_of(served.pid)
     assert gone(makers)  # the lock is let go after the units have ended
     until(lambda: api.flow_run(run["id"])["state_type"] == "CANCELLED", 40)
     until(lambda: gone(flow), 10)
@@ -186,8 +195,6 @@ def test_a_cancelled_run_leaves_nothing_at_work(
     again = start("fragile", machine=machine, fate=str(fate), count=60)
     assert again.wait(120) == 0, again.communicate()[1]
     assert len(api.tasks(run_of(api)["id"], 2 + 60 - kept)) == 2 + 60 - kept
-    if theirs:
-        assert not [child for pid in hosts for child in children_of(pid)]  # a finished run leaves no idle ones
     assert as_built_here(store, fate, 60, tmp_path / "other")
 
 
@@ -206,3 +213,54 @@ def test_a_lost_scheduler_is_told_and_the_next_run_goes_on(
     assert again.wait(60) == 0, again.communicate()[1]
     assert max(Counter(begun(fate)).values()) <= 2
     assert as_built_here(store, fate, 8, tmp_path / "other")
+
+
+@pytest.mark.parametrize("how", ["--local", pytest.param("--prefect", marks=pytest.mark.slow)])
+def test_regions_on_a_schedulers_workers_one_of_them_killed(
+    how: str, cluster: Cluster, prefect_server: dict[str, str], finished_store: Path, tmp_path: Path
+) -> None:
+    """The command and a real detector; `--local` too goes through Dask itself."""
+    store = tmp_path / "store"
+    without(finished_store, "regions", store)
+    target = ["run", TINY, "--store", str(store), "--until", "regions"]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *target, how, "--machine", f"units_on={cluster.address}"],
+        env=os.environ | prefect_server,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: bool(cluster.makers()) or running.poll() is not None)
+    parent = cluster.makers()[0].parent()
+    assert parent is not None
+    parent.kill()
+    assert running.wait(200) == 0, running.communicate()[1]
+    regions = {title: content for title, content in contents(finished_store).items() if title.startswith("regions")}
+    assert len(regions) == 2
+    assert {title: content for title, content in contents(store).items() if title in regions} == regions
+    assert not cluster.makers()  # a finished run leaves no idle child behind, and the workers alone
+    assert all(worker.poll() is None for worker in cluster.workers)
+
+
+def test_a_scheduler_that_does_not_answer_is_said(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "--local", "--machine", "units_on=tcp://127.0.0.1:9", "--store", str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "vbert: no Dask scheduler answers at tcp://127.0.0.1:9" in done.stderr
+    assert not (tmp_path / "store" / "artifacts").is_dir() or not list((tmp_path / "store" / "artifacts").iterdir())
+
+
+@pytest.mark.parametrize("how", ["--local", "--prefect"])
+def test_without_dask_one_sentence_says_how_to_install_it(how: str, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['distributed'] = None; from flows.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *COMMAND[3:], how, "--machine", "units_on=dask"],
+        env=os.environ | {"VBERT_STORE": str(tmp_path / "store")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [INSTALL]
+    assert not (tmp_path / "store").exists()
