@@ -203,8 +203,8 @@ def build(step: Path, /, *, units: str | None = None, store: StoreOption = None,
     units: make units A to B of the plan and no more (counted from 0, both included); another call publishes.
     """
     from flows.recipe import machine_from
+    from flows.running import engine_here
     from flows.terminal import Terminal
-    from vbert.artifacts.graph import Engine
     from vbert.artifacts.stage import artifact_from_json
 
     try:
@@ -212,8 +212,7 @@ def build(step: Path, /, *, units: str | None = None, store: StoreOption = None,
     except (OSError, ValueError) as error:
         raise UserError(f"{step}: {error}; `vbert path RECIPE STAGE --step` writes one") from None
     artifact = artifact_from_json(document)
-    with Terminal() as terminal:
-        engine = Engine(_store(store), machine_from(machine), terminal)
+    with Terminal() as terminal, engine_here(_store(store), machine_from(machine), terminal, artifact) as engine:
         if units is None:
             print(engine.ensure(artifact).artifact.bound(engine.store).path)
             return

@@ -6,13 +6,14 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from flows.graph import cut, graph
 from flows.terminal import Terminal, console, escape, print_plan
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.graph import Built, Engine, Planned, plan, select, walk
+from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, select, walk
 from vbert.artifacts.verified import VARIABLE
 
 if TYPE_CHECKING:
@@ -48,9 +49,24 @@ def noted(
         outcome = "done"
     finally:
         if not store.read_only():
-            store.prepare()
-            kept = builds and store.runs().get(run_id, {}).get("kept", False)  # by `vbert keep`, meanwhile
-            store.note_run(run_id, record | {"status": outcome, "seconds": time.time() - began, "kept": kept})
+            with suppress(*([OSError, UserError] if outcome == "failed" else [])):  # a full disk, told by its own error
+                store.prepare()
+                kept = builds and store.runs().get(run_id, {}).get("kept", False)  # by `vbert keep`, meanwhile
+                store.note_run(run_id, record | {"status": outcome, "seconds": time.time() - began, "kept": kept})
+
+
+@contextmanager
+def engine_here(store: Store, machine: Machine, events: Events, target: Artifact) -> Iterator[Engine]:
+    """An engine that builds in this process, its units where the machine's are to be made."""
+    engine = Engine(store, machine, events)
+    if machine.units_on == "threads":
+        yield engine
+        return
+    from flows.on_prefect.dask_units import dask_units
+
+    with dask_units(machine, partial(events.said, target)) as dask:
+        engine.run_units = dask.run_works
+        yield engine
 
 
 class Running:
@@ -79,6 +95,10 @@ class Running:
         began = time.time()
         if how == "auto":
             how = "prefect" if self.missing else "local"
+        if self.missing and self.machine.units_on != "threads":
+            from flows.on_prefect.dask_units import check_installed
+
+            check_installed(self.machine)
         with (
             noted(self.store, self.run_id, self.recipe, self.targets, bool(self.missing)),
             tempfile.NamedTemporaryFile(prefix="vbert-verified-") as verified,
@@ -92,9 +112,11 @@ class Running:
         self.print_summary(time.time() - began)
 
     def _build(self, how: How, terminal: Terminal, named: str, changes: Sequence[str], limit: int | None) -> None:
-        if how == "local":
-            engine = Engine(self.store, self.machine, terminal)
-            results = engine.ensure_all(self.targets) if self.missing else []
+        if how == "local" and not self.missing:
+            results: list[Built] = []
+        elif how == "local":
+            with engine_here(self.store, self.machine, terminal, self.targets[0]) as engine:
+                results = engine.ensure_all(self.targets)
         else:
             from flows.on_prefect.here import run_on_prefect
 
@@ -104,8 +126,7 @@ class Running:
     def compare(self, names: Sequence[str]) -> None:
         """`--force`: build finished stages again, aside, and compare bits. Raises BuildError where they differ."""
         chosen = [a for name in names for a in select(walk(*self.targets), name)]
-        with Terminal() as terminal:
-            engine = Engine(self.store, self.machine, terminal)
+        with Terminal() as terminal, engine_here(self.store, self.machine, terminal, chosen[0]) as engine:
             engine.ensure_all(chosen)
             different = {artifact.title: engine.compare(artifact) for artifact in chosen}
         for title, files in different.items():

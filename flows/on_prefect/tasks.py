@@ -16,7 +16,6 @@ from ctypes import c_ulong, py_object, pythonapi
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import ceil
-from pathlib import Path
 from typing import Any, cast
 
 from prefect import task
@@ -31,6 +30,7 @@ from prefect.tasks import Task, exponential_backoff
 from prefect.transactions import Transaction
 from prefect.utilities.annotations import quote
 
+from flows.on_prefect.dask_units import DaskUnits, dask_units
 from flows.on_prefect.view import figures_said, outcome
 from vbert.artifacts import children
 from vbert.artifacts.artifact import Artifact
@@ -51,8 +51,11 @@ def step(title: str, fingerprint: str) -> State[str]:
 
 @task(cache_policy=NO_CACHE, persist_result=False)
 def units(title: str, keys: list[str], works: list[Work]) -> State[list[Figures]]:
-    """Some units of a step, each made and committed in a child process of ours. The data are their figures."""
-    figures = [work() for work in works]
+    """Some units of a step, each made and committed in a child process, of ours or of a Dask worker.
+
+    The data are their figures.
+    """
+    figures = _made(works)
     return Completed(message=figures_said(figures[0]) if len(figures) == 1 else f"{len(figures)} units", data=figures)
 
 
@@ -64,6 +67,11 @@ def _ensured(fingerprint: str) -> State[str]:
     built = run.ensure(artifact)
     said = f"{outcome(built)} · {fingerprint} in {run.engine.store.root}"
     return Completed(name="Completed" if built.outcome == "built" else "Cached", message=said, data=fingerprint)
+
+
+def _made(works: list[Work]) -> list[Figures]:
+    make = RUNS[str(flow_run.get_id())].make
+    return [make(work) for work in works]
 
 
 def _tag(artifact: Artifact) -> None:
@@ -132,6 +140,7 @@ class Run:
     engine: Engine
     artifacts: dict[str, Artifact]
     pool: ThreadPoolTaskRunner[Any]  # the one bounded runner for the units of all steps
+    dask: DaskUnits | None = None
     stopping: bool = False
     _threads: dict[str, int] = field(default_factory=dict)  # fingerprint → thread that is at it
     _units: list[PrefectConcurrentFuture[Any]] = field(default_factory=list)
@@ -214,6 +223,9 @@ class Run:
             said = f"{len(errors)} of {len(futures)} units failed, then no more were begun; the first"
             raise BuildError(f"{title}: {said}: {errors[0]}") from errors[0]
 
+    def make(self, work: Work) -> Figures:
+        return work() if self.dask is None else self.dask.make(work)
+
     def _submit(self, title: str, works: Sequence[Work]) -> PrefectConcurrentFuture[Any]:
         alone = [replace(work, retries=0) for work in works]  # the retries are Prefect's, where they are seen
         parameters = {"title": title, "keys": [work.key for work in works], "works": quote(alone)}
@@ -226,6 +238,8 @@ class Run:
         self.stopping = True
         for future in self._units:
             future.wrapped_future.cancel()
+        if self.dask is not None:
+            self.dask.stop()
         children.terminate_all()
         began = time.monotonic()
         for second in range(int(children.GRACE)):
@@ -242,22 +256,34 @@ RUNS: dict[str, Run] = {}  # flow run id → its run, for the tasks in this proc
 def running(engine: Engine, lines: Sequence[Planned]) -> Iterator[Run]:
     """A `Run` under this flow run's id. What ends it early has its steps and children leave off first."""
     mark = str(flow_run.get_id())
-    pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=engine.machine.units_at_once)
-    with pool:
-        run = RUNS[mark] = Run(engine, {line.artifact.fingerprint: line.artifact for line in lines}, pool)
-        engine.run_units = run.make_units
-        try:
-            yield run
-        except BaseException:
-            run.stop()
-            raise
-        finally:
-            del RUNS[mark]
+    with _units_on(engine, lines) as dask:
+        at_once = engine.machine.units_at_once if dask is None else dask.at_once
+        pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=at_once)
+        with pool:
+            run = RUNS[mark] = Run(engine, {line.artifact.fingerprint: line.artifact for line in lines}, pool, dask)
+            engine.run_units = run.make_units
+            try:
+                yield run
+            except BaseException:
+                run.stop()
+                raise
+            finally:
+                del RUNS[mark]
+
+
+@contextmanager
+def _units_on(engine: Engine, lines: Sequence[Planned]) -> Iterator[DaskUnits | None]:
+    """Dask, where the machine's units are to be made there and something is missing."""
+    if engine.machine.units_on == "threads" or all(line.status == "present" for line in lines):
+        yield None
+        return
+    with dask_units(engine.machine, lambda sentence: engine.events.said(lines[0].artifact, sentence)) as dask:
+        yield dask
 
 
 def _has_gpu(machine: Machine) -> bool:
     """Whether work on this machine would take a GPU, told without torch."""
-    return machine.device == "cuda" or (machine.device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")))
+    return machine.device == "cuda" or (machine.device == "auto" and bool(children.cuda_devices()))
 
 
 def _inputs(artifact: Artifact) -> list[Artifact]:

@@ -318,6 +318,74 @@ def busy(report: Path) -> None:
         sum(range(1000))
 
 
+# ---------------------------------------------------------------------- devices
+
+
+def seen(seconds: float = 0.0) -> tuple[str | None, int]:
+    time.sleep(seconds)
+    return os.environ.get(children.DEVICES), os.getpid()
+
+
+def seen_at_once(pool: Children, count: int) -> list[tuple[str | None, int]]:
+    with pool.borrowed(count) as found:
+        for child in found:
+            child.start(seen, (), {})
+        return [child.result(None, None) for child in found]
+
+
+def test_child_i_sees_device_i_alone_and_its_successor_too() -> None:
+    pool = Children(5, ["0", "1", "GPU-two"])
+    first = seen_at_once(pool, 5)
+    assert [device for device, _ in first] == ["0", "1", "GPU-two", "0", "1"]
+    _, pid = first[2]
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    again = seen_at_once(pool, 5)
+    assert sorted(device or "" for device, _ in again) == ["0", "0", "1", "1", "GPU-two"]
+    assert {pid for _, pid in again} - {pid for _, pid in first} == {p for d, p in again if d == "GPU-two"}
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"), [("0,1", ["0", "1"]), ("GPU-a, MIG-b", ["GPU-a", "MIG-b"]), ("", []), ("2,-1,0", ["2"])]
+)
+def test_devices_are_those_this_process_may_use(
+    variable: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(children.DEVICES, variable)
+    assert children.cuda_devices() == expected
+
+
+@stage("children_devices", makes=Thing, version=1)
+def devices_of_units(build: Build) -> Figures:
+    build.each([(f"u{n}", n) for n in range(4)], device_of_unit)
+    return build.process(device_of_job)
+
+
+def device_of_unit(directory: Path, n: int) -> Figures:
+    device, pid = seen(0.5)
+    (directory / f"{n}").write_text(f"{device} {pid}")
+    return {}
+
+
+def device_of_job(job: Job) -> Figures:
+    (job.directory / "job").write_text(str(seen()[0]))
+    return {}
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_units_are_spread_over_devices_and_training_sees_all(
+    device: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(children.DEVICES, "6,7")
+    machine = Machine(units_at_once=2, device=device)
+    made = build_here([devices_of_units()], tmp_path, machine)[0]
+    units = [made.file(str(n)).read_text().split() for n in range(4)]
+    assert {d for d, _ in units} == ({"6", "7"} if device == "auto" else {"6,7"})
+    assert len({(d, pid) for d, pid in units}) == 2  # a child keeps its device
+    assert made.file("job").read_text() == "6,7"
+
+
 # ---------------------------------------------------------------------- units and jobs
 
 

@@ -1,4 +1,5 @@
-"""`kill -9` of the whole process group in each stage, then the same command: the bits of a run never killed."""
+"""`kill -9` of the whole process group in each stage, and of child processes in `regions`: the same command ends in the
+bits of a run never killed."""
 
 from __future__ import annotations
 
@@ -10,8 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from vbert.artifacts.manifest import Manifest
@@ -46,10 +49,10 @@ def command(store: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "flows.cli", "run", TINY, "--store", str(store), "--local", "--json", *more]
 
 
-def start(store: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(store: Path, log: Path, *more: str) -> subprocess.Popen[bytes]:
     """The command as the leader of its own process group."""
     with open(log, "wb") as out:
-        return subprocess.Popen(command(store), stdout=subprocess.DEVNULL, stderr=out, start_new_session=True)
+        return subprocess.Popen(command(store, *more), stdout=subprocess.DEVNULL, stderr=out, start_new_session=True)
 
 
 def kill_in(store: Path, stage: str, wait: float, log: Path) -> bool:
@@ -65,6 +68,18 @@ def kill_in(store: Path, stage: str, wait: float, log: Path) -> bool:
     os.killpg(running.pid, signal.SIGKILL) if alive else None
     running.wait()
     return alive
+
+
+def kill_a_child(running: subprocess.Popen[bytes], luck: random.Random) -> bool:
+    """Kill one of the run's child processes, whatever it is doing; False where it has none."""
+    found = []
+    for process in psutil.Process(running.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "vbert.artifacts.children" in process.cmdline():
+                found.append(process)
+    if found:
+        luck.choice(found).kill()
+    return bool(found)
 
 
 def without(finished: Path, stage: str, store: Path) -> None:
@@ -91,3 +106,29 @@ def test_killed_in_a_stage_it_ends_in_the_same_bits(stage: str, finished_store: 
     assert contents(store) == contents(finished_store)
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary["metrics"]
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 11))])
+def test_children_killed_at_random_in_regions_are_replaced(seed: int, finished_store: Path, tmp_path: Path) -> None:
+    """Twice, as often as a unit is tried again; then the run itself, where it is not done."""
+    store, log = tmp_path / "store", tmp_path / "log"
+    without(finished_store, "regions", store)
+    luck = random.Random(f"children {seed}")
+    running = start(store, log, "--until", "regions")
+    kills, deadline = 0, time.monotonic() + 120
+    while running.poll() is None and kills < 2:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(luck.uniform(0.1, 1.0))
+        kills += kill_a_child(running, luck)
+    assert kills >= 1
+    if seed == 0:
+        assert running.wait(120) == 0, log.read_text()
+    else:
+        with suppress(subprocess.TimeoutExpired):
+            running.wait(luck.uniform(0.0, 4.0))
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    done = subprocess.run(command(store, "--until", "regions"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    regions = {title: content for title, content in contents(finished_store).items() if title.startswith("regions")}
+    assert {title: content for title, content in contents(store).items() if title in regions} == regions

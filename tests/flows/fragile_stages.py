@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -23,11 +24,19 @@ def fragile(build: Build, numbers: toy.Numbers, fate: str) -> Figures:
 
 
 def fragile_square(fate: Path, directory: Path, n: int) -> Figures:
-    """Does what files in `fate` say: `fail-3` raises each time, `die-3` kills the process once, `slow` takes long."""
+    """Does what files in `fate` say.
+
+    `fail-3` raises each time, `full-3` has a full disk, `die-3` kills the process once, `slow` takes long.
+    Leaves in `log` what was begun, in `makers` whose children did so.
+    """
     with open(fate / "log", "a") as log:
         log.write(f"{n}\n")
+    with open(fate / "makers", "a") as makers:
+        makers.write(f"{os.getppid()}\n")
     if (fate / f"fail-{n}").exists():
         raise ValueError(f"{n} is not to be squared")
+    if (fate / f"full-{n}").exists():
+        raise OSError(errno.ENOSPC, "No space left on device", str(directory / "square"))
     if (fate / f"die-{n}").exists():
         (fate / f"die-{n}").unlink()
         os.kill(os.getpid(), signal.SIGKILL)

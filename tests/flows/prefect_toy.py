@@ -1,4 +1,4 @@
-"""Toy graphs as a flow: in the test's process, or `python prefect_toy.py STORE KIND OPTIONS [serve]`."""
+"""Toy graphs as a flow: in the test's process, or `python prefect_toy.py STORE KIND OPTIONS MACHINE [serve]`."""
 
 # No postponed annotations: a served flow is pickled by value, and its parameters could not be resolved again.
 import json
@@ -34,13 +34,18 @@ class Said(Events):
 
 
 def main() -> None:
-    store, kind, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-    if sys.argv[4:] == ["serve"]:
-        parameters = {"store": store, "kind": kind, "options": options, "machine": Machine().model_dump()}
+    store, kind, options, machine = (
+        sys.argv[1],
+        sys.argv[2],
+        json.loads(sys.argv[3]),
+        Machine(**json.loads(sys.argv[4])),
+    )
+    if sys.argv[5:] == ["serve"]:
+        parameters = {"store": store, "kind": kind, "options": options, "machine": machine.model_dump()}
         toy_flow.serve(name=Path(store).parent.name, parameters=parameters)
     else:
         HERE.set(Here(Said()))
-        print(json.dumps(toy_flow(store, kind, options, Machine())))
+        print(json.dumps(toy_flow(store, kind, options, machine)))
 
 
 if __name__ == "__main__":

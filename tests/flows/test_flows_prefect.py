@@ -150,6 +150,16 @@ def test_a_dead_child_is_replaced_and_the_unit_tried_again(api: Api, tmp_path: P
     assert (unit["run_count"], unit["state_name"]) == (2, "Completed")
 
 
+def test_a_full_disk_is_told_with_what_is_missing(api: Api, tmp_path: Path, fate: Path) -> None:
+    (fate / "full-5").touch()
+    _, state, _ = run(tmp_path / "store", "fragile", Machine(units_at_once=1), fate=str(fate))
+    said = (
+        r"toy_fragile\[one\]: no room left for .*/square \(.*\); 5 of 6 units are done, the others need about 0\.0 MB;"
+    )
+    with pytest.raises(BuildError, match=said):
+        state.result()
+
+
 def test_many_units_share_a_task_run(api: Api, tmp_path: Path, fate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "MOST_UNITS", 3)
     flow_run, state, _ = run(tmp_path / "store", "fragile", fate=str(fate), count=7)

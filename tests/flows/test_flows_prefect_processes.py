@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from artifacts import toy
+from flow_processes import Flows, begun, children_of, committed, free, gone, until
 from fragile_stages import busy, fragile_graph
 from prefect_api import Api
 
 from vbert.artifacts.graph import build_here
 from vbert.artifacts.store import Store
-
-HERE = Path(__file__).parent
-ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), str(HERE)])}
 
 
 @pytest.fixture
@@ -37,71 +29,15 @@ def fate(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(prefect_server: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the toy flow in a process group of its own."""
-    started = []
-
-    def start(kind: str, *more: str, **options: Any) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, str(HERE / "prefect_toy.py"), str(tmp_path / "store"), kind, json.dumps(options), *more],
-            env=os.environ | prefect_server | ENVIRONMENT | {"PREFECT_RUNNER_POLL_FREQUENCY": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def until(true: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def children_of(pid: int) -> list[psutil.Process]:
-    """The processes that work for it, however deep."""
-    found = []
-    for child in psutil.Process(pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "vbert.artifacts.children" in child.cmdline():
-                found.append(child)
-    return found
-
-
-def gone(processes: list[psutil.Process]) -> bool:
-    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
-
-
-def free(store: Path, fingerprint: str) -> bool:
-    """Whether nobody holds the lock of a step."""
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(store / "locks" / f"{fingerprint}.lock", timeout=0):
-            return True
-    except Timeout:
-        return False
-
-
-def begun(fate: Path) -> list[str]:
-    return (fate / "log").read_text().split()
-
-
-def committed(store: Path, fingerprint: str) -> int:
-    return len(list((store / "unfinished" / "toy_fragile" / fingerprint / "units").glob("*")))
+def start(prefect_server: dict[str, str], tmp_path: Path) -> Iterator[Flows]:
+    flows = Flows(tmp_path / "store", prefect_server)
+    yield flows
+    flows.close()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_ended_among_its_units_it_goes_on_with_the_missing_ones(
-    start: Callable[..., subprocess.Popen[str]],
+    start: Flows,
     prefect_server: dict[str, str],
     tmp_path: Path,
     fate: Path,
@@ -140,7 +76,7 @@ def test_ended_among_its_units_it_goes_on_with_the_missing_ones(
 
 
 def test_training_leaves_off_at_a_checkpoint_on_sigterm(
-    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Flows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "log"
     monkeypatch.setenv("TOY_LOG", str(log))
@@ -157,9 +93,7 @@ def test_training_leaves_off_at_a_checkpoint_on_sigterm(
     assert added[:done] + added[-(13 - done) :] == [f"add {i}" for i in range(13)]
 
 
-def test_a_step_that_works_in_our_own_process_is_interrupted(
-    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, fate: Path
-) -> None:
+def test_a_step_that_works_in_our_own_process_is_interrupted(start: Flows, tmp_path: Path, fate: Path) -> None:
     process = start("busy", fate=str(fate))
     until((fate / "busy").exists)
     process.terminate()
@@ -167,9 +101,7 @@ def test_a_step_that_works_in_our_own_process_is_interrupted(
     assert free(tmp_path / "store", busy(str(fate)).fingerprint)
 
 
-def test_a_run_that_waits_for_another_builder_can_be_ended(
-    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, fate: Path
-) -> None:
+def test_a_run_that_waits_for_another_builder_can_be_ended(start: Flows, tmp_path: Path, fate: Path) -> None:
     store = Store(tmp_path / "store")
     store.prepare()
     target = toy.graph().input("squares").input("numbers")
@@ -183,7 +115,7 @@ def test_a_run_that_waits_for_another_builder_can_be_ended(
 
 
 def test_a_run_cancelled_from_the_server_stops_its_children(
-    start: Callable[..., subprocess.Popen[str]], prefect_server: dict[str, str], tmp_path: Path, fate: Path
+    start: Flows, prefect_server: dict[str, str], tmp_path: Path, fate: Path
 ) -> None:
     api, store, target = Api(prefect_server["PREFECT_API_URL"]), tmp_path / "store", fragile_graph(str(fate), count=60)
     served = start("fragile", "serve", fate=str(fate), count=60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 import stat
 import time
@@ -15,9 +16,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from vbert.artifacts import children, durable
 from vbert.artifacts.artifact import Artifact
@@ -26,6 +27,7 @@ from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.fingerprint import sha256
 from vbert.artifacts.manifest import FileEntry, environment
 from vbert.artifacts.owner import Owner
+from vbert.artifacts.room import no_room, short_of_room
 from vbert.artifacts.settings import Settings
 from vbert.artifacts.stage import Figures
 from vbert.artifacts.store import Store, gathered
@@ -35,6 +37,15 @@ __all__ = ["Build", "Figures", "Job", "Machine", "Stopped", "StoreBuild", "Work"
 RECORD = "unit.json"
 
 
+SCHEDULER = r"(tcp|tls)://[^\s/@]+:[0-9]+"
+
+
+def _units_on(value: str) -> str:
+    if value not in ("threads", "dask") and not re.fullmatch(SCHEDULER, value):
+        raise ValueError(f"{value!r} is neither threads nor dask nor a Dask scheduler's address (tcp://10.0.0.5:8786)")
+    return value
+
+
 class Machine(Settings):
     """What should not change bits, and is proven by tests not to."""
 
@@ -42,8 +53,15 @@ class Machine(Settings):
     steps_at_once: int = Field(1, ge=1, description="stages that run side by side")
     loader_workers: int = Field(1, ge=0, description="processes that prepare batches, a rank")
     checkpoint_steps: int = Field(200, ge=1, description="optimiser steps between two checkpoints")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    runner: Literal["threads"] = Field("threads", description="what runs units under Prefect")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="of several CUDA devices, child process i that makes units sees number i alone, in turns"
+    )
+    units_on: Annotated[str, AfterValidator(_units_on)] = Field(
+        "threads",
+        description="threads (each waits for a child process), dask (a local cluster for the run), or the address of a "
+        "Dask scheduler",
+        json_schema_extra={"pattern": f"^(threads|dask|{SCHEDULER})$"},
+    )
 
 
 class Build(Protocol):
@@ -85,14 +103,18 @@ class Job:
         return children.stopping()
 
 
-_pools: dict[int, Children] = {}
+_pools: dict[tuple[int, tuple[str, ...]], Children] = {}
 _pools_lock = Lock()
 
 
-def pool(count: int) -> Children:
-    """This process's children: torch and a detector are loaded once and used by every stage."""
+def pool(count: int, devices: Sequence[str] = ()) -> Children:
+    """This process's children: torch and a detector are loaded once and used by every stage.
+
+    With several `devices` (CUDA), each child sees one of them; these children are not used for other calls.
+    """
+    pinned = tuple(devices) if len(devices) > 1 else ()
     with _pools_lock:
-        return _pools.setdefault(count, Children(count))  # no process starts before its first call
+        return _pools.setdefault((count, pinned), Children(count, pinned))  # no process starts before its first call
 
 
 @dataclass(frozen=True)
@@ -106,6 +128,7 @@ class Work:
     workers: int
     retries: int = 2
     timeout: float | None = None
+    device: str = "auto"
     tell: Callable[..., None] | None = None  # progress within the unit, where it is made by this process's children
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,10 +136,11 @@ class Work:
 
     def __call__(self) -> Figures:
         """Make and commit the unit in a child of this process; a child that dies is replaced and the unit retried."""
+        children_here = pool(self.workers, () if self.device == "cpu" else children.cuda_devices())
         for attempt in range(self.retries + 1):
             try:
                 call = (self.unfinished, self.key, self.make, self.argument)
-                figures: Figures = pool(self.workers).run(make_unit, *call, progress=self.tell, timeout=self.timeout)
+                figures: Figures = children_here.run(make_unit, *call, progress=self.tell, timeout=self.timeout)
                 return figures
             except (ChildDied, Overdue) as error:
                 if attempt == self.retries:
@@ -253,12 +277,21 @@ class UnitsMade(Exception):
 Runner = Callable[[str, Sequence[Work], Callable[[Figures], None]], None]
 
 
-def run_works(title: str, works: Sequence[Work], done: Callable[[Figures], None]) -> None:
-    """Run units on threads that wait for child processes; the first failure is raised after the running ones end."""
+def run_works(
+    title: str,
+    works: Sequence[Work],
+    done: Callable[[Figures], None],
+    make: Callable[[Work], Figures] = Work.__call__,
+    at_once: int | None = None,
+) -> None:
+    """Run units on threads that wait for child processes, or for what `make` waits for.
+
+    The first failure is raised after the running ones end.
+    """
     if not works:
         return
-    with ThreadPoolExecutor(works[0].workers) as threads:
-        futures = [threads.submit(work) for work in works]
+    with ThreadPoolExecutor(at_once or works[0].workers) as threads:
+        futures = [threads.submit(make, work) for work in works]
         try:
             for future in futures:
                 done(future.result())
@@ -307,21 +340,30 @@ class StoreBuild:
         counts = {key: count(argument) for key, argument in units}
         tally = Tally(counts, [key for key in keys if key in have], self.progress)
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None
+        workers = self.machine.units_at_once
         works = [
             Work(
                 self.unfinished,
                 key,
                 make,
                 argument,
-                self.machine.units_at_once,
+                workers,
                 self.retries,
                 timeout,
+                self.machine.device,
                 partial(tally.within, key),
             )
             for position, (key, argument) in enumerate(units)
             if key not in have and (self.only is None or position in self.only)
         ]
-        self.run_units(self.artifact.title, works, tally.finished)
+        try:
+            self.run_units(self.artifact.title, works, tally.finished)
+        except Exception as error:
+            if (full := no_room(error)) is None:
+                raise
+            records = committed(self.unfinished).values()
+            sizes = [sum(entry["size"] for entry in record["files"]) for record in records]
+            raise short_of_room(self.artifact.title, full, self.store.root, sizes, len(keys)) from full
         have = committed(self.unfinished)
         if self.only is not None:
             raise UnitsMade(sum(key in have for key in keys), len(keys))

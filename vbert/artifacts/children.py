@@ -18,7 +18,10 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from itertools import takewhile
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 from vbert.artifacts.errors import BuildError
@@ -26,6 +29,8 @@ from vbert.artifacts.errors import BuildError
 PARENT_PATH = "VBERT_PARENT_PATH"
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 GRACE = 30.0  # seconds a child has to write its checkpoint after SIGTERM
+DEVICES = "CUDA_VISIBLE_DEVICES"
+CALLER: ContextVar[str] = ContextVar("caller", default="")  # whose calls these are, where a process serves several
 
 
 class ChildDied(BuildError):
@@ -44,12 +49,14 @@ _alive: weakref.WeakSet[Child] = weakref.WeakSet()
 
 
 class Child:
-    """One child process; one call at a time."""
+    """One child process; one call at a time. Of the CUDA devices it sees `device` alone, where one is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: str | None = None) -> None:
+        self.device, self.caller = device, ""
         ours, theirs = socket.socketpair()
         alive, self._lifeline = os.pipe()  # the child sees its end close when this process is gone, however it went
         environment = os.environ | {PARENT_PATH: os.pathsep.join(p or os.getcwd() for p in sys.path)}
+        environment |= {} if device is None else {DEVICES: device}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vbert.artifacts.children", str(theirs.fileno()), str(alive)],
             pass_fds=(theirs.fileno(), alive),
@@ -63,6 +70,7 @@ class Child:
         _alive.add(self)
 
     def start(self, function: Callable[..., Any], arguments: tuple[Any, ...], env: Mapping[str, str]) -> None:
+        self.caller = CALLER.get()
         try:
             self._connection.send_bytes(pickle.dumps((function, arguments, dict(env))))
         except (OSError, EOFError):
@@ -118,11 +126,16 @@ class Child:
 
 
 class Children:
-    """Children kept for the next call, at most `keep` idle ones: what they have loaded (torch, a detector) stays."""
+    """Children kept for the next call, at most `keep` idle ones: what they have loaded (torch, a detector) stays.
 
-    def __init__(self, keep: int) -> None:
+    With `devices`, child i sees number i mod n of them alone, and one that replaces a dead child sees that one's.
+    """
+
+    def __init__(self, keep: int, devices: Sequence[str] = ()) -> None:
         self._keep = keep
+        self._devices = devices
         self._idle: list[Child] = []
+        self._all: weakref.WeakSet[Child] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     def run(
@@ -147,7 +160,8 @@ class Children:
             if child not in children:
                 child.close()  # died between two calls
         try:
-            children += [Child() for _ in range(count - len(children))]
+            while len(children) < count:
+                children.append(self._new())
             yield children
         except BaseException:
             for child in children:
@@ -158,6 +172,13 @@ class Children:
             self._idle += children[:room]
         for child in children[room:]:
             child.close()
+
+    def _new(self) -> Child:
+        with self._lock:
+            taken = [child.device for child in self._all if child.process.poll() is None]
+            child = Child(min(self._devices, key=taken.count, default=None))
+            self._all.add(child)
+            return child
 
     def close(self) -> None:
         with self._lock:
@@ -175,9 +196,13 @@ def terminate(children: Sequence[Child]) -> None:
         child.terminate()
 
 
-def terminate_all() -> None:
-    """Have every child of this process leave off, whoever borrowed it: for a run that is stopped from outside."""
-    terminate([child for child in list(_alive) if child.process.poll() is None])
+def terminate_all(caller: str | None = None) -> None:
+    """Have every child of this process leave off, whoever borrowed it: for a run that is stopped from outside.
+
+    With `caller`, those that its calls were the last to use.
+    """
+    running = [child for child in list(_alive) if child.process.poll() is None]
+    terminate([child for child in running if caller in (None, child.caller)])
 
 
 def rank_environment(rank: int, world: int, port: int) -> dict[str, str]:
@@ -192,6 +217,14 @@ def rank_environment(rank: int, world: int, port: int) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+
+
+def cuda_devices() -> list[str]:
+    """The CUDA devices that this process may use, by the names CUDA_VISIBLE_DEVICES takes; told without torch."""
+    named = os.environ.get(DEVICES)
+    if named is None:
+        return [str(number) for number, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+    return list(takewhile(lambda name: name not in ("", "-1"), map(str.strip, named.split(","))))
 
 
 def free_port() -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +16,7 @@ from vbert.artifacts.artifact import Artifact, Step, map_artifacts
 from vbert.artifacts.build import Machine, Runner, StoreBuild, UnitsMade, attempt_directory, run_works
 from vbert.artifacts.errors import BuildError, Damaged, UserError, nearest
 from vbert.artifacts.manifest import Manifest, environment
+from vbert.artifacts.room import no_room, short_of_room
 from vbert.artifacts.stage import steps_as_json
 from vbert.artifacts.store import Store, Unconfirmed
 
@@ -208,19 +207,12 @@ class Engine:
             except Exception as error:
                 # Where locks don't hold, another builder may have published and cleared away the units read here.
                 if (found := self.store.find(stage, mark)) is None:
-                    raise self._told(artifact, error) from error.__cause__
+                    if isinstance(error, OSError) and no_room(error) is not None:
+                        raise short_of_room(artifact.title, error, self.store.root) from error
+                    raise
                 durable.remove_tree(self.store.unfinished(stage, mark))
                 return self._finish(artifact, "cached", 0.0, found)
             return self._finish(artifact, "built", time.monotonic() - began, published)
-
-    def _told(self, artifact: Artifact, error: Exception) -> Exception:
-        if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            return error
-        free = shutil.disk_usage(self.store.root).free
-        return BuildError(
-            f"{artifact.title}: no room left for {error.filename or 'its files'} (the store {self.store.root} has "
-            f"{free / 1e6:,.1f} MB free); finished units and checkpoints are kept, the same command goes on from them"
-        )
 
     def _finish(self, artifact: Artifact, outcome: Outcome, seconds: float, found: Manifest) -> Built:
         built = Built(artifact, outcome, seconds, found)

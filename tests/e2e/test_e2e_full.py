@@ -1,0 +1,69 @@
+"""A disk that fills up while shards are written: told with what is missing, and gone on from when there is room."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from e2e.test_e2e_kill import TINY, contents, without
+
+# In a mount namespace of its own, where any user may mount a tmpfs: a store on a disk with 400 kB left, of which the
+# shards of easy_vqa need more; then the same disk, larger.
+SCRIPT = r"""
+set -e
+mount -t tmpfs -o size=256m tmpfs "$DISK"
+cp -a "$FINISHED" "$DISK/store"
+used=$(df --output=used -k "$DISK" | tail -1)
+mount -o "remount,size=$((used + 400))k" "$DISK"
+set +e
+"$PYTHON" -m flows.cli run "$TINY" --store "$DISK/store" --local --until "regions[easy_vqa]" 2> "$OUT/first"
+echo $? > "$OUT/code"
+set -e
+(cd "$DISK/store" && find unfinished -name unit.json -printf '%P %i\n') > "$OUT/kept"
+ls "$DISK"/store/unfinished/regions/*/making > "$OUT/making"
+mount -o remount,size=256m "$DISK"
+"$PYTHON" -m flows.cli run "$TINY" --store "$DISK/store" --local --until "regions[easy_vqa]" 2> "$OUT/second"
+cp -a "$DISK/store/artifacts/." "$OUT/artifacts"
+"""
+
+
+def can_mount() -> bool:
+    try:
+        return subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not can_mount(), reason="this user may not make a mount namespace (unshare -Urm)")
+def test_a_full_disk_keeps_the_finished_shards(finished_store: Path, tmp_path: Path) -> None:
+    disk, out, before = tmp_path / "disk", tmp_path / "out", tmp_path / "before"
+    for directory in (disk, out / "artifacts"):
+        directory.mkdir(parents=True)
+    without(finished_store, "regions", before)
+    variables = {"DISK": disk, "OUT": out, "FINISHED": before, "TINY": TINY, "PYTHON": sys.executable}
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", SCRIPT],
+        env=os.environ | {name: str(value) for name, value in variables.items()},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr + (out / "first").read_text()
+    first = (out / "first").read_text()
+    assert (out / "code").read_text().strip() == "1", first
+    told = re.search(
+        r"vbert: regions\[easy_vqa\]: no room left for .* \(the store \S+ has 0\.\d MB free\); (\d) of 6 units are "
+        r"done, the others need about 0\.\d MB, so at least 0\.\d MB more; finished units .* are kept",
+        first,
+    )
+    assert told is not None, first
+    kept = int(told[1])
+    assert kept >= 1
+    assert len((out / "kept").read_text().splitlines()) == kept
+    assert (out / "making").read_text() == ""  # half a shard takes no room
+    assert f"regions[easy_vqa]: {kept} of 6" in (out / "second").read_text()
+    titles = {"regions[easy_vqa]": contents(finished_store)["regions[easy_vqa]"]}
+    assert {title: content for title, content in contents(out).items() if title in titles} == titles

@@ -1,0 +1,86 @@
+"""Toy flows in processes of their own, and what can be seen of them from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HERE = Path(__file__).parent
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), str(HERE)])}
+
+
+class Flows:
+    """Starts `prefect_toy.py`, each in a process group of its own, and kills what is left of them."""
+
+    def __init__(self, store: Path, environment: dict[str, str]) -> None:
+        self.store, self.environment = store, os.environ | ENVIRONMENT | environment
+        self.started: list[subprocess.Popen[str]] = []
+
+    def __call__(
+        self, kind: str, *more: str, machine: dict[str, Any] | None = None, **options: Any
+    ) -> subprocess.Popen[str]:
+        script = str(HERE / "prefect_toy.py")
+        process = subprocess.Popen(
+            [sys.executable, script, str(self.store), kind, json.dumps(options), json.dumps(machine or {}), *more],
+            env=self.environment | {"PREFECT_RUNNER_POLL_FREQUENCY": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+
+
+def until(true: Callable[[], bool], seconds: float = 200.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def children_of(pid: int) -> list[psutil.Process]:
+    """The processes that work for it, however deep."""
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "vbert.artifacts.children" in child.cmdline():
+                found.append(child)
+    return found
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+
+def free(store: Path, fingerprint: str) -> bool:
+    """Whether nobody holds the lock of a step."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(store / "locks" / f"{fingerprint}.lock", timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def begun(fate: Path) -> list[str]:
+    return (fate / "log").read_text().split()
+
+
+def committed(store: Path, fingerprint: str) -> int:
+    return len(list((store / "unfinished" / "toy_fragile" / fingerprint / "units").glob("*")))
