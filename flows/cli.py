@@ -42,8 +42,8 @@ def _store(root: str | None) -> Store:
 def _there(root: str | None) -> Store:
     """A store for commands about what it holds. Raises UserError where there is none."""
     store = _store(root)
-    if not (store.root / "store.json").exists():
-        raise UserError(f"no store in {store.root}; give one with --store or VBERT_STORE (`vbert run` makes it)")
+    if not store.exists():
+        raise UserError(f"no store in {store.location}; give one with --store or VBERT_STORE (`vbert run` makes it)")
     return store
 
 
@@ -140,7 +140,7 @@ def status(recipe: str, /, *, changes: Set = [], store: StoreOption = None, json
             }
             for line in lines
         ]
-        print(json.dumps({"store": str(_store(store).root), "stages": rows}))
+        print(json.dumps({"store": _store(store).location, "stages": rows}))
 
 
 @app.command
@@ -211,7 +211,7 @@ def build(step: Path, /, *, units: str | None = None, store: StoreOption = None,
     with Terminal() as terminal:
         engine = Engine(_store(store), machine_from(machine), terminal)
         if units is None:
-            print(engine.ensure(artifact).artifact.bound(engine.store).path)
+            print(engine.store.place(engine.ensure(artifact).manifest))
             return
         made = engine.make_units(artifact, _range(units))
     print(f"{made.done} of {made.total} units are there")
@@ -306,7 +306,7 @@ def schedule(
     resolved = _recipe(recipe, changes)
     from flows.on_prefect.schedule import schedule as serve
 
-    serve(recipe, parse_changes(changes, "--set"), str(_store(store).root), machine_of(resolved, machine), cron, every)
+    serve(recipe, parse_changes(changes, "--set"), _store(store).location, machine_of(resolved, machine), cron, every)
 
 
 @app.command

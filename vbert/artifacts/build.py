@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import shutil
-import stat
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -22,16 +18,14 @@ from vbert.artifacts import children, durable
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.children import ChildDied, Children, Overdue, Stopped
 from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.fingerprint import sha256
-from vbert.artifacts.manifest import FileEntry, environment
+from vbert.artifacts.manifest import FileEntry
 from vbert.artifacts.owner import Owner
 from vbert.artifacts.settings import Settings
 from vbert.artifacts.stage import Figures
-from vbert.artifacts.store import Store, gathered
+from vbert.artifacts.store import Store
+from vbert.artifacts.units import committed, make_and_share
 
 __all__ = ["Build", "Figures", "Job", "Machine", "Stopped", "StoreBuild", "Work", "run_works"]
-
-RECORD = "unit.json"
 
 
 class Machine(Settings):
@@ -93,7 +87,9 @@ def pool(count: int) -> Children:
 class Work:
     """The making of one unit: data that any worker on this store can be handed and call."""
 
-    unfinished: Path
+    store: Store
+    stage: str
+    fingerprint: str
     key: str
     make: Callable[[Path, Any], Figures]
     argument: Any
@@ -101,102 +97,22 @@ class Work:
     retries: int = 2
     timeout: float | None = None
 
+    @property
+    def unfinished(self) -> Path:
+        return self.store.unfinished(self.stage, self.fingerprint)
+
     def __call__(self) -> Figures:
         """Make and commit the unit in a child of this process; a child that dies is replaced and the unit retried."""
         for attempt in range(self.retries + 1):
             try:
-                call = (self.unfinished, self.key, self.make, self.argument)
-                figures: Figures = pool(self.workers).run(make_unit, *call, timeout=self.timeout)
+                call = (self.store, self.stage, self.fingerprint, self.key, self.make, self.argument)
+                figures: Figures = pool(self.workers).run(make_and_share, *call, timeout=self.timeout)
                 return figures
             except (ChildDied, Overdue) as error:
                 if attempt == self.retries:
                     what = f"took longer than {self.timeout} s" if isinstance(error, Overdue) else str(error)
                     raise BuildError(f"unit {self.key} failed {attempt + 1} times: {what}") from None
         raise AssertionError
-
-
-def make_unit(unfinished: Path, key: str, make: Callable[[Path, Any], Figures], argument: Any) -> Figures:
-    """Make one unit in a directory of its own and commit it whole; the first commit of a key stands."""
-    target = unfinished / "units" / key
-    if (target / RECORD).exists():
-        return unit_record(target)["figures"]  # type: ignore[no-any-return]
-    making = durable.make_fresh(
-        durable.make_directories(unfinished / "making", sync=False) / f"{key}.{uuid.uuid4().hex}"
-    )
-    try:
-        began = time.monotonic()
-        figures = make(making, argument)
-        entries = gathered(making, f"unit {key}", RECORD, {})
-        record = {
-            "key": key,
-            "files": [entry.model_dump() for entry in entries],
-            "figures": figures,
-            "seconds": round(time.monotonic() - began, 3),
-            "environment": environment(),
-        }
-        durable.write_file(making / RECORD, _sealed(record))
-        durable.sync_tree(making)
-        durable.make_directories(target.parent, sync=False)
-        try:
-            durable.move(making, target)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else another one stands there already
-                raise
-        durable.settle(target, unfinished.parents[2])
-        durable.sync_directory(making.parent)
-        durable.acknowledge(target)
-        return unit_record(target)["figures"]  # type: ignore[no-any-return]
-    finally:
-        durable.remove_tree(making)
-
-
-def _sealed(record: dict[str, Any]) -> bytes:
-    """The record's bytes, closed by a digest of themselves: JSON alone would not show a flipped digit."""
-    body = json.loads(json.dumps(record))
-    return json.dumps(body | {"digest": sha256(json.dumps(body, sort_keys=True))}).encode()
-
-
-def unit_record(directory: Path, contents: bool = False) -> dict[str, Any]:
-    """The record of a committed unit; its files' sizes are compared, with `contents` their sha256 too.
-
-    Raises BuildError, naming the file, where it is not whole.
-    """
-    at = RECORD
-    try:
-        record: dict[str, Any] = json.loads((directory / RECORD).read_bytes())
-        claimed = record.pop("digest", None)
-        if claimed != sha256(json.dumps(record, sort_keys=True)) or record["key"] != directory.name:
-            raise ValueError("it is not what was written")
-        for entry in record["files"]:
-            at = entry["name"]
-            info = (directory / at).lstat()
-            if not stat.S_ISREG(info.st_mode) or info.st_size != entry["size"]:
-                raise ValueError(f"{info.st_size} bytes where the record says {entry['size']}")
-            if contents and durable.sha256_file(directory / at) != entry["sha256"]:
-                raise ValueError("its sha256 is not the record's")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BuildError(f"{directory.name}/{at} is damaged: {error}") from None
-    return record
-
-
-def committed(
-    unfinished: Path, contents: bool = False, say: Callable[[str], None] = lambda _: None
-) -> dict[str, dict[str, Any]]:
-    """Key → record of the units committed so far; one that is not whole is moved away, to be made again."""
-
-    def read(directory: Path) -> dict[str, Any] | None:
-        try:
-            return unit_record(directory, contents)
-        except BuildError as error:
-            moved = durable.make_directories(unfinished / "broken") / uuid.uuid4().hex
-            durable.rename(directory, moved)
-            say(f"unit {error}; moved to {moved}, making it again")
-            return None
-
-    directories = sorted((unfinished / "units").glob("*"))
-    with ThreadPoolExecutor(4) as threads:
-        records = zip(directories, threads.map(read, directories), strict=True)
-        return {directory.name: record for directory, record in records if record is not None}
 
 
 class UnitsMade(Exception):
@@ -245,8 +161,17 @@ class StoreBuild:
     _units: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
+    def _where(self) -> tuple[Store, str, str]:
+        return self.store, self.artifact.stage_name, self.artifact.fingerprint
+
+    @property
     def unfinished(self) -> Path:
         return self.store.unfinished(self.artifact.stage_name, self.artifact.fingerprint)
+
+    def _shared(self) -> set[str]:
+        """Keys of the units that other machines have committed; who publishes brings them here."""
+        store, stage, fingerprint = self._where
+        return store.gather_units(stage, fingerprint, fetch=self.only is None, say=self.say)
 
     def each(self, units: Sequence[tuple[str, Any]], make: Callable[[Path, Any], Figures]) -> None:
         keys = [key for key, _ in units]
@@ -254,20 +179,21 @@ class StoreBuild:
             raise BuildError(f"{self.artifact.title}: unit keys must be unique, of letters, digits, - and _")
         # Read whole once: what an earlier run committed has lain on the disk since. Workers of a part leave that to
         # whoever publishes, or each would read the units of all.
-        have = committed(self.unfinished, contents=self.only is None, say=self.say)
-        done = sum(key in have for key in keys)
+        there = set(committed(self.unfinished, contents=self.only is None, say=self.say)) | self._shared()
+        done = sum(key in there for key in keys)
         self.progress(done, len(keys))
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None
         works = [
-            Work(self.unfinished, key, make, argument, self.machine.units_at_once, self.retries, timeout)
+            Work(*self._where, key, make, argument, self.machine.units_at_once, self.retries, timeout)
             for position, (key, argument) in enumerate(units)
-            if key not in have and (self.only is None or position in self.only)
+            if key not in there and (self.only is None or position in self.only)
         ]
         finished = iter(range(done + 1, len(keys) + 1))
         self.run_units(self.artifact.title, works, lambda _: self.progress(next(finished), len(keys)))
+        there = self._shared()
         have = committed(self.unfinished)
         if self.only is not None:
-            raise UnitsMade(sum(key in have for key in keys), len(keys))
+            raise UnitsMade(sum(key in there or key in have for key in keys), len(keys))
         missing = [key for key in keys if key not in have]
         if missing:
             raise BuildError(f"{self.artifact.title}: {len(missing)} units are missing, the first is {missing[0]}")

@@ -61,8 +61,13 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Raises ValueError where the bytes are not a whole manifest of a format this version knows."""
-        body = json.loads(path.read_bytes())
+        """Raises ValueError where the file is not a whole manifest of a format this version knows."""
+        return cls.loads(path.read_bytes())
+
+    @classmethod
+    def loads(cls, data: bytes) -> Manifest:
+        """The inverse of `dumps`. Raises ValueError where the bytes are not a whole manifest of a known format."""
+        body = json.loads(data)
         if not isinstance(body, dict):
             raise ValueError("not a manifest")
         claimed = body.pop("digest", None)
