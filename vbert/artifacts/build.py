@@ -23,7 +23,7 @@ from vbert.artifacts.owner import Owner
 from vbert.artifacts.settings import Settings
 from vbert.artifacts.stage import Figures
 from vbert.artifacts.store import Store
-from vbert.artifacts.units import committed, make_and_share
+from vbert.artifacts.units import committed, is_key, make_and_share
 
 __all__ = ["Build", "Figures", "Job", "Machine", "Stopped", "StoreBuild", "Work", "run_works"]
 
@@ -175,7 +175,7 @@ class StoreBuild:
 
     def each(self, units: Sequence[tuple[str, Any]], make: Callable[[Path, Any], Figures]) -> None:
         keys = [key for key, _ in units]
-        if len(set(keys)) != len(keys) or not all(k.replace("-", "").replace("_", "").isalnum() for k in keys):
+        if len(set(keys)) != len(keys) or not all(map(is_key, keys)):
             raise BuildError(f"{self.artifact.title}: unit keys must be unique, of letters, digits, - and _")
         # Read whole once: what an earlier run committed has lain on the disk since. Workers of a part leave that to
         # whoever publishes, or each would read the units of all.

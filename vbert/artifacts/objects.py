@@ -77,7 +77,9 @@ def _patient(method: Method[P, T]) -> Method[P, T]:
             try:
                 return method(self, *arguments, **named)
             except Exception as error:
-                self._again_or_raise(f"{method.__name__} {arguments[0]}", error, time.monotonic() - began, pause)
+                self._again_or_raise(
+                    f"{method.__name__.strip('_')} {arguments[0]}", error, time.monotonic() - began, pause
+                )
             time.sleep(pause * random.uniform(0.7, 1.3))
             pause = min(2 * pause, 15.0)
 

@@ -19,18 +19,21 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts import cache, durable, manifest, transfer
 from vbert.artifacts.contents import complete, damaged_name, tell_difference
 from vbert.artifacts.errors import BuildError, Damaged, UserError
 from vbert.artifacts.fingerprint import sha256
 from vbert.artifacts.lease import Lease
-from vbert.artifacts.manifest import FileEntry, Manifest
+from vbert.artifacts.manifest import FileEntry, Manifest, content_digest
 from vbert.artifacts.objects import Objects
 from vbert.artifacts.shared import SharedUnits
 from vbert.artifacts.store import FORMAT, Store
 from vbert.artifacts.transfer import Wrong, each
+
+if TYPE_CHECKING:
+    from vbert.artifacts.upkeep import Sweeping
 
 
 class RemoteStore(Store):
@@ -71,9 +74,10 @@ class RemoteStore(Store):
         super().prepare()
         if self._opened:
             return
-        if self._record() is None:
-            self.objects.create("store.json", json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}).encode())
+        known = self._record()
         self._probe()
+        if known is None:
+            self.objects.create("store.json", json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}).encode())
         self._opened = True
 
     def _probe(self) -> None:
@@ -130,8 +134,11 @@ class RemoteStore(Store):
             if aliased is None:
                 reason = f"it is an alias of {found.alias_of[:8]}, which is gone"
                 raise Damaged(stage, fingerprint, manifest.NAME, reason)
-            return aliased
-        self._check_sizes(found)
+            found = aliased
+        elif found.content != content_digest(found.files):
+            raise Damaged(stage, fingerprint, manifest.NAME, "its content is not that of its files")
+        else:
+            self._check_sizes(found)
         self._found[stage, fingerprint] = found
         return found
 
@@ -293,7 +300,12 @@ class RemoteStore(Store):
         with super().lock(fingerprint, waiting), Lease(self.objects, f"locks/{fingerprint}.json", waiting):
             yield
 
-    # ------------------------------------------------------------------ runs
+    # ------------------------------------------------------------------ upkeep and runs
+
+    def sweeping(self, roots: frozenset[str], grace: float) -> Sweeping:
+        from vbert.artifacts.remote_upkeep import RemoteSweeping
+
+        return RemoteSweeping(self, roots, grace)
 
     def note_run(self, run_id: str, record: dict[str, Any]) -> None:
         self.objects.put(f"runs/{run_id}.json", (json.dumps(record, indent=1) + "\n").encode())

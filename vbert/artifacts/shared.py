@@ -30,7 +30,7 @@ class SharedUnits:
     def keys(self) -> set[str]:
         """Keys of the units that have a record."""
         found = (entry.key.removeprefix(f"{self.base}/").split("/") for entry in self.objects.list(self.base))
-        return {parts[0] for parts in found if parts[1:] == [units.RECORD]}
+        return {parts[0] for parts in found if parts[1:] == [units.RECORD] and units.is_key(parts[0])}
 
     def _record(self, key: str) -> str:
         return f"{self.base}/{key}/{units.RECORD}"

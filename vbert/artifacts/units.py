@@ -23,6 +23,11 @@ from vbert.artifacts.store import Store
 RECORD = "unit.json"
 
 
+def is_key(key: str) -> bool:
+    """Whether a unit may be called so: letters, digits, - and _."""
+    return key.replace("-", "").replace("_", "").isalnum()
+
+
 def make_and_share(
     store: Store, stage: str, fingerprint: str, key: str, make: Callable[[Path, Any], Figures], argument: Any
 ) -> Figures:
