@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from vbert.artifacts import build
+
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 Environ = dict[str, Any]
+SIGNED = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request"  # moto looks no further
 App = Callable[[Environ, Any], Any]
 
 
@@ -55,7 +58,7 @@ class S3Server:
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port)
-        connection.request(method, path, body)
+        connection.request(method, path, body, {"Authorization": SIGNED})
         response = connection.getresponse()
         return response.status, response.read()
 
@@ -81,13 +84,13 @@ class S3Server:
 
 
 class Proxy:
-    """A TCP proxy before the server. `down` refuses and cuts all; `cut_at` cuts connections at so many bytes sent."""
+    """A TCP proxy before the server. `down` cuts all connections and refuses new ones; `cut_at` cuts single ones."""
 
     def __init__(self, port: int) -> None:
         self._to = port
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
-        self.cut_at: list[int] = []  # for each of the next connections: after how many bytes from the client
+        self.cut_at: list[int] = []  # the next connection whose client has sent so many bytes is cut
         self.cuts = 0
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -123,17 +126,17 @@ class Proxy:
                 server = socket.create_connection(("127.0.0.1", self._to))
             except OSError:
                 return
-            limit = self.cut_at.pop(0) if self.cut_at else None
             self._open |= {client, server}
-            for source, target, most in ((client, server, limit), (server, client, None)):
-                threading.Thread(target=self._pump, args=(source, target, most), daemon=True).start()
+            for source, target in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(source, target, source is client), daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket, most: int | None) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, sent: bool) -> None:
         given = 0
         with suppress(OSError):
             while data := source.recv(1 << 14):
                 given += len(data)
-                if most is not None and given > most:
+                if sent and self.cut_at and given > self.cut_at[0]:
+                    self.cut_at.pop(0)
                     self.cuts += 1
                     break
                 target.sendall(data)
@@ -165,6 +168,8 @@ class Site:
         """From here on, this process is another machine."""
         for variable, value in self.environment(name, port).items():
             self._patch.setenv(variable, value)
+        for pool in build._pools.values():
+            pool.close()  # children have the environment they were started with
 
     def keys(self, folder: str = "") -> list[str]:
         return [key.removeprefix("the store/") for key in self.server.keys(self.bucket, f"the%20store/{folder}")]

@@ -108,7 +108,7 @@ def test_what_is_built_is_what_a_path_gets(site: Site, golden: dict[str, bytes])
 
     site.machine("another")
     other = Store(site.url)
-    assert {line.status for line in plan([TARGET], other)} == {"present", "unneeded"}
+    assert {line.status for line in plan([TARGET], other)} == {"present"}
     assert TARGET.bound(other).read() == TOTAL
     assert sorted(squares().bound(other).read()) == [f"{n:04d}.json" for n in range(COUNT)]
     whole = squares().bound(other).path  # the directory that holds all of it
@@ -197,7 +197,7 @@ def test_a_worker_goes_on_from_what_it_had_not_shared(site: Site, tmp_path: Path
 
     site.server.around = hold
     worker = command(site, "worker", "build", step, "--units", "0-1", "--store", site.url, TOY_LOG=str(log))
-    assert held.wait(30)
+    assert held.wait(100)
     worker.kill()
     worker.communicate()
     site.server.around = lambda environ, answer: answer()
@@ -253,7 +253,7 @@ def test_killed_between_files_and_manifest(site: Site, golden: dict[str, bytes],
     step = step_file(tmp_path / "step.json", squares())
     came, go = pause_at(site, f"{squares().fingerprint}/manifest.json")
     builder = command(site, "builder", "build", step, "--store", site.url)
-    assert came.wait(60)
+    assert came.wait(100)
     builder.kill()
     builder.communicate()
     site.server.around = lambda environ, answer: answer()
@@ -286,17 +286,15 @@ def test_two_publishers_at_once(site: Site, golden: dict[str, bytes], monkeypatc
     numbers = next(a for a in walk(squares()) if a.stage_name == "toy_numbers")
     build_here([numbers], site.url)
     both = threading.Barrier(2, timeout=30)
-    answers: list[int] = []
 
     def meet(environ: dict[str, Any], answer: Callable[[], Any]) -> Any:
-        if environ["PATH_INFO"].endswith(f"{numbers_and_more}/manifest.json") and environ["REQUEST_METHOD"] == "PUT":
+        if (
+            environ["PATH_INFO"].endswith(f"{squares().fingerprint}/manifest.json")
+            and environ["REQUEST_METHOD"] == "PUT"
+        ):
             both.wait()
-            start = environ["start"]
-            environ["start"] = None
-            del start
         return answer()
 
-    numbers_and_more = squares().fingerprint
     site.server.around = meet
     stores = []
     for machine in ("one", "two"):
@@ -316,7 +314,6 @@ def test_two_publishers_at_once(site: Site, golden: dict[str, bytes], monkeypatc
     assert {k for k in site.artifacts() if squares().fingerprint in k} == {
         k for k in golden if squares().fingerprint in k
     }
-    assert answers == []
 
 
 @pytest.mark.parametrize(("same_bits", "told"), [(True, True), (False, False)])
@@ -394,14 +391,6 @@ def test_a_server_that_ignores_conditions_is_refused(site: Site, header: str) ->
 def test_an_answer_that_was_lost(site: Site, golden: dict[str, bytes]) -> None:
     """500 after the server did what was asked, for every first put of a key: the manifest's was ours all the same."""
     seen: set[str] = set()
-
-    def fail(environ: dict[str, Any], answer: Callable[[], Any]) -> Any:
-        key = environ["PATH_INFO"]
-        if environ["REQUEST_METHOD"] != "PUT" or key in seen:
-            return answer()
-        seen.add(key)
-        b"".join(answer())
-        return [b""]
 
     from werkzeug.wrappers import Response
 
@@ -500,7 +489,7 @@ def test_damage_is_found_named_set_aside_and_mended(
     assert [(d.stage, d.fingerprint, d.file) for d in damaged] == [("toy_squares", mark, "0002.json")]
     kept = [key for key in site.keys("damaged/") if key.endswith("manifest.json")]
     assert len(kept) == 1
-    assert not [key for key in site.keys(f"artifacts/toy_squares/{mark}")]
+    assert site.keys(f"artifacts/toy_squares/{mark}") == []
     build_here([a for a in walk(TARGET) if a.fingerprint == mark], site.url)
     assert verify(Store(site.url)) == []
     assert site.artifacts() == golden
@@ -561,19 +550,19 @@ def test_a_damaged_unit_is_made_again(site: Site, golden: dict[str, bytes], what
 
 def test_dropped_and_refused_while_uploading(site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Connections cut in the middle of bodies, then none for a while, again and again: the run goes on by itself."""
-    big, local = toy.bulk(4, 24), tmp_path / "local"
+    big, local = toy.bulk(3, 12), tmp_path / "local"
     proxy = Proxy(site.server.port)
     step = step_file(tmp_path / "step.json", big)
-    proxy.cut_at = [3 << 20, 100_000, 1 << 20, 5 << 20, 10_000, 7 << 20, 2 << 20]
+    proxy.cut_at = [3 << 20, 100_000, 1 << 20, 5 << 20, 2_000, 7 << 20, 2 << 20]
     builder = command(site, "builder", "build", step, "--store", site.url, port=proxy.port)
-    downs = 0
-    while builder.poll() is None and downs < 3:
-        puts = len([1 for method, path in site.server.requests if method == "PUT" and "bin" in path])
-        if puts > 4 * (downs + 1):
+    downs, before = 0, 0
+    while builder.poll() is None and downs < 2:
+        parts = len([1 for method, path in site.server.requests if method == "PUT" and path.endswith(".bin")])
+        if proxy.cuts >= 3 and parts > before:  # in the middle of one
             proxy.down()
             time.sleep(1.0)
             proxy.up()
-            downs += 1
+            downs, before = downs + 1, parts + 1
         time.sleep(0.005)
     assert f"/artifacts/toy_bulk/{big.fingerprint}" in done(builder)
     with capsys.disabled():
@@ -589,13 +578,12 @@ def test_away_for_good_is_a_sentence_and_the_next_run_goes_on(
     site: Site, golden: dict[str, bytes], tmp_path: Path
 ) -> None:
     build_here([a for a in walk(squares()) if a.stage_name == "toy_numbers"], site.url)
-    step, log = step_file(tmp_path / "step.json", toy.graph(COUNT)), tmp_path / "log"
-    step = step_file(tmp_path / "step.json", squares())
+    step, log = step_file(tmp_path / "step.json", squares()), tmp_path / "log"
     proxy = Proxy(site.server.port)
     came, go = pause_at(site, "/0002.json")
     more = {"TOY_LOG": str(log), "VBERT_STORE_PATIENCE": "2"}
     builder = command(site, "builder", "build", step, "--store", site.url, port=proxy.port, **more)
-    assert came.wait(60)
+    assert came.wait(100)
     proxy.down()
     go.set()
     said = done(builder, code=1)
@@ -622,12 +610,10 @@ def test_killed_at_random_moments(
     import random
 
     draw, kills = random.Random(seed), 0
-    step = step_file(tmp_path / "step.json", TARGET)
     script = (
         "import sys, json; from artifacts import toy; from vbert.artifacts.graph import build_here\n"
         f"print(build_here([toy.graph({COUNT})], sys.argv[1])[0].read())"
     )
-    del step
     while True:
         builder = subprocess.Popen(
             [sys.executable, "-c", script, site.url],
@@ -665,7 +651,7 @@ def test_the_cache_keeps_within_its_limit(site: Site, monkeypatch: pytest.Monkey
     store = RemoteStore(site.url)
     for n in (0, 1, 2, 3, 0):
         assert big.bound(store).file(f"{n}.bin").read_bytes() == bytes([n]) * (1 << 20)
-        held = [path for path in store.root.rglob("*.bin")]
+        held = list(store.root.rglob("*.bin"))
         assert sum(path.stat().st_size for path in held) <= 2.5e6
     assert {path.name for path in held} == {"0.bin", "3.bin"}  # the two that were used last
     monkeypatch.setattr(cache, "IN_USE", 600.0)

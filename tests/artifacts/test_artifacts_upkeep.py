@@ -20,8 +20,9 @@ from artifacts import toy
 from vbert.artifacts import durable, upkeep
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import Engine, build_here, walk
+from vbert.artifacts.graph import build_here, walk
 from vbert.artifacts.owner import Owner
+from vbert.artifacts.stage import steps_as_json
 from vbert.artifacts.store import Store
 from vbert.artifacts.upkeep import gc, keep, lineage, verify, why
 
@@ -140,7 +141,7 @@ def unfinished(store: Store, target: Artifact, owner: Owner) -> Path:
     """As a builder of `target` left it, or is at work on it."""
     store.prepare()
     at = durable.make_directories(store.unfinished(target.stage_name, target.fingerprint))
-    Engine._describe(target, at)
+    store.describe(target.stage_name, target.fingerprint, steps_as_json(target))
     (at / "scratch" / "1" / "content").mkdir(parents=True)
     (at / "scratch" / "1" / "content" / "checkpoint").write_text("here")
     owner.write(at / "scratch" / "1.owner")

@@ -288,6 +288,8 @@ class Objects:
         """Return where another try may mend it; else raise a sentence, or the error where it is not the server's."""
         from obstore import exceptions as known
 
+        if isinstance(error, FileNotFoundError):
+            self._look_at_bucket(error)
         if not isinstance(error, known.BaseError):
             raise error
         said, cause = str(error), _cause(error)

@@ -242,12 +242,7 @@ class RemoteStore(Store):
     ) -> Manifest:
         """Upload the files, then put the manifest unless there is one. As `Store.publish` otherwise."""
         whole = complete(directory, record, hashed)
-
-        def place(entry: FileEntry) -> None:
-            copy_of = self._placed.get(entry.sha256)
-            transfer.place(self.objects, self._key(whole, entry.name), directory / entry.name, entry, copy_of)
-
-        each(place, whole.files)
+        transfer.place(self.objects, self._key(whole, "").rstrip("/"), directory, whole.files, self._placed)
         key = f"{self._base(record.stage, record.fingerprint)}/{manifest.NAME}"
         if self.objects.create(key, whole.dumps()) is None:
             standing = self.find(record.stage, record.fingerprint)

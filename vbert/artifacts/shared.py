@@ -42,8 +42,7 @@ class SharedUnits:
         """Upload a unit that is committed here, its record last."""
         directory = self.here / "units" / key
         files = units.files_of(units.unit_record(directory))
-        folder = self._folder(key, files)
-        each(lambda f: transfer.place(self.objects, f"{folder}/{f.name}", directory / f.name, f), files)
+        transfer.place(self.objects, self._folder(key, files), directory, files)
         if self.objects.create(self._record(key), (directory / units.RECORD).read_bytes()) is None:
             log.info("unit %s of %s/%s: another machine was first", key, self.stage, self.fingerprint[:8])
 

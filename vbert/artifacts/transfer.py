@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,8 @@ from vbert.artifacts.objects import Objects
 AT_ONCE = 8
 COPY_LIMIT = 5 << 30  # bytes that a server copies in one request (S3's own limit)
 RECORDS = (f"/{NAME}", "/unit.json")  # the objects that say that others are whole
+
+NONE: Mapping[str, str] = {}
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,13 +54,24 @@ def compare_size(objects: Objects, key: str, entry: FileEntry) -> None:
         raise Wrong("it is gone" if size is None else f"{size} bytes where the record says {entry.size}")
 
 
-def place(objects: Objects, key: str, path: Path, entry: FileEntry, copy_of: str | None = None) -> None:
-    """Have the bytes of `entry` under `key`: there already, copied by the server, or uploaded from `path`."""
-    if objects.claim(key) == (entry.size, entry.sha256):
-        return
-    if copy_of is not None and entry.size < COPY_LIMIT and objects.copy(copy_of, key):
-        return
-    objects.upload(key, path, entry.sha256)
+def place(
+    objects: Objects, folder: str, directory: Path, files: Sequence[FileEntry], copies: Mapping[str, str] = NONE
+) -> None:
+    """Have the files of `directory` in `folder`: there already, copied by the server, or uploaded.
+
+    `copies`: sha256 → key of an object that holds it.
+    """
+    there = {entry.key for entry in objects.list(folder)} if files else set()
+
+    def put(entry: FileEntry) -> None:
+        key, copy_of = f"{folder}/{entry.name}", copies.get(entry.sha256)
+        if key in there and objects.claim(key) == (entry.size, entry.sha256):
+            return
+        if copy_of is not None and entry.size < COPY_LIMIT and objects.copy(copy_of, key):
+            return
+        objects.upload(key, directory / entry.name, entry.sha256)
+
+    each(put, files)
 
 
 def sweep(objects: Objects, folder: str) -> None:
