@@ -415,7 +415,7 @@ def test_an_answer_that_was_lost(site: Site, golden: dict[str, bytes]) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "error", "said"),
     [
-        (403, "AccessDenied", UserError, "not allowed .*look at the rights"),
+        (403, "AccessDenied", BuildError, "toy_numbers.* is missing and the store s3://.* is read-only for this user"),
         (400, "InvalidArgument", BuildError, "the server refused `.*InvalidArgument"),
     ],
 )

@@ -214,6 +214,8 @@ class StoreBuild:
     def process(self, function: Callable[..., Figures], *arguments: Any, processes: int = 1) -> Figures:
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None
         deadline = None if timeout is None else time.monotonic() + timeout
+        if (note := self.store.scratch_note(self.scratch)) is not None:
+            self.say(f"{self.artifact.title}: {note}")
         port = children.free_port() if processes > 1 else 0
         kept = pool(self.machine.units_at_once)
         with kept.borrowed(processes) as ranks, ThreadPoolExecutor(processes) as threads:

@@ -16,6 +16,7 @@ LIMIT = "VBERT_CACHE_SIZE"  # bytes of finished artifacts kept here: `50GB`
 DEFAULT_LIMIT = "100GB"
 SPARE = 1 << 30  # bytes of the disk that are left alone
 IN_USE = 600.0  # seconds for which a file that was asked for stays
+FOLDERS = ("artifacts", "fetching")  # of a working directory: finished files, and those on their way
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
@@ -43,22 +44,24 @@ def used(path: Path, info: os.stat_result) -> None:
         os.utime(path, ns=(time.time_ns(), info.st_mtime_ns))
 
 
-def make_room(base: Path, size: int) -> None:
-    """Delete files below `base`, least recently used first, until `size` more bytes are within the limit.
+def make_room(root: Path, size: int) -> None:
+    """Delete cached files, least recently used first, until `size` more bytes are within the limit.
 
-    What was asked for in the last minutes stays. Raises BuildError where that leaves no room.
+    `root` is a working directory. What was asked for in the last minutes stays. Raises BuildError where that leaves no
+    room.
     """
     files = []
-    for path in base.rglob("*"):
+    for path in (path for name in FOLDERS for path in (root / name).rglob("*")):
         with suppress(OSError):
             info = path.lstat()
             if not path.is_dir():
                 files.append((max(info.st_atime, info.st_mtime), info.st_size, path))
     held, old = sum(file[1] for file in files), time.time() - IN_USE
-    at = base
+    at = root
     while not at.exists():
         at = at.parent
-    free = shutil.disk_usage(at).free - min(SPARE, shutil.disk_usage(at).total // 20)
+    disk = shutil.disk_usage(at)
+    free = disk.free - min(SPARE, disk.total // 20)
     excess = max(held + size - limit(), size - free)
     for accessed, bytes_, path in sorted(files):
         if excess <= 0 or accessed > old:
@@ -68,6 +71,6 @@ def make_room(base: Path, size: int) -> None:
             excess -= bytes_
     if size and excess > 0:
         raise BuildError(
-            f"no room for {size / 1e6:,.1f} MB more in {base}: {held / 1e6:,.1f} MB of it are in use, the limit is "
+            f"no room for {size / 1e6:,.1f} MB more in {root}: {held / 1e6:,.1f} MB of it are in use, the limit is "
             f"{limit() / 1e6:,.1f} MB ({LIMIT}) and {max(free, 0) / 1e6:,.1f} MB of the disk can be used; raise one"
         )

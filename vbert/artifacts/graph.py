@@ -248,8 +248,8 @@ class Engine:
         with self.building(artifact) as build:
             figures, seconds = self.make(artifact, build)
             record = self._record(artifact, figures, seconds, resolved)
-            say = build.say if artifact.step is None or artifact.step.stage.same_bits else lambda _: None
-            published = self.store.publish(build.directory, record, build.hashed, say)
+            same_bits = artifact.step is None or artifact.step.stage.same_bits
+            published = self.store.publish(build.directory, record, build.hashed, build.say, same_bits)
         self.store.clear(artifact.stage_name, artifact.fingerprint)
         return published
 

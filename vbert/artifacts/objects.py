@@ -86,6 +86,10 @@ def _patient(method: Method[P, T]) -> Method[P, T]:
     return _apart(call)
 
 
+class NotAllowed(UserError):
+    """The server knows who asks, and that one may not do this."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A key below the store's prefix, its size in bytes and when it was last written (seconds since 1970)."""
@@ -98,8 +102,8 @@ class Entry:
 class Objects:
     """The objects below `scheme://bucket/prefix`. Credentials, region and endpoint are the environment's (AWS_…).
 
-    Every operation raises UserError for a missing bucket or right, and BuildError where the server stays away for
-    longer than `$VBERT_STORE_PATIENCE` seconds (300).
+    Every operation raises UserError for a missing bucket, NotAllowed for a missing right, and BuildError where the
+    server stays away for longer than `$VBERT_STORE_PATIENCE` seconds (300).
     """
 
     def __init__(self, url: str, patience: float | None = None) -> None:
@@ -296,7 +300,8 @@ class Objects:
         if "169.254.169.254" in said:
             raise UserError(f"{self.url}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from None
         if isinstance(error, known.PermissionDeniedError | known.UnauthenticatedError):
-            raise UserError(f"{self.url}: `{what}` is not allowed ({cause}); look at the rights of AWS_…") from None
+            said = "look at the rights of AWS_ACCESS_KEY_ID or of the machine's role"
+            raise NotAllowed(f"{self.url}: `{what}` is not allowed ({cause}); {said}") from None
         if REFUSED.search(said):
             raise BuildError(f"{self.url}: the server refused `{what}` ({cause})") from None
         if waited >= self.patience:

@@ -9,7 +9,8 @@ damaged/  runs/<run id>.json
 
 No listing is ever taken for existence, and no object that another one may rest on is written with other bytes. The
 working directory is a local store of its own: units and checkpoints survive a crash there, finished files are cached.
-Checkpoints stay there: they are large, written often, and of no use to another machine until it is given the work.
+Checkpoints stay there, and the build says so: they are large and written often, and a machine that goes on from
+another's would have to be sure that it is gone. A pod that must survive keeps `$VBERT_CACHE` on a volume.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ from vbert.artifacts.errors import BuildError, Damaged, UserError
 from vbert.artifacts.fingerprint import sha256
 from vbert.artifacts.lease import Lease
 from vbert.artifacts.manifest import FileEntry, Manifest, content_digest
-from vbert.artifacts.objects import Objects
+from vbert.artifacts.objects import NotAllowed, Objects
 from vbert.artifacts.shared import SharedUnits
 from vbert.artifacts.store import FORMAT, Store
 from vbert.artifacts.transfer import Wrong, each
 
 if TYPE_CHECKING:
     from vbert.artifacts.upkeep import Sweeping
+
+WORTH_TELLING = 64 << 20  # bytes whose upload takes long enough to be told of
 
 
 class RemoteStore(Store):
@@ -44,7 +47,7 @@ class RemoteStore(Store):
         super().__init__(cache.working_directory(self.objects.url, sha256(self.objects.url)))
         self._found: dict[tuple[str, str], Manifest] = {}  # what was seen once is used to its end
         self._placed: dict[str, str] = {}  # sha256 → key of an object that holds it
-        self._opened = False
+        self._probed = False
 
     def __reduce__(self) -> tuple[type[Store], tuple[Path | str]]:
         return Store, (self.location,)
@@ -72,16 +75,14 @@ class RemoteStore(Store):
     def prepare(self) -> None:
         """Make the working directory and the store's record. Raises UserError where the server can't be relied on."""
         super().prepare()
-        if self._opened:
-            return
-        known = self._record()
         self._probe()
-        if known is None:
+        if self._record() is None:
             self.objects.create("store.json", json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}).encode())
-        self._opened = True
 
     def _probe(self) -> None:
-        """Whether the server refuses what it must refuse: a second object of one name, a change of another's."""
+        """Once: whether the server refuses what it must refuse, a second object of one name, a change of another's."""
+        if self._probed:
+            return
         key = f"locks/probe-{uuid.uuid4().hex}"
         try:
             tag = self.objects.create(key, b"first")
@@ -97,9 +98,14 @@ class RemoteStore(Store):
                 )
         finally:
             self.objects.delete([key])
+        self._probed = True
 
     def read_only(self) -> bool:
-        return False  # told when something is written
+        try:
+            self._probe()
+        except NotAllowed:
+            return True
+        return False
 
     # ------------------------------------------------------------------ finding and reading
 
@@ -190,8 +196,9 @@ class RemoteStore(Store):
                 cache.used(path, info)
                 return path
             path.unlink()
-        cache.make_room(self.root / "artifacts", entry.size)
-        self._told(found, entry, lambda key, entry: transfer.fetch(self.objects, key, entry, path))
+        cache.make_room(self.root, entry.size)
+        aside = self.root / "fetching"
+        self._told(found, entry, lambda key, entry: transfer.fetch(self.objects, key, entry, path, aside))
         self.checked.note(path, path.lstat())
         return path
 
@@ -231,6 +238,9 @@ class RemoteStore(Store):
         super().clear(stage, fingerprint)
         transfer.sweep(self.objects, f"unfinished/{stage}/{fingerprint}")
 
+    def scratch_note(self, scratch: Path) -> str | None:
+        return f"checkpoints stay on this machine, in {scratch}; units and finished artifacts go to {self.location}"
+
     # ------------------------------------------------------------------ publishing
 
     def publish(
@@ -239,9 +249,12 @@ class RemoteStore(Store):
         record: Manifest,
         hashed: dict[str, FileEntry],
         say: Callable[[str], None] = lambda _: None,
+        same_bits: bool = True,
     ) -> Manifest:
         """Upload the files, then put the manifest unless there is one. As `Store.publish` otherwise."""
         whole = complete(directory, record, hashed)
+        if whole.size > WORTH_TELLING:
+            say(f"{record.stage}: uploading {whole.size / 1e6:,.0f} MB to {self.location}")
         transfer.place(self.objects, self._key(whole, "").rstrip("/"), directory, whole.files, self._placed)
         key = f"{self._base(record.stage, record.fingerprint)}/{manifest.NAME}"
         if self.objects.create(key, whole.dumps()) is None:
@@ -250,7 +263,8 @@ class RemoteStore(Store):
                 raise BuildError(
                     f"{self.location}/{key} was there a moment ago and is gone: run the same command again"
                 )
-            tell_difference(whole, standing, say)
+            if same_bits:
+                tell_difference(whole, standing, say)
             self.abandon(directory)
             return standing
         if whole.alias_of is None:
@@ -268,7 +282,7 @@ class RemoteStore(Store):
         for entry in whole.files:
             with suppress(OSError):
                 self.checked.note(target / entry.name, (target / entry.name).lstat())
-        cache.make_room(self.root / "artifacts", 0)
+        cache.make_room(self.root, 0)
 
     def set_aside(self, damage: Damaged) -> Path | str | None:
         """Copy the manifest and the damaged file to `damaged/`, then delete the artifact, its manifest first.

@@ -1,10 +1,14 @@
-"""`gc` on an object store: the same roots, other leftovers. Objects have no owner but an age."""
+"""`gc` on an object store: the same roots, other leftovers. Objects have no owner but an age.
+
+What killed builders left in this machine's working directory goes too; other machines' is theirs to sweep.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
 from functools import cached_property
+from pathlib import Path
 
 from vbert.artifacts import durable, transfer
 from vbert.artifacts.lease import LIFE, parse
@@ -14,10 +18,11 @@ from vbert.artifacts.remote import RemoteStore
 from vbert.artifacts.upkeep import EVERYTHING, Kind, Sweep, Sweeping
 
 FOLDERS = {"artifacts": 3, "unfinished": 3, "damaged": 2}  # and the depth at which a thing of it lies
+HERE = "working directory: "  # before the names of what lies on this machine
 
 
 class RemoteSweeping(Sweeping):
-    """What of a store on an object store nothing needs. A folder's age is that of the object written last."""
+    """What of a store on an object store nothing needs. A thing's age is that of its object written last."""
 
     store: RemoteStore
 
@@ -27,7 +32,9 @@ class RemoteSweeping(Sweeping):
         found: dict[str, list[Entry]] = {}
         for folder, depth in FOLDERS.items():
             for entry in self.store.objects.list(folder):
-                found.setdefault("/".join(entry.key.split("/")[:depth]), []).append(entry)
+                parts = entry.key.split("/")
+                if len(parts) > depth:
+                    found.setdefault("/".join(parts[:depth]), []).append(entry)
         return found
 
     def plan(self) -> list[Sweep]:
@@ -38,12 +45,23 @@ class RemoteSweeping(Sweeping):
             for name, entries in self._things.items()
             if (kind := self._unneeded(name, entries, needed, live)) is not None
         ]
-        return sorted(items, key=lambda item: (item.kind != "alias", item.name))  # before their targets
+        here = [Sweep(item.kind, HERE + item.name, item.bytes) for item in self._here(needed)]
+        return sorted(items, key=lambda item: (item.kind != "alias", item.name)) + here  # aliases before their targets
+
+    def _here(self, needed: Collection[str]) -> Iterator[Sweep]:
+        yield from self._leftovers()
+        live = super()._live()
+        for path in sorted((self.store.root / "unfinished").glob("*/*")):
+            stage, mark = path.parent.name, path.name
+            if mark not in live and (
+                self._manifest(stage, mark) is not None or (mark not in needed and self._old(path))
+            ):
+                yield self._item("unfinished", path)
 
     def _unneeded(self, name: str, entries: list[Entry], needed: Collection[str], live: set[str]) -> Kind | None:
         """What the thing called `name` is, where it may go; None where it must stay."""
         folder, _, rest = name.partition("/")
-        old = self._past(entries)
+        old = time.time() - max(entry.modified for entry in entries) >= self.grace
         if folder == "damaged":
             return "damaged" if old else None
         stage, mark = rest.split("/")
@@ -58,12 +76,9 @@ class RemoteSweeping(Sweeping):
             return None
         return "artifact" if found is None or found.alias_of is None else "alias"
 
-    def _past(self, entries: list[Entry]) -> bool:
-        return time.time() - max(entry.modified for entry in entries) >= self.grace
-
     def _live(self) -> set[str]:
-        """Fingerprints under a lease that may have a holder."""
-        live = set()
+        """Fingerprints under a lease that may have a holder, and those that a process of this machine is at."""
+        live = super()._live()
         for entry in self.store.objects.list("locks"):
             got = self.store.objects.get(entry.key)
             holder = parse(got[0]) if got is not None else None
@@ -73,6 +88,7 @@ class RemoteSweeping(Sweeping):
         return live
 
     def _unfinished_steps(self, mark: str) -> Iterator[str]:
+        yield from super()._unfinished_steps(mark)
         for name in self._things:
             if name.startswith("unfinished/") and name.endswith(f"/{mark}"):
                 got = self.store.objects.get(f"{name}/step.json")
@@ -81,6 +97,8 @@ class RemoteSweeping(Sweeping):
 
     def remove(self, item: Sweep) -> bool:
         """Whether it went; what has come to be needed since the plan stays."""
+        if item.name.startswith(HERE):
+            return super().remove(Sweep(item.kind, item.name.removeprefix(HERE), item.bytes))
         folder, mark = item.name.partition("/")[0], item.name.rpartition("/")[2]
         if folder == "damaged":
             transfer.sweep(self.store.objects, item.name)
@@ -90,5 +108,11 @@ class RemoteSweeping(Sweeping):
             if not entries or self._unneeded(item.name, entries, self.needed(), self._live()) != item.kind:
                 return False
             transfer.sweep(self.store.objects, item.name)
-            durable.remove_tree(self.store.root / item.name)
+            if folder == "artifacts" and ".." not in item.name.split("/"):
+                durable.remove_tree(self.store.root / item.name)
         return True
+
+    def _wanted(self, kind: Kind, path: Path) -> bool:
+        """Of unfinished work that lies here."""
+        finished = self._manifest(path.parent.name, path.name) is not None
+        return path.name in super()._live() or (not finished and path.name in self.needed())

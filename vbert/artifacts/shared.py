@@ -70,7 +70,7 @@ class SharedUnits:
                 try:
                     for entry in files:
                         at = entry.name
-                        transfer.fetch(self.objects, f"{folder}/{at}", entry, making / at)
+                        transfer.fetch(self.objects, f"{folder}/{at}", entry, making / at, making.parent)
                         durable.sync_file(making / at)
                     if (self.here / "units" / key).exists():
                         units.set_aside(self.here, key)

@@ -236,6 +236,10 @@ class Store:
         fresh.chmod(durable.SHARED_FILE)
         fresh.replace(unfinished / "step.json")
 
+    def scratch_note(self, scratch: Path) -> str | None:
+        """What a user should know of where checkpoints are, if anything."""
+        return None
+
     def units_done(self, stage: str, fingerprint: str) -> int | None:
         """How many units are committed; None where nothing was begun."""
         there = self.unfinished(stage, fingerprint)
@@ -271,12 +275,13 @@ class Store:
         record: Manifest,
         hashed: dict[str, FileEntry],
         say: Callable[[str], None] = lambda _: None,
+        same_bits: bool = True,
     ) -> Manifest:
         """Make `directory` the finished artifact of `record`, whole at every moment; first one wins.
 
         `hashed` are the files whose bytes are synced and hashed already (linked from units). Returns the manifest of
-        whoever won; `say` is told where its bits should be ours and are not. Raises Damaged where the one that stands
-        there is not whole.
+        whoever won; with `same_bits`, `say` is told where its bits should be ours and are not. Raises Damaged where the
+        one that stands there is not whole.
         """
         whole = complete(directory, record, hashed)
         durable.write_file(directory / manifest.NAME, whole.dumps())
@@ -292,7 +297,8 @@ class Store:
             if standing is None:
                 raise
             self.abandon(directory)
-            tell_difference(whole, standing, say)
+            if same_bits:
+                tell_difference(whole, standing, say)
             whole = standing
         try:
             durable.settle(target, self.root)

@@ -26,10 +26,13 @@ class Wrong(Exception):
     """The object is not what its record says; the message says how."""
 
 
-def fetch(objects: Objects, key: str, entry: FileEntry, path: Path) -> None:
-    """Bring an object to `path`, whole or not at all, its size and sha256 checked. Raises Wrong."""
+def fetch(objects: Objects, key: str, entry: FileEntry, path: Path, aside: Path) -> None:
+    """Bring an object to `path`, whole or not at all, its size and sha256 checked. Raises Wrong.
+
+    It comes to the directory `aside` first, on the same file system.
+    """
     durable.make_directories(path.parent, sync=False)
-    part = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}")
+    part = durable.make_directories(aside, sync=False) / uuid.uuid4().hex
     try:
         if objects.fetch(key, entry.size, part) != entry.sha256:
             compare_size(objects, key, entry)

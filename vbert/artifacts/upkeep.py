@@ -146,14 +146,7 @@ class Sweeping:
 
     def plan(self) -> list[Sweep]:
         root, needed = self.store.root, self.needed()
-        items: list[Sweep] = []
-        items += [self._item("trash", path) for path in sorted((root / "trash").glob("*"))]
-        for path in sorted((root / "publishing").glob("*")):
-            if path.name.endswith(".owner"):
-                if not path.with_suffix("").exists() and self._ownerless(path):
-                    items.append(self._item("publishing", path))
-            elif self._ownerless(path.with_name(path.name + ".owner"), path):
-                items.append(self._item("publishing", path))
+        items = self._leftovers()
         live = self._live()
         for path in sorted((root / "unfinished").glob("*/*")):
             if path.name in live:
@@ -171,6 +164,18 @@ class Sweeping:
             ]
             items += [self._item("alias", path) for path in aliases]  # before their targets: none is left dangling
             items += [self._item("artifact", path) for path in found if path not in aliases]
+        return items
+
+    def _leftovers(self) -> list[Sweep]:
+        """What killed sweeps and builders left."""
+        root = self.store.root
+        items = [self._item("trash", path) for path in sorted((root / "trash").glob("*"))]
+        for path in sorted((root / "publishing").glob("*")):
+            if path.name.endswith(".owner"):
+                if not path.with_suffix("").exists() and self._ownerless(path):
+                    items.append(self._item("publishing", path))
+            elif self._ownerless(path.with_name(path.name + ".owner"), path):
+                items.append(self._item("publishing", path))
         return items
 
     def needed(self) -> Collection[str]:
