@@ -46,8 +46,8 @@ def _store(root: str | None) -> Store:
 def _there(root: str | None) -> Store:
     """A store for commands about what it holds. Raises UserError where there is none."""
     store = _store(root)
-    if not (store.root / "store.json").exists():
-        raise UserError(f"no store in {store.root}; give one with --store or VBERT_STORE (`vbert run` makes it)")
+    if not store.exists():
+        raise UserError(f"no store in {store.location}; give one with --store or VBERT_STORE (`vbert run` makes it)")
     return store
 
 
@@ -144,7 +144,7 @@ def status(recipe: str, /, *, changes: Set = [], store: StoreOption = None, json
             }
             for line in lines
         ]
-        print(json.dumps({"store": str(_store(store).root), "stages": rows}))
+        print(json.dumps({"store": _store(store).location, "stages": rows}))
 
 
 @app.command
@@ -214,7 +214,7 @@ def build(step: Path, /, *, units: str | None = None, store: StoreOption = None,
     artifact = artifact_from_json(document)
     with Terminal() as terminal, engine_here(_store(store), machine_from(machine), terminal, artifact) as engine:
         if units is None:
-            print(engine.ensure(artifact).artifact.bound(engine.store).path)
+            print(engine.store.place(engine.ensure(artifact).manifest))
             return
         made = engine.make_units(artifact, _range(units))
     print(f"{made.done} of {made.total} units are there")
@@ -309,7 +309,7 @@ def schedule(
     resolved = _recipe(recipe, changes)
     from flows.on_prefect.schedule import schedule as serve
 
-    serve(recipe, parse_changes(changes, "--set"), str(_store(store).root), machine_of(resolved, machine), cron, every)
+    serve(recipe, parse_changes(changes, "--set"), _store(store).location, machine_of(resolved, machine), cron, every)
 
 
 @app.command

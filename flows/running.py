@@ -180,5 +180,6 @@ class Running:
 
     def _print_target(self, target: Artifact) -> None:
         bound = target.bound(self.store)
-        where = bound.path / "report.html" if target.stage_name == "report" else bound.path
+        is_page = target.stage_name == "report"
+        where = bound.file("report.html") if is_page else self.store.place(bound.manifest)
         console().print(f"{escape(target.title)}: {where}")

@@ -28,7 +28,7 @@ def run_on_prefect(
 
     until = [target.title for target in targets if target.stage_name != "report"]
     with in_this_process(targets, store, events) as here:
-        pipeline(recipe, None, str(store.root), machine, until)
+        pipeline(recipe, None, store.location, machine, until)
     return here.built
 
 

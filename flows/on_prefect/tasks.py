@@ -65,7 +65,7 @@ def _ensured(fingerprint: str) -> State[str]:
     artifact = run.artifacts[fingerprint]
     _tag(artifact)
     built = run.ensure(artifact)
-    said = f"{outcome(built)} · {fingerprint} in {run.engine.store.root}"
+    said = f"{outcome(built)} · {fingerprint} in {run.engine.store.location}"
     return Completed(name="Completed" if built.outcome == "built" else "Cached", message=said, data=fingerprint)
 
 

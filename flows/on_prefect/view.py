@@ -145,7 +145,7 @@ def show_results(targets: Sequence[Artifact], store: Store, figures: Mapping[str
         create_table_artifact(rows, key=slug(f"{title}-metrics"), description="metrics of this run")
     for target in targets:
         if target.stage_name == "report":
-            page = target.bound(store).path / "report.html"
+            page = target.bound(store).file("report.html")
             create_link_artifact(
                 page.as_uri(),
                 link_text=f"report of {title}",

@@ -19,11 +19,12 @@ from artifacts.crash_states import TORN, Log, Op, State, Tree, earlier, states, 
 from artifacts.memory import in_memory
 
 from vbert.artifacts import durable
-from vbert.artifacts.build import Work, make_unit
+from vbert.artifacts.build import Work
 from vbert.artifacts.fingerprint import sha256
 from vbert.artifacts.graph import Engine
 from vbert.artifacts.manifest import Manifest
 from vbert.artifacts.store import Store
+from vbert.artifacts.units import make_unit
 
 # ---------------------------------------------------------------------- what must hold in every state
 
@@ -249,7 +250,8 @@ def test_every_sync_is_needed(
     """The store with any one of its syncs left out is found to be wrong by the enumeration above."""
     root, store, ops = history
     functions = {site.split(":")[1] for site in sync_sites(ops)}
-    assert functions == {"prepare", "attempt_directory", "make_unit", "publish", "set_aside", "note_run"}
+    within = {"prepare", "attempt_directory", "make_unit", "commit", "complete", "publish", "set_aside", "note_run"}
+    assert functions == within
     undetected = [site for site in sync_sites(ops) if survives(without(ops, site), root, store)]
     for site in list(undetected):
         for its_root, its_store, its_ops, killed in killed_histories:

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from artifacts import toy
 
-from vbert.artifacts.build import committed, make_unit
 from vbert.artifacts.errors import BuildError, Damaged
 from vbert.artifacts.graph import Engine, Events, build_here
 from vbert.artifacts.manifest import Manifest
 from vbert.artifacts.store import Store
+from vbert.artifacts.units import committed, make_unit
 from vbert.artifacts.upkeep import verify
 
 TARGET = toy.squares(toy.numbers(3), toy.Slow())

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from artifacts import as_user, toy
 
-from vbert.artifacts.build import attempt_directory, make_unit
+from vbert.artifacts.build import attempt_directory
 from vbert.artifacts.graph import walk
 from vbert.artifacts.owner import Owner
 from vbert.artifacts.store import Store
+from vbert.artifacts.units import make_unit
 from vbert.artifacts.upkeep import gc, verify
 
 TESTS = Path(__file__).parents[1]

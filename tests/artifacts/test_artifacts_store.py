@@ -62,7 +62,8 @@ def test_publish_order(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     with Log() as log:
         made = build_here([toy.numbers(2)], store)[0]
-    steps = [(op.name, op.paths[0].name) for op in log.ops if op.site.startswith("store.py:publish")]
+    sites = ("contents.py:complete", "store.py:publish")
+    steps = [(op.name, op.paths[0].name) for op in log.ops if op.site.startswith(sites)]
     fresh = next(op.paths[0].name for op in log.ops if op.name == "rename" and op.paths[1] == made.path)
     assert steps == [
         ("write", "numbers.json"),

@@ -20,8 +20,9 @@ from artifacts import toy
 from vbert.artifacts import durable, upkeep
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import Engine, build_here, walk
+from vbert.artifacts.graph import build_here, walk
 from vbert.artifacts.owner import Owner
+from vbert.artifacts.stage import steps_as_json
 from vbert.artifacts.store import Store
 from vbert.artifacts.upkeep import gc, keep, lineage, verify, why
 
@@ -140,7 +141,7 @@ def unfinished(store: Store, target: Artifact, owner: Owner) -> Path:
     """As a builder of `target` left it, or is at work on it."""
     store.prepare()
     at = durable.make_directories(store.unfinished(target.stage_name, target.fingerprint))
-    Engine._describe(target, at)
+    store.describe(target.stage_name, target.fingerprint, steps_as_json(target))
     (at / "scratch" / "1" / "content").mkdir(parents=True)
     (at / "scratch" / "1" / "content" / "checkpoint").write_text("here")
     owner.write(at / "scratch" / "1.owner")
@@ -224,14 +225,14 @@ def test_damaged_things_and_trash(store: Store) -> None:
 
 def test_what_became_needed_after_the_plan_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     build_here([toy.numbers(2), toy.numbers(3)], store)
-    real = upkeep._Sweeping.plan
+    real = upkeep.Sweeping.plan
 
     def then_a_run_begins(self: Any) -> Any:
         items = real(self)
         run(store, "1", toy.squares(toy.numbers(2), SLOW), status="running")
         return items
 
-    monkeypatch.setattr(upkeep._Sweeping, "plan", then_a_run_begins)
+    monkeypatch.setattr(upkeep.Sweeping, "plan", then_a_run_begins)
     assert gc(store, dry_run=False).kept == 1
     assert there(store) == marks(toy.numbers(2))
 

@@ -161,7 +161,7 @@ class Artifact:
                 return found
         raise BuildError(
             f"{self.title} is not built"
-            + (f" in the store {self.store.root}" if self.store else "")
+            + (f" in the store {self.store.location}" if self.store else "")
             + f": `vbert run RECIPE --until {self.title}` builds it"
         )
 
@@ -172,7 +172,7 @@ class Artifact:
             return self._directory
         manifest = self.manifest
         assert self.store is not None
-        return self.store.directory(manifest.stage, manifest.fingerprint)
+        return self.store.whole(manifest)
 
     def names(self) -> list[str]:
         """The artifact's files, sorted, without the manifest."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import re
 import shutil
-import stat
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,17 +20,16 @@ from vbert.artifacts import children, durable
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.children import ChildDied, Children, Overdue, Stopped
 from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.fingerprint import sha256
-from vbert.artifacts.manifest import FileEntry, environment
+from vbert.artifacts.manifest import FileEntry
 from vbert.artifacts.owner import Owner
 from vbert.artifacts.room import no_room, short_of_room
 from vbert.artifacts.settings import Settings
 from vbert.artifacts.stage import Figures
-from vbert.artifacts.store import Store, gathered
+from vbert.artifacts.store import Store
+from vbert.artifacts.tally import Progress, Tally
+from vbert.artifacts.units import committed, is_key, make_and_share
 
 __all__ = ["Build", "Figures", "Job", "Machine", "Stopped", "StoreBuild", "Work", "run_works"]
-
-RECORD = "unit.json"
 
 
 SCHEDULER = r"(tcp|tls)://[^\s/@]+:[0-9]+"
@@ -121,7 +116,9 @@ def pool(count: int, devices: Sequence[str] = ()) -> Children:
 class Work:
     """The making of one unit: data that any worker on this store can be handed and call."""
 
-    unfinished: Path
+    store: Store
+    stage: str
+    fingerprint: str
     key: str
     make: Callable[[Path, Any], Figures]
     argument: Any
@@ -134,136 +131,23 @@ class Work:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"tell": None}
 
+    @property
+    def unfinished(self) -> Path:
+        return self.store.unfinished(self.stage, self.fingerprint)
+
     def __call__(self) -> Figures:
         """Make and commit the unit in a child of this process; a child that dies is replaced and the unit retried."""
         children_here = pool(self.workers, () if self.device == "cpu" else children.cuda_devices())
         for attempt in range(self.retries + 1):
             try:
-                call = (self.unfinished, self.key, self.make, self.argument)
-                figures: Figures = children_here.run(make_unit, *call, progress=self.tell, timeout=self.timeout)
+                call = (self.store, self.stage, self.fingerprint, self.key, self.make, self.argument)
+                figures: Figures = children_here.run(make_and_share, *call, progress=self.tell, timeout=self.timeout)
                 return figures
             except (ChildDied, Overdue) as error:
                 if attempt == self.retries:
                     what = f"took longer than {self.timeout} s" if isinstance(error, Overdue) else str(error)
                     raise BuildError(f"unit {self.key} failed {attempt + 1} times: {what}") from None
         raise AssertionError
-
-
-def make_unit(unfinished: Path, key: str, make: Callable[[Path, Any], Figures], argument: Any) -> Figures:
-    """Make one unit in a directory of its own and commit it whole; the first commit of a key stands."""
-    target = unfinished / "units" / key
-    if (target / RECORD).exists():
-        return unit_record(target)["figures"]  # type: ignore[no-any-return]
-    making = durable.make_fresh(
-        durable.make_directories(unfinished / "making", sync=False) / f"{key}.{uuid.uuid4().hex}"
-    )
-    try:
-        began = time.monotonic()
-        figures = make(making, argument)
-        entries = gathered(making, f"unit {key}", RECORD, {})
-        record = {
-            "key": key,
-            "files": [entry.model_dump() for entry in entries],
-            "figures": figures,
-            "seconds": round(time.monotonic() - began, 3),
-            "environment": environment(),
-        }
-        durable.write_file(making / RECORD, _sealed(record))
-        durable.sync_tree(making)
-        durable.make_directories(target.parent, sync=False)
-        try:
-            durable.move(making, target)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else another one stands there already
-                raise
-        durable.settle(target, unfinished.parents[2])
-        durable.sync_directory(making.parent)
-        durable.acknowledge(target)
-        return unit_record(target)["figures"]  # type: ignore[no-any-return]
-    finally:
-        durable.remove_tree(making)
-
-
-def _sealed(record: dict[str, Any]) -> bytes:
-    """The record's bytes, closed by a digest of themselves: JSON alone would not show a flipped digit."""
-    body = json.loads(json.dumps(record))
-    return json.dumps(body | {"digest": sha256(json.dumps(body, sort_keys=True))}).encode()
-
-
-def unit_record(directory: Path, contents: bool = False) -> dict[str, Any]:
-    """The record of a committed unit; its files' sizes are compared, with `contents` their sha256 too.
-
-    Raises BuildError, naming the file, where it is not whole.
-    """
-    at = RECORD
-    try:
-        record: dict[str, Any] = json.loads((directory / RECORD).read_bytes())
-        claimed = record.pop("digest", None)
-        if claimed != sha256(json.dumps(record, sort_keys=True)) or record["key"] != directory.name:
-            raise ValueError("it is not what was written")
-        for entry in record["files"]:
-            at = entry["name"]
-            info = (directory / at).lstat()
-            if not stat.S_ISREG(info.st_mode) or info.st_size != entry["size"]:
-                raise ValueError(f"{info.st_size} bytes where the record says {entry['size']}")
-            if contents and durable.sha256_file(directory / at) != entry["sha256"]:
-                raise ValueError("its sha256 is not the record's")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BuildError(f"{directory.name}/{at} is damaged: {error}") from None
-    return record
-
-
-def committed(
-    unfinished: Path, contents: bool = False, say: Callable[[str], None] = lambda _: None
-) -> dict[str, dict[str, Any]]:
-    """Key → record of the units committed so far; one that is not whole is moved away, to be made again."""
-
-    def read(directory: Path) -> dict[str, Any] | None:
-        try:
-            return unit_record(directory, contents)
-        except BuildError as error:
-            moved = durable.make_directories(unfinished / "broken") / uuid.uuid4().hex
-            durable.rename(directory, moved)
-            say(f"unit {error}; moved to {moved}, making it again")
-            return None
-
-    directories = sorted((unfinished / "units").glob("*"))
-    with ThreadPoolExecutor(4) as threads:
-        records = zip(directories, threads.map(read, directories), strict=True)
-        return {directory.name: record for directory, record in records if record is not None}
-
-
-Progress = Callable[..., None]  # progress(done, total, **figures)
-
-
-class Tally:
-    """How far the units of a step are, counted in what they are of; figures that their makers report are summed."""
-
-    def __init__(self, counts: Mapping[str, int], done: Sequence[str], show: Progress) -> None:
-        self._counts, self._show, self._lock, self._began = counts, show, Lock(), time.monotonic()
-        self._have = {key: counts[key] for key in done}
-        self._before = sum(self._have.values())
-        self._waiting = iter([key for key in counts if key not in self._have])
-        self._figures: dict[str, dict[str, float]] = {}
-        show(self._before, sum(counts.values()))
-
-    def within(self, key: str, done: int, _total: int, **figures: float) -> None:
-        self._note(key, done, figures)
-
-    def finished(self, figures: Figures) -> None:
-        """The next of the units, in their order, is committed."""
-        key = next(self._waiting)
-        same = {name: figures[name] for name in self._figures.get(key, ()) if name in figures}
-        self._note(key, self._counts[key], same)
-
-    def _note(self, key: str, done: int, figures: dict[str, float]) -> None:
-        with self._lock:
-            self._have[key], self._figures[key] = max(done, self._have.get(key, 0)), figures
-            names = dict.fromkeys(name for each in self._figures.values() for name in each)
-            sums = {name: sum(each.get(name, 0) for each in self._figures.values()) for name in names}
-            there = sum(self._have.values())
-            rate = (there - self._before) / max(time.monotonic() - self._began, 1e-9)
-        self._show(there, sum(self._counts.values()), per_second=rate, **sums)
 
 
 class UnitsMade(Exception):
@@ -318,8 +202,17 @@ class StoreBuild:
     _units: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
+    def _where(self) -> tuple[Store, str, str]:
+        return self.store, self.artifact.stage_name, self.artifact.fingerprint
+
+    @property
     def unfinished(self) -> Path:
         return self.store.unfinished(self.artifact.stage_name, self.artifact.fingerprint)
+
+    def _shared(self) -> set[str]:
+        """Keys of the units that other machines have committed; who publishes brings them here."""
+        store, stage, fingerprint = self._where
+        return store.gather_units(stage, fingerprint, fetch=self.only is None, say=self.say)
 
     def each(
         self,
@@ -332,18 +225,18 @@ class StoreBuild:
         `count`: how many things a unit is of, which progress is told in; its `make` may report how many are done.
         """
         keys = [key for key, _ in units]
-        if len(set(keys)) != len(keys) or not all(k.replace("-", "").replace("_", "").isalnum() for k in keys):
+        if len(set(keys)) != len(keys) or not all(map(is_key, keys)):
             raise BuildError(f"{self.artifact.title}: unit keys must be unique, of letters, digits, - and _")
         # Read whole once: what an earlier run committed has lain on the disk since. Workers of a part leave that to
         # whoever publishes, or each would read the units of all.
-        have = committed(self.unfinished, contents=self.only is None, say=self.say)
+        there = set(committed(self.unfinished, contents=self.only is None, say=self.say)) | self._shared()
         counts = {key: count(argument) for key, argument in units}
-        tally = Tally(counts, [key for key in keys if key in have], self.progress)
+        tally = Tally(counts, [key for key in keys if key in there], self.progress)
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None
         workers = self.machine.units_at_once
         works = [
             Work(
-                self.unfinished,
+                *self._where,
                 key,
                 make,
                 argument,
@@ -354,7 +247,7 @@ class StoreBuild:
                 partial(tally.within, key),
             )
             for position, (key, argument) in enumerate(units)
-            if key not in have and (self.only is None or position in self.only)
+            if key not in there and (self.only is None or position in self.only)
         ]
         try:
             self.run_units(self.artifact.title, works, tally.finished)
@@ -364,9 +257,10 @@ class StoreBuild:
             records = committed(self.unfinished).values()
             sizes = [sum(entry["size"] for entry in record["files"]) for record in records]
             raise short_of_room(self.artifact.title, full, self.store.root, sizes, len(keys)) from full
+        there = self._shared()
         have = committed(self.unfinished)
         if self.only is not None:
-            raise UnitsMade(sum(key in have for key in keys), len(keys))
+            raise UnitsMade(sum(key in there or key in have for key in keys), len(keys))
         missing = [key for key in keys if key not in have]
         if missing:
             raise BuildError(f"{self.artifact.title}: {len(missing)} units are missing, the first is {missing[0]}")
@@ -387,6 +281,8 @@ class StoreBuild:
     def process(self, function: Callable[..., Figures], *arguments: Any, processes: int = 1) -> Figures:
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None
         deadline = None if timeout is None else time.monotonic() + timeout
+        if (note := self.store.scratch_note(self.scratch)) is not None:
+            self.say(f"{self.artifact.title}: {note}")
         port = children.free_port() if processes > 1 else 0
         kept = pool(self.machine.units_at_once)
         with kept.borrowed(processes) as ranks, ThreadPoolExecutor(processes) as threads:

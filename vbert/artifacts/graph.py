@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -103,13 +101,9 @@ def plan(targets: Sequence[Artifact], store: Store, force: Iterable[str] = ()) -
         elif mark not in needed:
             lines.append(Planned(artifact, "unneeded", damage=damage.get(mark)))
         else:
-            there = store.unfinished(artifact.stage_name, mark)
-            done = len(list((there / "units").glob("*"))) if there.is_dir() else 0
-            lines.append(
-                Planned(
-                    artifact, "unfinished" if there.is_dir() else "missing", units_done=done, damage=damage.get(mark)
-                )
-            )
+            done = store.units_done(artifact.stage_name, mark)
+            status: Status = "missing" if done is None else "unfinished"
+            lines.append(Planned(artifact, status, units_done=done or 0, damage=damage.get(mark)))
     return lines
 
 
@@ -185,7 +179,9 @@ class Engine:
         if (found := self.store.find(stage, mark)) is not None:
             return self._finish(artifact, "cached", 0.0, found)
         if self.store.read_only():
-            raise BuildError(f"{artifact.title} is missing and the store {self.store.root} is read-only for this user")
+            raise BuildError(
+                f"{artifact.title} is missing and the store {self.store.location} is read-only for this user"
+            )
         self.store.prepare()
         with self.store.lock(mark, lambda who: self.events.said(artifact, f"{artifact.title}: waiting for {who}")):
             if (found := self.store.find(stage, mark)) is not None:
@@ -210,7 +206,7 @@ class Engine:
                     if isinstance(error, OSError) and no_room(error) is not None:
                         raise short_of_room(artifact.title, error, self.store.root) from error
                     raise
-                durable.remove_tree(self.store.unfinished(stage, mark))
+                self.store.clear(stage, mark)
                 return self._finish(artifact, "cached", 0.0, found)
             return self._finish(artifact, "built", time.monotonic() - began, published)
 
@@ -244,8 +240,9 @@ class Engine:
         with self.building(artifact) as build:
             figures, seconds = self.make(artifact, build)
             record = self._record(artifact, figures, seconds, resolved)
-            published = self.store.publish(build.directory, record, build.hashed)
-        durable.remove_tree(self.store.unfinished(artifact.stage_name, artifact.fingerprint))
+            same_bits = artifact.step is None or artifact.step.stage.same_bits
+            published = self.store.publish(build.directory, record, build.hashed, build.say, same_bits)
+        self.store.clear(artifact.stage_name, artifact.fingerprint)
         return published
 
     def make_units(self, artifact: Artifact, which: range) -> UnitsMade:
@@ -266,7 +263,7 @@ class Engine:
         unfinished = durable.make_directories(
             self.store.unfinished(artifact.stage_name, artifact.fingerprint), sync=False
         )
-        self._describe(artifact, unfinished)
+        self.store.describe(artifact.stage_name, artifact.fingerprint, steps_as_json(artifact))
         directory = self.store.begin(artifact.fingerprint)
         try:
             yield StoreBuild(
@@ -283,14 +280,6 @@ class Engine:
         finally:
             self.store.abandon(directory)
 
-    @staticmethod
-    def _describe(artifact: Artifact, unfinished: Path) -> None:
-        """Beside the unfinished work, what it is of: a hint for `gc`, which must leave its inputs."""
-        fresh = unfinished / f".step.{uuid.uuid4().hex}"
-        fresh.write_text(json.dumps(steps_as_json(artifact)))
-        fresh.chmod(durable.SHARED_FILE)
-        fresh.replace(unfinished / "step.json")
-
     def make(self, artifact: Artifact, build: StoreBuild) -> tuple[dict[str, Any], float]:
         """Run the stage's function. Returns its figures and the wall seconds it took."""
         step = self._bound_step(artifact)
@@ -304,7 +293,7 @@ class Engine:
         if standing is None:
             raise BuildError(f"{artifact.title} is not built, so there is nothing to compare with")
         bound = artifact.bound(self.store)
-        durable.remove_tree(self.store.unfinished(artifact.stage_name, artifact.fingerprint))
+        self.store.clear(artifact.stage_name, artifact.fingerprint)
         with self.store.lock(artifact.fingerprint), self.building(bound) as build:
             self.make(bound, build)
             again = {
@@ -312,7 +301,7 @@ class Engine:
                 for path in build.directory.rglob("*")
                 if path.is_file()
             }
-        durable.remove_tree(self.store.unfinished(artifact.stage_name, artifact.fingerprint))
+        self.store.clear(artifact.stage_name, artifact.fingerprint)
         before = {entry.name: entry.sha256 for entry in standing.files}
         return sorted(name for name in before.keys() | again.keys() if before.get(name) != again.get(name))
 

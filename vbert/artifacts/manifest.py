@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from vbert.artifacts.fingerprint import digest, dumps, sha256
 
@@ -27,6 +27,14 @@ class FileEntry(BaseModel):
     name: str
     size: int
     sha256: str
+
+    @field_validator("name")
+    @classmethod
+    def _inside(cls, name: str) -> str:
+        """A manifest may come from elsewhere: no name leads out of the artifact."""
+        if not name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+            raise ValueError(f"{name!r} is no name of a file in an artifact")
+        return name
 
 
 class Manifest(BaseModel):
@@ -61,8 +69,13 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
-        """Raises ValueError where the bytes are not a whole manifest of a format this version knows."""
-        body = json.loads(path.read_bytes())
+        """Raises ValueError where the file is not a whole manifest of a format this version knows."""
+        return cls.loads(path.read_bytes())
+
+    @classmethod
+    def loads(cls, data: bytes) -> Manifest:
+        """The inverse of `dumps`. Raises ValueError where the bytes are not a whole manifest of a known format."""
+        body = json.loads(data)
         if not isinstance(body, dict):
             raise ValueError("not a manifest")
         claimed = body.pop("digest", None)

@@ -53,12 +53,13 @@ class Owner:
             _started(os.getpid()),
         )
 
+    def said(self) -> str:
+        return f"process {self.pid} on {self.host}, since {time.strftime('%H:%M:%S', time.localtime(self.since))}"
+
     @classmethod
     def describe(cls, path: Path) -> str:
         owner = cls.read(path)
-        if owner is None:
-            return "another builder"
-        return f"process {owner.pid} on {owner.host}, since {time.strftime('%H:%M:%S', time.localtime(owner.since))}"
+        return "another builder" if owner is None else owner.said()
 
 
 @lru_cache(maxsize=1)

@@ -32,7 +32,8 @@ class Stage(Generic[P, A]):
     """A kind of step. `version` is raised by hand when the stage starts to make something else.
 
     `retries`, `timeout` (seconds), `gpus` and `tags` say how to run it and are not hashed. `through` is whether it
-    reads through its inputs to theirs (pixels behind an index), so that those must be at hand too.
+    reads through its inputs to theirs (pixels behind an index), so that those must be at hand too. `same_bits` is
+    whether two builds of it must agree: not where times are part of what it makes.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Stage(Generic[P, A]):
     gpus: int = 0
     tags: tuple[str, ...] = ()
     through: bool = True
+    same_bits: bool = True
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
         try:
@@ -84,6 +86,7 @@ def stage(
     gpus: int = 0,
     tags: tuple[str, ...] = (),
     through: bool = True,
+    same_bits: bool = True,
 ) -> Callable[[Callable[Concatenate[Build, P], Figures]], Stage[P, A]]:
     """Declare a stage. Its name is explicit and unique, so renaming the function changes no fingerprint."""
 
@@ -94,7 +97,7 @@ def stage(
             function.__qualname__,
         ):
             raise TypeError(f"two stages are called {name!r}: one in {other.module}, one in {function.__module__}")
-        declared: Stage[P, A] = Stage(name, makes, version, function, retries, timeout, gpus, tags, through)
+        declared: Stage[P, A] = Stage(name, makes, version, function, retries, timeout, gpus, tags, through, same_bits)
         REGISTRY[name] = declared
         return declared
 

@@ -14,24 +14,37 @@ import errno
 import json
 import os
 import stat
-import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts import durable, manifest
+from vbert.artifacts.contents import complete, damaged_name, tell_difference
 from vbert.artifacts.errors import BuildError, Damaged, UserError
-from vbert.artifacts.manifest import FileEntry, Manifest, content_digest
+from vbert.artifacts.manifest import FileEntry, Manifest
 from vbert.artifacts.owner import Owner
 from vbert.artifacts.verified import Verified
+
+if TYPE_CHECKING:
+    from vbert.artifacts.upkeep import Sweeping
 
 FORMAT = 1
 
 
 class Store:
-    """A store on a local path. Opening one writes nothing, so a read-only store can be read."""
+    """A store on a local path. Opening one writes nothing, so a read-only store can be read.
+
+    `Store("s3://bucket/prefix")` gives the one of `remote.py`.
+    """
+
+    def __new__(cls, root: Path | str) -> Store:
+        if isinstance(root, str) and "://" in root:
+            from vbert.artifacts.remote import RemoteStore
+
+            cls = RemoteStore
+        return object.__new__(cls)
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root).absolute()
@@ -47,11 +60,25 @@ class Store:
         elif self.root.is_file():
             raise UserError(f"{self.root} is a file; --store takes a directory")
 
-    def __reduce__(self) -> tuple[type[Store], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[Store], tuple[Path | str]]:
         return Store, (self.root,)
 
     def __repr__(self) -> str:
-        return f"Store({str(self.root)!r})"
+        return f"Store({self.location!r})"
+
+    @property
+    def location(self) -> str:
+        """What `Store(…)` opens it by: its path, or its URL."""
+        return str(self.root)
+
+    def exists(self) -> bool:
+        return (self.root / "store.json").exists()
+
+    def afresh(self) -> Store:
+        """The same store, remembering nothing that was read or checked before."""
+        fresh = Store(self.location)
+        fresh.checked.alone = True
+        return fresh
 
     def prepare(self) -> None:
         """Make the store's directories and record, where they are missing. Raises UserError where that can't be."""
@@ -107,6 +134,18 @@ class Store:
             self._check_size(found, entry)
         return found
 
+    def record(self, stage: str, fingerprint: str) -> Manifest | None:
+        """The manifest as it is, an alias not followed; None where it is not whole."""
+        try:
+            return Manifest.read(self.directory(stage, fingerprint) / manifest.NAME)
+        except (OSError, ValueError):
+            return None
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        """(stage, fingerprint) of everything that may be a finished artifact, sorted."""
+        for path in sorted((self.root / "artifacts").glob("*/*")):
+            yield path.parent.name, path.name
+
     def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
         """All whole manifests (of one stage), aliases as such, damaged ones passed over."""
         base = self.root / "artifacts"
@@ -126,12 +165,30 @@ class Store:
                     continue
         return None
 
-    def verified(self, found: Manifest, name: str) -> Path:
-        """The path of a file of an artifact: its size compared now, its sha256 at the first read in a run."""
+    @staticmethod
+    def entry(found: Manifest, name: str) -> FileEntry:
+        """The manifest's entry of a file. Raises BuildError where it has none."""
         entry = next((entry for entry in found.files if entry.name == name), None)
         if entry is None:
             names = ", ".join(entry.name for entry in found.files[:8])
             raise BuildError(f"{found.stage}/{found.fingerprint[:8]} has no file {name!r}; it has {names}")
+        return entry
+
+    def place(self, found: Manifest) -> str:
+        """Where the artifact is, for people: its directory, or its URL."""
+        return str(self.directory(found.stage, found.fingerprint))
+
+    def whole(self, found: Manifest) -> Path:
+        """The directory that holds every file of a finished artifact."""
+        return self.directory(found.stage, found.fingerprint)
+
+    def check(self, found: Manifest, name: str) -> None:
+        """Read a file of an artifact where it lies. Raises Damaged where it is not what the manifest says."""
+        self.verified(found, name)
+
+    def verified(self, found: Manifest, name: str) -> Path:
+        """The path of a file of an artifact: its size compared now, its sha256 at the first read in a run."""
+        entry = self.entry(found, name)
         path = self.directory(found.stage, found.fingerprint) / name
         info = self._check_size(found, entry)
         if not self.checked.knows(path, info):
@@ -171,6 +228,34 @@ class Store:
     def unfinished(self, stage: str, fingerprint: str) -> Path:
         return self.root / "unfinished" / stage / fingerprint
 
+    def describe(self, stage: str, fingerprint: str, document: dict[str, Any]) -> None:
+        """Beside the unfinished work, what it is of: a hint for `gc`, which must leave its inputs."""
+        unfinished = durable.make_directories(self.unfinished(stage, fingerprint), sync=False)
+        fresh = unfinished / f".step.{uuid.uuid4().hex}"
+        fresh.write_text(json.dumps(document))
+        fresh.chmod(durable.SHARED_FILE)
+        fresh.replace(unfinished / "step.json")
+
+    def scratch_note(self, scratch: Path) -> str | None:
+        """What a user should know of where checkpoints are, if anything."""
+        return None
+
+    def units_done(self, stage: str, fingerprint: str) -> int | None:
+        """How many units are committed; None where nothing was begun."""
+        there = self.unfinished(stage, fingerprint)
+        return len(list((there / "units").glob("*"))) if there.is_dir() else None
+
+    def share_unit(self, stage: str, fingerprint: str, key: str) -> None:
+        """Bring a committed unit to where other machines see it; on a path they all have, it is there."""
+
+    def gather_units(self, stage: str, fingerprint: str, fetch: bool, say: Callable[[str], None]) -> set[str]:
+        """Keys of units that machines without this path have committed; with `fetch`, those are brought here."""
+        return set()
+
+    def clear(self, stage: str, fingerprint: str) -> None:
+        """Remove the unfinished work of what is finished."""
+        durable.remove_tree(self.unfinished(stage, fingerprint))
+
     def begin(self, fingerprint: str) -> Path:
         """A fresh directory of this builder alone, from which it publishes."""
         durable.make_directories(self.root / "publishing", sync=False)
@@ -184,14 +269,21 @@ class Store:
 
     # ------------------------------------------------------------------ publishing
 
-    def publish(self, directory: Path, record: Manifest, hashed: dict[str, FileEntry]) -> Manifest:
+    def publish(
+        self,
+        directory: Path,
+        record: Manifest,
+        hashed: dict[str, FileEntry],
+        say: Callable[[str], None] = lambda _: None,
+        same_bits: bool = True,
+    ) -> Manifest:
         """Make `directory` the finished artifact of `record`, whole at every moment; first one wins.
 
         `hashed` are the files whose bytes are synced and hashed already (linked from units). Returns the manifest of
-        whoever won. Raises Damaged where the one that stands there is not whole.
+        whoever won; with `same_bits`, `say` is told where its bits should be ours and are not. Raises Damaged where the
+        one that stands there is not whole.
         """
-        entries = gathered(directory, record.stage, manifest.NAME, hashed)
-        whole = record.model_copy(update={"files": entries, "content": content_digest(entries)})
+        whole = complete(directory, record, hashed)
         durable.write_file(directory / manifest.NAME, whole.dumps())
         durable.sync_tree(directory)
         target = self.directory(record.stage, record.fingerprint)
@@ -205,6 +297,8 @@ class Store:
             if standing is None:
                 raise
             self.abandon(directory)
+            if same_bits:
+                tell_difference(whole, standing, say)
             whole = standing
         try:
             durable.settle(target, self.root)
@@ -223,13 +317,12 @@ class Store:
         self.publish(directory, record.model_copy(update={"alias_of": existing.fingerprint}), {})
         return existing
 
-    def set_aside(self, damage: Damaged) -> Path | None:
+    def set_aside(self, damage: Damaged) -> Path | str | None:
         """Move a damaged artifact to `damaged/`, so that its name is free; it is never deleted in place.
 
         Returns where it went, or None where it is whole by now: another reader was faster.
         """
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        target = self.root / "damaged" / f"{damage.stage}-{damage.fingerprint[:12]}-{stamp}-{uuid.uuid4().hex[:6]}"
+        target = self.root / "damaged" / damaged_name(damage.stage, damage.fingerprint)
         with self.lock(damage.fingerprint):
             if not self._still(damage):
                 return None
@@ -240,12 +333,11 @@ class Store:
         return target
 
     def _still(self, damage: Damaged) -> bool:
-        fresh = Store(self.root)  # remembers nothing that was checked
-        fresh.checked.alone = True
+        fresh = self.afresh()
         try:
             found = fresh.find(damage.stage, damage.fingerprint)
             if found is not None and any(entry.name == damage.file for entry in found.files):
-                fresh.verified(found, damage.file)
+                fresh.check(found, damage.file)
         except Damaged as again:
             return again.fingerprint == damage.fingerprint
         return False
@@ -306,6 +398,12 @@ class Store:
                 found[path.stem] = json.loads(path.read_text())
         return found
 
+    def sweeping(self, roots: frozenset[str], grace: float) -> Sweeping:
+        """What `gc` goes by."""
+        from vbert.artifacts.upkeep import Sweeping
+
+        return Sweeping(self, roots, grace)
+
     def read_only(self) -> bool:
         at = self.root
         while not at.exists():
@@ -315,32 +413,6 @@ class Store:
 
 class Unconfirmed(BuildError):
     """Published, and a sync failed after it. A second try would be told that all is well (the kernel forgets)."""
-
-
-def gathered(directory: Path, maker: str, record: str, known: Mapping[str, FileEntry]) -> list[FileEntry]:
-    """Every file below `directory`, synced and hashed (those `known` are already), sorted by name.
-
-    Raises BuildError for what is no file, or has the name `record` that its maker keeps for itself.
-    """
-
-    def failed(error: OSError) -> None:
-        raise error  # os.walk would pass over what can't be listed
-
-    entries = []
-    for folder, folders, names in os.walk(directory, onerror=failed):
-        for path in (Path(folder) / name for name in [*folders, *names]):
-            name, mode = path.relative_to(directory).as_posix(), path.lstat().st_mode
-            if stat.S_ISDIR(mode):
-                continue
-            if not stat.S_ISREG(mode) or name == record:
-                what = "a file" if stat.S_ISREG(mode) else "something that is no file"
-                raise BuildError(f"{maker} left {what} called {name!r}: artifacts hold files of other names")
-            entry = known.get(name)
-            if entry is None:
-                durable.sync_file(path)
-                entry = FileEntry(name=name, size=path.stat().st_size, sha256=durable.sha256_file(path))
-            entries.append(entry)
-    return sorted(entries, key=lambda entry: entry.name)
 
 
 def default_root() -> str:

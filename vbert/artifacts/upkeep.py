@@ -18,7 +18,7 @@ from vbert.artifacts.errors import Damaged, UserError, nearest
 from vbert.artifacts.manifest import Manifest
 from vbert.artifacts.owner import Owner
 from vbert.artifacts.store import Store
-from vbert.artifacts.why import lineage, manifest_of, why
+from vbert.artifacts.why import lineage, why
 
 __all__ = ["Sweep", "Swept", "gc", "keep", "lineage", "verify", "why"]
 
@@ -37,11 +37,10 @@ def verify(store: Store, progress: Callable[[int, int], None] = no_progress, set
     Returns what is damaged, in the order of the store. Its artifacts are moved to `damaged/`, so that the next run
     makes them again (a run itself looks at sizes, and at contents only of what it reads).
     """
-    fresh = Store(store.root)
-    fresh.checked.alone = True
+    fresh = store.afresh()
     damaged: list[Damaged] = []
     todo: list[tuple[Manifest, str, int]] = []
-    for stage, fingerprint in _finished(store):
+    for stage, fingerprint in store.names():
         try:
             found = fresh.find(stage, fingerprint)
         except Damaged as damage:
@@ -53,7 +52,7 @@ def verify(store: Store, progress: Callable[[int, int], None] = no_progress, set
 
     def read(item: tuple[Manifest, str, int]) -> Damaged | None:
         try:
-            fresh.verified(item[0], item[1])
+            fresh.check(item[0], item[1])
         except Damaged as damage:
             return damage
         return None
@@ -72,11 +71,6 @@ def verify(store: Store, progress: Callable[[int, int], None] = no_progress, set
     return sorted(damaged, key=str)
 
 
-def _finished(store: Store) -> Iterator[tuple[str, str]]:
-    for path in sorted((store.root / "artifacts").glob("*/*")):
-        yield path.parent.name, path.name
-
-
 # ---------------------------------------------------------------------- keep and gc
 
 
@@ -84,7 +78,7 @@ def keep(store: Store, run_id: str, kept: bool = True) -> None:
     """Keep what a run made from `gc`, or no longer."""
     runs = store.runs()
     if run_id not in runs:
-        raise UserError(f"no run {run_id!r} in {store.root}; {nearest(run_id, runs)}")
+        raise UserError(f"no run {run_id!r} in {store.location}; {nearest(run_id, runs)}")
     store.note_run(run_id, runs[run_id] | {"kept": kept})
 
 
@@ -134,30 +128,25 @@ def gc(store: Store, keep_roots: Collection[str] = (), dry_run: bool = True, gra
     and what lies in `damaged/`, goes when it was not touched for `grace` seconds, as does anything whose owner can't be
     told. A thing is renamed to `trash/` first and deleted there, so that being killed leaves nothing half there.
     """
-    sweeping = _Sweeping(store, frozenset(keep_roots), grace)
+    sweeping = store.sweeping(frozenset(keep_roots), grace)
     items = sweeping.plan()
     if not dry_run:
         items = [item for item in items if sweeping.remove(item)]
-    there, swept = {f"artifacts/{stage}/{mark}" for stage, mark in _finished(store)}, {item.name for item in items}
+    there, swept = {f"artifacts/{stage}/{mark}" for stage, mark in store.names()}, {item.name for item in items}
     return Swept(items, len(there - swept), not dry_run, sweeping.notes)
 
 
-class _Sweeping:
+class Sweeping:
+    """What of a store on a path nothing needs, and its removal."""
+
     def __init__(self, store: Store, roots: frozenset[str], grace: float) -> None:
         self.store, self.roots, self.grace = store, roots, grace
         self.notes: list[str] = []
-        self._read: dict[Path, Manifest | None] = {}
+        self._read: dict[tuple[str, str], Manifest | None] = {}
 
     def plan(self) -> list[Sweep]:
         root, needed = self.store.root, self.needed()
-        items: list[Sweep] = []
-        items += [self._item("trash", path) for path in sorted((root / "trash").glob("*"))]
-        for path in sorted((root / "publishing").glob("*")):
-            if path.name.endswith(".owner"):
-                if not path.with_suffix("").exists() and self._ownerless(path):
-                    items.append(self._item("publishing", path))
-            elif self._ownerless(path.with_name(path.name + ".owner"), path):
-                items.append(self._item("publishing", path))
+        items = self._leftovers()
         live = self._live()
         for path in sorted((root / "unfinished").glob("*/*")):
             if path.name in live:
@@ -168,14 +157,30 @@ class _Sweeping:
         items += [self._item("damaged", path) for path in sorted((root / "damaged").glob("*")) if self._old(path)]
         if needed is not EVERYTHING:
             found = [p for p in sorted((root / "artifacts").glob("*/*")) if p.name not in needed]
-            aliases = [path for path in found if (m := self._manifest(path)) is not None and m.alias_of is not None]
+            aliases = [
+                path
+                for path in found
+                if (m := self._manifest(path.parent.name, path.name)) is not None and m.alias_of is not None
+            ]
             items += [self._item("alias", path) for path in aliases]  # before their targets: none is left dangling
             items += [self._item("artifact", path) for path in found if path not in aliases]
         return items
 
+    def _leftovers(self) -> list[Sweep]:
+        """What killed sweeps and builders left."""
+        root = self.store.root
+        items = [self._item("trash", path) for path in sorted((root / "trash").glob("*"))]
+        for path in sorted((root / "publishing").glob("*")):
+            if path.name.endswith(".owner"):
+                if not path.with_suffix("").exists() and self._ownerless(path):
+                    items.append(self._item("publishing", path))
+            elif self._ownerless(path.with_name(path.name + ".owner"), path):
+                items.append(self._item("publishing", path))
+        return items
+
     def needed(self) -> Collection[str]:
         """Fingerprints that stay, or EVERYTHING where a run does not say what it rests on."""
-        manifests = {path.name: self._manifest(path) for path in (self.store.root / "artifacts").glob("*/*")}
+        manifests = {mark: self._manifest(stage, mark) for stage, mark in self.store.names()}
         self.notes.clear()
         roots = set(self.roots) | self._live()
         for run_id, record in self._kept_runs().items():
@@ -196,15 +201,21 @@ class _Sweeping:
             if found is not None:
                 roots |= set(found.step.get("steps", {}))
                 aliased |= {found.alias_of} if found.alias_of else set()
-            for path in (self.store.root / "unfinished").glob(f"*/{mark}/step.json"):
-                with suppress(OSError, ValueError, KeyError):
-                    roots |= set(json.loads(path.read_text())["steps"])
+            for document in self._unfinished_steps(mark):
+                with suppress(ValueError, KeyError):
+                    roots |= set(json.loads(document)["steps"])
         return needed | aliased  # an alias's target by itself: its own inputs are those of other arguments
 
-    def _manifest(self, path: Path) -> Manifest | None:
-        if self._read.get(path) is None:  # what is published never changes
-            self._read[path] = manifest_of(path)
-        return self._read[path]
+    def _manifest(self, stage: str, mark: str) -> Manifest | None:
+        if self._read.get((stage, mark)) is None:  # what is published never changes
+            self._read[stage, mark] = self.store.record(stage, mark)
+        return self._read[stage, mark]
+
+    def _unfinished_steps(self, mark: str) -> Iterator[str]:
+        """What `Store.describe` left of unfinished work under this fingerprint."""
+        for path in (self.store.root / "unfinished").glob(f"*/{mark}/step.json"):
+            with suppress(OSError):
+                yield path.read_text()
 
     def _kept_runs(self) -> dict[str, dict[str, Any]]:
         """Kept ones, each recipe's last and last successful, and those going on (begun within the grace, no end)."""

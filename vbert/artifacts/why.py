@@ -5,23 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.graph import walk
-from vbert.artifacts.manifest import NAME, Manifest
+from vbert.artifacts.manifest import Manifest
 from vbert.artifacts.stage import steps_as_json
 from vbert.artifacts.store import Store
-
-
-def manifest_of(directory: Path) -> Manifest | None:
-    """The manifest in `directory` as it is, an alias not followed; None where it is not whole."""
-    try:
-        return Manifest.read(directory / NAME)
-    except (OSError, ValueError):
-        return None
 
 
 def why(store: Store, artifact: Artifact) -> list[str]:
@@ -32,10 +23,13 @@ def why(store: Store, artifact: Artifact) -> list[str]:
     wanted = steps_as_json(artifact)
     new = _Known({a.fingerprint: a.step.hashed for a in walk(artifact) if a.step}, wanted["steps"])
     others = [found for found in store.manifests(artifact.stage_name) if found.fingerprint != artifact.fingerprint]
-    there = manifest_of(store.directory(artifact.stage_name, artifact.fingerprint))
+    there = store.record(artifact.stage_name, artifact.fingerprint)
     said = [f"{artifact.title} {artifact.fingerprint[:8]} is there, made {there.created}"] if there else []
     if not others:
-        return [*said, f"no other {artifact.stage_name} in {store.root}" if there else f"no {artifact.stage_name} yet"]
+        return [
+            *said,
+            f"no other {artifact.stage_name} in {store.location}" if there else f"no {artifact.stage_name} yet",
+        ]
     hashed = {found.fingerprint: found.hashed for found in store.manifests()}
     best: tuple[int, list[str], Manifest] | None = None
     for other in sorted(others, key=lambda found: found.created, reverse=True):
@@ -54,13 +48,13 @@ def lineage(store: Store, fingerprint: str) -> list[str]:
     found = [m for m in store.manifests() if m.fingerprint.startswith(fingerprint)]
     if len(found) != 1:
         how = f"{len(found)} artifacts begin with" if found else "no artifact begins with"
-        raise UserError(f"{how} {fingerprint!r} in {store.root}; `vbert status RECIPE` lists them")
+        raise UserError(f"{how} {fingerprint!r} in {store.location}; `vbert status RECIPE` lists them")
     lines = []
     steps = found[0].step["steps"]
     for mark in _inputs_first(steps, found[0].step["build"]):
         step = steps[mark]
         title = f"{step['stage']}[{step['label']}]" if step.get("label") else step["stage"]
-        manifest = manifest_of(store.directory(step["stage"], mark))
+        manifest = store.record(step["stage"], mark)
         if manifest is None:
             state = "not in the store"
         else:
