@@ -151,7 +151,7 @@ HOSTILE = {
     "_frombuffer beyond its buffer": (FROMBUFFER, "whose bytes are not there"),
     "an array that changes numpy": (b"cnumpy\nndarray\n(dS'x'\nI1\nsb.", "is damaged|changes a function"),
     "an array that is called": (b"cnumpy\nndarray\n(I99999999\ntR.", "makes an array of its own"),
-    "a key of doubled tuples": (doubling(26), "takes too long|repeats or nests"),
+    "a key of doubled tuples": (doubling(60), "takes too long"),
     "lists that double": (pickle.dumps(doubled(40)), "without end"),
     "a memo of 2**32": (b"N" + b"r\xff\xff\xff\xff.", "remembers more than it holds"),
     "a text of 4 GiB": (b"X\xff\xff\xff\xff" + b"a.", "damaged"),

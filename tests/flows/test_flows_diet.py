@@ -42,7 +42,10 @@ def test_planning_imports_nothing_heavy(tmp_path: Path) -> None:
     assert set(modules).isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("module", ["flows.cli", "flows.running", "flows.terminal", "flows.listing"])
+@pytest.mark.parametrize(
+    "module",
+    ["flows.cli", "flows.cli_features", "tasks.import_features", "flows.running", "flows.terminal", "flows.listing"],
+)
 def test_the_command_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -170,7 +170,9 @@ def test_a_folder_that_load_from_disk_opens(boxes: bool, tmp_path: Path) -> None
     assert classes == [KINDS[i % 3] for i in one.objects]
     assert (np.float16(features) == one.features.astype(np.float16)).all()
     assert not boxes or (np.float16(shares) == one.probabilities.astype(np.float16)).all()
-    assert (tmp_path / "arrow" / "contract.json").exists()
+    exported(source, "arrow", tmp_path / "again")
+    for path in (tmp_path / "arrow").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
 
 def test_targets_are_made_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from vbert.regions.interop.opened import FeatureSet
 
-    Floats = NDArray[np.float64]
+    Floats = NDArray[Any]
 
 ALIKE = 0.999  # cosine from which two features count as the same: float16 alone leaves above 0.9999
 SAME_IOU = 0.9
@@ -131,7 +131,7 @@ def compare(a: FeatureSet, b: FeatureSet, progress: Callable[[int, int], None], 
 
 def compared(image_id: str, a: Found, b: Found) -> Row:
     """One image. Regions are matched by their boxes where those agree, else by their features."""
-    x, y = (np.asarray(one.features, np.float64) for one in (a, b))
+    x, y = (np.asarray(one.features, np.float32) for one in (a, b))
     if not len(x) or not len(y):
         return Row(image_id, "same" if len(x) == len(y) else "fewer", len(x), len(y))
     appended = x.shape[1] != y.shape[1]

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vbert.artifacts.durable import sha256_file
 from vbert.artifacts.errors import UserError
 from vbert.regions.interop.found import Found, missing
 
@@ -42,6 +43,7 @@ def write(target: Path, entries: Iterable[tuple[str, Found]]) -> dict[str, Any]:
                 writer.write(row)
             writer.finalize()
         made = datasets.Dataset.from_file(str(file))
+        made._fingerprint = sha256_file(file)[:16]  # the library's own is of the time: same features, same bits
         bars = datasets.utils.logging.is_progress_bar_enabled()
         datasets.utils.logging.disable_progress_bar()
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -119,7 +118,7 @@ def array(text: bytes, dtype: str, shape: tuple[int, ...], name: str, where: str
     if text.startswith(b"b'") and text.endswith(b"'"):
         text = text[2:-1]
     try:
-        data = base64.b64decode(text, validate=True)
+        data = binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise BadEntry(where, "truncated", f"{name} is not whole base64 ({error})") from None
     try:
