@@ -151,7 +151,8 @@ def weights_of(file: DetectorFile, own: str | None = None) -> DetectorWeights:
     """The detector with its published weights; `own`: a file or URL in place of them. Raises UserError for none."""
     if file.import_only:
         raise UserError(f"detector {file.name} can't be run from images: {file.import_only}")
-    sources = dict(file.weights)
+    trained_here = own is not None and (Path(own).expanduser() / "detector.json").is_file()  # brings its own names
+    sources = {} if trained_here else dict(file.weights)
     if own is not None:
         sources["weights"] = Source(url=own) if "://" in own else local(own)
     if "weights" not in sources:
