@@ -23,6 +23,7 @@ from prefect.runner import Runner
 from prefect.settings import PREFECT_API_URL
 
 from flows.on_prefect import HEARTBEAT
+from flows.on_prefect.dask_units import check_installed
 from flows.on_prefect.here import check_server
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import UserError
@@ -38,6 +39,8 @@ def schedule(
     from flows.pipeline import pipeline
 
     interval = _interval(every) if every is not None else None
+    if machine.units_on != "threads":
+        check_installed(machine)
     url = PREFECT_API_URL.value()
     if not url:
         raise UserError(

@@ -26,7 +26,8 @@ def fragile(build: Build, numbers: toy.Numbers, fate: str) -> Figures:
 def fragile_square(fate: Path, directory: Path, n: int) -> Figures:
     """Does what files in `fate` say.
 
-    `fail-3` raises each time, `full-3` has a full disk, `die-3` kills the process once, `slow` takes long.
+    `fail-3` raises each time, `full-3` has a full disk, `die-3` kills the process once, `kill-3` its
+    parent, `slow` takes long.
     Leaves in `log` what was begun, in `makers` whose children did so.
     """
     with open(fate / "log", "a") as log:
@@ -40,6 +41,10 @@ def fragile_square(fate: Path, directory: Path, n: int) -> Figures:
     if (fate / f"die-{n}").exists():
         (fate / f"die-{n}").unlink()
         os.kill(os.getpid(), signal.SIGKILL)
+    if (fate / f"kill-{n}").exists():
+        (fate / f"kill-{n}").unlink()
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
     if (fate / "slow").exists():
         time.sleep(0.5)
     (directory / f"{n:04d}.json").write_text(json.dumps(n * n))

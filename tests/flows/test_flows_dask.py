@@ -97,11 +97,12 @@ def run_of(api: Api) -> dict[str, Any]:
     return api.flow_runs(flow_runs={"name": {"any_": ["fragile"]}})[0]
 
 
-def as_built_here(store: Path, fate: Path, count: int, other: Path) -> bool:
-    """Whether the store holds the bits that a build without Prefect and Dask makes."""
+def as_built_here(store: Path, fate: Path, count: int, other: Path, resumed: bool = False) -> bool:
+    """Whether the store holds the bits that a build without Prefect and Dask makes; `resumed`: once it went on so."""
     (fate / "slow").unlink(missing_ok=True)
     target = fragile_graph(str(fate), count=count)
-    build_here([target], other)
+    for root in [store, other] if resumed else [other]:
+        build_here([target], root)
     made, local = (s / "artifacts" / "toy_fragile" / target.fingerprint for s in (store, other))
     names = [path.name for path in made.glob("0*.json")]
     assert len(names) == count
@@ -158,6 +159,31 @@ def test_a_killed_worker_loses_its_unit_alone(start: Flows, api: Api, tmp_path: 
     again = [times for times in Counter(begun(fate)).values() if times > 1]
     assert again in ([], [2])  # none: it was between two units
     assert as_built_here(store, fate, 80, tmp_path / "other")
+
+
+@pytest.mark.slow
+def test_a_unit_that_kills_its_workers_is_tried_again_as_the_stage_says(start: Flows, api: Api, fate: Path) -> None:
+    (fate / "kill-3").touch()
+    start.environment |= {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}  # Dask itself would try three times
+    process = start("fragile", machine=DASK, fate=str(fate))
+    assert process.wait(200) == 0, process.communicate()[1]
+    assert api.tasks(run_of(api)["id"], 2 + 6)["toy_fragile[one] 0003"]["run_count"] == 2
+
+
+def test_a_killed_run_takes_its_workers_with_it(start: Flows, tmp_path: Path, fate: Path) -> None:
+    (fate / "slow").touch()
+    store, target = tmp_path / "store", fragile_graph(str(fate), count=20)
+    process = start("fragile", machine=DASK, fate=str(fate), count=20)
+    until(lambda: committed(store, target.fingerprint) >= 2)
+    below = psutil.Process(process.pid).children(recursive=True)
+    assert len(below) >= 4  # two workers and a child of each
+    process.kill()
+    process.wait(20)
+    until(lambda: gone(below), 30)
+    assert free(store, target.fingerprint)
+    kept = committed(store, target.fingerprint)
+    assert as_built_here(store, fate, 20, tmp_path / "other", resumed=True)
+    assert len(begun(fate)) <= kept + 2 + (20 - kept) + 20  # here the missing ones alone, elsewhere all
 
 
 @pytest.mark.parametrize("where", ["ours", "theirs"])
