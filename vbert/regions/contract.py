@@ -19,7 +19,7 @@ BoxInput = Literal["none", "append6"]
 class Preprocessing(Settings):
     """From decoded RGB pixels to the detector's input: resize, then (x · scale − mean) / std per channel."""
 
-    resize: Literal["none", "pillow", "torch"] = "none"
+    resize: Literal["none", "pillow", "torch", "bilinear"] = "none"
     short_side: int | None = None  # pixels of the shorter side after resizing, unless
     long_side: int | None = None  # the longer one would get longer than this
     colours: Literal["RGB", "BGR"] = "RGB"

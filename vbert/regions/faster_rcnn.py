@@ -84,11 +84,12 @@ class AttributeRoiHeads(RoIHeads):  # type: ignore[misc]
     """RoI heads whose training also teaches `attributes`, a linear layer on fc7, on the boxes sampled as objects.
 
     Targets are distributions over the attributes (a box with two gives each one half); a box without any teaches none.
+    `fill`: the box head gets always as many rows, those missing zeros; not for one whose norms learn from its rows.
     """
 
-    def __init__(self, *args: Any, attributes: nn.Linear | None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, attributes: nn.Linear | None, fill: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.attributes = attributes
+        self.attributes, self.fill = attributes, fill
 
     def losses(
         self,
@@ -101,7 +102,7 @@ class AttributeRoiHeads(RoIHeads):  # type: ignore[misc]
         pooled = self.box_roi_pool(maps, proposals, shapes)
         # Always as many rows: for each new size of a matrix product oneDNN compiles and keeps another kernel.
         rows, count = len(pooled), len(targets) * self.fg_bg_sampler.batch_size_per_image
-        features = self.box_head(filled(pooled, count))
+        features = self.box_head(filled(pooled, count) if self.fill else pooled)
         logits, deltas = (each[:rows].float() for each in self.box_predictor(features))
         classification, boxes = fastrcnn_loss(logits, deltas, labels, regression)
         losses = {"classes": classification, "boxes": boxes}
@@ -257,15 +258,8 @@ def folded(network: nn.Module) -> nn.Module:
             if isinstance(child, nn.BatchNorm2d | FrozenBatchNorm2d):
                 if not isinstance(before, nn.Conv2d):
                     raise TypeError(f"norm {name!r} of a {type(block).__name__} follows no convolution")
-                before.weight, before.bias = fuse_conv_bn_weights(
-                    before.weight,
-                    before.bias,
-                    child.running_mean,
-                    child.running_var,
-                    child.eps,
-                    child.weight,
-                    child.bias,
-                )
+                moments: Any = (child.running_mean, child.running_var, child.eps, child.weight, child.bias)
+                before.weight, before.bias = fuse_conv_bn_weights(before.weight, before.bias, *moments)
                 setattr(block, name, nn.Identity())
             before = child
     return network

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from vbert.regions.contract import Preprocessing
 from vbert.regions.detector import Prepared
@@ -25,8 +26,14 @@ def target_size(width: int, height: int, rule: Preprocessing) -> tuple[int, int]
 
 
 def prepare(image: Image.Image, rule: Preprocessing) -> Prepared:
-    """An RGB image as float32 [3, h, w]: resized (`pillow`: bilinear; `torch`: bilinear, antialiased uint8), scaled."""
+    """An RGB image as float32 [3, h, w]: resized and scaled.
+
+    `pillow` is its bilinear filter, `torch` an antialiased bilinear one on uint8, `bilinear` one without antialias on
+    the scaled float values, as torchvision's GeneralizedRCNNTransform has it.
+    """
     size = target_size(*image.size, rule)
+    if rule.resize == "bilinear":
+        return Prepared(_bilinear(image, size, rule), *image.size)
     if rule.resize == "pillow" and size != image.size:
         pixels = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR))).permute(2, 0, 1)
     else:
@@ -36,6 +43,11 @@ def prepare(image: Image.Image, rule: Preprocessing) -> Prepared:
 
             pixels = resize(pixels, [size[1], size[0]], antialias=True)
     return Prepared(normalised(pixels, rule), *image.size)
+
+
+def _bilinear(image: Image.Image, size: tuple[int, int], rule: Preprocessing) -> Tensor:
+    pixels = normalised(torch.from_numpy(np.array(image)).permute(2, 0, 1), rule)
+    return pixels if size == image.size else interpolate(pixels[None], size=size[::-1], mode="bilinear")[0]
 
 
 def normalised(pixels: Tensor, rule: Preprocessing) -> Tensor:
