@@ -70,7 +70,8 @@ def published(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Publish
         names = raw.members()
         if len(names) != 1:
             raise UserError(f"{raw.title}: the weights of {spec.name} must be one file, there are {len(names)}")
-        paths[key] = job.scratch / f"{key}-{names[0].rpartition('/')[2]}"
+        paths[key] = job.scratch / key / names[0].rpartition("/")[2]
+        paths[key].parent.mkdir(exist_ok=True)
         with raw.open(names[0]) as source, paths[key].open("wb") as copy:
             copyfileobj(source, copy, 1 << 20)
     try:

@@ -38,11 +38,16 @@ def test_every_shipped_spec_loads_and_names_its_readers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", readers.names())
-def test_every_reader_has_a_version_and_both_parts(name: str) -> None:
+def test_every_reader_has_a_version_and_its_parts(name: str) -> None:
     module = readers.load(name)
     assert readers.reader(name).version == module.VERSION >= 1
     assert callable(module.images)
-    assert callable(module.examples)
+    assert hasattr(module, "examples") != (name == "folder")
+
+
+def test_a_reader_of_images_alone_says_so() -> None:
+    with pytest.raises(UserError, match="reader 'folder' reads no examples"):
+        readers.call(readers.load("folder"), "examples", {}, [], options={})
 
 
 def test_unknown_names_give_the_nearest() -> None:

@@ -37,11 +37,22 @@ class PlainCnn(Settings):
 
 
 class TorchvisionFasterRcnn(Settings):
-    """A Faster R-CNN of `torchvision.models.detection`, in its layout of weights."""
+    """A Faster R-CNN of `torchvision.models.detection`, in its layout of weights.
+
+    `norm` and `trained` matter to training alone: `frozen` keeps the norms' statistics as they are loaded, `batch`
+    learns them; `trained` counts the backbone's stages that learn, from its last one. From scratch: batch, and all.
+    """
 
     backend: ClassVar[str] = "torchvision"
     kind: Literal["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"]
-    proposals: int = Field(1000, ge=1)  # left by the RPN, and rows of the box head, always
+    norm: Literal["frozen", "batch"] = "frozen"
+    epsilon: float = Field(1e-5, ge=0)  # of the norms; torchvision sets 0 for its COCO weights of resnet50_fpn
+    trained: int = Field(3, ge=0, le=6)  # of 5 stages, MobileNet's 6
+    before_nms: int = Field(1000, ge=1)  # anchors a map that go into the RPN's suppression
+    proposals: int = Field(1000, ge=1)  # left by it
+    rpn_iou: float = Field(0.7, gt=0, le=1)
+    rpn_score: float = Field(0.0, ge=0, le=1)  # below it an anchor is no proposal
+    rows: int = Field(250, ge=1)  # of the box head at once, always: a row's bits depend on their number
 
 
 class Detectron2(Settings):

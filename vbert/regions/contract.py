@@ -19,11 +19,12 @@ BoxInput = Literal["none", "append6"]
 class Preprocessing(Settings):
     """From decoded RGB pixels to the detector's input: resize, then (x · scale − mean) / std per channel.
 
-    `pillow`, `torch`: bilinear with antialias, of uint8. `opencv`: Caffe's Fast R-CNN: (x · scale − mean) / std first,
-    then its floats resized by one factor, bilinear without antialias, to the nearest size in pixels.
+    `pillow`, `torch`: bilinear with antialias, of uint8. `bilinear`, `opencv`: (x · scale − mean) / std first, then its
+    floats resized, bilinear without antialias: as torchvision's GeneralizedRCNNTransform does, or as Caffe's Fast R-CNN
+    does, by one factor for both sides, to the nearest size in pixels.
     """
 
-    resize: Literal["none", "pillow", "torch", "opencv"] = "none"
+    resize: Literal["none", "pillow", "torch", "bilinear", "opencv"] = "none"
     short_side: int | None = None  # pixels of the shorter side after resizing, unless
     long_side: int | None = None  # the longer one would get longer than this
     rounding: Annotated[Literal["down", "nearest"], Since("down")] = "down"  # of both sides: torchvision, detectron2

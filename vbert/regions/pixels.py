@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from vbert.regions.contract import Preprocessing
 from vbert.regions.detector import Prepared
@@ -57,6 +58,8 @@ def prepare(image: Image.Image, rule: Preprocessing) -> Prepared:
     size = target_size(*image.size, rule)
     if rule.resize == "opencv":
         return Prepared(_by_factor(image, size, rule), *image.size)
+    if rule.resize == "bilinear":
+        return Prepared(_bilinear(image, size, rule), *image.size)
     if rule.resize == "pillow" and size != image.size:
         pixels = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR))).permute(2, 0, 1)
     else:
@@ -78,6 +81,11 @@ def _by_factor(image: Image.Image, size: tuple[int, int], rule: Preprocessing) -
     factor = resize_factor(*image.size, rule)
     resized: Tensor = torch.ops.aten.upsample_bilinear2d(pixels[None], [size[1], size[0]], False, factor, factor)
     return resized[0]
+
+
+def _bilinear(image: Image.Image, size: tuple[int, int], rule: Preprocessing) -> Tensor:
+    pixels = normalised(torch.from_numpy(np.array(image)).permute(2, 0, 1), rule)
+    return pixels if size == image.size else interpolate(pixels[None], size=size[::-1], mode="bilinear")[0]
 
 
 def normalised(pixels: Tensor, rule: Preprocessing) -> Tensor:

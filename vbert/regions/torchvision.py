@@ -4,26 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from vbert.artifacts.errors import UserError
-from vbert.regions import plain_cnn
+from vbert.regions import plain_cnn, torchvision_fpn, torchvision_weights
 from vbert.regions.detector import Detector, DetectorSpec, Published
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+def _module(spec: DetectorSpec) -> ModuleType:
+    return plain_cnn if spec.architecture.kind == "plain_cnn" else torchvision_fpn
+
+
 def network(spec: DetectorSpec, classes: int) -> nn.Module:
     """See `vbert.regions.detector.Backend`."""
-    return plain_cnn.network(spec, classes)
+    built: nn.Module = _module(spec).network(spec, classes)
+    return built
 
 
 def detector(spec: DetectorSpec, classes: Sequence[str], tensors: Mapping[str, Tensor], device: str) -> Detector:
     """See `vbert.regions.detector.Backend`."""
-    return plain_cnn.detector(spec, classes, tensors, device)
+    ready: Detector = _module(spec).detector(spec, classes, tensors, device)
+    return ready
 
 
 def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
-    """See `vbert.regions.detector.Backend`."""
-    raise UserError(f"detector {spec.name}: architecture {spec.architecture.kind} has no published weights: train it")
+    """See `vbert.regions.detector.Backend`. `files`: `weights` and, where the spec doesn't know them, `classes`."""
+    if spec.architecture.kind == "plain_cnn":
+        raise UserError(
+            f"detector {spec.name}: architecture {spec.architecture.kind} has no published weights: train it"
+        )
+    return torchvision_weights.published(spec, files)

@@ -6,7 +6,8 @@ A reader is a module of this package with (see `Reader`):
 
     def images(raws, **options) -> Iterable[ImageRow]
     def boxes(raws, **options) -> Iterable[BoxRow]                 only where the collection has boxes
-    def examples(raws, image_ids, **options) -> Iterable[dict]     keys: columns of EXAMPLES_SCHEMA, unused left out
+    def examples(raws, image_ids, **options) -> Iterable[dict]     keys: columns of EXAMPLES_SCHEMA, unused left out;
+                                                                   only where the format has texts
 
 `raws` are the artifacts of the spec's sources by name ("generated" for a generator's); `options` stand in the spec.
 Order doesn't matter: tables are sorted. Import heavy libraries inside the functions.
@@ -90,7 +91,9 @@ def of(plugin: Plugin) -> Reader:
 
 def call(reader: Reader, part: str, *given: Any, options: Mapping[str, Any]) -> Any:
     """`reader.<part>(*given, **options)`; UserError for an option that it doesn't know."""
-    function = getattr(reader, part)
+    function = getattr(reader, part, None)
+    if function is None:
+        raise UserError(f"reader {reader.__name__.rpartition('.')[2]!r} reads no {part}; choose another one for them")
     valid = list(signature(function).parameters)[len(given) :]
     for option in options:
         if option not in valid:

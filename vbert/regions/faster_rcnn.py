@@ -1,0 +1,268 @@
+"""What the Faster R-CNNs of torchvision's parts share: an RPN with ordered ties, an attribute head, and inference.
+
+torchvision's own batched inference makes an image's features depend on its neighbours (padding) and on the first image
+a process saw (`MultiScaleRoIAlign` keeps the scales of its first input); here they are functions of the image alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad, relu, softmax
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import FrozenBatchNorm2d, batched_nms, clip_boxes_to_image, remove_small_boxes
+
+from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Seen
+from vbert.regions.pixels import padded_size, prepare, stacked, target_size
+
+
+class FloatRpnHead(RPNHead):  # type: ignore[misc]
+    """Under autocast its outputs come back in fp32: box coordinates in bf16 would be off by half a pixel."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = super().forward(x)
+        return [t.float() for t in logits], [t.float() for t in deltas]
+
+
+class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
+    """Equal scores in the order of their anchors; torch's `topk` promises none."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.anchors: dict[tuple[int, int], tuple[Tensor, ...]] = {}  # of the last input size, by map
+
+    def _get_top_n_idx(self, objectness: Tensor, num_anchors_per_level: list[int]) -> Tensor:
+        kept, offset = [], 0
+        for scores in torch.split(objectness, num_anchors_per_level, 1):
+            best = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.pre_nms_top_n()]
+            kept.append(best + offset)
+            offset += scores.shape[1]
+        return torch.cat(kept, dim=1)
+
+    def propose(self, pixels: Tensor, maps: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """What `forward` proposes in evaluation, image by image; of the anchors only the best are decoded.
+
+        pixels [B, 3, H, W] are padded, sizes are the (h, w) that the first of them were padded from.
+        """
+        logits, deltas = self.head(list(maps.values()))
+        grid = (pixels.shape[2], pixels.shape[3])
+        if grid not in self.anchors:
+            whole = self.anchor_generator(ImageList(pixels[:1], [grid]), list(maps.values()))[0]
+            self.anchors = {grid: torch.split(whole, [each[0].numel() for each in logits])}
+        proposals = []
+        for i, size in enumerate(sizes):
+            best, boxes, levels = [], [], []
+            for level, anchors in enumerate(self.anchors[grid]):
+                scores = logits[level][i].permute(1, 2, 0).reshape(-1)
+                scores, at = (t[: self.pre_nms_top_n()] for t in scores.sort(descending=True, stable=True))
+                moves = deltas[level][i].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
+                boxes.append(self.box_coder.decode_single(moves[at], anchors[at]))
+                best.append(scores)
+                levels.append(torch.full_like(at, level))
+            found, scores = clip_boxes_to_image(torch.cat(boxes), size), torch.cat(best).sigmoid()
+            usable = remove_small_boxes(found, self.min_size)
+            usable = usable[scores[usable] >= self.score_thresh]
+            found = found[usable]
+            kept = self.suppressed(found, scores[usable], torch.cat(levels)[usable])
+            proposals.append(found[kept[: self.post_nms_top_n()]])
+        return proposals
+
+    def suppressed(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> Tensor:
+        """Indices of what suppression within each map leaves, best first."""
+        kept: Tensor = batched_nms(boxes, scores, levels, self.nms_thresh)
+        return kept
+
+
+class AttributeRoiHeads(RoIHeads):  # type: ignore[misc]
+    """RoI heads whose training also teaches `attributes`, a linear layer on fc7, on the boxes sampled as objects.
+
+    Targets are distributions over the attributes (a box with two gives each one half); a box without any teaches none.
+    `fill`: the box head gets always as many rows, those missing zeros; not for one whose norms learn from its rows.
+    """
+
+    def __init__(self, *args: Any, attributes: nn.Linear | None, fill: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.attributes, self.fill = attributes, fill
+
+    def losses(
+        self,
+        maps: dict[str, Tensor],
+        proposals: list[Tensor],
+        shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        proposals, matched, labels, regression = self.select_training_samples(proposals, targets)
+        pooled = self.box_roi_pool(maps, proposals, shapes)
+        # Always as many rows: for each new size of a matrix product oneDNN compiles and keeps another kernel.
+        rows, count = len(pooled), len(targets) * self.fg_bg_sampler.batch_size_per_image
+        features = self.box_head(filled(pooled, count) if self.fill else pooled)
+        logits, deltas = (each[:rows].float() for each in self.box_predictor(features))
+        classification, boxes = fastrcnn_loss(logits, deltas, labels, regression)
+        losses = {"classes": classification, "boxes": boxes}
+        if self.attributes is not None:
+            none = features.new_zeros(1, self.attributes.out_features, dtype=torch.float32)
+            known = [t["attributes"] if len(t["boxes"]) else none for t in targets]
+            wanted = torch.cat([each[m] for each, m in zip(known, matched, strict=True)])
+            taught = (torch.cat(labels) > 0) & (wanted.sum(1) > 0)
+            scores = self.attributes(features)[:rows].float()
+            total = cross_entropy(scores[taught], wanted[taught], reduction="sum")
+            losses["attributes"] = total / taught.sum().clamp(min=1)
+        return losses
+
+
+def filled(values: Tensor, rows: int) -> Tensor:
+    """[n, …] to [rows, …], zeros behind."""
+    return pad(values, (0, 0) * (values.dim() - 1) + (0, rows - len(values)))
+
+
+class FasterRcnn(nn.Module):
+    """Backbone, RPN and RoI heads by torchvision's names; in training mode its forward gives losses.
+
+    Inputs are padded to multiples of `stride`; the box head works on `rows` boxes at once, always.
+    """
+
+    backbone: nn.Module
+    rpn: StableRpn
+    roi_heads: AttributeRoiHeads
+
+    def __init__(self, stride: int, rows: int) -> None:
+        super().__init__()
+        self.stride, self.rows = stride, rows
+
+    def forward(
+        self, pixels: Tensor, shapes: list[tuple[int, int]], targets: list[dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Losses. pixels [B, 3, H, W], padded below and to the right; shapes: each image's (h, w); targets: boxes
+        float32 [n, 4], labels int64 [n] from 1, attributes float32 [n, A]."""
+        maps = self.backbone(self.padded(pixels))
+        proposals, rpn = self.rpn(ImageList(self.gridded(pixels), shapes), maps, targets)
+        roi = self.roi_heads.losses(maps, proposals, shapes, targets)
+        return {"objectness": rpn["loss_objectness"], "rpn_boxes": rpn["loss_rpn_box_reg"], **roi}
+
+    def padded(self, pixels: Tensor) -> Tensor:
+        """Zeros below and to the right, up to multiples of the coarsest stride."""
+        height, width = pixels.shape[-2:]
+        return pad(pixels, (0, -width % self.stride, 0, -height % self.stride))
+
+    def gridded(self, pixels: Tensor) -> Tensor:
+        """What the anchors' strides are computed from in training."""
+        return self.padded(pixels)
+
+    def pooled_from(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The maps as boxes are pooled from them in evaluation."""
+        return maps
+
+    def layers(self, pooled: Tensor) -> dict[str, Tensor]:
+        """The box head's layers by name, for pooled boxes [n, C, side, side]; the last feeds `predict`."""
+        head = self.roi_heads.box_head
+        fc6 = relu(head.fc6(pooled.flatten(1)))
+        return {"fc6": fc6, "fc7": relu(head.fc7(fc6))}
+
+    def predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits [n, 1 + C] and box deltas [n, (1 + C) · 4] of the box head's last layer."""
+        logits, deltas = self.roi_heads.box_predictor(features)
+        return logits, deltas
+
+
+class FasterRcnnDetector:
+    """See `vbert.regions.detector.Detector`."""
+
+    def __init__(self, spec: DetectorSpec, classes: Sequence[str], network: FasterRcnn, device: str) -> None:
+        self.spec, self.device = spec, device
+        self.classes: Sequence[str] = classes
+        self.attributes: Sequence[str] = spec.attributes
+        self.network = network.eval().to(device).to(memory_format=torch.channels_last)
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        return prepare(image, self.spec.preprocessing)
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        return padded_size(*target_size(width, height, self.spec.preprocessing), self.network.stride)
+
+    @torch.inference_mode()
+    def look(self, batch: Sequence[Prepared], slots: int = 1) -> Seen:
+        pixels = stacked(batch, slots, self.network.stride, self.device)
+        return Seen(batch, (pixels, self.network.backbone(pixels)))
+
+    @torch.inference_mode()
+    def detect(self, seen: Seen) -> list[Candidates]:
+        pixels, maps = seen.maps
+        sizes = [(p.pixels.shape[1], p.pixels.shape[2]) for p in seen.inputs]
+        proposals = self.network.rpn.propose(pixels, maps, sizes)
+        whole = [torch.tensor([[0.0, 0.0, width, height]], device=self.device) for height, width in sizes]
+        mine = [found if len(found) else all_of_it for found, all_of_it in zip(proposals, whole, strict=True)]
+        return self._candidates(maps, seen.inputs, mine)
+
+    @torch.inference_mode()
+    def describe(self, seen: Seen, boxes: Sequence[Tensor]) -> list[Candidates]:
+        inputs = [b.to(self.device) * self._scale(p) for b, p in zip(boxes, seen.inputs, strict=True)]
+        return self._candidates(seen.maps[1], seen.inputs, inputs)
+
+    def _scale(self, prepared: Prepared) -> Tensor:
+        return torch.tensor(prepared.scale * 2, device=self.device)
+
+    def _candidates(
+        self, maps: dict[str, Tensor], batch: Sequence[Prepared], boxes: Sequence[Tensor]
+    ) -> list[Candidates]:
+        out = []
+        for i, (prepared, mine) in enumerate(zip(batch, boxes, strict=True)):
+            height, width = prepared.pixels.shape[1:]
+            one = self.network.pooled_from({name: each[i : i + 1] for name, each in maps.items()})
+            logits, deltas, features, attributes = self._box_head(one, mine)
+            decoded = self.network.roi_heads.box_coder.decode(deltas, [mine]).reshape(
+                len(mine), len(self.classes) + 1, 4
+            )
+            regressed = clip_boxes_to_image(decoded, (height, width))
+            scale = self._scale(prepared)
+            out.append(
+                Candidates(
+                    boxes=mine / scale,
+                    scores=softmax(logits, 1)[:, 1:],
+                    regressed=regressed[:, 1:] / scale,
+                    features=features,
+                    attributes=None if attributes is None else softmax(attributes, 1),
+                )
+            )
+        return out
+
+    def _box_head(self, maps: dict[str, Tensor], boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Class logits, box deltas, features and attribute logits of each box, always computed on `rows` rows:
+        a row's bits depend on how many there are in a matrix product, not on what the others hold."""
+        heads, rows = self.network.roi_heads, self.network.rows
+        parts = []
+        for chunk in torch.split(boxes, rows):
+            layers = self.network.layers(heads.box_roi_pool(maps, [filled(chunk, rows)], None))
+            last = list(layers.values())[-1]
+            out = [*self.network.predict(last), layers[self.spec.layer]]
+            if heads.attributes is not None:
+                out.append(heads.attributes(last))
+            parts.append([t[: len(chunk)].float() for t in out])
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+        return columns[0], columns[1], columns[2], columns[3] if heads.attributes is not None else None
+
+
+def folded(network: nn.Module) -> nn.Module:
+    """The network in evaluation mode, every norm folded into the convolution before it: exact but for rounding.
+
+    A norm's convolution is its sibling registered just before it, as in all of torchvision's blocks. Raises TypeError
+    for a norm with none.
+    """
+    network.eval()
+    for block in list(network.modules()):
+        before: nn.Module | None = None
+        for name, child in block.named_children():
+            if isinstance(child, nn.BatchNorm2d | FrozenBatchNorm2d):
+                if not isinstance(before, nn.Conv2d):
+                    raise TypeError(f"norm {name!r} of a {type(block).__name__} follows no convolution")
+                moments: Any = (child.running_mean, child.running_var, child.eps, child.weight, child.bias)
+                before.weight, before.bias = fuse_conv_bn_weights(before.weight, before.bias, *moments)
+                setattr(block, name, nn.Identity())
+            before = child
+    return network

@@ -1,0 +1,179 @@
+"""State dicts of torchvision's detectors as files: read without running anything, checked against the network, and
+what training can start from."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torchvision.models import get_model_weights
+
+from vbert.artifacts.errors import UserError
+from vbert.regions.detector import Published
+from vbert.regions.torchvision_fpn import network
+
+if TYPE_CHECKING:
+    from vbert.regions.detector import DetectorSpec
+
+PREDICTOR = "roi_heads.box_predictor."
+CLASSIFIER = f"{PREDICTOR}cls_score.weight"
+BODY = "backbone.body."
+LAST = (PREDICTOR, "roi_heads.attributes.", f"{BODY}fc.", f"{BODY}classifier.")  # what training doesn't start from
+SHOWN = 3  # names in a message
+CLASSES_BYTES = 1 << 20
+
+# What torchvision called these until 0.13; its published files still do.
+OLD_NAMES = (
+    (re.compile(r"(rpn\.head\.conv)\.(weight|bias)"), r"\1.0.0.\2"),
+    (re.compile(r"(backbone\.fpn\.(?:inner|layer)_blocks\.[0-9]+)\.(weight|bias)"), r"\1.0.\2"),
+)
+
+
+def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
+    """The weights in `files["weights"]` by the network's names, float32, and the names of their classes.
+
+    These are those in `files["classes"]` (a text, one a line), else the spec's. Raises UserError for a file that is no
+    plain state dict, whose tensors are not the network's, or whose classes nobody names.
+    """
+    path = files["weights"]
+    _check_digest(spec, path)
+    tensors = state_dict(path)
+    if CLASSIFIER not in tensors or tensors[CLASSIFIER].dim() != 2:
+        raise UserError(
+            f"{path.name}: has no tensor {CLASSIFIER!r}, so it is no torchvision Faster R-CNN; detector {spec.name} "
+            f"wants the state dict of a {spec.architecture.kind}"
+        )
+    count = len(tensors[CLASSIFIER]) - 1
+    classes = _classes(spec, files, count, path)
+    with torch.random.fork_rng(devices=[]):
+        wanted = network(spec, count).state_dict()
+    return Published(classes, spec.attributes, checked(tensors, wanted, f"{path.name} for detector {spec.name}"))
+
+
+def state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file or of a PyTorch one, which is read with `weights_only=True`.
+
+    Wrappers as training scripts write them (`model` or `state_dict` around it, `module.` before the names) are taken
+    off, and names of old torchvision versions made today's. Raises UserError for anything else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found: Any = load_file(path)
+        else:
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError, ImportError) as error:
+        said = str(error).partition("\n")[0]
+        raise UserError(f"{path.name}: is no plain state dict (torch.load with weights_only): {said:.200}") from None
+    except Exception as error:  # safetensors has errors of its own
+        raise UserError(f"{path.name}: can't be read as tensors: {type(error).__name__}: {error!s:.200}") from None
+    for wrapper in ("model", "state_dict"):
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    if not isinstance(found, Mapping) or not found:
+        raise UserError(f"{path.name}: holds a {type(found).__name__}, not a state dict of named tensors")
+    tensors = {}
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise UserError(f"{path.name}: {str(name)!r:.80} is no named tensor, so the file is no state dict")
+        tensors[_today(name)] = value
+    return tensors
+
+
+def _today(name: str) -> str:
+    name = name.removeprefix("module.")
+    for old, new in OLD_NAMES:
+        if old.fullmatch(name):
+            return old.sub(new, name)
+    return name
+
+
+def checked(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """`tensors` in the types of `wanted`, whose names and shapes they must have. Raises UserError naming what differs.
+
+    Counters of batches that norms saw (`num_batches_tracked`) may be missing or in excess: no figure depends on them.
+    """
+    counters = {name for name in (*tensors, *wanted) if name.endswith("num_batches_tracked")}
+    missing = sorted(wanted.keys() - tensors.keys() - counters)
+    unexpected = sorted(tensors.keys() - wanted.keys() - counters)
+    shared = [name for name in wanted if name in tensors]
+    misshapen = [
+        f"{name} {list(tensors[name].shape)} in place of {list(wanted[name].shape)}"
+        for name in shared
+        if tensors[name].shape != wanted[name].shape
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
+    told = [f"{len(names)} tensors {fault}: {_some(names)}" for fault, names in faults.items() if names]
+    if told:
+        details = "\n".join(f"{fault}: {name}" for fault, names in faults.items() for name in names)
+        raise UserError(f"{where}: {'; '.join(told)}; is it a file of the architecture that the spec names?", details)
+    return {name: (tensors[name] if name in tensors else wanted[name]).to(wanted[name].dtype) for name in wanted}
+
+
+def started(spec: DetectorSpec, fresh: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors `fresh` of an untrained network, with those of the file `path` in their places.
+
+    The file is a classifier on the same backbone, as torchvision publishes them for ImageNet, or a detector of the same
+    kind, of whatever classes; its last layers are left out. Raises UserError for any other.
+    """
+    found = state_dict(path)
+    if CLASSIFIER not in found:
+        found = {f"{BODY}{name.removeprefix('features.')}": value for name, value in found.items()}
+    own = [name for name in fresh if name.startswith(BODY) or CLASSIFIER in found]
+    own_tensors = {name: fresh[name] for name in own if not name.startswith(LAST)}
+    given = {name: value for name, value in found.items() if not name.startswith(LAST)}
+    return dict(fresh) | checked(given, own_tensors, f"{path.name} to start detector {spec.name} from")
+
+
+def _check_digest(spec: DetectorSpec, path: Path) -> None:
+    """torchvision's own files bear the first 8 hex digits of their sha256 in their names."""
+    known = {weights.url.rpartition("/")[2] for weights in get_model_weights(spec.architecture.kind)}
+    name = path.name
+    if name in known:
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        told = name.rpartition("-")[2].partition(".")[0]
+        if not found.startswith(told):
+            raise UserError(
+                f"{name}: its sha256 begins with {found[:8]}, not with {told} as its name says: it is damaged or "
+                f"another file; fetch it again, or give your own weights another name"
+            )
+
+
+def _classes(spec: DetectorSpec, files: Mapping[str, Path], count: int, path: Path) -> list[str]:
+    if "classes" in files:
+        names = _lines(files["classes"])
+        source = f"{files['classes'].name} names"
+    elif spec.classes is not None:
+        names, source = list(spec.classes), f"detector {spec.name} knows"
+    else:
+        names, source = [], f"detector {spec.name} knows"
+    if len(names) != count:
+        raise UserError(
+            f"{path.name}: scores {count} classes, but {source} {len(names)}; name them in a detector spec of your "
+            f"own, under `classes`, or in a text file, one a line, given there as `weights: {{classes: {{path: …}}}}`"
+        )
+    return names
+
+
+def _lines(path: Path) -> list[str]:
+    data = path.read_bytes()[: CLASSES_BYTES + 1]
+    try:
+        if len(data) > CLASSES_BYTES:
+            raise ValueError("too large")
+        lines = [line.strip() for line in data.decode().splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path.name}: must be a text in UTF-8 with a class name a line, not {error!s:.80}") from None
+    return [line for line in lines if line and line != "__background__"]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
