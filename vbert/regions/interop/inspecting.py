@@ -122,7 +122,7 @@ def draw(source: FeatureSet, images: Path, target: Path, count: int, boxes: int)
             picture = decode(files.read(names.find(image_id, image_id)))
             tiles.append(_tile(picture, source.read(image_id), image_id, boxes))
         except (BadImage, BadEntry) as error:
-            said.append(f"{image_id}: {error}")
+            said.append(str(error) if isinstance(error, BadEntry) else f"{image_id}: {error}")
     if not tiles:
         raise UserError(f"{images}: none of the features' images is there" + (f": {said[0]}" if said else ""))
     side_by_side(tiles).save(target)

@@ -85,8 +85,8 @@ class Names:
                 return next(iter(found))
             if found:
                 first, second, *_ = sorted(found)
-                raise BadEntry(where, "no size", f"{key!r} may be the image {first} or {second}; use --ids")
-        raise BadEntry(where, "no size", f"there is no image {key!r} among those given by --images or --sizes")
+                raise BadEntry(where, "no image", f"{key!r} may be the image {first} or {second}; use --ids")
+        raise BadEntry(where, "no image", f"there is no image {key!r} among those given by --images or --sizes")
 
 
 def _meant(name: str) -> list[str]:
