@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 app = App(
     name="vbert",
     help="Raw image–text data sets to a trained, evaluated VisualBERT.",
-    help_format="rich",
+    help_format="plaintext",
     version=lambda: version("vbert"),
     suppress_keyboard_interrupt=False,  # `main` says what Ctrl-C leaves behind
 )
@@ -97,13 +97,20 @@ def run(
 
     Parameters
     ----------
-    recipe: a shipped recipe's name (`vbert init` lists them) or a YAML file.
-    dry_run: show what is there and what is missing, and stop.
-    limit: at most so many images per data set and split.
-    until: stop at a stage: `regions`, or one of them, `regions[easy_vqa]`.
-    force: build a finished stage again, aside, and compare the bits.
-    local: build in this process, without Prefect.
-    prefect: go through Prefect even when everything is there.
+    recipe
+        a shipped recipe's name (`vbert init` lists them) or a YAML file.
+    dry_run
+        show what is there and what is missing, and stop.
+    limit
+        at most so many images per data set and split.
+    until
+        stop at a stage: `regions`, or one of them, `regions[easy_vqa]`.
+    force
+        build a finished stage again, aside, and compare the bits.
+    local
+        build in this process, without Prefect.
+    prefect
+        go through Prefect even when everything is there.
     """
     from flows.running import Running
 
@@ -200,7 +207,8 @@ def build(step: Path, /, *, units: str | None = None, store: StoreOption = None,
 
     Parameters
     ----------
-    units: make units A to B of the plan and no more (counted from 0, both included); another call publishes.
+    units
+        make units A to B of the plan and no more (counted from 0, both included); another call publishes.
     """
     from flows.recipe import machine_from
     from flows.running import engine_here

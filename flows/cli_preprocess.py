@@ -36,11 +36,16 @@ def preprocess(
 
     Parameters
     ----------
-    detector: a name in data_specs/detectors, or a .yaml file of your own.
-    out: where the shards, their index, the quarantine and the contract are put, linked from the store where possible.
-    weights: a file or URL, in place of the detector's published weights.
-    boxes: the so many best boxes of an image, in place of the detector's own rule.
-    local: build in this process, without Prefect.
+    detector
+        a name in data_specs/detectors, or a .yaml file of your own.
+    out
+        where the shards, their index, the quarantine and the contract are put, linked from the store where possible.
+    weights
+        a file or URL, in place of the detector's published weights.
+    boxes
+        the so many best boxes of an image, in place of the detector's own rule.
+    local
+        build in this process, without Prefect.
     """
     from flows.recipe import machine_of
     from flows.running import Running
