@@ -60,7 +60,9 @@ def test_rules_on_proposals_and_with_a_rising_threshold() -> None:
         for rule in (Adaptive(minimum=2, maximum=50, score=0.9), Adaptive(minimum=30, maximum=50), Fixed(count=36)):
             one = select(found, rule, nms)
             kept[f"{nms.rule} {rule}"] = [one.proposals.tolist(), one.classes.tolist()]
-    assert digest(kept) == "1870defbe3fbf2817ecc83584be719d6f7253f3626516a05cab4b6dc4b78fa0e", "the rules keep other boxes: raise the rule's version"
+    assert digest(kept) == "1870defbe3fbf2817ecc83584be719d6f7253f3626516a05cab4b6dc4b78fa0e", (
+        "the rules keep other boxes: raise the rule's version"
+    )
 
 
 def test_the_bottom_up_backend() -> None:
