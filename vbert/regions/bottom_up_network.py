@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import max_pool2d, relu
+from torch.nn.functional import max_pool2d, pad, relu
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d, nms, roi_pool
 
@@ -74,9 +74,10 @@ class Stem(nn.Module):
         self.conv1 = NormedConv(3, width, 7, stride=2, pad=3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return max_pool2d(
-            relu(self.conv1(x)), 3, stride=2, ceil_mode=True
-        )  # Caffe's pooling: no padding, size rounded up
+        x = relu(self.conv1(x))
+        if min(x.shape[2:]) < 2:  # of images a pixel or two wide; zeros change no maximum here
+            x = pad(x, (0, max(0, 2 - x.shape[3]), 0, max(0, 2 - x.shape[2])))
+        return max_pool2d(x, 3, stride=2, ceil_mode=True)  # Caffe's: no padding, sizes rounded up
 
 
 class Backbone(nn.Module):
