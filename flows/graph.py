@@ -39,7 +39,7 @@ from vbert.model.trained import Model
 from vbert.objectives import objective
 from vbert.objectives.entry import DownstreamSettings
 from vbert.objectives.mlm_itm import PretrainData, PretrainSettings
-from vbert.regions.detector import DetectorFile, DetectorWeights, detector_file
+from vbert.regions.detector import DetectorFile, DetectorWeights, Started, detector_file
 from vbert.report.page import Downstream, Report
 from vbert.training.start import Fresh
 
@@ -140,8 +140,10 @@ def detector_of(recipe: Recipe, data: Mapping[str, DataSet]) -> DetectorWeights:
     entry = recipe.detector
     if entry.train is None:
         return weights_of(detector_file(entry.spec), entry.weights)
-    photos = data[entry.train.data].photos
-    return detector(photos, detector_file(entry.spec).spec(), entry.train, recipe.numerics.detector, recipe.seed)
+    photos, file = data[entry.train.data].photos, detector_file(entry.spec)
+    begun = file.start if entry.start is None else located(entry.start)
+    spec = file.spec() if begun is None else Started(file.spec(), download(begun.pinned()).named(f"{file.name} start"))
+    return detector(photos, spec, entry.train, recipe.numerics.detector, recipe.seed)
 
 
 def weights_of(file: DetectorFile, own: str | None = None) -> DetectorWeights:
@@ -150,11 +152,16 @@ def weights_of(file: DetectorFile, own: str | None = None) -> DetectorWeights:
         raise UserError(f"detector {file.name} can't be run from images: {file.import_only}")
     sources = dict(file.weights)
     if own is not None:
-        sources["weights"] = Source(url=own) if "://" in own else Source(path=os.path.abspath(Path(own).expanduser()))
+        sources["weights"] = located(own)
     if "weights" not in sources:
         raise UserError(f"detector {file.name} has no published weights: train it (detector.train) or give weights")
     raws = {key: download(source.pinned()).named(f"{file.name} {key}") for key, source in sources.items()}
     return weights(raws, file.spec()).named(file.name)
+
+
+def located(where: str) -> Source:
+    """The source of one file, given as a URL or a path."""
+    return Source(url=where) if "://" in where else Source(path=os.path.abspath(Path(where).expanduser()))
 
 
 def scenes_of(recipe: Recipe, data: Mapping[str, DataSet]) -> Images | None:

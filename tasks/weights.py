@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from shutil import copyfileobj
 
 from vbert.artifacts.build import Build, Job
-from vbert.artifacts.errors import UserError
 from vbert.artifacts.stage import Figures, stage
 from vbert.data.raw import Raw
 from vbert.regions.detector import DetectorSpec, DetectorWeights
@@ -20,17 +18,11 @@ def weights(build: Build, files: Mapping[str, Raw], spec: DetectorSpec) -> Figur
 
 def make_weights(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Figures:
     """Brings the files to scratch, has the backend read them, and writes a `DetectorWeights`."""
+    from vbert.data.raw import copy_only
     from vbert.regions.detector import load_backend, write_weights
 
-    paths = {}
-    for key, raw in files.items():
-        names = raw.members()
-        if len(names) != 1:
-            raise UserError(f"{raw.title}: the weights of {spec.name} must be one file, there are {len(names)}")
-        paths[key] = job.scratch / key / names[0].rpartition("/")[2]
-        paths[key].parent.mkdir(exist_ok=True)
-        with raw.open(names[0]) as source, paths[key].open("wb") as copy:
-            copyfileobj(source, copy, 1 << 20)
+    wanted = f"the weights of {spec.name}"
+    paths = {key: copy_only(raw, job.scratch / key, wanted) for key, raw in files.items()}
     try:
         found = load_backend(spec.backend.name).published(spec, paths)
     finally:
