@@ -40,7 +40,7 @@ from vbert.model.trained import Model
 from vbert.objectives import objective
 from vbert.objectives.entry import DownstreamSettings
 from vbert.objectives.mlm_itm import PretrainData, PretrainSettings
-from vbert.regions.detector import DetectorFile, DetectorWeights, detector_file
+from vbert.regions.detector import DetectorFile, DetectorWeights, Started, detector_file
 from vbert.regions.shards import Shards
 from vbert.report.page import Downstream, Report
 from vbert.training.start import Fresh
@@ -94,7 +94,7 @@ def graph(recipe: Recipe) -> Report:
 def data_set(name: str, entry: DataEntry, recipe: Recipe) -> DataSet:
     """Its photos and texts, fetched or generated; photos shared with another spec come from that spec's sources."""
     if entry.folder is not None:
-        raws = {"folder": download(local(entry.folder).pinned()).named(name)}
+        raws = {"folder": download(located(entry.folder).pinned()).named(name)}
         return DataSet(images(raws, readers.reader("folder"), recipe.limit).named(name), None)
     assert entry.spec is not None, "the recipe's own check"
     spec = dataset(entry.spec)
@@ -143,8 +143,10 @@ def detector_of(recipe: Recipe, data: Mapping[str, DataSet]) -> DetectorWeights:
     entry = recipe.detector
     if entry.train is None:
         return weights_of(detector_file(entry.spec), entry.weights)
-    photos = data[entry.train.data].photos
-    return detector(photos, detector_file(entry.spec).spec(), entry.train, recipe.numerics.detector, recipe.seed)
+    photos, file = data[entry.train.data].photos, detector_file(entry.spec)
+    begun = file.start if entry.start is None else located(entry.start)
+    spec = file.spec() if begun is None else Started(file.spec(), download(begun.pinned()).named(f"{file.name} start"))
+    return detector(photos, spec, entry.train, recipe.numerics.detector, recipe.seed)
 
 
 def weights_of(file: DetectorFile, own: str | None = None) -> DetectorWeights:
@@ -154,7 +156,7 @@ def weights_of(file: DetectorFile, own: str | None = None) -> DetectorWeights:
     trained_here = own is not None and (Path(own).expanduser() / "detector.json").is_file()  # brings its own names
     sources = {} if trained_here else dict(file.weights)
     if own is not None:
-        sources["weights"] = Source(url=own) if "://" in own else local(own)
+        sources["weights"] = located(own)
     if "weights" not in sources:
         raise UserError(f"detector {file.name} has no published weights: train it (detector.train) or give weights")
     raws = {key: download(source.pinned()).named(f"{file.name} {key}") for key, source in sources.items()}
@@ -166,9 +168,9 @@ def shards_of(photos: Images, found: DetectorWeights, recipe: Recipe) -> Shards:
     return regions(photos, found, rule, recipe.numerics.regions)
 
 
-def local(path: str) -> Source:
-    """A file or folder of this machine."""
-    return Source(path=os.path.abspath(Path(path).expanduser()))
+def located(where: str) -> Source:
+    """The source of a file or folder, given as a URL or a path."""
+    return Source(url=where) if "://" in where else Source(path=os.path.abspath(Path(where).expanduser()))
 
 
 def scenes_of(recipe: Recipe, data: Mapping[str, DataSet]) -> Images | None:

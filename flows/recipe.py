@@ -66,12 +66,17 @@ class DetectorEntry(Settings):
         description="a name in data_specs/detectors, or a .yaml file of your own"
     )
     weights: Annotated[str | None, Wiring] = Field(None, description="a file or URL, in place of the spec's weights")
+    start: Annotated[str | None, Wiring] = Field(
+        None, description="a file or URL that training starts from, in place of the spec's"
+    )
     train: DetectorTraining | None = None
 
     @model_validator(mode="after")
     def _one_origin(self) -> DetectorEntry:
         if self.weights is not None and self.train is not None:
             raise ValueError("give either train or weights")
+        if self.start is not None and self.train is None:
+            raise ValueError("start is for train")
         return self
 
 

@@ -6,19 +6,19 @@ from vbert.artifacts.build import Build
 from vbert.artifacts.settings import Numerics
 from vbert.artifacts.stage import Figures, stage
 from vbert.data.images import Images
-from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights
+from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, Started
 
 
 @stage("detector", makes=DetectorWeights, version=1, retries=1)
 def detector(
     build: Build,
     images: Images,
-    spec: DetectorSpec,
+    spec: DetectorSpec | Started,
     training: DetectorTraining,
     numerics: Numerics,
     seed: int,
 ) -> Figures:
-    """Train `spec` on the training split of `images`, evaluate it on the test split."""
+    """Train `spec` on the training split of `images`, evaluate it on test, or on val where test has no boxes."""
     from vbert.objectives.detection import train_detector
 
     return build.process(train_detector, images, spec, training, numerics, seed, processes=numerics.processes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from shutil import copyfileobj
 from typing import TYPE_CHECKING
 
 from vbert.artifacts.build import Build, Job
@@ -63,17 +62,11 @@ def own_form(raw: Raw, spec: DetectorSpec) -> Published | None:
 
 def published(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Published:
     """The weights as the world writes them, read by the backend."""
+    from vbert.data.raw import copy_only
     from vbert.regions.detector import load_backend
 
-    paths = {}
-    for key, raw in files.items():
-        names = raw.members()
-        if len(names) != 1:
-            raise UserError(f"{raw.title}: the weights of {spec.name} must be one file, there are {len(names)}")
-        paths[key] = job.scratch / key / names[0].rpartition("/")[2]
-        paths[key].parent.mkdir(exist_ok=True)
-        with raw.open(names[0]) as source, paths[key].open("wb") as copy:
-            copyfileobj(source, copy, 1 << 20)
+    wanted = f"the weights of {spec.name}"
+    paths = {key: copy_only(raw, job.scratch / key, wanted) for key, raw in files.items()}
     try:
         return load_backend(spec.backend.name).published(spec, paths)
     finally:

@@ -69,9 +69,14 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 
 def size(data: bytes) -> tuple[int, int]:
     """(width, height) as shown, from the header alone. Raises BadImage."""
+    width, height, orientation = laid_out(data)
+    return (height, width) if orientation >= 5 else (width, height)
+
+
+def laid_out(data: bytes) -> tuple[int, int, int]:
+    """(width, height) as stored and the EXIF orientation (1–8), from the header alone. Raises BadImage."""
     image = _open(data)
-    width, height = image.size
-    return (height, width) if _orientation(image, data) >= 5 else (width, height)
+    return *image.size, _orientation(image, data)
 
 
 def decode(data: bytes) -> Image.Image:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from shutil import copyfileobj
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -132,6 +133,18 @@ class Raw(Artifact):
 
     def _said(self, name: str) -> str:
         return f"{self.title}: {name}" if name else self.title
+
+
+def copy_only(raw: Raw, folder: Path, wanted: str) -> Path:
+    """The one file of `raw`, copied into `folder`, which is made. Raises UserError, naming `wanted`, for more."""
+    names = raw.members()
+    if len(names) != 1:
+        raise UserError(f"{raw.title}: {wanted} must be one file, there are {len(names)}")
+    path = folder / names[0].rpartition("/")[2]
+    folder.mkdir(parents=True, exist_ok=True)
+    with raw.open(names[0]) as source, path.open("wb") as copy:
+        copyfileobj(source, copy, 1 << 20)
+    return path
 
 
 def _near(name: str, index: Mapping[str, Member]) -> list[str]:

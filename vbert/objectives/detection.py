@@ -17,7 +17,8 @@ from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.data.decode import BadImage
 from vbert.metrics.detection import Boxes, attribute_accuracy, average_precision
 from vbert.regions.boxes import Adaptive, select
-from vbert.regions.detector import Detector, DetectorSpec, DetectorTraining, load_backend, write_weights
+from vbert.regions.contract import Preprocessing
+from vbert.regions.detector import Detector, DetectorSpec, DetectorTraining, Started, load_backend, write_weights
 from vbert.regions.pixels import prepare
 from vbert.training.sampler import derive, generator
 
@@ -50,20 +51,29 @@ class Annotated:
     """The true boxes of the images of one split, by image id."""
 
     def __init__(self, images: Images, split: str) -> None:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         rows = images.table().select(["image_id", "split", "width"]).to_pylist()
         self.ids: list[str] = [
             row["image_id"]
             for row in rows
             if row["width"] and (row["split"] or _hashed_split(row["image_id"])) == split
         ]
-        wanted = set(self.ids)
         self.rows: dict[str, list[dict[str, Any]]] = {name: [] for name in self.ids}
         boxes = images.boxes()
         if boxes is None:
             raise UserError(f"{images.title}: has no boxes to train a detector on; choose a data set with boxes")
-        for row in boxes.to_pylist():
-            if row["image_id"] in wanted:
-                self.rows[row["image_id"]].append(row)
+        for row in boxes.filter(pc.is_in(boxes.column("image_id"), pa.array(self.ids, pa.string()))).to_pylist():
+            self.rows[row["image_id"]].append(row)
+
+    def __bool__(self) -> bool:
+        """Whether any image has boxes."""
+        return any(self.rows.values())
+
+    def known(self, classes: Sequence[str]) -> list[str]:
+        """`classes`, and behind them others that occur here: the detector can't find them, so they count as missed."""
+        return [*classes, *sorted({row["class"] for rows in self.rows.values() for row in rows} - set(classes))]
 
     def truth(self, name: str, classes: Sequence[str]) -> Boxes:
         rows = self.rows[name]
@@ -92,12 +102,17 @@ def class_names(spec: DetectorSpec, train: Annotated, title: str) -> list[str]:
 
 
 def train_detector(
-    job: Job, images: Images, spec: DetectorSpec, training: DetectorTraining, numerics: Numerics, seed: int
+    job: Job, images: Images, spec: DetectorSpec | Started, training: DetectorTraining, numerics: Numerics, seed: int
 ) -> dict[str, Any]:
     """Train, evaluate on the test split, and write all files of DetectorWeights (rank 0). Returns the figures."""
+    from vbert.data.raw import copy_only
     from vbert.training.loop import run_training
 
-    task = DetectionTask(images, spec, training, seed)
+    begun: Path | None = None
+    if isinstance(spec, Started):
+        begun = copy_only(spec.weights, job.scratch / f"start-{job.rank}", f"what {spec.spec.name} starts from")
+        spec = spec.spec
+    task = DetectionTask(images, spec, training, seed, begun)
     curves = run_training(job, task, training, numerics, seed)
     if job.rank:
         return {}
@@ -110,13 +125,24 @@ def train_detector(
 class DetectionTask:
     """What the training loop needs to know of detection."""
 
-    def __init__(self, images: Images, spec: DetectorSpec, training: DetectorTraining, seed: int) -> None:
+    def __init__(
+        self,
+        images: Images,
+        spec: DetectorSpec,
+        training: DetectorTraining,
+        seed: int,
+        begun: Path | None = None,
+    ) -> None:
+        """`begun`: the file of weights to start from; none: from scratch."""
         self.images, self.spec, self.training, self.seed = images, spec, training, seed
         self.train, self.val = Annotated(images, "train"), Annotated(images, "val")
         self.classes = class_names(spec, self.train, images.title)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "detector"))
             self.model: nn.Module = load_backend(spec.backend.name).network(spec, len(self.classes))
+        if begun is not None:
+            fresh = self.model.state_dict()
+            self.model.load_state_dict(load_backend(spec.backend.name).started(spec, fresh, begun))
 
     def size(self) -> int:
         return len(self.train.ids)
@@ -136,7 +162,7 @@ class DetectionTask:
     def _scene(self, image_id: str, epoch: int) -> tuple[Tensor, dict[str, Tensor]] | None:
         """Pixels and targets; None where the image can't be decoded (`regions` reports those)."""
         try:
-            prepared = prepare(self.images.open(image_id), self.spec.preprocessing)
+            prepared = prepare(self.images.open(image_id), self._preprocessing(image_id, epoch))
         except BadImage:
             return None
         true = self.train.truth(image_id, self.classes)
@@ -151,6 +177,14 @@ class DetectionTask:
         ).reshape(len(boxes), len(self.spec.attributes))
         attributes = attributes / attributes.sum(1, keepdim=True).clamp(min=1)
         return pixels, {"boxes": boxes, "labels": torch.from_numpy(true.classes) + 1, "attributes": attributes}
+
+    def _preprocessing(self, image_id: str, epoch: int) -> Preprocessing:
+        """The spec's, its short side replaced by one drawn of `short_sides`."""
+        rule, sides = self.spec.preprocessing, self.training.short_sides
+        if not sides:
+            return rule
+        drawn = int(generator(self.seed, "scale", epoch, image_id).random() * len(sides))
+        return rule.model_copy(update={"short_side": sides[drawn]})
 
     def loss(self, batch: Scenes, model: nn.Module) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = model(batch.pixels, batch.shapes, batch.targets)
@@ -177,7 +211,8 @@ def evaluate(
     for name in held_out.ids:
         with suppress(BadImage):
             found[name] = found_boxes(detector, spec, images, name)
-    truth = [held_out.truth(name, detector.classes) for name in found]
+    classes = held_out.known(detector.classes)
+    truth = [held_out.truth(name, classes) for name in found]
     detections = list(found.values())
     figures = average_precision(truth, detections)
     accuracy = attribute_accuracy(truth, detections, detector.attributes)
@@ -197,16 +232,17 @@ def found_boxes(detector: Detector, spec: DetectorSpec, images: Images, image_id
 
 
 def write_evaluation(directory: Path, detector: Detector, spec: DetectorSpec, images: Images) -> dict[str, float]:
-    """Evaluate on the test split; write `evaluation.json` (figures) and `detections.jsonl` (some, for a look)."""
-    held_out = Annotated(images, "test")
+    """Evaluate on test, or on val where test has no boxes; write `evaluation.json` and some `detections.jsonl`."""
+    held_out = Annotated(images, "test") or Annotated(images, "val")
+    classes = held_out.known(detector.classes)
     figures, found = evaluate(detector, spec, images, held_out)
     (directory / "evaluation.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     with open(directory / "detections.jsonl", "w", encoding="utf-8") as out:
         for name, one in list(found.items())[:SHOWN]:
             width, height = images.open(name).size
-            true = held_out.truth(name, detector.classes)
+            true = held_out.truth(name, classes)
             row = {"image_id": name, "width": width, "height": height, **_described(one, detector.classes)}
-            row["truth"] = _described(true, detector.classes)
+            row["truth"] = _described(true, classes)
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
     return figures
 

@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.artifacts.settings import Plugin, Settings, Since, Wiring
+from vbert.data.raw import Raw
 from vbert.data.spec import Source, absolute
 from vbert.regions.architectures import Architecture
 from vbert.regions.boxes import BoxRule, Nms, NmsRule
@@ -59,8 +60,8 @@ class DetectorSpec(_Fields):
 class DetectorFile(_Fields):
     """A file of data_specs/detectors: the detector, and what is told about it.
 
-    `weights`: the published ones, a source a file; the names of the keys are the backend's. `import_only`: why its
-    features can be imported but not made from images.
+    `weights`: the published ones, a source a file; the names of the keys are the backend's. `start`: what its training
+    starts from. `import_only`: why its features can be imported but not made from images.
     """
 
     backend: Literal["torchvision", "detectron2", "bottom_up"]
@@ -68,6 +69,7 @@ class DetectorFile(_Fields):
     licence: str
     homepage: str | None = None
     weights: dict[str, Source] = Field({})
+    start: Source | None = Field(None, description="a classifier or another detector that training starts from")
     import_only: str | None = None
     boxes: BoxRule  # the rule where a recipe names none
 
@@ -104,7 +106,9 @@ def detector_file(name: str) -> DetectorFile:
     found = read_yaml(path, DetectorFile)
     if found.name != path.stem:
         raise UserError(f"{path}: name: {found.name!r} must be that of its file, {path.stem!r}")
-    return found.model_copy(update={"weights": {key: absolute(s, path.parent) for key, s in found.weights.items()}})
+    weights = {key: absolute(source, path.parent) for key, source in found.weights.items()}
+    start = None if found.start is None else absolute(found.start, path.parent)
+    return found.model_copy(update={"weights": weights, "start": start})
 
 
 class RegionSettings(Settings):
@@ -130,6 +134,17 @@ class DetectorTraining(Schedule):
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     attribute_weight: float = Field(0.5, ge=0, description="of the attribute head's loss")
     flip: float = Field(0.5, ge=0, le=1, description="share of images mirrored left to right")
+    short_sides: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Since(())] = Field(
+        (), description="pixels: one of them, drawn for each image and epoch, in place of the spec's short_side"
+    )
+
+
+@dataclass(frozen=True)
+class Started:
+    """A detector whose training starts from weights that came from elsewhere, one file."""
+
+    spec: DetectorSpec
+    weights: Raw
 
 
 @dataclass(frozen=True)
@@ -217,6 +232,13 @@ class Backend(Protocol):
         """A checkpoint as the world writes it, in the network's own names. `files`: those of the spec's `weights`.
 
         Raises UserError naming what is missing, unexpected or of another shape.
+        """
+        ...
+
+    def started(self, spec: DetectorSpec, fresh: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+        """The tensors `fresh` of an untrained network, with those of the file `path` in the places they fit.
+
+        Raises UserError as `published` does.
         """
         ...
 

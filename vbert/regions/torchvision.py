@@ -38,3 +38,12 @@ def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
             f"detector {spec.name}: architecture {spec.architecture.kind} has no published weights: train it"
         )
     return torchvision_weights.published(spec, files)
+
+
+def started(spec: DetectorSpec, fresh: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """See `vbert.regions.detector.Backend`. `path`: a classifier on the same backbone, or a detector of its kind."""
+    if spec.architecture.kind == "plain_cnn":
+        raise UserError(
+            f"detector {spec.name}: architecture {spec.architecture.kind} starts from nothing; leave it out"
+        )
+    return torchvision_weights.started(spec, fresh, path)

@@ -16,7 +16,7 @@ from torchvision.models import get_model_weights
 
 from vbert.artifacts.errors import UserError
 from vbert.regions.detector import Published
-from vbert.regions.torchvision_fpn import network
+from vbert.regions.torchvision_fpn import MOBILE, V2, network
 
 if TYPE_CHECKING:
     from vbert.regions.detector import DetectorSpec
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PREDICTOR = "roi_heads.box_predictor."
 CLASSIFIER = f"{PREDICTOR}cls_score.weight"
 BODY = "backbone.body."
+KNOWN = (V2, MOBILE, "fasterrcnn_resnet50_fpn", "resnet50", "mobilenet_v3_large")
 LAST = (PREDICTOR, "roi_heads.attributes.", f"{BODY}fc.", f"{BODY}classifier.")  # what training doesn't start from
 SHOWN = 3  # names in a message
 CLASSES_BYTES = 1 << 20
@@ -42,7 +43,6 @@ def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
     plain state dict, whose tensors are not the network's, or whose classes nobody names.
     """
     path = files["weights"]
-    _check_digest(spec, path)
     tensors = state_dict(path)
     if CLASSIFIER not in tensors or tensors[CLASSIFIER].dim() != 2:
         raise UserError(
@@ -62,6 +62,7 @@ def state_dict(path: Path) -> dict[str, Tensor]:
     Wrappers as training scripts write them (`model` or `state_dict` around it, `module.` before the names) are taken
     off, and names of old torchvision versions made today's. Raises UserError for anything else.
     """
+    _check_digest(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -132,9 +133,9 @@ def started(spec: DetectorSpec, fresh: Mapping[str, Tensor], path: Path) -> dict
     return dict(fresh) | checked(given, own_tensors, f"{path.name} to start detector {spec.name} from")
 
 
-def _check_digest(spec: DetectorSpec, path: Path) -> None:
+def _check_digest(path: Path) -> None:
     """torchvision's own files bear the first 8 hex digits of their sha256 in their names."""
-    known = {weights.url.rpartition("/")[2] for weights in get_model_weights(spec.architecture.kind)}
+    known = {weights.url.rpartition("/")[2] for model in KNOWN for weights in get_model_weights(model)}
     name = path.name
     if name in known:
         with open(path, "rb") as file:

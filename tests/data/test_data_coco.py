@@ -1,0 +1,224 @@
+"""The reader of COCO's JSON: the real miniature, files of one's own, and photos that EXIF turns."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data.test_data_stages import built, described
+from PIL import Image
+
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.store import Store
+from vbert.data import readers
+from vbert.data.decode import decode
+from vbert.data.readers import coco
+from vbert.data.readers._photos import Turn
+from vbert.data.spec import DatasetSpec, Source, dataset
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "coco"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def own(folder: Path, **options: Any) -> DatasetSpec:
+    return DatasetSpec(
+        name="own",
+        title="Own",
+        licence="private",
+        sources={"files": Source(path=str(folder))},
+        images={"reader": "coco", "options": options},
+        examples={"reader": "coco", "options": {k: v for k, v in options.items() if k in ("splits", "ids")}},
+    )
+
+
+def read(folder: Path, store: Path, **options: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of images and of boxes."""
+    (images,) = built(Store(store), described(own(folder, **options))[0])
+    boxes = images.boxes()
+    return images.table().to_pylist(), boxes.to_pylist() if boxes else []
+
+
+def photo(
+    width: int, height: int, orientation: int | None = None, mark: tuple[int, int, int, int] | None = None
+) -> bytes:
+    """A black JPEG with a white rectangle, and an EXIF orientation."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    if mark:
+        pixels[mark[1] : mark[3], mark[0] : mark[2]] = 255
+    out, exif = io.BytesIO(), Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    Image.fromarray(pixels).save(out, "JPEG", quality=95, exif=exif)
+    return out.getvalue()
+
+
+def written(
+    folder: Path, name: str, images: list[dict[str, Any]], annotations: list[dict[str, Any]], **more: Any
+) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "cat"}]}
+    path.write_text(json.dumps(content))
+
+
+def one(folder: Path, data: bytes, size: tuple[int, int], *boxes: list[float], **more: Any) -> None:
+    """One photo with boxes, as its own data set."""
+    (folder / "train").mkdir(parents=True)
+    (folder / "train" / "a.jpg").write_bytes(data)
+    image = {"id": 1, "file_name": "a.jpg", "width": size[0], "height": size[1]}
+    rows = [{"image_id": 1, "category_id": 7, "bbox": box} | more for box in boxes]
+    written(folder, "annotations/instances_train.json", [image], rows)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real photos (../shared/data/coco) are not here")
+def test_the_real_miniature_is_read_whole(tmp_path: Path) -> None:
+    index, texts = built(Store(tmp_path), *described(own(REAL)))
+    rows, boxes = index.table().to_pylist(), index.boxes().to_pylist()
+    assert Counter(row["split"] for row in rows) == {"train": 258, "val": 50}
+    assert len(boxes) == 2148 - 23 + 382 - 5  # without crowds
+    assert index.figures["broken"] == 0
+    assert texts.figures["examples"] == 650 + 250
+    truth = json.loads((REAL / "annotations" / "instances_train2017.json").read_text())["annotations"]
+    mine = [row for row in boxes if row["image_id"] == "9"]
+    theirs = [a for a in truth if a["image_id"] == 9]
+    assert len(mine) == len(theirs)
+    x, y, width, height = theirs[0]["bbox"]
+    assert [mine[0][c] for c in ("x1", "y1", "x2", "y2")] == pytest.approx([x, y, x + width, y + height], abs=1e-3)
+    assert mine[0]["class"] == "bowl"
+    sizes = {row["image_id"]: (row["width"], row["height"]) for row in rows}
+    assert all(0 <= b["x1"] < b["x2"] <= sizes[b["image_id"]][0] for b in boxes)
+    assert all(0 <= b["y1"] < b["y2"] <= sizes[b["image_id"]][1] for b in boxes)
+    kept = built(Store(tmp_path), described(own(REAL, crowd="keep"))[0])[0]
+    assert kept.figures["boxes"] == 2148 + 382
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real photos (../shared/data/coco) are not here")
+def test_the_shipped_spec_reads_the_archives_as_published(tmp_path: Path) -> None:
+    """The same layout in three zips, as COCO publishes it; the captions need the annotations alone."""
+    places = {"train": ("train2017",), "val": ("val2017",), "annotations": ("annotations",)}
+    for name, folders in places.items():
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            for folder in folders:
+                for path in sorted((REAL / folder).iterdir()):
+                    archive.write(path, f"{folder}/{path.name}")
+    shipped = dataset("coco_2017")
+    assert shipped.read_by("examples") == ("annotations",)
+    local = {name: Source(path=str(tmp_path / f"{name}.zip")) for name in places}
+    index, texts = built(Store(tmp_path / "store"), *described(shipped.model_copy(update={"sources": local})))
+    assert Counter(index.table().column("split").to_pylist()) == {"train": 258, "val": 50}
+    assert index.figures["boxes"] == 2502
+    assert texts.figures["examples"] == 900
+    assert index.open("397133").size == (640, 427)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_in_stored_pixels_are_turned_with_the_photo(tmp_path: Path, orientation: int) -> None:
+    """A white rectangle in a stored file of 48×32 pixels; as shown, the box still holds it."""
+    data = photo(48, 32, orientation, mark=(8, 16, 24, 24))
+    one(tmp_path / "data", data, (48, 32), [8, 16, 16, 8])
+    options = {} if orientation in (1, 5, 6, 7, 8) else {"pixels": "stored"}
+    (image,), (box,) = read(tmp_path / "data", tmp_path / "store", **options)
+    shown = np.asarray(decode(data)).mean(2)
+    assert (image["width"], image["height"]) == shown.shape[::-1]
+    x1, y1, x2, y2 = (int(box[c]) for c in ("x1", "y1", "x2", "y2"))
+    inside = np.zeros(shown.shape, bool)
+    inside[y1:y2, x1:x2] = True
+    assert inside.sum() == 16 * 8
+    assert shown[inside].min() > 200
+    assert shown[~inside].mean() < 20
+
+
+def test_boxes_in_shown_pixels_stay(tmp_path: Path) -> None:
+    data = photo(48, 32, 6)
+    one(tmp_path / "a", data, (32, 48), [1, 2, 3, 4])
+    assert read(tmp_path / "a", tmp_path / "store")[1][0]["x2"] == 4
+    one(tmp_path / "b", data, (48, 32), [1, 2, 3, 4])
+    assert read(tmp_path / "b", tmp_path / "store", pixels="shown")[1][0]["x2"] == 4
+    assert read(tmp_path / "b", tmp_path / "store")[1][0]["x2"] == 30
+    one(tmp_path / "c", b"no photo", (48, 32), [1, 2, 3, 4])
+    assert read(tmp_path / "c", tmp_path / "store")[1][0]["x2"] == 4
+    assert Turn(3, 10, 20)((1, 2, 3, 4)) == (7, 16, 9, 18)
+
+
+def test_boxes_are_cut_at_the_border_and_empty_ones_dropped(tmp_path: Path) -> None:
+    one(tmp_path / "a", photo(20, 10), (20, 10), [-3, 2, 30, 4], [5, 5, 0, 3], [25, 1, 4, 4], [1, 1, 2, 2])
+    _, boxes = read(tmp_path / "a", tmp_path / "store")
+    assert [[b[c] for c in ("x1", "y1", "x2", "y2")] for b in boxes] == [[0, 2, 20, 6], [1, 1, 3, 3]]
+    one(tmp_path / "b", photo(20, 10), (20, 10), [1, 1, 2, 2], iscrowd=1)
+    assert read(tmp_path / "b", tmp_path / "store")[1] == []
+
+
+def test_names_of_ones_own(tmp_path: Path) -> None:
+    """Files named by `splits`, photos in folders, numbers that both files use."""
+    photos = tmp_path / "data" / "photos"
+    for name in ("a/1.jpg", "b/1.jpg"):
+        (photos / name).parent.mkdir(parents=True)
+        (photos / name).write_bytes(photo(8, 8))
+    for split, name in (("train", "a/1.jpg"), ("test", "b/1.jpg")):
+        image = {"id": 1, "file_name": name, "width": 8, "height": 8}
+        box = {"image_id": 1, "category_id": 7, "bbox": [0, 0, 4, 4]}
+        written(tmp_path / "data", f"{split}_boxes.json", [image], [box])
+    splits = {"train": "train_boxes.json", "test": "test_boxes.json"}
+    with pytest.raises(UserError, match="no instances_train"):
+        read(tmp_path / "data", tmp_path / "store")
+    with pytest.raises(UserError, match=r"a second image '1'; take `options: \{ids: file_name\}`"):
+        read(tmp_path / "data", tmp_path / "store", splits=splits)
+    images, boxes = read(tmp_path / "data", tmp_path / "store", splits=splits, ids="file_name")
+    assert [(row["image_id"], row["split"]) for row in images] == [("a/1", "train"), ("b/1", "test")]
+    assert [row["class"] for row in boxes] == ["cat", "cat"]
+
+
+def test_captions_that_count_alike_are_kept_apart(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        (tmp_path / "data" / split / f"{split}.jpg").write_bytes(photo(8, 8))
+        image = {"id": split, "file_name": f"{split}.jpg"}
+        captions = [{"id": 1, "image_id": split, "caption": f" a {split} \n"}]
+        written(tmp_path / "data", f"captions_{split}.json", [image], captions)
+    _, texts = built(Store(tmp_path / "store"), *described(own(tmp_path / "data")))
+    rows = texts.table().to_pylist()
+    assert [(row["example_id"], row["text"]) for row in rows] == [("1", "a train"), ("val/1", "a val")]
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "photo": (
+        {"images": [{"id": 1, "file_name": "b.jpg"}]},
+        r"no source holds the photo 'b\.jpg'; did you",
+    ),
+    "no name": ({"images": [{"id": 1}]}, r"instances_train\.json: images\[0\]: file_name: is missing"),
+    "category": ({"categories": []}, "category 7, which it doesn't list"),
+    "image": ({"annotations": [{"image_id": 5, "category_id": 7, "bbox": [0, 0, 1, 1]}]}, "image 5, which it doesn't"),
+    "box": ({"annotations": [{"image_id": 1, "category_id": 7, "bbox": [0, 0, 1]}]}, r"bbox: must be \[x, y, width"),
+    "no box": ({"annotations": [{"image_id": 1, "category_id": 7}]}, r"annotations\[0\]: bbox: is missing"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_named(tmp_path: Path, fault: str) -> None:
+    changes, said = FAULTS[fault]
+    one(tmp_path / "data", photo(8, 8), (8, 8), [0, 0, 4, 4])
+    path = tmp_path / "data" / "annotations" / "instances_train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError, match=said):
+        read(tmp_path / "data", tmp_path / "store")
+
+
+def test_options_and_files_that_are_none(tmp_path: Path) -> None:
+    one(tmp_path / "data", photo(8, 8), (8, 8), [0, 0, 4, 4])
+    for option in ({"ids": "name"}, {"crowd": "kept"}, {"pixels": "show"}):
+        with pytest.raises(UserError, match=f"options.{next(iter(option))}: '.*' is none of"):
+            read(tmp_path / "data", tmp_path / "store", **option)
+    (tmp_path / "data" / "annotations" / "instances_train.json").write_text("[1")
+    with pytest.raises(UserError, match=r"instances_train\.json: not JSON"):
+        read(tmp_path / "data", tmp_path / "store")
+    assert readers.reader("coco").version == coco.VERSION

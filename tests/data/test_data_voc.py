@@ -1,0 +1,142 @@
+"""The reader of Pascal VOC's XML, on folders laid out as VOC's archives are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data.test_data_coco import photo
+from data.test_data_stages import built
+
+from tasks.download import download
+from tasks.images import images
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.store import Store
+from vbert.data.readers.voc import parsed
+from vbert.data.spec import DatasetSpec, Source, dataset
+
+OBJECT = """<object><name>{name}</name><pose>Left</pose><truncated>1</truncated><difficult>{difficult}</difficult>
+<bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox>
+<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part></object>"""
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def xml(*objects: str, size: tuple[int, int] = (48, 32), filename: str = "x.jpg") -> str:
+    width, height = size
+    return (
+        f"<annotation><folder>VOC2007</folder><filename>{filename}</filename><size><width>{width}</width>"
+        f"<height>{height}</height><depth>3</depth></size>{''.join(objects)}</annotation>"
+    )
+
+
+def item(*box: float, name: str = "dog", difficult: int = 0) -> str:
+    return OBJECT.format(name=name, difficult=difficult, box=box)
+
+
+def devkit(folder: Path, content: dict[str, str], splits: dict[str, list[str]] | None = None) -> Path:
+    """A VOC2007 below `folder`, with a photo for each XML, and masks of the same names."""
+    root = folder / "VOCdevkit" / "VOC2007"
+    for part in ("Annotations", "JPEGImages", "SegmentationClass", "ImageSets/Main"):
+        (root / part).mkdir(parents=True, exist_ok=True)
+    for name, text in content.items():
+        (root / "Annotations" / f"{name}.xml").write_text(text)
+        (root / "JPEGImages" / f"{name}.jpg").write_bytes(photo(48, 32))
+        (root / "SegmentationClass" / f"{name}.png").write_bytes(photo(48, 32))
+    for split, names in (splits or {}).items():
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+        (root / "ImageSets" / "Main" / f"dog_{split}.txt").write_text("".join(f"{name} -1\n" for name in names))
+    return root
+
+
+def read(store: Path, options: dict[str, Any] | None = None, **folders: Path) -> tuple[list[Any], list[Any]]:
+    sources = {name: Source(path=str(folder)) for name, folder in folders.items()}
+    spec = DatasetSpec(
+        name="own", title="Own", licence="x", sources=sources, images={"reader": "voc", "options": options or {}}
+    )
+    raws = {name: download(source.pinned()) for name, source in sources.items()}
+    (index,) = built(Store(store), images(raws, spec.reader("images"), None, spec.reading("images")))
+    boxes = index.boxes()
+    return index.table().to_pylist(), boxes.to_pylist() if boxes else []
+
+
+def corners(boxes: list[Any]) -> list[list[float]]:
+    return [[box[c] for c in ("x1", "y1", "x2", "y2")] for box in boxes]
+
+
+def test_vocs_layout_in_two_sources(tmp_path: Path) -> None:
+    """Both archives hold their own half of one folder, as VOC 2007's do."""
+    trainval = {"000005": xml(item(1, 1, 48, 32)), "000007": xml(item(9, 9, 9, 9, name="cat"), item(2, 3, 4, 5))}
+    devkit(tmp_path / "a", trainval, {"train": ["000005"], "val": ["000007"], "trainval": ["000005", "000007"]})
+    devkit(tmp_path / "b", {"000001": xml(item(45.7, 1, 60, 32))}, {"test": ["000001"]})
+    rows, boxes = read(tmp_path / "store", trainval=tmp_path / "a", test=tmp_path / "b")
+    assert [(r["image_id"], r["split"]) for r in rows] == [("000001", "test"), ("000005", "train"), ("000007", "val")]
+    assert all("JPEGImages" in row["path"] for row in rows)
+    assert [(box["image_id"], box["class"]) for box in boxes] == [
+        ("000001", "dog"),
+        ("000005", "dog"),
+        ("000007", "cat"),
+        ("000007", "dog"),
+    ]
+    assert corners(boxes) == [pytest.approx([44.7, 0, 48, 32]), [0, 0, 48, 32], [8, 8, 9, 9], [1, 2, 4, 5]]
+    assert dataset("voc_2007").examples is None
+
+
+def test_difficult_objects_and_where_counting_begins(tmp_path: Path) -> None:
+    devkit(tmp_path / "a", {"1": xml(item(1, 1, 4, 4, difficult=1)), "2": xml(item(1, 2, 4, 4), item(60, 1, 70, 2))})
+    assert corners(read(tmp_path / "s", a=tmp_path / "a")[1]) == [[0, 1, 4, 4]]
+    assert len(read(tmp_path / "s", {"difficult": "keep"}, a=tmp_path / "a")[1]) == 2
+    rows, boxes = read(tmp_path / "s", {"first": 0}, a=tmp_path / "a")
+    assert corners(boxes) == [[1, 2, 4, 4]]
+    assert {row["split"] for row in rows} == {"train"}
+
+
+def test_xml_beside_its_photo_or_naming_it(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "one.jpg").write_bytes(photo(48, 32))
+    (tmp_path / "a" / "other.JPG").write_bytes(photo(48, 32, 6))
+    (tmp_path / "a" / "one.xml").write_text(xml(item(1, 1, 2, 2)))
+    (tmp_path / "a" / "two.xml").write_text(xml(item(1, 1, 8, 4), filename="other.JPG"))
+    rows, boxes = read(tmp_path / "s", a=tmp_path / "a")
+    assert [(row["image_id"], row["path"]) for row in rows] == [("one", "a/one.jpg"), ("two", "a/other.JPG")]
+    assert corners(boxes) == [[0, 0, 2, 2], [28, 0, 32, 8]]  # turned with the photo, whose size is the stored one's
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY b "bbbb"><!ENTITY c "&b;&b;&b;&b;">]><annotation><object>&c;</object></annotation>'
+OUTSIDE = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b;</annotation>'
+FAULTS = {
+    "entities": (BOMB, r"1\.xml: has a document type"),
+    "a file from outside": (OUTSIDE, r"1\.xml: has a document type"),
+    "broken": ("<annotation><object>", r"1\.xml: not XML: no element found"),
+    "no number": (xml(item("one", 1, 2, 2)), "bndbox/xmin: 'one' is no number"),  # type: ignore[arg-type]
+    "no class": (xml(item(1, 1, 2, 2, name="")), r"1\.xml: name: is missing"),
+    "no box": (xml("<object><name>dog</name></object>"), r"bndbox/xmin: is missing"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_named(tmp_path: Path, fault: str) -> None:
+    text, said = FAULTS[fault]
+    devkit(tmp_path / "a", {"1": text})
+    with pytest.raises(UserError, match=said):
+        read(tmp_path / "s", a=tmp_path / "a")
+
+
+def test_missing_photos_and_double_names(tmp_path: Path) -> None:
+    root = devkit(tmp_path / "a", {"1": xml(item(1, 1, 2, 2), filename="1.jpg")})
+    (root / "JPEGImages" / "1.jpg").unlink()
+    with pytest.raises(UserError, match=r"no source holds the photo '1\.jpg'"):
+        read(tmp_path / "s", a=tmp_path / "a")
+    devkit(tmp_path / "b", {"1": xml()})
+    with pytest.raises(UserError, match=r"two images are called '1': a/.* and b/"):
+        read(tmp_path / "s", a=tmp_path / "a", b=tmp_path / "b")
+    with pytest.raises(UserError, match=r"options\.first: '2' is none of 0, 1"):
+        read(tmp_path / "s", {"first": 2}, b=tmp_path / "b")
+
+
+def test_deep_nesting_is_only_a_tree() -> None:
+    assert parsed(b"<a>" * 5000 + b"</a>" * 5000, "x").tag == "a"
