@@ -408,7 +408,7 @@ def test_an_answer_that_was_lost(site: Site, golden: dict[str, bytes]) -> None:
     heard = Heard()
     build_here([TARGET], site.url, events=heard)
     assert site.artifacts() == golden
-    assert heard.sentences == []
+    assert not [sentence for sentence in heard.sentences if "another" in sentence]
     assert len(seen) > 20
 
 
