@@ -451,6 +451,13 @@ def test_urls_that_are_refused(url: str, said: str) -> None:
     assert "abc" not in str(raised.value)
 
 
+def test_an_endpoint_that_is_none(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in ("", "localhost:9000"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", given)
+        with pytest.raises(UserError, match=f"AWS_ENDPOINT_URL='{given}' is no http.s. address; mend it, or unset it"):
+            Store(site.url).exists()
+
+
 def test_a_bucket_that_is_not_there(site: Site) -> None:
     with pytest.raises(UserError, match="there is no bucket 'nowhere' for s3://nowhere/p; make it first"):
         build_here([TARGET], "s3://nowhere/p")

@@ -225,14 +225,14 @@ def test_damaged_things_and_trash(store: Store) -> None:
 
 def test_what_became_needed_after_the_plan_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     build_here([toy.numbers(2), toy.numbers(3)], store)
-    real = upkeep._Sweeping.plan
+    real = upkeep.Sweeping.plan
 
     def then_a_run_begins(self: Any) -> Any:
         items = real(self)
         run(store, "1", toy.squares(toy.numbers(2), SLOW), status="running")
         return items
 
-    monkeypatch.setattr(upkeep._Sweeping, "plan", then_a_run_begins)
+    monkeypatch.setattr(upkeep.Sweeping, "plan", then_a_run_begins)
     assert gc(store, dry_run=False).kept == 1
     assert there(store) == marks(toy.numbers(2))
 
