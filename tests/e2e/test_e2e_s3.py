@@ -54,7 +54,7 @@ def test_shards_of_two_workers_and_a_publisher(
         upload(artifact, local, store)
     step, proxy = tmp_path / "step.json", Proxy(server.port)
     step.write_text(json.dumps(steps_as_json(regions)))
-    proxy.cut_at = [200_000, 20_000, 5_000]  # in the middle of shards
+    proxy.cut_at = [30_000, 10_000, 20_000]  # in the middle of shards
 
     def start(machine: str, *more: str) -> subprocess.Popen[str]:
         command = ["build", str(step), "--store", site.url, "--machine", "units_at_once=1", *more]

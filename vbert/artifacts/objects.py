@@ -132,12 +132,12 @@ class Objects:
 
     @cached_property
     def _client(self) -> Any:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        endpoint = _endpoint()
         return getattr(self._api.store, KINDS[self.scheme])(
             self.bucket,
             prefix=self.prefix or None,
             config={"checksum_algorithm": "SHA256"} | ({"endpoint": endpoint} if endpoint else {}),
-            client_options={"allow_http": endpoint.startswith("http://"), "timeout": REQUEST},
+            client_options={"allow_http": bool(endpoint and endpoint.startswith("http://")), "timeout": REQUEST},
             # The long wait is `_patient`'s, which says so; these few spare the other parts of an upload.
             retry_config={"max_retries": 2, "retry_timeout": REQUEST, "backoff": {"init_backoff": REQUEST / 600}},
         )
@@ -310,6 +310,17 @@ class Objects:
                 "command when the server answers again"
             ) from None
         log.warning("%s does not answer (%s); trying again in %.1f s", self.url, cause, pause)
+
+
+def _endpoint() -> str | None:
+    """The server's address where the environment names one. Raises UserError: the client would crash over it."""
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        given = os.environ.get(name)
+        if given is not None:
+            if not re.match(r"https?://[^/]", given):
+                raise UserError(f"{name}={given!r} is no http(s) address; mend it, or unset it for Amazon's own")
+            return given
+    return None
 
 
 def _cause(error: Exception) -> str:
