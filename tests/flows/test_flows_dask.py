@@ -191,10 +191,10 @@ def test_a_cancelled_run_leaves_nothing_at_work(
     start: Flows, api: Api, tmp_path: Path, fate: Path, where: str, request: pytest.FixtureRequest
 ) -> None:
     (fate / "slow").touch()
-    store, target = tmp_path / "store", fragile_graph(str(fate), count=60)
+    store, target = tmp_path / "store", fragile_graph(str(fate), count=40)
     theirs: Cluster | None = request.getfixturevalue("cluster") if where == "theirs" else None
     machine = theirs.machine if theirs else DASK
-    served = start("fragile", "serve", machine=machine, fate=str(fate), count=60)
+    served = start("fragile", "serve", machine=machine, fate=str(fate), count=40)
     deployment: dict[str, Any] = {}
     until(lambda: bool(deployment.update(api.deployment("toy", tmp_path.name)) or deployment))
     run = api.post(f"deployments/{deployment['id']}/create_flow_run")
@@ -205,25 +205,26 @@ def test_a_cancelled_run_leaves_nothing_at_work(
     assert makers
     assert not free(store, target.fingerprint)
     api.post(f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING"})
-    until(lambda: free(store, target.fingerprint), 60)
+    until(lambda: free(store, target.fingerprint))
     makers += theirs.makers() if theirs else children_of(served.pid)
     assert gone(makers)  # the lock is let go after the units have ended
     until(lambda: api.flow_run(run["id"])["state_type"] == "CANCELLED", 40)
     until(lambda: gone(flow), 10)
     kept = committed(store, target.fingerprint)
-    assert 2 <= kept < 60
+    assert 2 <= kept < 40
     served.terminate()
     served.wait(30)
     if theirs:
         assert all(worker.poll() is None for worker in theirs.workers)  # not ours to end
 
     (fate / "slow").unlink()
-    again = start("fragile", machine=machine, fate=str(fate), count=60)
+    again = start("fragile", machine=machine, fate=str(fate), count=40)
     assert again.wait(120) == 0, again.communicate()[1]
-    assert len(api.tasks(run_of(api)["id"], 2 + 60 - kept)) == 2 + 60 - kept
-    assert as_built_here(store, fate, 60, tmp_path / "other")
+    assert len(api.tasks(run_of(api)["id"], 2 + 40 - kept)) == 2 + 40 - kept
+    assert as_built_here(store, fate, 40, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_is_told_and_the_next_run_goes_on(
     start: Flows, cluster: Cluster, tmp_path: Path, fate: Path
 ) -> None:
