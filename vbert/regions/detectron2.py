@@ -148,7 +148,7 @@ def configuration(spec: DetectorSpec, classes: int) -> Any:
     try:
         import detectron2
         from detectron2.config import get_cfg
-        from yaml import YAMLError
+        from yaml import YAMLError  # type: ignore[import-untyped]
     except ImportError as error:
         raise UserError(
             f"detector {spec.name} needs detectron2, which can't be imported ({error}); install it: {INSTALL}"
