@@ -86,4 +86,14 @@ class BottomUp(Settings):
     rows: int = Field(60, ge=1)  # RoIs a pass of the RoI head, always
 
 
-Architecture = Annotated[PlainCnn | TorchvisionFasterRcnn | Detectron2 | BottomUp, Field(discriminator="kind")]
+class Elsewhere(Settings):
+    """A model that nothing here runs. Features that it made can be imported; its spec says how it made them."""
+
+    backend: ClassVar[str] = "elsewhere"
+    kind: Literal["elsewhere"]
+    model: str  # in the words of its own project
+
+
+Architecture = Annotated[
+    PlainCnn | TorchvisionFasterRcnn | Detectron2 | BottomUp | Elsewhere, Field(discriminator="kind")
+]

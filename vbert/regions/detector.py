@@ -36,6 +36,7 @@ BACKENDS = {
     "torchvision": ("vbert.regions.torchvision", 1),
     "detectron2": ("vbert.regions.detectron2", 1),
     "bottom_up": ("vbert.regions.bottom_up", 1),
+    "elsewhere": ("", 1),  # runs nothing: it names who made imported features
 }
 
 
@@ -64,7 +65,7 @@ class DetectorFile(_Fields):
     starts from. `import_only`: why its features can be imported but not made from images.
     """
 
-    backend: Literal["torchvision", "detectron2", "bottom_up"]
+    backend: Literal["torchvision", "detectron2", "bottom_up", "elsewhere"]
     title: str
     licence: str
     homepage: str | None = None
@@ -77,6 +78,8 @@ class DetectorFile(_Fields):
     def _runs_it(self) -> DetectorFile:
         if self.backend != self.architecture.backend:
             raise ValueError(f"architecture {self.architecture.kind} belongs to backend {self.architecture.backend!r}")
+        if self.backend == "elsewhere" and not self.import_only:
+            raise ValueError("import_only: say why this detector can't be run from images")
         return self
 
     def spec(self) -> DetectorSpec:
@@ -249,6 +252,9 @@ def backend(name: str) -> Plugin:
 
 
 def load_backend(name: str) -> Backend:
+    """The module of a backend. Raises UserError for `elsewhere`, which has none."""
+    if name == "elsewhere":
+        raise UserError("this detector is run elsewhere: its features can be imported, but not made from images")
     return cast(Backend, import_module(BACKENDS[name][0]))
 
 

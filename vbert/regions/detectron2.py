@@ -55,7 +55,8 @@ def detector(spec: DetectorSpec, classes: Sequence[str], tensors: Mapping[str, T
 
     with torch.random.fork_rng(devices=[]):
         model = network(spec, len(classes))
-    model.load_state_dict(dict(tensors))
+    _compare(f"detector {spec.name}: other weights", tensors, model.state_dict())
+    model.load_state_dict(dict(tensors), strict=False)
     return Detectron2Detector(spec, classes, model, device)
 
 
@@ -75,7 +76,7 @@ def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
             f"{path.name}: these weights know {count} classes, the spec {spec.name} names {named}; name them in "
             "`classes` of a spec of your own, in their order"
         )
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):
         wanted = network(spec, count).state_dict()
     _compare(f"{path.name}: not the weights of {spec.name}", found, wanted)
     return Published(spec.classes, (), found)
@@ -86,7 +87,7 @@ def _used(name: str) -> bool:
 
 
 def _compare(said: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    wanted = {name: tensor for name, tensor in wanted.items() if _used(name)}
+    found, wanted = ({name: t for name, t in held.items() if _used(name)} for held in (found, wanted))
     shapes = {name: (tuple(found[name].shape), tuple(wanted[name].shape)) for name in found.keys() & wanted.keys()}
     faults = [
         ("missing", sorted(wanted.keys() - found.keys())),
@@ -143,10 +144,11 @@ def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def configuration(spec: DetectorSpec, classes: int) -> Any:
-    """detectron2's CfgNode of the spec's architecture, without what features need not. Raises UserError."""
+    """detectron2's CfgNode of the spec's architecture, for a detector of boxes on the CPU. Raises UserError."""
     try:
         import detectron2
         from detectron2.config import get_cfg
+        from yaml import YAMLError  # type: ignore[import-untyped]
     except ImportError as error:
         raise UserError(
             f"detector {spec.name} needs detectron2, which can't be imported ({error}); install it: {INSTALL}"
@@ -160,7 +162,10 @@ def configuration(spec: DetectorSpec, classes: int) -> Any:
             f"detector {spec.name}: detectron2 has no config {asked.config!r}; {nearest(asked.config, names)}"
         )
     config = get_cfg()
-    config.merge_from_file(str(root / asked.config), allow_unsafe=False)
+    try:
+        config.merge_from_file(str(root / asked.config), allow_unsafe=False)
+    except YAMLError as error:  # some run code
+        raise UserError(f"detector {spec.name}: config {asked.config} is not plain YAML: {error}") from None
     for key, value in asked.changes.items():
         try:
             config.merge_from_list([key, value])

@@ -139,7 +139,7 @@ class Detectron2Detector:
         height, width = prepared.pixels.shape[1:]
         scale = self._scale(prepared)
         scores = logits.sigmoid() if predictor.use_sigmoid_ce else logits.softmax(1)
-        regressed = predictor.box2box_transform.apply_deltas(deltas, boxes).view(len(boxes), -1, 4)
+        regressed = predictor.box2box_transform.apply_deltas(deltas, boxes).unflatten(1, (-1, 4))
         return Candidates(
             boxes=boxes / scale,
             scores=scores[:, :-1],
