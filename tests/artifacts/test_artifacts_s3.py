@@ -25,7 +25,9 @@ from artifacts.s3 import Proxy, S3Server, Site, serving
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import BuildError, Damaged, UserError
+from vbert.artifacts.fingerprint import digest
 from vbert.artifacts.graph import Engine, Events, build_here, plan, walk
+from vbert.artifacts.manifest import content_digest
 from vbert.artifacts.remote import RemoteStore
 from vbert.artifacts.stage import steps_as_json
 from vbert.artifacts.store import Store
@@ -187,25 +189,20 @@ def test_a_worker_goes_on_from_what_it_had_not_shared(site: Site, tmp_path: Path
     """Killed between the commit of a unit and its upload: it is uploaded by the next run, not made again."""
     numbers = next(a for a in walk(squares()) if a.stage_name == "toy_numbers")
     build_here([numbers], site.url)
-    held, step, log = threading.Event(), step_file(tmp_path / "step.json", squares()), tmp_path / "log"
-
-    def hold(environ: dict[str, Any], answer: Callable[[], Any]) -> Any:
-        if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].endswith("/0001/unit.json"):
-            held.set()
-            time.sleep(60)
-        return answer()
-
-    site.server.around = hold
-    worker = command(site, "worker", "build", step, "--units", "0-1", "--store", site.url, TOY_LOG=str(log))
-    assert held.wait(100)
+    step, log = step_file(tmp_path / "step.json", squares()), tmp_path / "log"
+    record = f"unfinished/toy_squares/{squares().fingerprint}/units/0001/unit.json"
+    came, go = pause_at(site, "/0001/unit.json")
+    build = ("build", step, "--units", "0-1", "--store", site.url)
+    worker = command(site, "worker", *build, TOY_LOG=str(log))
+    assert came.wait(100)
     worker.kill()
     worker.communicate()
     site.server.around = lambda environ, answer: answer()
-    assert len([key for key in site.keys("unfinished/") if key.endswith("/0001/unit.json")]) == 0
-    assert "2 of 4" in done(
-        command(site, "worker", "build", step, "--units", "0-1", "--store", site.url, TOY_LOG=str(log))
-    )
+    assert record not in site.keys("unfinished/")
+    assert "2 of 4" in done(command(site, "worker", *build, TOY_LOG=str(log)))
+    assert record in site.keys("unfinished/")
     assert Counter(log.read_text().splitlines()) == {"square 0": 1, "square 1": 1}
+    go.set()
 
 
 def test_the_first_unit_of_a_key_stands(site: Site) -> None:
@@ -512,23 +509,19 @@ def test_a_damaged_manifest(site: Site, golden: dict[str, bytes]) -> None:
     assert site.artifacts() == golden
 
 
-def test_a_manifest_that_leads_elsewhere(site: Site, tmp_path: Path) -> None:
+def test_a_manifest_that_leads_elsewhere(site: Site) -> None:
     """Names and contents of a manifest become paths on this machine: none may lead out of the cache."""
     store = Store(site.url)
     build_here([toy.numbers(2)], store)
     mark = toy.numbers(2).fingerprint
     found = store.find("toy_numbers", mark)
     assert found is not None
-    for name, content in (("../../x", ""), ("/x", ""), ("numbers.json", "../../../..")):
-        body = found.model_dump() | {"digest": None}
-        del body["digest"]
-        body["files"][0]["name"] = name
-        body["content"] = content
-        from vbert.artifacts.fingerprint import digest
-
+    for name, content in (("../../x", None), ("/x", None), ("a//b", None), ("numbers.json", "../../../..")):
+        entry = found.files[0].model_copy(update={"name": name})  # unchecked
+        body = found.model_dump() | {"files": [entry.model_dump()], "content": content or content_digest([entry])}
         text = json.dumps(body | {"digest": digest(body)})
         site.server.put(site.bucket, site.key(f"artifacts/toy_numbers/{mark}/manifest.json"), text.encode())
-        with pytest.raises(Damaged):
+        with pytest.raises(Damaged, match="is no name of a file" if content is None else "its content is not"):
             Store(site.url).find("toy_numbers", mark)
 
 
