@@ -77,6 +77,8 @@ class DetectorFile(_Fields):
     def _runs_it(self) -> DetectorFile:
         if self.backend != self.architecture.backend:
             raise ValueError(f"architecture {self.architecture.kind} belongs to backend {self.architecture.backend!r}")
+        if self.start is not None and self.backend != "torchvision":
+            raise ValueError(f"start: backend {self.backend!r} trains no detector")
         return self
 
     def spec(self) -> DetectorSpec:
