@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,26 @@ from typing import Any
 import pytest
 import torch
 from regions.fpn_world import REAL, needs_photos
+from safetensors.torch import load_file
+from torch.nn.functional import cosine_similarity
+from torchvision.ops import box_iou
 
+from flows.graph import graph
+from flows.recipe import resolve
+from tasks.detector import detector
 from tasks.download import download
 from tasks.images import images
 from vbert.artifacts.build import Job, Machine
 from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import build_here
+from vbert.artifacts.graph import build_here, walk
 from vbert.artifacts.settings import Numerics
+from vbert.artifacts.stage import artifact_from_json, steps_as_json
 from vbert.data import readers
 from vbert.data.images import Images
 from vbert.data.raw import Raw
 from vbert.data.spec import Reading, Source
 from vbert.objectives.detection import Annotated, DetectionTask, evaluate, train_detector
+from vbert.regions.boxes import Adaptive, select
 from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, Started, detector_file
 
 pytestmark = needs_photos
@@ -98,9 +107,36 @@ def test_a_killed_training_from_a_classifier_goes_on_to_the_same_bytes(
     assert whole.classes() == sorted(set(photos.boxes().column("class").to_pylist()) & set(whole.classes()))
     assert {"map", "map50"} <= whole.curves()[-1].keys()
     assert [row["image_id"] for row in whole.detections()] == Annotated(photos, "val").ids  # test has no photos
-    detector = whole.load()
-    (found,) = detector.detect(detector.look([detector.prepare(photos.open(whole.detections()[0]["image_id"]))]))
+    ready = whole.load()
+    (found,) = ready.detect(ready.look([ready.prepare(photos.open(whole.detections()[0]["image_id"]))]))
     assert torch.isfinite(found.features).all()
+
+
+def test_the_stage_takes_a_start_and_its_step_is_data(store: Path, photos: Images, classifier: Raw) -> None:
+    one = TRAINING.model_copy(update={"steps": 1})
+    begun, bare = (detector(photos, spec, one, Numerics(), 0) for spec in (Started(small(), classifier), small()))
+    assert begun.fingerprint != bare.fingerprint
+    for made in (begun, bare):
+        assert artifact_from_json(json.loads(json.dumps(steps_as_json(made)))).fingerprint == made.fingerprint
+    (built,) = build_here([begun], store)
+    assert built.figures.keys() == {"map", "map50"}
+    theirs = torch.load(Path(classifier.input("source").path), weights_only=True)["features.0.0.weight"]
+    assert torch.equal(load_file(built.file("weights.safetensors"))["backbone.body.0.0.weight"], theirs)
+
+
+def test_a_recipe_starts_from_the_specs_source_or_its_own(tmp_path: Path) -> None:
+    (tmp_path / "own.pth").write_bytes(b"weights")
+    spec = "fasterrcnn_mobilenet_v3_large_fpn"
+    entry = f"detector: {{spec: {spec}, train: {{data: coco}}}}"
+    (tmp_path / "own.yaml").write_text(f"data: {{coco: {{spec: coco_2017}}}}\n{entry}\n")
+    made = {}
+    for name, changes in {"the spec's": {}, "own": {"detector.start": str(tmp_path / "own.pth")}}.items():
+        steps = walk(graph(resolve(str(tmp_path / "own.yaml"), changes)))
+        (made[name],) = [artifact for artifact in steps if artifact.stage_name == "detector"]
+    assert made["the spec's"].input("spec").weights.input("source").url.endswith("mobilenet_v3_large-8738ca79.pth")
+    assert made["own"].input("spec").weights.input("source").path == str(tmp_path / "own.pth")
+    with pytest.raises(UserError, match="start is for train"):
+        resolve(str(tmp_path / "own.yaml"), {"detector": {"spec": spec, "start": "own.pth"}})
 
 
 def test_stages_that_are_not_trained_stay_as_the_classifier_has_them(photos: Images, classifier: Raw) -> None:
@@ -168,6 +204,7 @@ def test_a_start_that_does_not_fit_is_named(tmp_path: Path, photos: Images) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_photos_are_learnt(tmp_path: Path, photos: Images) -> None:
     """Ten photos by heart, from scratch: the loss falls, and boxes are found."""
     spec = small(norm="batch", trained=6, proposals=100, before_nms=300)
@@ -181,6 +218,20 @@ def test_photos_are_learnt(tmp_path: Path, photos: Images) -> None:
     weights = DetectorWeights.at(tmp_path / "made")
     losses = [row["loss"] for row in weights.curves()]
     assert losses[-1] < 0.5 * losses[0]
-    detector = weights.load()
-    figures, _ = evaluate(detector, spec, photos, Annotated(photos, "train"))
+    learnt = weights.load()
+    figures, _ = evaluate(learnt, spec, photos, Annotated(photos, "train"))
     assert figures["map50"] > 0.1
+    cosines, found_again = [], []
+    for image_id in Annotated(photos, "train").ids:
+        prepared = learnt.prepare(photos.open(image_id))
+        seen = learnt.look([prepared])
+        kept = select(learnt.detect(seen)[0], Adaptive(minimum=0, maximum=36, score=0.3), spec.nms)
+        with torch.autocast("cpu", torch.bfloat16):
+            coarse = learnt.look([prepared])
+            again = select(learnt.detect(coarse)[0], Adaptive(minimum=0, maximum=100, score=0.1), spec.nms)
+            features = learnt.describe(coarse, [kept.boxes])[0].features
+        cosines.append(cosine_similarity(features, learnt.describe(seen, [kept.boxes])[0].features))
+        found_again.append(box_iou(kept.boxes, again.boxes).max(1).values)
+    print(figures, losses[0], losses[-1], torch.cat(cosines).min(), (torch.cat(found_again) >= 0.9).float().mean())
+    assert torch.cat(cosines).min() >= 0.99
+    assert (torch.cat(found_again) >= 0.9).float().mean() >= 0.97

@@ -88,9 +88,12 @@ def stock(spec: DetectorSpec, **settings: Any) -> nn.Module:
 
 
 def ours(spec: DetectorSpec) -> Detector:
-    backend = load_backend("torchvision")
-    tensors = {k: v for k, v in drawn(spec.architecture.kind).items() if not k.endswith("num_batches_tracked")}
-    return backend.detector(spec, CLASSES, tensors, "cpu")
+    return load_backend("torchvision").detector(spec, CLASSES, tensors_of(spec), "cpu")
+
+
+def tensors_of(spec: DetectorSpec) -> dict[str, Tensor]:
+    """What is drawn, by the names of our network."""
+    return {k: v for k, v in drawn(spec.architecture.kind).items() if not k.endswith("num_batches_tracked")}
 
 
 def pixels(data: bytes) -> Tensor:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from regions.fpn_world import KINDS, image, needs_photos, ours, photos, pixels, spec_of, stock
+from PIL import Image
+from regions.fpn_world import CLASSES, KINDS, image, needs_photos, ours, photos, pixels, spec_of, stock, tensors_of
+from regions.regions_tiny import collection
+from regions.test_regions_extract import all_bits, extracted
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.ops import box_iou
@@ -14,7 +18,8 @@ from torchvision.transforms.functional import to_pil_image
 
 from vbert.artifacts.errors import UserError
 from vbert.regions.boxes import Adaptive, Nms, select
-from vbert.regions.detector import detector_file, load_backend
+from vbert.regions.detector import DetectorWeights, RegionSettings, detector_file, load_backend, write_weights
+from vbert.regions.extract import Unit, shard_plan
 
 COUNT = 3
 
@@ -83,19 +88,46 @@ def test_from_the_file_the_same_boxes_come_out(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_but_the_image_decides_its_bits(kind: str) -> None:
     """Order, what was seen before, and a fresh or a used detector: 0 of all (image, setting) pairs differ."""
-    spec, files = spec_of(kind, 96, 160, proposals=40), photos(4)
+    spec = spec_of(kind, 96, 160, proposals=40)
+    files = [*map(image, photos(3)), Image.linear_gradient("L").resize((900, 5)).convert("RGB")]
     alone = {}
-    for at, data in enumerate(files):
+    for at, picture in enumerate(files):
         fresh = ours(spec)
-        alone[at] = fresh.detect(fresh.look([fresh.prepare(image(data))]))[0]
+        alone[at] = fresh.detect(fresh.look([fresh.prepare(picture)]))[0]
     used, compared, differing = ours(spec), 0, 0
-    for order in ([3, 2, 1, 0], [1, 3]):
+    for order in ([3, 2, 1, 0], [1, 3]):  # the narrow one first: torchvision would keep what it takes for its scales
         for at in order:
-            (again,) = used.detect(used.look([used.prepare(image(files[at]))]))
+            (again,) = used.detect(used.look([used.prepare(files[at])]))
             names = ("boxes", "scores", "regressed", "features")
             differing += not all(torch.equal(getattr(again, n), getattr(alone[at], n)) for n in names)
             compared += 1
     assert (compared, differing) == (6, 0)
+
+
+@needs_photos
+def test_no_setting_of_the_extraction_changes_an_images_bits(tmp_path: Path) -> None:
+    """Order, neighbours, shard size, what is left to do after a kill: 0 of all (image, setting) pairs differ."""
+    spec = spec_of(KINDS[2], 96, 160, proposals=40)
+    index = collection(tmp_path / "images", {f"photo {i}": data for i, data in enumerate(photos(6))})
+    (tmp_path / "weights").mkdir()
+    write_weights(tmp_path / "weights", spec, CLASSES, tensors_of(spec))
+    weights = DetectorWeights.at(tmp_path / "weights")
+    settings = RegionSettings(boxes=Adaptive(minimum=5, maximum=20, score=0.3), nms=Nms(), images_per_shard=6)
+    reference = all_bits(extracted(tmp_path / "reference", index, weights, settings))
+    assert len({features for features, _, _ in reference.values()}) == 6
+    rows = shard_plan(index.table(), 6)[0][1].images
+    plans = {
+        "one a shard": shard_plan(index.table(), 1),
+        "four a shard": shard_plan(index.table(), 4),
+        "backwards": [("000000", Unit(0, rows[::-1]))],
+        "the rest": [("000000", Unit(0, rows[3:]))],
+    }
+    compared = differing = 0
+    for number, plan in enumerate(plans.values()):
+        for name, bits in all_bits(extracted(tmp_path / str(number), index, weights, settings, plan=plan)).items():
+            compared += 1
+            differing += bits != reference[name]
+    assert (compared, differing) == (21, 0)
 
 
 @needs_photos
@@ -173,3 +205,4 @@ def test_specs_name_torchvisions_classes_and_files(kind: str) -> None:
     assert list(file.classes) == weights.meta["categories"][1:]
     assert file.weights["weights"].url == weights.url
     assert file.weights["weights"].sha256 is None
+    assert file.architecture.epsilon == (0.0 if kind == "fasterrcnn_resnet50_fpn" else 1e-5)

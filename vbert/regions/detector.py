@@ -80,6 +80,8 @@ class DetectorFile(_Fields):
             raise ValueError(f"architecture {self.architecture.kind} belongs to backend {self.architecture.backend!r}")
         if self.backend == "elsewhere" and not self.import_only:
             raise ValueError("import_only: say why this detector can't be run from images")
+        if self.start is not None and self.backend != "torchvision":
+            raise ValueError(f"start: backend {self.backend!r} trains no detector")
         return self
 
     def spec(self) -> DetectorSpec:
