@@ -17,7 +17,7 @@ import psutil
 import pytest
 from artifacts import toy
 
-from vbert.artifacts import children
+from vbert.artifacts import build, children
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Build, Job, Machine
 from vbert.artifacts.children import ChildDied, Children, Overdue, Stopped
@@ -377,6 +377,8 @@ def device_of_job(job: Job) -> Figures:
 def test_units_are_spread_over_devices_and_training_sees_all(
     device: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pools: dict[Any, Children] = {}  # an idle child of an earlier test would not know of the devices
+    monkeypatch.setattr(build, "_pools", pools)
     monkeypatch.setenv(children.DEVICES, "6,7")
     machine = Machine(units_at_once=2, device=device)
     made = build_here([devices_of_units()], tmp_path, machine)[0]
@@ -384,6 +386,8 @@ def test_units_are_spread_over_devices_and_training_sees_all(
     assert {d for d, _ in units} == ({"6", "7"} if device == "auto" else {"6,7"})
     assert len({(d, pid) for d, pid in units}) == 2  # a child keeps its device
     assert made.file("job").read_text() == "6,7"
+    for pool in pools.values():
+        pool.close()
 
 
 # ---------------------------------------------------------------------- units and jobs

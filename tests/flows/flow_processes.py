@@ -28,9 +28,18 @@ class Flows:
     def __call__(
         self, kind: str, *more: str, machine: dict[str, Any] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
-        script = str(HERE / "prefect_toy.py")
         process = subprocess.Popen(
-            [sys.executable, script, str(self.store), kind, json.dumps(options), json.dumps(machine or {}), *more],
+            # Not as a script, which every Dask worker would import again.
+            [
+                sys.executable,
+                "-c",
+                "import prefect_toy; prefect_toy.main()",
+                str(self.store),
+                kind,
+                json.dumps(options),
+                json.dumps(machine or {}),
+                *more,
+            ],
             env=self.environment | {"PREFECT_RUNNER_POLL_FREQUENCY": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

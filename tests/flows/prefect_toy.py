@@ -1,4 +1,4 @@
-"""Toy graphs as a flow: in the test's process, or `python prefect_toy.py STORE KIND OPTIONS MACHINE [serve]`."""
+"""Toy graphs as a flow: in the test's process, or by `main` with the arguments STORE KIND OPTIONS MACHINE [serve]."""
 
 # No postponed annotations: a served flow is pickled by value, and its parameters could not be resolved again.
 import json
@@ -46,9 +46,3 @@ def main() -> None:
     else:
         HERE.set(Here(Said()))
         print(json.dumps(toy_flow(store, kind, options, machine)))
-
-
-if __name__ == "__main__":
-    import prefect_toy
-
-    prefect_toy.main()  # not `__main__`'s copy: children import the same module

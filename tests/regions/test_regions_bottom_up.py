@@ -33,7 +33,7 @@ from vbert.regions.contract import Preprocessing
 from vbert.regions.detector import Candidates, DetectorFile, detector_file
 from vbert.regions.pixels import prepare, target_size
 
-SIZES = [(64, 64), (90, 60), (47, 71), (200, 40), (3, 3), (5, 900)]
+SIZES = [(64, 64), (90, 60), (47, 71), (200, 40), (101, 67), (3, 3), (5, 900)]
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def same(a: Candidates, b: Candidates) -> bool:
     )
 
 
-@pytest.mark.parametrize("size", SIZES[:4], ids=str)
+@pytest.mark.parametrize("size", SIZES[:5], ids=str)
 def test_it_is_the_published_network(small: BottomUpDetector, size: tuple[int, int]) -> None:
     """Unfolded normalisation, anchors and suppression one by one, regression box by box."""
     weights = random_weights(small_spec())
