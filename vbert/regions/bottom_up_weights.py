@@ -10,7 +10,6 @@ ratio by ratio, background first.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -101,7 +100,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _pickled(path: Path) -> Any:
     """The plain arrays and containers in a pickle, read in a child process under limits. Raises UserError."""
-    return import_module("vbert.data.pickles").load(path, path.name)
+    from vbert.data.pickles import load
+
+    return load(path, path.name)
 
 
 def _fp32(value: Any, said: str) -> Tensor:
