@@ -351,7 +351,7 @@ class TestTrained:
 
     @pytest.mark.xfail(
         strict=True,
-        reason="0.88 of the boxes, detectron2 under autocast 0.86: after 400 steps about 100 scores of a photo nearly tie",
+        reason="0.88 of the boxes (detectron2 under autocast: 0.86): after 400 steps a photo has 100 near ties",
     )
     def test_in_bf16_nearly_the_same_boxes(self, spec: DetectorSpec, model: Any, detector: Detector) -> None:
         total = near = 0
