@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from shutil import rmtree
 from typing import TYPE_CHECKING
 
 from vbert.artifacts.build import Build, Job
@@ -71,4 +72,4 @@ def published(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Publish
         return load_backend(spec.backend.name).published(spec, paths)
     finally:
         for path in paths.values():
-            path.unlink()
+            rmtree(path.parent)

@@ -22,7 +22,7 @@ class Flows:
     """Starts `prefect_toy.py`, each in a process group of its own, and kills what is left of them."""
 
     def __init__(self, store: Path, environment: dict[str, str]) -> None:
-        self.store, self.environment = store, os.environ | ENVIRONMENT | environment
+        self.store, self.environment = store, ENVIRONMENT | environment
         self.started: list[subprocess.Popen[str]] = []
 
     def __call__(
@@ -40,7 +40,7 @@ class Flows:
                 json.dumps(machine or {}),
                 *more,
             ],
-            env=self.environment | {"PREFECT_RUNNER_POLL_FREQUENCY": "1"},
+            env=os.environ | self.environment | {"PREFECT_RUNNER_POLL_FREQUENCY": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -108,7 +108,7 @@ def test_a_run_that_waits_for_another_builder_can_be_ended(start: Flows, tmp_pat
     with store.lock(target.fingerprint):
         process = start("toy")
         assert process.stderr is not None
-        assert "waiting for process" in process.stderr.readline()
+        assert any("waiting for process" in line for line in process.stderr)  # Prefect's own lines may come before
         process.terminate()
         assert process.wait(20) != 0
     assert store.find("toy_numbers", target.fingerprint) is None
