@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +24,10 @@ class Api:
     def flow_runs(self, **filters: Any) -> list[dict[str, Any]]:
         """The latest first."""
         return list(self.post("flow_runs/filter", sort="START_TIME_DESC", limit=50, **filters))
+
+    def run_into(self, store: Path) -> dict[str, Any]:
+        """The last flow run into a store; the server is that of every test of the session."""
+        return next(run for run in self.flow_runs() if run["parameters"].get("store") == str(store))
 
     def deployment(self, flow: str, name: str) -> dict[str, Any]:
         """Empty where there is none."""

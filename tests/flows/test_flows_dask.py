@@ -93,10 +93,6 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
             process.wait(30)
 
 
-def run_of(api: Api) -> dict[str, Any]:
-    return api.flow_runs(flow_runs={"name": {"any_": ["fragile"]}})[0]
-
-
 def as_built_here(store: Path, fate: Path, count: int, other: Path, resumed: bool = False) -> bool:
     """Whether the store holds the bits that a build without Prefect and Dask makes; `resumed`: once it went on so."""
     (fate / "slow").unlink(missing_ok=True)
@@ -118,7 +114,7 @@ def test_two_workers_make_the_units(start: Flows, api: Api, tmp_path: Path, fate
     (fate / "die-2").touch()
     process = start("fragile", machine=DASK, fate=str(fate))
     assert process.wait(200) == 0, process.communicate()[1]
-    tasks = api.tasks(run_of(api)["id"], 2 + 6)
+    tasks = api.tasks(api.run_into(tmp_path / "store")["id"], 2 + 6)
     step = next(task for task in tasks.values() if "toy_fragile" in task["tags"])
     units = [tasks[f"toy_fragile[one] {n:04d}"] for n in range(6)]
     assert {task["task_inputs"]["__parents__"][0]["id"] for task in units} == {step["id"]}
@@ -143,7 +139,7 @@ def test_a_killed_worker_loses_its_unit_alone(start: Flows, api: Api, tmp_path: 
     until(lambda: len(set((fate / "makers").read_text().split())) == 3)  # its nanny has replaced it
     (fate / "slow").unlink()
     assert process.wait(120) == 0, process.communicate()[1]
-    tasks = api.tasks(run_of(api)["id"], 2 + 80)
+    tasks = api.tasks(api.run_into(tmp_path / "store")["id"], 2 + 80)
     assert {(task["state_name"], task["run_count"]) for task in tasks.values()} == {("Completed", 1)}
     again = [times for times in Counter(begun(fate)).values() if times > 1]
     assert again in ([], [2])  # none: it was between two units
@@ -156,7 +152,7 @@ def test_a_unit_that_kills_its_workers_is_tried_again_as_the_stage_says(start: F
     start.environment |= {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}  # Dask itself would try three times
     process = start("fragile", machine=DASK, fate=str(fate))
     assert process.wait(200) == 0, process.communicate()[1]
-    assert api.tasks(run_of(api)["id"], 2 + 6)["toy_fragile[one] 0003"]["run_count"] == 2
+    assert api.tasks(api.run_into(start.store)["id"], 2 + 6)["toy_fragile[one] 0003"]["run_count"] == 2
 
 
 def test_a_killed_run_takes_its_workers_with_it(start: Flows, tmp_path: Path, fate: Path) -> None:
@@ -209,7 +205,7 @@ def test_a_cancelled_run_leaves_nothing_at_work(
     (fate / "slow").unlink()
     again = start("fragile", machine=machine, fate=str(fate), count=40)
     assert again.wait(120) == 0, again.communicate()[1]
-    assert len(api.tasks(run_of(api)["id"], 2 + 40 - kept)) == 2 + 40 - kept
+    assert len(api.tasks(api.run_into(tmp_path / "store")["id"], 2 + 40 - kept)) == 2 + 40 - kept
     assert as_built_here(store, fate, 40, tmp_path / "other")
 
 

@@ -55,7 +55,7 @@ def test_ended_among_its_units_it_goes_on_with_the_missing_ones(
     kept = committed(store, target.fingerprint)
     assert 2 <= kept < 8
     if how == signal.SIGTERM:
-        run = Api(prefect_server["PREFECT_API_URL"]).flow_runs(flow_runs={"name": {"any_": ["fragile"]}})[0]
+        run = Api(prefect_server["PREFECT_API_URL"]).run_into(store)
         assert run["state_type"] == "CRASHED"
         assert "termination signal" in run["state"]["message"]
 
@@ -63,7 +63,7 @@ def test_ended_among_its_units_it_goes_on_with_the_missing_ones(
     again = start("fragile", fate=str(fate), count=8)
     assert again.wait(60) == 0, again.communicate()[1]
     tasks = Api(prefect_server["PREFECT_API_URL"])
-    run = tasks.flow_runs(flow_runs={"name": {"any_": ["fragile"]}})[0]
+    run = tasks.run_into(store)
     assert len(tasks.tasks(run["id"], 2 + 8 - kept)) == 2 + 8 - kept
     counts = Counter(begun(fate))
     assert set(counts.values()) <= {1, 2}
