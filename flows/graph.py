@@ -58,10 +58,7 @@ class DataSet:
 
 def graph(recipe: Recipe) -> Report:
     """The report-to-be of a recipe; behind it, every step of the experiment."""
-    data = {name: data_set(name, entry, recipe) for name, entry in recipe.data.items()}
-    found = detector_of(recipe, data)
-    shards = {name: shards_of(held.photos, found, recipe).named(name) for name, held in data.items()}
-
+    data, found, shards = preprocessed(recipe)
     fresh = start_of(recipe, data)
     pretrained: Model | None = None
     if recipe.pretrain is not None:
@@ -89,6 +86,17 @@ def graph(recipe: Recipe) -> Report:
                 model, evaluation, data[entry.data].photos, texts, its_shards
             )
     return report(recipe.name, found, scenes_of(recipe, data), pretrained, downstream)
+
+
+def preprocessed(recipe: Recipe) -> tuple[Mapping[str, DataSet], DetectorWeights, Mapping[str, Shards]]:
+    """The chain up to region features: the data sets, the detector, and each data set's shards."""
+    data = {name: data_set(name, entry, recipe) for name, entry in recipe.data.items()}
+    found = detector_of(recipe, data)
+    rule = recipe.regions.resolved(detector_file(recipe.detector.spec))
+    shards = {
+        name: regions(held.photos, found, rule, recipe.numerics.regions).named(name) for name, held in data.items()
+    }
+    return data, found, shards
 
 
 def data_set(name: str, entry: DataEntry, recipe: Recipe) -> DataSet:
@@ -163,11 +171,6 @@ def weights_of(file: DetectorFile, own: str | None = None) -> DetectorWeights:
     return weights(raws, file.spec()).named(file.name)
 
 
-def shards_of(photos: Images, found: DetectorWeights, recipe: Recipe) -> Shards:
-    rule = recipe.regions.resolved(detector_file(recipe.detector.spec))
-    return regions(photos, found, rule, recipe.numerics.regions)
-
-
 def located(where: str) -> Source:
     """The source of a file or folder, given as a URL or a path."""
     return Source(url=where) if "://" in where else Source(path=os.path.abspath(Path(where).expanduser()))
@@ -208,8 +211,5 @@ def plain(settings: S, kind: type[S]) -> S:
 
 def cut(recipe: Recipe, until: Sequence[str]) -> list[Artifact]:
     """The artifacts at which to stop: `regions` (all of them) or `regions[easy_vqa]`."""
-    data = {name: data_set(name, entry, recipe) for name, entry in recipe.data.items()}
-    found = detector_of(recipe, data)
-    unread = [shards_of(held.photos, found, recipe).named(name) for name, held in data.items()]
-    whole = walk(graph(recipe), *unread)  # regions that no training reads too
+    whole = walk(graph(recipe), *preprocessed(recipe)[2].values())  # regions that no training reads too
     return list({a.fingerprint: a for name in until for a in select(whole, name)}.values())

@@ -25,17 +25,12 @@ def weights(build: Build, files: Mapping[str, Raw], spec: DetectorSpec) -> Figur
 
 def make_weights(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Figures:
     """Brings the files to scratch, has the backend read them, and writes a `DetectorWeights`."""
-    from vbert.regions.detector import load_backend, write_weights
+    from vbert.regions.detector import write_weights
 
     if "weights" not in files:
         raise UserError(f"detector {spec.name}: no source `weights`, there are {', '.join(files)}")
     found = own_form(files["weights"], spec) or published(job, files, spec)
     named = spec.model_copy(update={"attributes": tuple(found.attributes)})
-    try:
-        load_backend(spec.backend.name).detector(named, found.classes, found.tensors, "cpu")
-    except RuntimeError as error:  # torch's word on tensors that are missing or of another shape
-        said = " ".join(str(error).split())
-        raise UserError(f"{files['weights'].title}: not the weights of {spec.name}: {said}") from None
     write_weights(job.directory, named, found.classes, found.tensors)
     return {
         "tensors": len(found.tensors),
@@ -47,7 +42,7 @@ def make_weights(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Figu
 
 def own_form(raw: Raw, spec: DetectorSpec) -> Published | None:
     """The files of a `DetectorWeights`, such as a training here made; None where `raw` holds something else."""
-    from vbert.regions.detector import Published
+    from vbert.regions.detector import Published, load_backend
 
     names = {name.rpartition("/")[2]: name for name in raw.members()}
     if not {"detector.json", "weights.safetensors"} <= names.keys():
@@ -58,7 +53,13 @@ def own_form(raw: Raw, spec: DetectorSpec) -> Published | None:
     theirs = DetectorSpec.model_validate(about["spec"])
     if theirs.architecture != spec.architecture:
         raise UserError(f"{raw.title}: weights of {theirs.name}, whose architecture is not that of {spec.name}")
-    return Published(about["classes"], theirs.attributes, load(raw.read(names["weights.safetensors"])))
+    found = Published(about["classes"], theirs.attributes, load(raw.read(names["weights.safetensors"])))
+    named = spec.model_copy(update={"attributes": theirs.attributes})
+    try:
+        load_backend(spec.backend.name).detector(named, found.classes, found.tensors, "cpu")
+    except RuntimeError as error:  # torch's word on tensors that are missing or of another shape
+        raise UserError(f"{raw.title}: not the weights of {spec.name}: {' '.join(str(error).split())}") from None
+    return found
 
 
 def published(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Published:
