@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from flows import cli_features
 from flows.cli_preprocess import preprocess
+from flows.options import JsonOption, MachineOption, Set, StoreOption
 from vbert.artifacts.children import Stopped
 from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.artifacts.store import Store, default_root
@@ -32,11 +33,6 @@ app = App(
 )
 
 app.command(cli_features.app)
-
-Set = Annotated[list[str], Parameter(name="--set", negative=(), help="change a field: pretrain.steps=600")]
-MachineOption = Annotated[list[str], Parameter(name="--machine", negative=(), help="units_at_once=4 and the like")]
-StoreOption = Annotated[str | None, Parameter(name="--store", help="the store; else $VBERT_STORE, else ./store")]
-JsonOption = Annotated[bool, Parameter(name="--json", negative=(), help="one JSON object as the last line of output")]
 
 
 def _store(root: str | None) -> Store:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
+from flows.options import JsonOption, MachineOption, StoreOption
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.graph import Engine, walk
 from vbert.artifacts.store import Store, default_root
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 app = App(name="features", help="Region features: import, export, inspect, show, compare.")
 
-JsonOption = Annotated[bool, Parameter(name="--json", negative=(), help="one JSON object as the last line of output")]
-StoreOption = Annotated[str | None, Parameter(name="--store", help="the store; else $VBERT_STORE, else ./store")]
-MachineOption = Annotated[list[str], Parameter(name="--machine", negative=(), help="units_at_once=4 and the like")]
 LayerOption = Literal["fc6", "fc7", "res5_pool"]
 
 

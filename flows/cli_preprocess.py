@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from flows.options import JsonOption, MachineOption, Set, StoreOption
 from vbert.artifacts.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,11 +23,11 @@ def preprocess(
     out: Path,
     weights: str | None = None,
     boxes: int | None = None,
-    changes: Annotated[list[str], Parameter(name="--set", negative=(), help="change a field: regions.batch=8")] = [],  # noqa: B006
-    store: Annotated[str | None, Parameter(name="--store", help="else $VBERT_STORE, else ./store")] = None,
-    machine: Annotated[list[str], Parameter(name="--machine", negative=(), help="units_at_once=4 and the like")] = [],  # noqa: B006
+    changes: Set = [],  # noqa: B006  cyclopts reads the default
+    store: StoreOption = None,
+    machine: MachineOption = [],  # noqa: B006
     local: Annotated[bool, Parameter(negative=())] = False,
-    json_: Annotated[bool, Parameter(name="--json", negative=(), help="one JSON object as the last line")] = False,
+    json_: JsonOption = False,
 ) -> None:
     """Region features of a folder of images (subfolders too), as WebDataset shards in a directory.
 
