@@ -70,7 +70,8 @@ def classifier(store: Path) -> Raw:
 
 def small(name: str = "fasterrcnn_mobilenet_v3_large_fpn", **changes: Any) -> DetectorSpec:
     spec = detector_file(name).spec()
-    architecture = spec.architecture.model_copy(update={"proposals": 30, "before_nms": 60, "rows": 30} | changes)
+    few = {"proposals": 30, "before_nms": 60, "rows": 30, "taught": 64} | changes
+    architecture = spec.architecture.model_copy(update=few)
     sizes = spec.preprocessing.model_copy(update={"short_side": 64, "long_side": 96})
     return spec.model_copy(update={"architecture": architecture, "preprocessing": sizes})
 

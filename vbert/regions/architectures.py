@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from vbert.artifacts.settings import Settings
+from vbert.artifacts.settings import Settings, Since
 
 
 class PlainCnn(Settings):
@@ -53,6 +53,7 @@ class TorchvisionFasterRcnn(Settings):
     rpn_iou: float = Field(0.7, gt=0, le=1)
     rpn_score: float = Field(0.0, ge=0, le=1)  # below it an anchor is no proposal
     rows: int = Field(250, ge=1)  # of the box head at once, always: a row's bits depend on their number
+    taught: Annotated[int, Since(512)] = Field(512, ge=1)  # boxes an image that the box head learns from
 
 
 class Detectron2(Settings):

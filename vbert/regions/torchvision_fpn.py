@@ -103,7 +103,7 @@ class FpnFasterRcnn(FasterRcnn):
             FastRCNNPredictor(HIDDEN, classes + 1),
             fg_iou_thresh=0.5,
             bg_iou_thresh=0.5,
-            batch_size_per_image=512,
+            batch_size_per_image=settings.taught,
             positive_fraction=0.25,
             bbox_reg_weights=None,
             score_thresh=0.0,
