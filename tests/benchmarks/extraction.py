@@ -56,7 +56,7 @@ def peer_detectron2(spec: DetectorSpec, tensors: dict[str, Tensor], device: str)
     from detectron2.data import transforms
     from detectron2.modeling import build_model
 
-    from vbert.regions.detectron2 import configuration
+    from vbert.regions.backends.detectron2 import configuration
 
     config = configuration(spec, len(spec.classes or ()))
     config.MODEL.DEVICE = device
@@ -85,7 +85,7 @@ def peer_detectron2(spec: DetectorSpec, tensors: dict[str, Tensor], device: str)
 def peer_bottom_up(spec: DetectorSpec, tensors: dict[str, Tensor], device: str) -> Callable[[Path, Path], None]:
     from torchvision.ops import nms
 
-    from vbert.regions.bottom_up import BottomUpDetector, network
+    from vbert.regions.backends.bottom_up import BottomUpDetector, network
 
     whole = network(spec, 1600)
     whole.load_state_dict(tensors)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vbert.regions import detectron2 as backend
+from vbert.regions.backends import detectron2 as backend
 from vbert.regions.contract import Preprocessing
 from vbert.regions.detector import DetectorSpec, detector_file
 

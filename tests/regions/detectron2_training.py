@@ -12,7 +12,7 @@ from PIL import Image
 from regions.detectron2_reference import COCO
 from torch import Tensor
 
-from vbert.regions import detectron2 as backend
+from vbert.regions.backends import detectron2 as backend
 from vbert.regions.detector import DetectorSpec
 from vbert.regions.pixels import prepare
 

@@ -26,8 +26,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou
 
 from vbert.artifacts.errors import UserError
-from vbert.regions.bottom_up import BottomUpDetector, detector, network
-from vbert.regions.bottom_up_network import cell_anchors
+from vbert.regions.backends.bottom_up import BottomUpDetector, detector, network
+from vbert.regions.backends.bottom_up_network import cell_anchors
 from vbert.regions.boxes import Fixed, ProposalNms, select
 from vbert.regions.contract import Preprocessing
 from vbert.regions.detector import Candidates, DetectorFile, detector_file

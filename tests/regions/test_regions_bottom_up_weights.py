@@ -17,8 +17,8 @@ from tasks.weights import make_weights
 from vbert.artifacts.build import Job, Machine
 from vbert.artifacts.errors import UserError
 from vbert.data.raw import Raw, RawWriter
-from vbert.regions.bottom_up import detector, published
-from vbert.regions.bottom_up_network import cell_anchors
+from vbert.regions.backends.bottom_up import detector, published
+from vbert.regions.backends.bottom_up_network import cell_anchors
 from vbert.regions.boxes import Fixed, ProposalNms
 from vbert.regions.detector import DetectorWeights, RegionSettings
 

@@ -34,7 +34,7 @@ from torch import Tensor
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.fingerprint import digest
 from vbert.metrics.detection import iou
-from vbert.regions import detectron2 as backend
+from vbert.regions.backends import detectron2 as backend
 from vbert.regions.boxes import Adaptive, Kept, Nms, select
 from vbert.regions.contract import Preprocessing
 from vbert.regions.detector import Candidates, Detector, DetectorSpec, detector_file, detector_names

@@ -13,7 +13,7 @@ from regions import bottom_up_tiny
 from regions.regions_tiny import small_spec, untrained
 
 from vbert.artifacts.fingerprint import digest
-from vbert.regions.bottom_up import detector as bottom_up
+from vbert.regions.backends.bottom_up import detector as bottom_up
 from vbert.regions.boxes import Adaptive, Fixed, Given, Nms, ProposalNms, RisingNms, select
 from vbert.regions.detector import Candidates
 from vbert.regions.pixels import prepare

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align as torchvisions
 
-from vbert.regions.roi_align import roi_align
+from vbert.regions.backends.roi_align import roi_align
 
 SCALES = (0.25, 0.125)
 

@@ -24,9 +24,9 @@ from vbert.artifacts.graph import build_here
 from vbert.artifacts.settings import Numerics
 from vbert.data import readers
 from vbert.data.spec import Reading, Source
+from vbert.regions.backends.torchvision_weights import started
 from vbert.regions.boxes import Adaptive
 from vbert.regions.detector import RegionSettings, detector_file, load_backend
-from vbert.regions.torchvision_weights import started
 
 MOBILE = "fasterrcnn_mobilenet_v3_large_fpn"
 pytestmark = needs_photos

@@ -143,29 +143,20 @@ def _asked(rule: Adaptive | Fixed, scores: Tensor) -> tuple[int, int, int]:
 
 def _per_class(found: Candidates, rule: Adaptive | Fixed, iou: float) -> Kept:
     """Works on a growing number of the best pairs of proposal and class: what follows never changes what was kept."""
-    from vbert.regions.suppression import grouped
+    from vbert.regions.suppression import best, grouped
 
     count = found.scores.shape[1]
     flat, boxes = found.scores.reshape(-1), found.regressed.reshape(-1, 4)
     least, most, enough = _asked(rule, flat)
     size = max(256, 4 * most)
     while True:
-        pairs = _best(flat, size)
+        pairs = best(flat, size)
         survived = grouped(boxes[pairs], pairs % count, iou).nonzero()[:, 0]
         if len(survived) >= most or size >= len(flat):
             break
         size *= 4
     kept = pairs[_counted(survived, len(pairs), least, most, enough)]
     return Kept(kept // count, boxes[kept], flat[kept], kept % count)
-
-
-def _best(scores: Tensor, size: int) -> Tensor:
-    """Indices of the `size` best scores [n], equal ones by index."""
-    if size < len(scores):
-        among = (scores >= scores.topk(size).values[-1]).nonzero()[:, 0]
-    else:
-        among = scores.new_ones(len(scores)).nonzero()[:, 0]
-    return among[scores[among].sort(descending=True, stable=True).indices][:size]
 
 
 def _counted(survived: Tensor, total: int, least: int, most: int, enough: int) -> Tensor:

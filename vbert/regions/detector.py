@@ -1,6 +1,7 @@
 """Detectors: what one is (spec), what one does (protocol), where its weights lie (artifact), who runs it (backends).
 
-A further backend is one module and one line in BACKENDS; a further architecture is a class in `architectures.py`.
+A further backend is one module in `backends/` and one line in BACKENDS; a further architecture is a class in
+`backends/architectures.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.artifacts.settings import Plugin, Settings, Since, Wiring
 from vbert.data.raw import Raw
 from vbert.data.spec import Source, absolute
-from vbert.regions.architectures import Architecture
+from vbert.regions.backends.architectures import Architecture
 from vbert.regions.boxes import BoxRule, Nms, NmsRule
 from vbert.regions.contract import Contract, Layer, Preprocessing
 from vbert.training.schedule import Schedule
@@ -33,9 +34,9 @@ SPECS = Path(__file__).resolve().parents[2] / "data_specs" / "detectors"
 
 # name → (module, version); the version is raised by hand when a backend starts to make other features.
 BACKENDS = {
-    "torchvision": ("vbert.regions.torchvision", 1),
-    "detectron2": ("vbert.regions.detectron2", 1),
-    "bottom_up": ("vbert.regions.bottom_up", 1),
+    "torchvision": ("vbert.regions.backends.torchvision", 2),
+    "detectron2": ("vbert.regions.backends.detectron2", 1),
+    "bottom_up": ("vbert.regions.backends.bottom_up", 1),
     "elsewhere": ("", 1),  # runs nothing: it names who made imported features
 }
 

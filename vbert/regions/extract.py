@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -131,9 +131,10 @@ class Extraction:
             return sample
         assert self.images is not None
         try:
-            return self.detector.prepare(self.images.open(wanted.image_id))
+            prepared = self.detector.prepare(self.images.open(wanted.image_id))
         except BadImage as bad:
             return bad
+        return prepared if self.device == "cpu" else replace(prepared, pixels=prepared.pixels.pin_memory())
 
     def _again(self, wanted: Wanted) -> Sample | None:
         """The sample as an earlier extraction made it, on the same device; of given boxes, where they are the same."""

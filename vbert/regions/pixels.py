@@ -104,7 +104,23 @@ def padded_size(width: int, height: int, multiple: int) -> tuple[int, int]:
 def stacked(batch: Sequence[Prepared], slots: int, multiple: int, device: torch.device | str) -> Tensor:
     """float32 [slots, 3, H, W], channels last: inputs with zeros below and to the right, then inputs of zeros."""
     width, height = padded_size(batch[0].pixels.shape[2], batch[0].pixels.shape[1], multiple)
-    out = torch.zeros(max(slots, len(batch)), 3, height, width).to(memory_format=torch.channels_last)
-    for row, prepared in zip(out, batch, strict=False):
-        row[:, : prepared.pixels.shape[1], : prepared.pixels.shape[2]] = prepared.pixels
-    return out.to(device, non_blocking=True)
+    out = torch.zeros(max(slots, len(batch)), 3, height, width, device=device)
+    out = out.contiguous(memory_format=torch.channels_last)
+    for row, prepared in zip(out, batch, strict=False):  # on a GPU the layout is changed there
+        row[:, : prepared.pixels.shape[1], : prepared.pixels.shape[2]].copy_(prepared.pixels, non_blocking=True)
+    return out
+
+
+def scales_of(batch: Sequence[Prepared], device: str) -> Tensor:
+    """[B, 4]: what pixels of each image, x y x y, are multiplied by to be those of the input."""
+    return torch.tensor([prepared.scale * 2 for prepared in batch]).to(device)
+
+
+def limits_of(batch: Sequence[Prepared], device: str) -> Tensor:
+    """[B, 4] float32: width, height, width, height of each input."""
+    return torch.tensor([(*prepared.pixels.shape[:0:-1],) * 2 for prepared in batch], dtype=torch.float32).to(device)
+
+
+def each_row(values: Tensor, counts: Sequence[int]) -> Tensor:
+    """The row of `values` [B, k] that belongs to each of an image's `counts` rows: [sum of counts, k]."""
+    return torch.cat([value.expand(count, -1) for value, count in zip(values, counts, strict=True)])

@@ -1,21 +1,34 @@
 """Greedy suppression of overlapping boxes, exact and over all classes at once.
 
 Greedy: by falling score, equal ones by index, a box is kept unless one kept before it overlaps it too much. Classes do
-not see each other, so that all of them take their r-th best box in one step. Instead of 1,600 runs over the boxes
-there is one run over the ranks, of operations on [classes, …].
+not see each other: where all have the same boxes, all take their r-th best box in one step, so that instead of 1,600
+runs over the boxes there is one over the ranks; where each has its own, their overlaps are solved side by side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torchvision.ops import nms
 
 Widths = Literal["continuous", "plus_one"]
 
 _BITS = 32  # overlap flags in a word; an int64 with room to spare, so that no shift reaches the sign
 _CELLS = 1 << 22  # of an overlap matrix in memory at once
+_LONGEST = 2048  # boxes of a map that a GPU suppresses by one matrix; more of them take torchvision's `nms`
+
+
+def best(scores: Tensor, count: int) -> Tensor:
+    """Indices int64 [..., min(n, count)] of the best of scores [..., n], best first, equal ones by index."""
+    if scores.device.type != "cpu" or count >= scores.shape[-1]:
+        return scores.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    if scores.ndim > 1:
+        return torch.stack([best(row, count) for row in scores])
+    among = (scores >= scores.topk(count).values[-1]).nonzero()[:, 0]
+    return among[scores[among].sort(descending=True, stable=True).indices][:count]
 
 
 def overlaps(boxes: Tensor, widths: Widths = "continuous") -> Tensor:
@@ -91,6 +104,8 @@ def grouped(boxes: Tensor, groups: Tensor, iou: float) -> Tensor:
     Boxes that overlap by more than `iou` suppress each other, as in torchvision's `nms`. (Its `batched_nms` shifts
     boxes by group, which rounds their coordinates.) Returns bool [n]: kept.
     """
+    if len(boxes) ** 2 <= _CELLS // 4:
+        return _greedy((above(overlaps(boxes), iou) & (groups[:, None] == groups))[None])[0]
     _, number, counts = torch.unique(groups, return_inverse=True, return_counts=True)
     kept = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
     members = number.sort(stable=True).indices
@@ -110,11 +125,43 @@ def grouped(boxes: Tensor, groups: Tensor, iou: float) -> Tensor:
     return kept
 
 
-def _greedy(overlapping: Tensor) -> Tensor:
-    """bool [g, m]: kept, of g groups of m boxes, best first; overlapping bool [g, m, m]."""
-    dead = torch.zeros(overlapping.shape[:2], dtype=torch.bool, device=overlapping.device)
-    kept = torch.zeros_like(dead)
-    for rank in range(dead.shape[1]):
-        kept[:, rank] = ~dead[:, rank]
-        dead |= overlapping[:, rank] & kept[:, rank, None]
+def within_maps(boxes: Tensor, fit: Tensor, lengths: Sequence[int], iou: float) -> Tensor:
+    """Suppression within each feature map: boxes float [B, K, 4], of each image `lengths` boxes a map, best first; bool
+    [B, K]: which take part. Returns bool [B, K]: kept.
+
+    Not torchvision's `batched_nms`, which for few boxes shifts them by map, and so rounds their coordinates.
+    """
+    kept = torch.zeros_like(fit)
+    start = 0
+    for length in lengths:
+        part = slice(start, start + length)
+        start += length
+        if _by_matrix(boxes.device, length):
+            taking_part = fit[:, part, None] & fit[:, None, part]
+            kept[:, part] = _greedy(above(overlaps(boxes[:, part]), iou) & taking_part) & fit[:, part]
+            continue
+        for i in range(len(boxes)):
+            mine = part.start + fit[i, part].nonzero()[:, 0]
+            ranks = torch.arange(len(mine), 0, -1, dtype=boxes.dtype, device=boxes.device)
+            kept[i, mine[nms(boxes[i, mine], ranks, iou)]] = True
     return kept
+
+
+def _by_matrix(device: torch.device, length: int) -> bool:
+    """Whether all images' overlaps are solved at once: a GPU waits for launches, not for products."""
+    return device.type != "cpu" and length <= _LONGEST
+
+
+def _greedy(overlapping: Tensor) -> Tensor:
+    """bool [g, m]: kept, of g groups of m boxes, best first; overlapping bool [g, m, m].
+
+    A box is kept if no kept one before it overlaps it: true of one answer only, to which repeated asking leads, because
+    after n rounds the first n boxes are right. Rounds are as many as a chain of boxes that free each other is long.
+    """
+    before = overlapping.triu(1)
+    kept = torch.ones(overlapping.shape[:2], dtype=torch.bool, device=overlapping.device)
+    while True:
+        again = ~(before & kept[:, :, None]).any(1)
+        if torch.equal(again, kept):
+            return kept
+        kept = again

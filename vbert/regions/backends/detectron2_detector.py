@@ -1,8 +1,8 @@
 """A detectron2 R-CNN at work: detectron2's numbers, at less cost.
 
 Convolutions absorb their frozen batch norms and run channels-last; under autocast a bf16 copy of the heavy layers runs,
-while what gives scores and coordinates stays in fp32; only the RPN's best anchors are decoded; RoIAlign is
-`vbert.regions.roi_align` on a CPU; the box head always sees the same number of rows, because a row's bits depend on it.
+while what gives scores and coordinates stays in fp32; only the best anchors are decoded; on a CPU RoIAlign is that
+of `roi_align.py`; the box head always sees the same number of rows, because a row's bits depend on it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torchvision.ops import clip_boxes_to_image, nms
 
+from vbert.regions.backends.proposals import Choice, proposals
+from vbert.regions.backends.roi_align import roi_align
 from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Seen
-from vbert.regions.pixels import padded_size, prepare, stacked, target_size
-from vbert.regions.roi_align import roi_align
+from vbert.regions.pixels import each_row, limits_of, padded_size, prepare, scales_of, stacked, target_size
 
-ROWS_ON_CPU, ROWS_ON_GPU = 100, 250  # of the box head at once, always
-POOLED = 64 * 2**20  # bytes pooled at once, unless ROWS need more
+# Rows of the box head at once, always: on a GPU all proposals of an image, but for the convolutions of res5.
+ROWS_ON_CPU, ROWS_ON_GPU, ROWS_OF_RES5_ON_GPU = 100, 1000, 250
+POOLED_ON_CPU, POOLED_ON_GPU = 64 * 2**20, 2**30  # bytes pooled at once, unless ROWS or an image need more
 
 
 class Detectron2Detector:
@@ -44,7 +45,7 @@ class Detectron2Detector:
         rpn = self.model.proposal_generator
         heavy = {"backbone": self.model.backbone, "rpn": rpn.rpn_head.conv, "head": head}
         self.heavy = {torch.float32: nn.ModuleDict(heavy)}
-        self.rows = ROWS_ON_CPU if self.kind == "cpu" else ROWS_ON_GPU
+        self.rows = ROWS_ON_CPU if self.kind == "cpu" else ROWS_OF_RES5_ON_GPU if self.res5 else ROWS_ON_GPU
         self.anchors: dict[tuple[tuple[int, ...], ...], list[Tensor]] = {}  # of the last maps' sizes
 
     def prepare(self, image: Image.Image) -> Prepared:
@@ -67,14 +68,14 @@ class Detectron2Detector:
     @torch.inference_mode()
     def detect(self, seen: Seen) -> list[Candidates]:
         with torch.autocast(self.kind, enabled=False):
-            proposals = self._proposals(seen)
-            return [self._candidates(seen, i, boxes) for i, boxes in enumerate(proposals)]
+            return self._candidates(seen, self._proposals(seen))
 
     @torch.inference_mode()
     def describe(self, seen: Seen, boxes: Sequence[Tensor]) -> list[Candidates]:
-        inputs = [b.to(self.device) * self._scale(p) for b, p in zip(boxes, seen.inputs, strict=True)]
+        scales = scales_of(seen.inputs, self.device)
+        inputs = [b.to(self.device) * scale for b, scale in zip(boxes, scales, strict=True)]
         with torch.autocast(self.kind, enabled=False):
-            return [self._candidates(seen, i, mine) for i, mine in enumerate(inputs)]
+            return self._candidates(seen, inputs)
 
     def _heavy(self, like: Tensor | None = None) -> tuple[torch.dtype, nn.ModuleDict]:
         """The layers that cost time, in the precision that autocast asks for, or in that of `like`."""
@@ -86,9 +87,6 @@ class Detectron2Detector:
             self.heavy[dtype] = deepcopy(self.heavy[torch.float32]).to(dtype)
         return dtype, self.heavy[dtype]
 
-    def _scale(self, prepared: Prepared) -> Tensor:
-        return torch.tensor(prepared.scale * 2, device=self.device)
-
     def _proposals(self, seen: Seen) -> list[Tensor]:
         """Boxes [n, 4] of each image in pixels of the input, best first; the whole image where there are none."""
         rpn = self.model.proposal_generator
@@ -97,32 +95,18 @@ class Detectron2Detector:
         hidden = [heavy["rpn"](one).float() for one in maps]
         logits = [rpn.rpn_head.objectness_logits(one) for one in hidden]
         deltas = [rpn.rpn_head.anchor_deltas(one) for one in hidden]
-        anchors = self._anchors(maps)
-        return [
-            self._proposed(seen.inputs[i], [one[i] for one in logits], [one[i] for one in deltas], anchors)
-            for i in range(len(seen.inputs))
-        ]
-
-    def _proposed(
-        self, prepared: Prepared, logits: Sequence[Tensor], deltas: Sequence[Tensor], anchors: Sequence[Tensor]
-    ) -> Tensor:
-        """One image's, of logits [A, h, w] and deltas [A · 4, h, w] of each map. Anchors run by row, column, shape."""
-        rpn = self.model.proposal_generator
-        height, width = prepared.pixels.shape[1:]
-        boxes, scores, levels = [], [], []
-        for level, mine in enumerate(anchors):
-            score = logits[level].permute(1, 2, 0).reshape(-1)
-            at = best(score, rpn.pre_nms_topk[False])
-            moves = deltas[level].permute(1, 2, 0).reshape(-1, 4)[at]
-            boxes.append(rpn.box2box_transform.apply_deltas(moves, mine[at]))
-            scores.append(score[at])
-            levels.append(torch.full_like(at, level))
-        decoded, best_scores = torch.cat(boxes), torch.cat(scores)
-        found: Tensor = clip_boxes_to_image(decoded, (height, width))
-        alive = decoded.isfinite().all(1) & ((found[:, 2:] - found[:, :2]) > rpn.min_box_size).all(1)
-        kept = suppressed(found[alive], best_scores[alive], torch.cat(levels)[alive], rpn.nms_thresh)
-        kept = kept[: rpn.post_nms_topk[False]]
-        return found[alive][kept] if len(kept) else found.new_tensor([[0.0, 0.0, width, height]])
+        sizes = [(p.pixels.shape[1], p.pixels.shape[2]) for p in seen.inputs]
+        choice = Choice(
+            rpn.box2box_transform.apply_deltas,
+            lambda scores: scores,
+            lambda decoded, boxes, _: (
+                decoded.isfinite().all(-1) & (boxes[..., 2:] - boxes[..., :2] > rpn.min_box_size).all(-1)
+            ),
+            rpn.pre_nms_topk[False],
+            rpn.post_nms_topk[False],
+            rpn.nms_thresh,
+        )
+        return proposals(logits, deltas, self._anchors(maps), sizes, choice)
 
     def _anchors(self, maps: Sequence[Tensor]) -> list[Tensor]:
         sizes = tuple(tuple(one.shape[2:]) for one in maps)
@@ -131,53 +115,61 @@ class Detectron2Detector:
             self.anchors = {sizes: [boxes.tensor for boxes in found]}
         return self.anchors[sizes]
 
-    def _candidates(self, seen: Seen, i: int, boxes: Tensor) -> Candidates:
-        """What the box head says of `boxes` [n, 4], in pixels of the input, of image i."""
+    def _candidates(self, seen: Seen, boxes: Sequence[Tensor]) -> list[Candidates]:
+        """What the box head says of each image's `boxes` [n, 4], in pixels of the input."""
         predictor = self.model.roi_heads.box_predictor
-        prepared = seen.inputs[i]
-        features, logits, deltas = (torch.cat(part) for part in zip(*self._box_head(seen, i, boxes), strict=True))
-        height, width = prepared.pixels.shape[1:]
-        scale = self._scale(prepared)
-        scores = logits.sigmoid() if predictor.use_sigmoid_ce else logits.softmax(1)
-        regressed = predictor.box2box_transform.apply_deltas(deltas, boxes).unflatten(1, (-1, 4))
-        return Candidates(
-            boxes=boxes / scale,
-            scores=scores[:, :-1],
-            regressed=clip_boxes_to_image(regressed, (height, width)).expand(-1, len(self.classes), 4) / scale,
-            features=features,
-            attributes=None,
+        counts, together = [len(mine) for mine in boxes], torch.cat(list(boxes))
+        features, logits, deltas = (torch.cat(part) for part in zip(*self._box_head(seen, boxes), strict=True))
+        limits, scales = (
+            each_row(t, counts) for t in (limits_of(seen.inputs, self.device), scales_of(seen.inputs, self.device))
         )
+        scores = logits.sigmoid() if predictor.use_sigmoid_ce else logits.softmax(1)
+        regressed = predictor.box2box_transform.apply_deltas(deltas, together).unflatten(1, (-1, 4))
+        regressed = torch.minimum(regressed.clamp(min=0), limits[:, None]) / scales[:, None]
+        columns = [together / scales, scores[:, :-1], regressed.expand(-1, len(self.classes), 4), features]
+        found = zip(*(torch.split(column, counts) for column in columns), strict=True)
+        return [Candidates(*one, None) for one in found]  # type: ignore[call-arg]
 
-    def _box_head(self, seen: Seen, i: int, boxes: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Features, class logits and deltas of `boxes`, some rows at a time."""
+    def _box_head(self, seen: Seen, boxes: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Features, class logits and deltas of all images' boxes, some rows at a time."""
         heads = self.model.roi_heads
         maps = [seen.maps[name] for name in heads.in_features]
         _, heavy = self._heavy(like=maps[0])
-        last = [one[i].permute(1, 2, 0).float().contiguous() for one in maps]
-        a_box = self.pooler.output_size[0] ** 2 * last[0].shape[2] * 4
-        together = max(1, POOLED // a_box // self.rows) * self.rows
-        for some in torch.split(boxes, together):
-            for rows in torch.split(self._pooled(last, some), self.rows):
-                filled = pad(rows, (0, 0, 0, 0, 0, 0, 0, self.rows - len(rows))).to(maps[0].dtype)
-                features, top = self._layers(heavy["head"], filled)
+        for pooled in self._pooled(maps, boxes):
+            for rows in torch.split(pooled, self.rows):
+                full = pad(rows, (0, 0, 0, 0, 0, 0, 0, self.rows - len(rows))).to(maps[0].dtype)
+                features, top = self._layers(heavy["head"], full)
                 predicted = features, heads.box_predictor.cls_score(top), heads.box_predictor.bbox_pred(top)
                 yield tuple(one[: len(rows)] for one in predicted)  # type: ignore[misc]
 
-    def _pooled(self, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """[n, side, side, C] of the maps [H, W, C] of one image."""
+    def _pooled(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Iterator[Tensor]:
+        """[n, side, side, C] of boxes in their order, never those of two images in one tensor."""
+        a_box = self.pooler.output_size[0] ** 2 * maps[0].shape[1] * 4
+        if self.kind != "cpu":
+            from detectron2.structures import Boxes
+
+            some = max(1, POOLED_ON_GPU // (a_box * max(1, *map(len, boxes))))
+            for at in range(0, len(boxes), some):
+                few = boxes[at : at + some]
+                used = [one[at : at + some].float().contiguous() for one in maps]
+                pooled: Tensor = self.pooler(used, [Boxes(one) for one in few])
+                yield from torch.split(pooled.permute(0, 2, 3, 1), [len(one) for one in few])
+            return
         from detectron2.modeling.poolers import assign_boxes_to_levels
         from detectron2.structures import Boxes
 
         pooler = self.pooler
-        if self.kind != "cpu":
-            pooled: Tensor = pooler([one.permute(2, 0, 1)[None] for one in maps], [Boxes(boxes)])
-            return pooled.permute(0, 2, 3, 1)
-        levels = torch.zeros(len(boxes), dtype=torch.int64)
-        if len(maps) > 1:
-            sizes = pooler.min_level, pooler.max_level, pooler.canonical_box_size, pooler.canonical_level
-            levels = assign_boxes_to_levels([Boxes(boxes)], *sizes)
         scales = [one.spatial_scale for one in pooler.level_poolers]
-        return roi_align(maps, scales, boxes, levels, pooler.output_size[0], pooler.level_poolers[0].aligned)
+        side, aligned = pooler.output_size[0], pooler.level_poolers[0].aligned
+        together = max(1, POOLED_ON_CPU // a_box // self.rows) * self.rows
+        for i, mine in enumerate(boxes):
+            last = [one[i].permute(1, 2, 0).float().contiguous() for one in maps]
+            for part in torch.split(mine, together):
+                levels = torch.zeros(len(part), dtype=torch.int64)
+                if len(maps) > 1:
+                    sizes = pooler.min_level, pooler.max_level, pooler.canonical_box_size, pooler.canonical_level
+                    levels = assign_boxes_to_levels([Boxes(part)], *sizes)
+                yield roi_align(last, scales, part, levels, side, aligned)
 
     def _layers(self, head: Any, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """The features and what the predictors read, of pooled [n, side, side, C]; both float32 [n, d]."""
@@ -191,27 +183,6 @@ class Detectron2Detector:
             if isinstance(layer, nn.ReLU):
                 activated.append(rows.float())
         return activated[0 if self.spec.layer == "fc6" else -1], activated[-1]
-
-
-def best(scores: Tensor, count: int) -> Tensor:
-    """Indices of the `count` best scores [n], best first, equal ones by index; torch's `topk` promises no order."""
-    among = torch.arange(len(scores), device=scores.device)
-    if count < len(scores):
-        among = (scores >= scores.topk(count).values[-1]).nonzero()[:, 0]
-    return among[scores[among].sort(descending=True, stable=True).indices][:count]
-
-
-def suppressed(boxes: Tensor, scores: Tensor, levels: Tensor, iou: float) -> Tensor:
-    """Indices of the boxes that greedy suppression on each level leaves, best first, equal ones by index.
-
-    Not torchvision's `batched_nms`, which for few boxes shifts them by level, and so rounds their coordinates.
-    """
-    kept = [levels[:0]]
-    for level in range(int(levels.max()) + 1 if len(levels) else 0):
-        mine = (levels == level).nonzero()[:, 0]
-        kept.append(mine[nms(boxes[mine], scores[mine], iou)])
-    found = torch.cat(kept).sort().values
-    return found[scores[found].sort(descending=True, stable=True).indices]
 
 
 def fold(model: Any) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from vbert.artifacts.errors import UserError
+from vbert.regions.backends.torchvision_fpn import MOBILE, V2, network
 from vbert.regions.detector import Published
-from vbert.regions.torchvision_fpn import MOBILE, V2, network
 
 if TYPE_CHECKING:
     from vbert.regions.detector import DetectorSpec

@@ -12,9 +12,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import roi_align
 
-from vbert.regions.architectures import PlainCnn
-from vbert.regions.detector import DetectorSpec
-from vbert.regions.faster_rcnn import (
+from vbert.regions.backends.architectures import PlainCnn
+from vbert.regions.backends.faster_rcnn import (
     AttributeRoiHeads,
     FasterRcnn,
     FasterRcnnDetector,
@@ -22,6 +21,7 @@ from vbert.regions.faster_rcnn import (
     StableRpn,
     folded,
 )
+from vbert.regions.detector import DetectorSpec
 
 STRIDES = (4, 8)
 
@@ -102,9 +102,6 @@ class PlainFasterRcnn(FasterRcnn):
             detections_per_img=settings.proposals,
             attributes=nn.Linear(settings.hidden, attributes) if attributes else None,
         )
-
-    def gridded(self, pixels: Tensor) -> Tensor:
-        return pixels
 
 
 def network(spec: DetectorSpec, classes: int) -> PlainFasterRcnn:

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vbert.artifacts.errors import UserError
-from vbert.regions.architectures import BottomUp
-from vbert.regions.bottom_up_network import BottomUpNetwork, clipped, moved
+from vbert.regions.backends.architectures import BottomUp
+from vbert.regions.backends.bottom_up_network import BottomUpNetwork, clipped, moved
 from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Published, Seen
 from vbert.regions.pixels import prepare, resize_factor, stacked, target_size
 
@@ -120,6 +120,6 @@ def detector(
 
 def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
     """See `vbert.regions.detector.Backend`. `files`: weights, and optionally classes and attributes (a name a line)."""
-    from vbert.regions.bottom_up_weights import read
+    from vbert.regions.backends.bottom_up_weights import read
 
     return read(spec, files)

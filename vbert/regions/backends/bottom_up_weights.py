@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from vbert.artifacts.errors import UserError
-from vbert.regions.architectures import BottomUp
-from vbert.regions.bottom_up_network import RATIOS, SCALES, BottomUpNetwork, cell_anchors
+from vbert.regions.backends.architectures import BottomUp
+from vbert.regions.backends.bottom_up_network import RATIOS, SCALES, BottomUpNetwork, cell_anchors
 from vbert.regions.detector import DetectorSpec, Published
 
 Layout = Literal["caffe", "detectron2"]

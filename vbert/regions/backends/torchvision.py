@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from vbert.artifacts.errors import UserError
-from vbert.regions import plain_cnn, torchvision_fpn, torchvision_weights
+from vbert.regions.backends import plain_cnn, torchvision_fpn, torchvision_weights
 from vbert.regions.detector import Detector, DetectorSpec, Published
 
 if TYPE_CHECKING:

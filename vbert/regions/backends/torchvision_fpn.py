@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,19 +15,19 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN, mobilenet_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, nms
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
 from vbert.artifacts.errors import UserError
-from vbert.regions.architectures import TorchvisionFasterRcnn
-from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Seen
-from vbert.regions.faster_rcnn import (
+from vbert.regions.backends.architectures import TorchvisionFasterRcnn
+from vbert.regions.backends.faster_rcnn import (
     AttributeRoiHeads,
     FasterRcnn,
     FasterRcnnDetector,
     StableRpn,
     folded,
 )
+from vbert.regions.detector import DetectorSpec
 
 V2 = "fasterrcnn_resnet50_fpn_v2"
 MOBILE = "fasterrcnn_mobilenet_v3_large_fpn"
@@ -36,7 +35,6 @@ SIZES = (32, 64, 128, 256, 512)  # sides of anchors in pixels of the input
 RATIOS = (0.5, 1.0, 2.0)
 WIDTH, POOLED, HIDDEN = 256, 7, 1024  # channels of the pyramid, side of a pooled box, width of the fully connected
 DIVISOR = 32  # inputs are padded to its multiples (GeneralizedRCNNTransform)
-SMALLEST = 1e-2  # side in pixels of the input below which a detection is none (RoIHeads.postprocess_detections)
 
 
 class FpnRpnHead(RPNHead):  # type: ignore[misc]
@@ -50,20 +48,6 @@ class FpnRpnHead(RPNHead):  # type: ignore[misc]
                 logits.append(self.cls_logits(hidden.float()))
                 deltas.append(self.bbox_pred(hidden.float()))
         return logits, deltas
-
-
-class FpnRpn(StableRpn):
-    """Equal scores of different maps in the order of their anchors too, and boxes not shifted by map, which rounds."""
-
-    def suppressed(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> Tensor:
-        order = scores.sort(descending=True, stable=True).indices
-        boxes, scores, levels = boxes[order], scores[order], levels[order]
-        alive = [
-            members[nms(boxes[members], scores[members], self.nms_thresh)]
-            for level in range(int(levels.max()) + 1 if len(levels) else 0)
-            for members in [(levels == level).nonzero()[:, 0]]
-        ]
-        return order[torch.cat(alive).sort().values] if alive else order
 
 
 class FixedRoiAlign(MultiScaleRoIAlign):  # type: ignore[misc]
@@ -83,7 +67,7 @@ class FpnFasterRcnn(FasterRcnn):
         self.backbone = _backbone(settings)
         v2, mobile = settings.kind == V2, settings.kind == MOBILE
         sizes = (SIZES,) * 3 if mobile else tuple((side,) for side in SIZES)
-        self.rpn = FpnRpn(
+        self.rpn = StableRpn(
             AnchorGenerator(sizes, (RATIOS,) * len(sizes)),
             FpnRpnHead(WIDTH, len(sizes[0]) * len(RATIOS), conv_depth=2 if v2 else 1),
             fg_iou_thresh=0.7,
@@ -156,14 +140,7 @@ def _backbone(settings: TorchvisionFasterRcnn) -> nn.Module:
 class FpnDetector(FasterRcnnDetector):
     """See `vbert.regions.detector.Detector`."""
 
-    def detect(self, seen: Seen) -> list[Candidates]:
-        """As in torchvision, a detection regressed to nothing (beyond the border) doesn't count: its score is 0."""
-        found = super().detect(seen)
-        return [self._sized(one, prepared) for one, prepared in zip(found, seen.inputs, strict=True)]
-
-    def _sized(self, found: Candidates, prepared: Prepared) -> Candidates:
-        sides = (found.regressed[..., 2:] - found.regressed[..., :2]) * self._scale(prepared)[:2]
-        return replace(found, scores=torch.where((sides >= SMALLEST).all(-1), found.scores, 0.0))
+    smallest = 1e-2  # RoIHeads.postprocess_detections: boxes regressed to nothing (beyond the border) don't count
 
 
 def network(spec: DetectorSpec, classes: int) -> FpnFasterRcnn:

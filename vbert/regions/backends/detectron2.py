@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vbert.artifacts.errors import UserError, nearest
-from vbert.regions.architectures import Detectron2
+from vbert.regions.backends.architectures import Detectron2
 from vbert.regions.detector import Detector, DetectorSpec, Published
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def network(spec: DetectorSpec, classes: int) -> nn.Module:
 
 def detector(spec: DetectorSpec, classes: Sequence[str], tensors: Mapping[str, Tensor], device: str) -> Detector:
     """See `vbert.regions.detector.Backend`."""
-    from vbert.regions.detectron2_detector import Detectron2Detector
+    from vbert.regions.backends.detectron2_detector import Detectron2Detector
 
     with torch.random.fork_rng(devices=[]):
         model = network(spec, len(classes))

@@ -6,7 +6,7 @@ a process saw (`MultiScaleRoIAlign` keeps the scales of its first input); here t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,10 +17,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FrozenBatchNorm2d, batched_nms, clip_boxes_to_image, remove_small_boxes
+from torchvision.ops import FrozenBatchNorm2d
 
+from vbert.regions.backends.proposals import Choice, proposals
 from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Seen
-from vbert.regions.pixels import padded_size, prepare, stacked, target_size
+from vbert.regions.pixels import each_row, limits_of, padded_size, prepare, scales_of, stacked, target_size
 
 
 class FloatRpnHead(RPNHead):  # type: ignore[misc]
@@ -47,7 +48,7 @@ class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
         return torch.cat(kept, dim=1)
 
     def propose(self, pixels: Tensor, maps: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """What `forward` proposes in evaluation, image by image; of the anchors only the best are decoded.
+        """What `forward` proposes in evaluation (of equal scores the first); the whole image where there is nothing.
 
         pixels [B, 3, H, W] are padded, sizes are the (h, w) that the first of them were padded from.
         """
@@ -56,28 +57,17 @@ class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
         if grid not in self.anchors:
             whole = self.anchor_generator(ImageList(pixels[:1], [grid]), list(maps.values()))[0]
             self.anchors = {grid: torch.split(whole, [each[0].numel() for each in logits])}
-        proposals = []
-        for i, size in enumerate(sizes):
-            best, boxes, levels = [], [], []
-            for level, anchors in enumerate(self.anchors[grid]):
-                scores = logits[level][i].permute(1, 2, 0).reshape(-1)
-                scores, at = (t[: self.pre_nms_top_n()] for t in scores.sort(descending=True, stable=True))
-                moves = deltas[level][i].unflatten(0, (-1, 4)).permute(2, 3, 0, 1).reshape(-1, 4)
-                boxes.append(self.box_coder.decode_single(moves[at], anchors[at]))
-                best.append(scores)
-                levels.append(torch.full_like(at, level))
-            found, scores = clip_boxes_to_image(torch.cat(boxes), size), torch.cat(best).sigmoid()
-            usable = remove_small_boxes(found, self.min_size)
-            usable = usable[scores[usable] >= self.score_thresh]
-            found = found[usable]
-            kept = self.suppressed(found, scores[usable], torch.cat(levels)[usable])
-            proposals.append(found[kept[: self.post_nms_top_n()]])
-        return proposals
-
-    def suppressed(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> Tensor:
-        """Indices of what suppression within each map leaves, best first."""
-        kept: Tensor = batched_nms(boxes, scores, levels, self.nms_thresh)
-        return kept
+        choice = Choice(
+            self.box_coder.decode_single,
+            torch.sigmoid,
+            lambda _, boxes, scores: (
+                (boxes[..., 2:] - boxes[..., :2] >= self.min_size).all(-1) & (scores >= self.score_thresh)
+            ),
+            self.pre_nms_top_n(),
+            self.post_nms_top_n(),
+            self.nms_thresh,
+        )
+        return proposals(logits, deltas, self.anchors[grid], sizes, choice)
 
 
 class AttributeRoiHeads(RoIHeads):  # type: ignore[misc]
@@ -141,19 +131,16 @@ class FasterRcnn(nn.Module):
     ) -> dict[str, Tensor]:
         """Losses. pixels [B, 3, H, W], padded below and to the right; shapes: each image's (h, w); targets: boxes
         float32 [n, 4], labels int64 [n] from 1, attributes float32 [n, A]."""
-        maps = self.backbone(self.padded(pixels))
-        proposals, rpn = self.rpn(ImageList(self.gridded(pixels), shapes), maps, targets)
-        roi = self.roi_heads.losses(maps, proposals, shapes, targets)
+        pixels = self.padded(pixels)
+        maps = self.backbone(pixels)
+        found, rpn = self.rpn(ImageList(pixels, shapes), maps, targets)
+        roi = self.roi_heads.losses(maps, found, shapes, targets)
         return {"objectness": rpn["loss_objectness"], "rpn_boxes": rpn["loss_rpn_box_reg"], **roi}
 
     def padded(self, pixels: Tensor) -> Tensor:
         """Zeros below and to the right, up to multiples of the coarsest stride."""
         height, width = pixels.shape[-2:]
         return pad(pixels, (0, -width % self.stride, 0, -height % self.stride))
-
-    def gridded(self, pixels: Tensor) -> Tensor:
-        """What the anchors' strides are computed from in training."""
-        return self.padded(pixels)
 
     def pooled_from(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """The maps as boxes are pooled from them in evaluation."""
@@ -173,6 +160,8 @@ class FasterRcnn(nn.Module):
 
 class FasterRcnnDetector:
     """See `vbert.regions.detector.Detector`."""
+
+    smallest = 0.0  # side in pixels of the input below which a detection's score is 0
 
     def __init__(self, spec: DetectorSpec, classes: Sequence[str], network: FasterRcnn, device: str) -> None:
         self.spec, self.device = spec, device
@@ -195,57 +184,58 @@ class FasterRcnnDetector:
     def detect(self, seen: Seen) -> list[Candidates]:
         pixels, maps = seen.maps
         sizes = [(p.pixels.shape[1], p.pixels.shape[2]) for p in seen.inputs]
-        proposals = self.network.rpn.propose(pixels, maps, sizes)
-        whole = [torch.tensor([[0.0, 0.0, width, height]], device=self.device) for height, width in sizes]
-        mine = [found if len(found) else all_of_it for found, all_of_it in zip(proposals, whole, strict=True)]
-        return self._candidates(maps, seen.inputs, mine)
+        return self._candidates(maps, seen.inputs, self.network.rpn.propose(pixels, maps, sizes), self.smallest)
 
     @torch.inference_mode()
     def describe(self, seen: Seen, boxes: Sequence[Tensor]) -> list[Candidates]:
-        inputs = [b.to(self.device) * self._scale(p) for b, p in zip(boxes, seen.inputs, strict=True)]
+        scales = scales_of(seen.inputs, self.device)
+        inputs = [b.to(self.device) * scale for b, scale in zip(boxes, scales, strict=True)]
         return self._candidates(seen.maps[1], seen.inputs, inputs)
 
-    def _scale(self, prepared: Prepared) -> Tensor:
-        return torch.tensor(prepared.scale * 2, device=self.device)
-
     def _candidates(
-        self, maps: dict[str, Tensor], batch: Sequence[Prepared], boxes: Sequence[Tensor]
+        self, maps: dict[str, Tensor], batch: Sequence[Prepared], boxes: Sequence[Tensor], smallest: float = 0.0
     ) -> list[Candidates]:
-        out = []
-        for i, (prepared, mine) in enumerate(zip(batch, boxes, strict=True)):
-            height, width = prepared.pixels.shape[1:]
-            one = self.network.pooled_from({name: each[i : i + 1] for name, each in maps.items()})
-            logits, deltas, features, attributes = self._box_head(one, mine)
-            decoded = self.network.roi_heads.box_coder.decode(deltas, [mine]).reshape(
-                len(mine), len(self.classes) + 1, 4
-            )
-            regressed = clip_boxes_to_image(decoded, (height, width))
-            scale = self._scale(prepared)
-            out.append(
-                Candidates(
-                    boxes=mine / scale,
-                    scores=softmax(logits, 1)[:, 1:],
-                    regressed=regressed[:, 1:] / scale,
-                    features=features,
-                    attributes=None if attributes is None else softmax(attributes, 1),
-                )
-            )
-        return out
+        counts, together = [len(mine) for mine in boxes], torch.cat(list(boxes))
+        logits, deltas, features, attributes = self._box_head(maps, boxes)
+        decoded = self.network.roi_heads.box_coder.decode(deltas, [together]).view(-1, len(self.classes) + 1, 4)
+        limits, scales = (each_row(t, counts) for t in (limits_of(batch, self.device), scales_of(batch, self.device)))
+        regressed = torch.minimum(decoded[:, 1:].clamp(min=0), limits[:, None])
+        scores = softmax(logits, 1)[:, 1:]
+        if smallest:
+            scores = scores.where((regressed[..., 2:] - regressed[..., :2] >= smallest).all(-1), 0.0)
+        columns = [together / scales, scores, regressed / scales[:, None], features]
+        found = [torch.split(column, counts) for column in columns]
+        said = [None] * len(batch) if attributes is None else torch.split(softmax(attributes, 1), counts)
+        return [Candidates(*one) for one in zip(*found, said, strict=True)]
 
-    def _box_head(self, maps: dict[str, Tensor], boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Class logits, box deltas, features and attribute logits of each box, always computed on `rows` rows:
+    def _box_head(
+        self, maps: dict[str, Tensor], boxes: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Class logits, box deltas, features and attribute logits of all images' boxes, always computed on `rows` rows:
         a row's bits depend on how many there are in a matrix product, not on what the others hold."""
         heads, rows = self.network.roi_heads, self.network.rows
+        maps = self.network.pooled_from({name: each[: len(boxes)] for name, each in maps.items()})
         parts = []
-        for chunk in torch.split(boxes, rows):
-            layers = self.network.layers(heads.box_roi_pool(maps, [filled(chunk, rows)], None))
-            last = list(layers.values())[-1]
-            out = [*self.network.predict(last), layers[self.spec.layer]]
-            if heads.attributes is not None:
-                out.append(heads.attributes(last))
-            parts.append([t[: len(chunk)].float() for t in out])
+        for pooled in self._pooled(maps, boxes):
+            for chunk in torch.split(pooled, rows):
+                layers = self.network.layers(filled(chunk, rows))
+                last = list(layers.values())[-1]
+                out = [*self.network.predict(last), layers[self.spec.layer]]
+                if heads.attributes is not None:
+                    out.append(heads.attributes(last))
+                parts.append([t[: len(chunk)].float() for t in out])
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]
         return columns[0], columns[1], columns[2], columns[3] if heads.attributes is not None else None
+
+    def _pooled(self, maps: dict[str, Tensor], boxes: Sequence[Tensor]) -> Iterator[Tensor]:
+        """[n, C, side, side] of each image's boxes: on a GPU all images' at once, on a CPU `rows` at a time."""
+        pool, rows = self.network.roi_heads.box_roi_pool, self.network.rows
+        if self.device != "cpu":
+            yield from torch.split(pool(maps, list(boxes), None), [len(mine) for mine in boxes])
+            return
+        for i, mine in enumerate(boxes):
+            one = {name: each[i : i + 1] for name, each in maps.items()}
+            yield from (pool(one, [chunk], None) for chunk in torch.split(mine, rows))
 
 
 def folded(network: nn.Module) -> nn.Module:

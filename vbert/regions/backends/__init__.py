@@ -1,0 +1,1 @@
+"""Who runs a detector: torchvision, detectron2, or bottom-up attention in PyTorch alone."""
