@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,133 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from flows.options import JsonOption, MachineOption, StoreOption
+from flows.cli_import import import_features
+from flows.options import JsonOption, StoreOption
 from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import Engine, walk
+from vbert.artifacts.graph import Engine
 from vbert.artifacts.store import Store, default_root
 
 if TYPE_CHECKING:
-    from vbert.artifacts.artifact import Artifact
-    from vbert.data.raw import Raw
     from vbert.regions.interop.sizes import Sizes
 
 app = App(name="features", help="Region features: import, export, inspect, show, compare.")
 
-LayerOption = Literal["fc6", "fc7", "res5_pool"]
-
-
-@app.command(name="import")
-def import_(
-    path: Path,
-    /,
-    *,
-    detector: str,
-    format: str | None = None,
-    layer: LayerOption | None = None,
-    weights: str | None = None,
-    boxes_in: str | None = None,
-    images: Path | None = None,
-    sizes: Path | None = None,
-    ids: str | None = None,
-    cap: int | None = None,
-    classes: Path | None = None,
-    attributes: Path | None = None,
-    images_per_shard: int = 500,
-    quarantine: float = 0.01,
-    out: Path | None = None,
-    store: StoreOption = None,
-    machine: MachineOption = [],  # noqa: B006  cyclopts reads the default
-    json_: JsonOption = False,
-) -> None:
-    """Bring features of another system into shards, with a contract that says how they came about.
-
-    Reads LXMERT and bottom-up-attention TSV, Oscar TSV, MMF/Pythia .npy, MMF and UNITER LMDB, BAN HDF5, VisualBERT .th.
-
-    Example: `vbert features import train2014_obj36.tsv --detector unknown --layer res5_pool --out features/train`
-
-    Parameters
-    ----------
-    path
-        the file or folder.
-    detector
-        what made the features: a name in data_specs/detectors, or `unknown`.
-    format
-        how to read it, where it isn't recognised.
-    layer
-        of an unknown detector.
-    weights
-        sha256 of the detector's weights.
-    boxes_in
-        what box numbers are: original (pixels of the image), recorded (pixels of the size that the file records),
-        resized:SHORT or resized:SHORT,LONG, normalised, or none (leave boxes out); by default what the format says.
-    images
-        folder of the images, for their sizes.
-    sizes
-        table of image_id, width, height (.csv .tsv .parquet, or COCO's .json), instead of the images.
-    ids
-        regular expression; its first group in the file's name of an image is the image's id, `COCO_\\w+_0*(\\d+)`.
-    cap
-        at most so many regions an image, the most confident ones.
-    classes
-        names of the classes that the file numbers, one a line.
-    attributes
-        names of the attributes likewise.
-    quarantine
-        share of entries that may be unusable.
-    out
-        a folder for the shards: linked or copied from the store.
-    """
-    from flows.recipe import machine_from
-    from flows.terminal import Terminal
-    from tasks.import_features import import_features
-    from vbert.regions import interop
-    from vbert.regions.interop.importing import UNKNOWN, ImportSettings, Statement
-
-    settings = ImportSettings(
-        statement=Statement.of(detector, layer, weights),
-        boxes_in=_boxes_in(boxes_in),
-        ids=ids,
-        cap=cap,
-        classes=_lines(classes),
-        attributes=_lines(attributes),
-        images_per_shard=images_per_shard,
-        quarantine=quarantine,
-    )
-    if images is not None and sizes is not None:
-        raise UserError("--images and --sizes say the same thing; give one of them")
-    _refuse_taken(out)
-    name = interop.recognised(path, format)
-    files = {role: _reference(file).named(role) for role, file in interop.load(name).files(path).items()}
-    measured = images if images is not None else sizes
-    known = None if measured is None else _reference(measured).named("sizes")
-    target = import_features(files, interop.plugin(name), settings, known).named(path.name)
-    at = Store(store or default_root())
-    with Terminal() as terminal, _noted(at, target, "import"):
-        Engine(at, machine_from(machine), terminal).ensure_all([target])
-    made = target.bound(at)
-    if detector == UNKNOWN:
-        _say(
-            f"detector unknown: nothing says which features these fit (give --detector when you know it); {made.title}"
-        )
-    if made.figures["quarantined"]:
-        _say(f"{made.figures['quarantined']} images are left out: see {made.path / 'quarantine.parquet'}")
-    if out is not None:
-        from vbert.artifacts.handing_out import hand_out
-
-        hand_out(made, out)
-    contract = made.contract()
-    if json_:
-        facts = {
-            "format": name,
-            "detector": contract.detector,
-            "layer": contract.layer,
-            "boxes": contract.coordinates != "none",
-            "fingerprint": made.fingerprint,
-            "out": str(out or made.path),
-        }
-        print(json.dumps({**made.figures, **facts}))
-    else:
-        print(out or made.path)
+app.command(import_features, name="import")
 
 
 @app.command
@@ -272,10 +155,11 @@ def show(
         at most so many boxes are drawn on an image.
     """
     from flows.graph import weights_of
+    from flows.running import noted
     from flows.terminal import Terminal
+    from vbert.device import device_of
     from vbert.regions.boxes import Fixed
     from vbert.regions.detector import RegionSettings, detector_file
-    from vbert.regions.extract import device_of
     from vbert.regions.looking import show as drawn
     from vbert.regions.pictures import check_name
 
@@ -285,7 +169,7 @@ def show(
     file = detector_file(detector)
     target = weights_of(file, weights)
     at = Store(store or default_root())
-    with Terminal() as terminal, _noted(at, target, "show"):
+    with Terminal() as terminal, noted(at, "show", f"features show {file.name}", [target]):
         Engine(at, events=terminal).ensure_all([target])
     settings = RegionSettings(boxes=None if boxes is None else Fixed(count=boxes)).resolved(file)
     found = drawn(target.bound(at), images, settings, device_of(device), out, most)
@@ -370,53 +254,6 @@ def _sizes(images: Path | None, sizes: Path | None) -> Sizes | None:
         raise UserError("--images and --sizes say the same thing; give one of them")
     given = images if images is not None else sizes
     return None if given is None else Sizes(LocalFiles(given))
-
-
-def _lines(path: Path | None) -> tuple[str, ...] | None:
-    """A vocabulary: one name a line; of several separated by commas (Visual Genome's) the first."""
-    if path is None:
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: can't be read as a vocabulary ({error})") from None
-    return tuple(line.split(",")[0].strip() for line in lines)
-
-
-def _reference(path: Path) -> Raw:
-    """A local file or folder by its content, which stays where it is."""
-    from tasks.download import download
-    from vbert.data.spec import Source
-
-    absolute = path.absolute()
-    return download(Source(path=str(absolute), file=absolute.name).pinned())
-
-
-def _refuse_taken(out: Path | None) -> None:
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} is there already; give a folder that is not, or is empty")
-
-
-@contextmanager
-def _noted(store: Store, target: Artifact, command: str) -> Iterator[None]:
-    """The command's record among the store's runs, so that `vbert gc` knows that somebody wanted it."""
-    began = time.time()
-    record = {
-        "recipe": f"features {command} {target.label} {target.fingerprint[:8]}",
-        "targets": [target.fingerprint],
-        "steps": [artifact.fingerprint for artifact in walk(target)],
-        "started": began,
-        "kept": False,
-    }
-    outcome = "failed"
-    try:
-        yield
-        outcome = "done"
-    finally:
-        if not store.read_only():
-            store.prepare()
-            run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(began))}-{command}-{os.getpid()}"
-            store.note_run(run_id, record | {"status": outcome, "seconds": time.time() - began})
 
 
 @contextmanager

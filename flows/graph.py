@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from flows.recipe import DataEntry, Recipe
+from flows.imported import imported
+from flows.recipe import DataEntry, DetectorEntry, Recipe
 from tasks.bert import bert
 from tasks.detector import detector
 from tasks.download import download
@@ -40,7 +41,7 @@ from vbert.model.trained import Model
 from vbert.objectives import objective
 from vbert.objectives.entry import DownstreamSettings
 from vbert.objectives.mlm_itm import PretrainData, PretrainSettings
-from vbert.regions.detector import DetectorFile, DetectorWeights, Started, detector_file
+from vbert.regions.detector import TRAINED_HERE, DetectorFile, DetectorWeights, Started, detector_file
 from vbert.regions.shards import Shards
 from vbert.report.page import Downstream, Report
 from vbert.training.start import Fresh
@@ -88,14 +89,16 @@ def graph(recipe: Recipe) -> Report:
     return report(recipe.name, found, scenes_of(recipe, data), pretrained, downstream)
 
 
-def preprocessed(recipe: Recipe) -> tuple[Mapping[str, DataSet], DetectorWeights, Mapping[str, Shards]]:
+def preprocessed(recipe: Recipe) -> tuple[Mapping[str, DataSet], DetectorWeights | None, Mapping[str, Shards]]:
     """The chain up to region features: the data sets, the detector, and each data set's shards."""
     data = {name: data_set(name, entry, recipe) for name, entry in recipe.data.items()}
-    found = detector_of(recipe, data)
+    shards = {name: imported(entry.features).named(name) for name, entry in recipe.data.items() if entry.features}
+    if recipe.detector is None:
+        return data, None, shards
+    found = detector_of(recipe.detector, recipe, data)
     rule = recipe.regions.resolved(detector_file(recipe.detector.spec))
-    shards = {
-        name: regions(held.photos, found, rule, recipe.numerics.regions).named(name) for name, held in data.items()
-    }
+    for name in data.keys() - shards.keys():
+        shards[name] = regions(data[name].photos, found, rule, recipe.numerics.regions).named(name)
     return data, found, shards
 
 
@@ -129,7 +132,7 @@ def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str
             key: download(source.pinned()).named(f"{spec.name} {key}" if several else spec.name)
             for key, source in spec.sources.items()
         }
-    changed = entry.model_dump(exclude={"spec"}, exclude_none=True) if entry else {}
+    changed = entry.model_dump(exclude={"spec", "features"}, exclude_none=True) if entry else {}
     try:
         settings = ShapesSettings.model_validate({**spec.generate, **changed})
     except ValidationError as error:
@@ -146,12 +149,17 @@ def texts_of(data: Mapping[str, DataSet], name: str) -> Examples:
     return texts
 
 
-def detector_of(recipe: Recipe, data: Mapping[str, DataSet]) -> DetectorWeights:
+def detector_of(entry: DetectorEntry, recipe: Recipe, data: Mapping[str, DataSet]) -> DetectorWeights:
     """Trained on one of the recipe's data sets, or with weights that came from elsewhere."""
-    entry = recipe.detector
+    file = detector_file(entry.spec)
     if entry.train is None:
-        return weights_of(detector_file(entry.spec), entry.weights)
-    photos, file = data[entry.train.data].photos, detector_file(entry.spec)
+        return weights_of(file, entry.weights)
+    if file.backend not in TRAINED_HERE:
+        raise UserError(
+            f"detector {file.name}: backend {file.backend!r} trains no detector; leave out detector.train and give "
+            f"weights, or train one of backend {' or '.join(TRAINED_HERE)}"
+        )
+    photos = data[entry.train.data].photos
     begun = file.start if entry.start is None else located(entry.start)
     spec = file.spec() if begun is None else Started(file.spec(), download(begun.pinned()).named(f"{file.name} start"))
     return detector(photos, spec, entry.train, recipe.numerics.detector, recipe.seed)
@@ -178,7 +186,7 @@ def located(where: str) -> Source:
 
 def scenes_of(recipe: Recipe, data: Mapping[str, DataSet]) -> Images | None:
     """The photos the detector was trained on, which the report shows held-out ones of."""
-    training = recipe.detector.train
+    training = recipe.detector.train if recipe.detector else None
     return data[training.data].photos if training else None
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
+from flows.imported import FeaturesEntry
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Numerics, Settings, Wiring
@@ -41,13 +42,17 @@ def _detector(name: str) -> str:
 class DataEntry(Settings):
     """A data set of the recipe: one with a spec, or a plain folder of images (subfolders too) without texts.
 
-    Sizes are for generated sets, and replace those of the spec.
+    Its region features are extracted, or imported with `features`. Sizes are for generated sets, and replace those of
+    the spec.
     """
 
     spec: Annotated[Annotated[str, AfterValidator(_data_set)] | None, Wiring] = Field(
         None, description="a name in data_specs/datasets, or a .yaml file of your own"
     )
     folder: Annotated[str | None, Wiring] = Field(None, description="of images; relative to where the run starts")
+    features: Annotated[FeaturesEntry | None, Wiring] = Field(
+        None, description="of another system, in place of those that the detector makes"
+    )
     images: int | None = Field(None, ge=1)
     size: int | None = Field(None, ge=1, description="side of a generated image in pixels")
     seed: int | None = Field(None, ge=0)
@@ -107,7 +112,7 @@ class Recipe(Settings):
     seed: int = Field(0, ge=0)
     limit: int | None = Field(None, ge=1, description="at most so many images per data set and split")
     data: dict[str, DataEntry] = Field(min_length=1)
-    detector: DetectorEntry
+    detector: DetectorEntry | None = Field(None, description="of all data sets without `features`")
     regions: RegionSettings = RegionSettings()
     vocabulary: VocabularySettings = VocabularySettings()
     model: ModelEntry = ModelEntry()
@@ -123,11 +128,14 @@ class Recipe(Settings):
         named += [(("downstream", name, "data"), entry.data) for name, entry in self.downstream.items()]
         if self.pretrain is not None:
             named += [(("pretrain", "data", place), name) for place, name in enumerate(self.pretrain.data)]
-        if self.detector.train is not None:
+        if self.detector is not None and self.detector.train is not None:
             named += [(("detector", "train", "data"), self.detector.train.data)]
         for where, name in named:
             if name not in self.data:
                 raise Misplaced(where, f"no data set {name!r} under `data`; {nearest(name, self.data)}")
+        for name, data in self.data.items():
+            if data.features is None and self.detector is None:
+                raise Misplaced(("data", name), "has no `features`, and there is no `detector` to make them: give one")
         for name, entry in self.downstream.items():
             if entry.start == "pretrained" and self.pretrain is None:
                 raise Misplaced(("downstream", name, "start"), "pretrained, but there is no `pretrain`; write none")

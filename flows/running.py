@@ -25,15 +25,23 @@ if TYPE_CHECKING:
 How = Literal["auto", "local", "prefect"]
 
 
+def run_id(name: str) -> str:
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{os.getpid()}"
+
+
 @contextmanager
 def noted(
-    store: Store, run_id: str, recipe: Recipe, targets: Sequence[Artifact], builds: bool, **more: Any
+    store: Store, run: str, recipe: Recipe | str, targets: Sequence[Artifact], builds: bool = True, **more: Any
 ) -> Iterator[None]:
-    """The run's record in the store, which `vbert gc` goes by: every step that it needs, made or not, is its own."""
+    """The run's record in the store, which `vbert gc` goes by: every step that it needs, made or not, is its own.
+
+    `recipe`: or what the command that has none is called.
+    """
     began = time.time()
+    named = recipe if isinstance(recipe, str) else recipe.name
     record: dict[str, Any] = {
-        "recipe": recipe.name,
-        "resolved": recipe.model_dump(mode="json"),
+        "recipe": named,
+        **({} if isinstance(recipe, str) else {"resolved": recipe.model_dump(mode="json")}),
         "targets": [target.fingerprint for target in targets],
         "steps": [artifact.fingerprint for artifact in walk(*targets)],
         "started": began,
@@ -42,7 +50,7 @@ def noted(
     }
     if builds:
         store.prepare()
-        store.note_run(run_id, record | {"status": "running"})
+        store.note_run(run, record | {"status": "running"})
     outcome = "failed"
     try:
         yield
@@ -51,8 +59,8 @@ def noted(
         if not store.read_only():
             with suppress(*([OSError, UserError] if outcome == "failed" else [])):  # a full disk, told by its own error
                 store.prepare()
-                kept = builds and store.runs().get(run_id, {}).get("kept", False)  # by `vbert keep`, meanwhile
-                store.note_run(run_id, record | {"status": outcome, "seconds": time.time() - began, "kept": kept})
+                kept = builds and store.runs().get(run, {}).get("kept", False)  # by `vbert keep`, meanwhile
+                store.note_run(run, record | {"status": outcome, "seconds": time.time() - began, "kept": kept})
 
 
 @contextmanager
@@ -77,7 +85,7 @@ class Running:
         self.targets = cut(recipe, until) if until else [graph(recipe)]
         self.lines = plan(self.targets, store)
         self.built: dict[str, Built] = {}
-        self.run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{os.getpid()}"
+        self.run_id = run_id(recipe.name)
 
     @property
     def missing(self) -> list[Planned]:

@@ -16,7 +16,7 @@ from vbert.report.page import Downstream, Report, ReportSettings
 def report(
     build: Build,
     title: str,
-    detector: DetectorWeights,
+    detector: DetectorWeights | None,
     scenes: Images | None,
     pretrained: Model | None,
     downstream: Mapping[str, Downstream],

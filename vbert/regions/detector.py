@@ -39,6 +39,7 @@ BACKENDS = {
     "bottom_up": ("vbert.regions.backends.bottom_up", 1),
     "elsewhere": ("", 1),  # runs nothing: it names who made imported features
 }
+TRAINED_HERE = ("torchvision",)  # the backends whose networks give losses
 
 
 class _Fields(Settings):
@@ -81,7 +82,7 @@ class DetectorFile(_Fields):
             raise ValueError(f"architecture {self.architecture.kind} belongs to backend {self.architecture.backend!r}")
         if self.backend == "elsewhere" and not self.import_only:
             raise ValueError("import_only: say why this detector can't be run from images")
-        if self.start is not None and self.backend != "torchvision":
+        if self.start is not None and self.backend not in TRAINED_HERE:
             raise ValueError(f"start: backend {self.backend!r} trains no detector")
         return self
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from vbert.artifacts import children
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.settings import Numerics
+from vbert.device import device_name, device_of
 from vbert.regions.overlap import prepared_ahead, run_ahead
 
 if TYPE_CHECKING:
@@ -320,21 +321,6 @@ class Rate:
         if time.monotonic() - self._told > TELL_EVERY:
             self._told = time.monotonic()
             children.report(self.count, self.total, quarantined=self.bad)
-
-
-def device_name(device: str) -> str:
-    """`cpu`, or the name of the GPU: part of what features' bits depend on."""
-    import torch
-
-    return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)
-
-
-def device_of(wanted: str) -> str:
-    import torch
-
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @lru_cache(maxsize=1)

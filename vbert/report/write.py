@@ -55,7 +55,7 @@ class Page:
 def write_report(
     directory: Path,
     title: str,
-    detector: DetectorWeights,
+    detector: DetectorWeights | None,
     images: Images | None,
     pretrained: Model | None,
     downstream: Mapping[str, Downstream],
@@ -70,7 +70,7 @@ def write_report(
 
 def gather(
     title: str,
-    detector: DetectorWeights,
+    detector: DetectorWeights | None,
     images: Images | None,
     pretrained: Model | None,
     runs: Sequence[results.Run],
@@ -91,8 +91,8 @@ def gather(
         groups=groups,
         chain=lineage,
         detector=_detector_figures(detector),
-        classes=detector.classes(),
-        scenes=scenes(detector, images, album, settings.scenes),
+        classes=detector.classes() if detector else [],
+        scenes=scenes(detector, images, album, settings.scenes) if detector else [],
         pretrained=_last(pretrained.curves()) if pretrained else None,
         charts=_charts(detector, pretrained, groups),
         galleries=galleries,
@@ -106,9 +106,9 @@ def gather(
     )
 
 
-def _detector_figures(detector: DetectorWeights) -> Mapping[str, Any]:
+def _detector_figures(detector: DetectorWeights | None) -> Mapping[str, Any]:
     """map50, map, attribute_accuracy on held-out images; empty where it was not evaluated here."""
-    if "evaluation.json" in detector.names():
+    if detector is not None and "evaluation.json" in detector.names():
         found: dict[str, Any] = json.loads(detector.file("evaluation.json").read_bytes())
         return found
     return {}
@@ -138,10 +138,10 @@ def _gazes(galleries: Sequence[Gallery], album: Album, count: int) -> tuple[list
 
 
 def _charts(
-    detector: DetectorWeights, pretrained: Model | None, groups: Sequence[results.Group]
+    detector: DetectorWeights | None, pretrained: Model | None, groups: Sequence[results.Group]
 ) -> list[tuple[str, list[Chart]]]:
     """Training curves by what was trained; empty parts are left out."""
-    found: list[tuple[str, list[Chart | None]]] = [("Detector", _training(detector.curves()))]
+    found: list[tuple[str, list[Chart | None]]] = [("Detector", _training(detector.curves() if detector else []))]
     if pretrained is not None:
         found.append(("Pre-training", _training(pretrained.curves())))
     seen: set[str] = set()

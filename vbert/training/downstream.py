@@ -15,6 +15,7 @@ from vbert.artifacts.build import Job
 from vbert.artifacts.settings import Numerics, Plugin
 from vbert.artifacts.stage import Figures
 from vbert.data.examples import Examples
+from vbert.device import device_of
 from vbert.model.trained import Model, write_model
 from vbert.model.visualbert import Packed
 from vbert.model.vocabulary import Encoder
@@ -191,8 +192,7 @@ def run_predict(
     torch.set_num_threads(numerics.threads)
     check(model.contract(), shards.contract())
     objective, head, network = load(plugin.name), model.head(), model.load()
-    cuda = torch.cuda.is_available() and job.machine.device != "cpu"
-    device = "cuda" if cuda else "cpu"
+    device = device_of(job.machine.device)
     network = network.to(device)
     rows = Rows(examples, shards, [split], objective.KINDS)
     side = Examined(objective, head, model.vocabulary().encoder(), rows, shards, model.config().box_input)

@@ -29,6 +29,7 @@ from vbert.artifacts.build import Job, Stopped
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.fingerprint import dumps, sha256
 from vbert.artifacts.settings import Numerics
+from vbert.device import device_of
 from vbert.training.checkpoint import Checkpoints, NotWhole, State
 from vbert.training.optimizer import clip_gradients, make_optimizer, optimizer_tensors, restore_optimizer
 from vbert.training.sampler import Batches, Keys, derive
@@ -276,10 +277,7 @@ class _Run:
 
 
 def _accelerator(job: Job, numerics: Numerics) -> Accelerator:
-    cuda = torch.cuda.is_available()
-    if job.machine.device == "cuda" and not cuda:
-        raise UserError("machine.device is cuda, but torch sees none: set it to auto or cpu")
-    cpu = job.machine.device == "cpu" or not cuda
+    cpu = device_of(job.machine.device) == "cpu"
     os.environ.setdefault("OMP_NUM_THREADS", str(numerics.threads))  # or accelerate chooses, and warns
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process

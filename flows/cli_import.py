@@ -1,0 +1,142 @@
+"""`vbert features import`: region features of another system into shards."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+from flows.options import JsonOption, MachineOption, StoreOption
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.graph import Engine
+from vbert.artifacts.store import Store, default_root
+
+
+def import_features(
+    path: Path,
+    /,
+    *,
+    detector: str,
+    format: str | None = None,
+    layer: Literal["fc6", "fc7", "res5_pool"] | None = None,
+    weights: str | None = None,
+    boxes_in: str | None = None,
+    images: Path | None = None,
+    sizes: Path | None = None,
+    ids: str | None = None,
+    cap: int | None = None,
+    classes: Path | None = None,
+    attributes: Path | None = None,
+    images_per_shard: int = 500,
+    quarantine: float = 0.01,
+    out: Path | None = None,
+    store: StoreOption = None,
+    machine: MachineOption = [],  # noqa: B006  cyclopts reads the default
+    json_: JsonOption = False,
+) -> None:
+    """Bring features of another system into shards, with a contract that says how they came about.
+
+    Reads LXMERT and bottom-up-attention TSV, Oscar TSV, MMF/Pythia .npy, MMF and UNITER LMDB, BAN HDF5, VisualBERT .th.
+
+    Example: `vbert features import train2014_obj36.tsv --detector unknown --layer res5_pool --out features/train`
+
+    Parameters
+    ----------
+    path
+        the file or folder.
+    detector
+        what made the features: a name in data_specs/detectors, or `unknown`.
+    format
+        how to read it, where it isn't recognised.
+    layer
+        of an unknown detector.
+    weights
+        sha256 of the detector's weights.
+    boxes_in
+        what box numbers are: original (pixels of the image), recorded (pixels of the size that the file records),
+        resized:SHORT or resized:SHORT,LONG, normalised, or none (leave boxes out); by default what the format says.
+    images
+        folder of the images, for their sizes.
+    sizes
+        table of image_id, width, height (.csv .tsv .parquet, or COCO's .json), instead of the images.
+    ids
+        regular expression; its first group in the file's name of an image is the image's id, `COCO_\\w+_0*(\\d+)`.
+    cap
+        at most so many regions an image, the most confident ones.
+    classes
+        names of the classes that the file numbers, one a line.
+    attributes
+        names of the attributes likewise.
+    quarantine
+        share of entries that may be unusable.
+    out
+        a folder for the shards: linked or copied from the store.
+    """
+    from flows.imported import FeaturesEntry, imported
+    from flows.recipe import machine_from
+    from flows.running import noted, run_id
+    from flows.terminal import Terminal
+    from vbert.regions.interop import recognised
+    from vbert.regions.interop.importing import UNKNOWN
+
+    if images is not None and sizes is not None:
+        raise UserError("--images and --sizes say the same thing; give one of them")
+    _refuse_taken(out)
+
+    def said(given: Path | None) -> str | None:
+        return None if given is None else str(given)
+
+    target = imported(
+        FeaturesEntry(
+            path=str(path),
+            detector=detector,
+            format=format,
+            layer=layer,
+            weights=weights,
+            boxes_in=boxes_in,
+            sizes=said(images if images is not None else sizes),
+            ids=ids,
+            cap=cap,
+            classes=said(classes),
+            attributes=said(attributes),
+            images_per_shard=images_per_shard,
+            quarantine=quarantine,
+        )
+    )
+    at = Store(store or default_root())
+    with Terminal() as terminal, noted(at, run_id("import"), f"features import {path.name}", [target]):
+        Engine(at, machine_from(machine), terminal).ensure_all([target])
+    made = target.bound(at)
+    if detector == UNKNOWN:
+        _say(
+            f"detector unknown: nothing says which features these fit (give --detector when you know it); {made.title}"
+        )
+    if made.figures["quarantined"]:
+        _say(f"{made.figures['quarantined']} images are left out: see {made.path / 'quarantine.parquet'}")
+    if out is not None:
+        from vbert.artifacts.handing_out import hand_out
+
+        hand_out(made, out)
+    contract = made.contract()
+    if json_:
+        facts = {
+            "format": recognised(path, format),
+            "detector": contract.detector,
+            "layer": contract.layer,
+            "boxes": contract.coordinates != "none",
+            "fingerprint": made.fingerprint,
+            "out": str(out or made.path),
+        }
+        print(json.dumps({**made.figures, **facts}))
+    else:
+        print(out or made.path)
+
+
+def _refuse_taken(out: Path | None) -> None:
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} is there already; give a folder that is not, or is empty")
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)

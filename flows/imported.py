@@ -1,0 +1,86 @@
+"""Features of another system as a step: for a data set of a recipe, and for `vbert features import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.settings import Settings, Wiring
+from vbert.data.raw import Raw
+from vbert.regions.contract import Layer
+from vbert.regions.shards import Shards
+
+
+class FeaturesEntry(Settings):
+    """A file or folder of features, and what must be said of it; paths are relative to where the run starts."""
+
+    path: Annotated[str, Wiring] = Field(description="the file or folder, of any format that can be imported")
+    detector: Annotated[str, Wiring] = Field(description="what made them: in data_specs/detectors, or `unknown`")
+    format: Annotated[str | None, Wiring] = Field(None, description="how to read them, where it isn't recognised")
+    layer: Annotated[Layer | None, Wiring] = Field(None, description="of an unknown detector")
+    weights: Annotated[str | None, Wiring] = Field(None, description="sha256 of the detector's weights")
+    boxes_in: Annotated[str | None, Wiring] = Field(
+        None, description="original, recorded, resized:SHORT[,LONG], normalised or none; else what the format says"
+    )
+    sizes: Annotated[str | None, Wiring] = Field(
+        None, description="of the images: their folder, or a table of image_id, width, height"
+    )
+    ids: Annotated[str | None, Wiring] = Field(
+        None, description="regular expression; its first group in a file's name of an image is the image's id"
+    )
+    cap: Annotated[int | None, Wiring] = Field(None, ge=1, description="at most so many regions an image")
+    classes: Annotated[str | None, Wiring] = Field(None, description="file of the classes that numbers stand for")
+    attributes: Annotated[str | None, Wiring] = Field(None, description="of the attributes likewise")
+    images_per_shard: Annotated[int, Wiring] = Field(500, ge=1)
+    quarantine: Annotated[float, Wiring] = Field(0.01, ge=0, le=1, description="share that may be unusable")
+
+
+def imported(entry: FeaturesEntry) -> Shards:
+    """The shards-to-be. Raises UserError for what can't be imported so."""
+    from tasks.import_features import import_features
+    from vbert.regions import interop
+    from vbert.regions.interop.boxes_in import BoxesIn
+    from vbert.regions.interop.importing import ImportSettings, Statement
+
+    path = _path(entry.path)
+    name = interop.recognised(path, entry.format)
+    settings = ImportSettings(
+        statement=Statement.of(entry.detector, entry.layer, entry.weights),
+        boxes_in=None if entry.boxes_in is None else BoxesIn.parse(entry.boxes_in),
+        ids=entry.ids,
+        cap=entry.cap,
+        classes=_vocabulary(entry.classes),
+        attributes=_vocabulary(entry.attributes),
+        images_per_shard=entry.images_per_shard,
+        quarantine=entry.quarantine,
+    )
+    files = {role: _raw(file, role) for role, file in interop.load(name).files(path).items()}
+    sizes = None if entry.sizes is None else _raw(_path(entry.sizes), "sizes")
+    return import_features(files, interop.plugin(name), settings, sizes).named(path.name)
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _raw(path: Path, label: str) -> Raw:
+    """A local file or folder by its content, which stays where it is."""
+    from tasks.download import download
+    from vbert.data.spec import Source
+
+    return download(Source(path=str(path), file=path.name).pinned()).named(label)
+
+
+def _vocabulary(text: str | None) -> tuple[str, ...] | None:
+    """One name a line; of several separated by commas (Visual Genome's) the first."""
+    if text is None:
+        return None
+    path = _path(text)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read as a vocabulary ({error})") from None
+    return tuple(line.split(",")[0].strip() for line in lines)
