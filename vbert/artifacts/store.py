@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from vbert.artifacts import durable, manifest
 from vbert.artifacts.contents import complete, damaged_name, tell_difference
 from vbert.artifacts.errors import BuildError, Damaged, UserError
+from vbert.artifacts.locks import held
 from vbert.artifacts.manifest import FileEntry, Manifest
 from vbert.artifacts.owner import Owner
 from vbert.artifacts.verified import Verified
@@ -350,33 +351,8 @@ class Store:
 
         The lock saves work. Truth does not rest on it: publishing is first-wins and units are immutable.
         """
-        from filelock import FileLock, Timeout
-
-        directory = durable.make_directories(self.root / "locks", sync=False)
-        path = directory / f"{fingerprint}.lock"
-        if not path.exists():  # comes with its mode at once: one left unwritable would shut other users out for ever
-            fresh = directory / f".{fingerprint}.{uuid.uuid4().hex}"
-            fresh.touch()
-            fresh.chmod(durable.SHARED_FILE)
-            with suppress(OSError):
-                os.link(fresh, path)
-            fresh.unlink()
-        holder = directory / f"{fingerprint}.holder"
-        lock = FileLock(path, mode=durable.SHARED_FILE, thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if waiting is not None:
-                waiting(Owner.describe(holder))
-            lock.acquire()
-        try:
-            with suppress(OSError):
-                Owner.current().write(holder)
+        with held(self.root / "locks", fingerprint, waiting):
             yield
-        finally:
-            with suppress(OSError):
-                holder.unlink(missing_ok=True)
-            lock.release()
 
     # ------------------------------------------------------------------ runs
 
