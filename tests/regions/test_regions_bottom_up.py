@@ -242,7 +242,7 @@ def test_pixels_by_hand() -> None:
     assert pixels[1:].abs().max() == 0
 
 
-SPECS = ["bottom_up_attention_36", "bottom_up_attention_10_100"]
+SPECS = ["bottom_up_attention_36", "bottom_up_attention_10_100", "py_bottom_up_attention_36"]
 
 
 @pytest.mark.parametrize("name", SPECS)
