@@ -18,7 +18,7 @@ from vbert.model.config import ModelSettings
 from vbert.model.vocabulary import VocabularySettings
 from vbert.objectives import OBJECTIVES, DownstreamEntry
 from vbert.objectives.mlm_itm import PretrainSettings
-from vbert.regions.detector import DetectorTraining, RegionSettings, detector_names
+from vbert.regions.detector import DetectorTraining, ExtractionNumerics, RegionSettings, detector_names
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -99,7 +99,7 @@ class NumericsByStage(Settings):
     """What changes bits by choice, for each computing stage."""
 
     detector: Numerics = Numerics()
-    regions: Numerics = Numerics()
+    regions: ExtractionNumerics = ExtractionNumerics()
     pretrain: Numerics = Numerics()
     finetune: Numerics = Numerics()
     evaluate: Numerics = Numerics()

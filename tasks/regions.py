@@ -5,17 +5,16 @@ from __future__ import annotations
 from functools import partial
 
 from vbert.artifacts.build import Build
-from vbert.artifacts.settings import Numerics
 from vbert.artifacts.stage import Figures, stage
 from vbert.data.images import Images
-from vbert.regions.detector import DetectorWeights, RegionSettings
+from vbert.regions.detector import DetectorWeights, ExtractionNumerics, RegionSettings
 from vbert.regions.extract import extract_shard, gather, reusable, shard_plan
 from vbert.regions.shards import Shards
 
 
 @stage("regions", makes=Shards, version=1, retries=2)
 def regions(
-    build: Build, images: Images, detector: DetectorWeights, settings: RegionSettings, numerics: Numerics
+    build: Build, images: Images, detector: DetectorWeights, settings: RegionSettings, numerics: ExtractionNumerics
 ) -> Figures:
     """Region features of every image of `images`; a unit is a shard. What earlier shards hold is copied from them."""
     earlier = reusable(build.earlier(), detector, settings, numerics)

@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path)
     parser.add_argument("--case", choices=SPECS, default="detectron2")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
@@ -170,8 +170,9 @@ def main() -> None:
 
         def limit() -> float:
             torch.set_num_threads(given.children if given.device == "cpu" else 1)
+            low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(given.precision)
             began = time.perf_counter()
-            with torch.autocast(given.device, torch.bfloat16, enabled=given.precision == "bf16"):
+            with torch.autocast(given.device, low, enabled=low is not None):
                 for prepared in ready:
                     detector.detect(detector.look([prepared]))
                     if given.device == "cuda":

@@ -13,10 +13,9 @@ from regions.regions_tiny import collection, encoded, picture, small_spec, untra
 
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.settings import Numerics
 from vbert.data.images import Images
 from vbert.regions.boxes import Adaptive, Fixed, Given, Nms
-from vbert.regions.detector import DetectorWeights, RegionSettings
+from vbert.regions.detector import DetectorWeights, ExtractionNumerics, RegionSettings
 from vbert.regions.extract import Unit, extract_shard, gather, shard_plan
 from vbert.regions.shards import Shards
 
@@ -54,7 +53,7 @@ def extracted(
     """All shards, made in this process."""
     directory.mkdir()
     plan = changes.get("plan") or shard_plan(images.table(), settings.images_per_shard)
-    numerics = changes.get("numerics") or Numerics()
+    numerics = changes.get("numerics") or ExtractionNumerics()
     units = [extract_shard(images, weights, settings, numerics, CPU, (), directory, unit) for _, unit in plan]
     gather(directory, directory.parent, units, weights, settings, "regions")
     return Shards.at(directory)
@@ -122,6 +121,19 @@ def test_given_boxes_are_kept_in_their_order(tmp_path: Path, images: Images, wei
         assert read.boxes.tolist() == wanted
         assert read.features.shape == (len(wanted), 32)
     assert shards.contract().features_of == "given"
+
+
+@pytest.mark.parametrize(("precision", "least"), [("bf16", 0.999), ("fp16", 0.9999)])
+def test_in_half_precision_features_are_nearly_the_same(
+    precision: str, least: float, tmp_path: Path, images: Images, weights: DetectorWeights
+) -> None:
+    given = SETTINGS.model_copy(update={"boxes": Given()})
+    exact = extracted(tmp_path / "fp32", images, weights, given)
+    half = extracted(tmp_path / precision, images, weights, given, numerics=ExtractionNumerics(precision=precision))
+    pairs = [[shards.read(f"train/{i}").features.astype(np.float32) for i in range(28)] for shards in (exact, half)]
+    a, b = (torch.from_numpy(np.concatenate(one)) for one in pairs)
+    assert not torch.equal(a, b)
+    assert torch.cosine_similarity(a, b).min() > least
 
 
 def test_given_boxes_need_a_table_of_them(tmp_path: Path, weights: DetectorWeights) -> None:

@@ -14,12 +14,11 @@ from tasks.regions import regions
 from vbert.artifacts.build import Build, Machine
 from vbert.artifacts.errors import BuildError
 from vbert.artifacts.graph import build_here
-from vbert.artifacts.settings import Numerics
 from vbert.artifacts.stage import Figures, stage
 from vbert.data import readers
 from vbert.data.shapes.scenes import ShapesSettings
 from vbert.regions.boxes import Adaptive, Nms
-from vbert.regions.detector import DetectorWeights, RegionSettings
+from vbert.regions.detector import DetectorWeights, ExtractionNumerics, RegionSettings
 
 SETTINGS = RegionSettings(boxes=Adaptive(minimum=1, maximum=5, score=0.6), nms=Nms(), images_per_shard=5)
 
@@ -38,7 +37,9 @@ def test_one_child_or_two_give_the_same_bytes_as_this_process(tmp_path: Path) ->
     made = []
     for count in (1, 2):
         store = tmp_path / str(count)
-        (shards,) = build_here([regions(photos, weights, SETTINGS, Numerics())], store, Machine(units_at_once=count))
+        (shards,) = build_here(
+            [regions(photos, weights, SETTINGS, ExtractionNumerics())], store, Machine(units_at_once=count)
+        )
         made.append(shards)
     one, two = made
     assert one.manifest.content == two.manifest.content
@@ -53,6 +54,6 @@ def test_one_child_or_two_give_the_same_bytes_as_this_process(tmp_path: Path) ->
 
 def test_unbuilt_shards_say_how_to_get_them() -> None:
     photos = images({"generated": generate(ShapesSettings(images=24))}, readers.reader("shapes"))
-    shards = regions(photos, untrained_detector(), SETTINGS, Numerics()).named("shapes")
+    shards = regions(photos, untrained_detector(), SETTINGS, ExtractionNumerics()).named("shapes")
     with pytest.raises(BuildError, match=r"regions\[shapes\] is not built"):
         shards.read("000000")

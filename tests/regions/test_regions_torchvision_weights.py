@@ -21,12 +21,11 @@ from tasks.images import images
 from tasks.regions import regions
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.graph import build_here
-from vbert.artifacts.settings import Numerics
 from vbert.data import readers
 from vbert.data.spec import Reading, Source
 from vbert.regions.backends.torchvision_weights import started
 from vbert.regions.boxes import Adaptive
-from vbert.regions.detector import RegionSettings, detector_file, load_backend
+from vbert.regions.detector import ExtractionNumerics, RegionSettings, detector_file, load_backend
 
 MOBILE = "fasterrcnn_mobilenet_v3_large_fpn"
 pytestmark = needs_photos
@@ -173,7 +172,7 @@ def test_from_a_url_to_region_features(tmp_path: Path, httpserver: HTTPServer) -
         (folder / f"{number}.jpg").write_bytes(data)
     held = images({"photos": download(Source(path=str(folder)).pinned())}, readers.reader("jsonl"), None, Reading())
     rule = RegionSettings(boxes=Adaptive(minimum=3, maximum=20, score=0.3)).resolved(file)
-    (shards,) = build_here([regions(held, made, rule, Numerics())], tmp_path / "store")
+    (shards,) = build_here([regions(held, made, rule, ExtractionNumerics())], tmp_path / "store")
     assert shards.figures["images"] == 3
     assert shards.figures["quarantined"] == 0
     detector = ours(spec_of(MOBILE))

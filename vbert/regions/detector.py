@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import BuildError, UserError, nearest
-from vbert.artifacts.settings import Plugin, Settings, Since, Wiring
+from vbert.artifacts.settings import Numerics, Plugin, Settings, Since, Wiring
 from vbert.data.raw import Raw
 from vbert.data.spec import Source, absolute
 from vbert.regions.backends.architectures import Architecture
@@ -129,6 +129,12 @@ class RegionSettings(Settings):
 
     def resolved(self, detector: DetectorFile) -> RegionSettings:
         return self.model_copy(update={"boxes": self.boxes or detector.boxes, "nms": self.nms or detector.nms})
+
+
+class ExtractionNumerics(Numerics):
+    """`fp16` is for GPUs without bf16."""
+
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # type: ignore[assignment]  # nothing is learnt in it
 
 
 class DetectorTraining(Schedule):

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vbert.artifacts import children
 from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.settings import Numerics
 from vbert.device import device_name, device_of
 from vbert.regions.overlap import prepared_ahead, run_ahead
 
@@ -26,7 +25,15 @@ if TYPE_CHECKING:
     from vbert.artifacts.build import Machine
     from vbert.data.images import BadImage, Images
     from vbert.regions.boxes import Kept
-    from vbert.regions.detector import Candidates, Detector, DetectorSpec, DetectorWeights, Prepared, RegionSettings
+    from vbert.regions.detector import (
+        Candidates,
+        Detector,
+        DetectorSpec,
+        DetectorWeights,
+        ExtractionNumerics,
+        Prepared,
+        RegionSettings,
+    )
     from vbert.regions.shards import Sample, Shards
 
 # The most that float16 holds; a feature above it would become infinite.
@@ -81,7 +88,7 @@ def _held(table: pa.Table, earlier: Sequence[Shards]) -> list[tuple[int, str] | 
 
 
 def reusable(
-    earlier: Iterable[Artifact], detector: DetectorWeights, settings: RegionSettings, numerics: Numerics
+    earlier: Iterable[Artifact], detector: DetectorWeights, settings: RegionSettings, numerics: ExtractionNumerics
 ) -> list[Shards]:
     """The earlier shards whose regions are, bit for bit, what this detector and these settings make of the same image.
 
@@ -110,7 +117,7 @@ class Extraction:
     detector: Detector
     spec: DetectorSpec
     settings: RegionSettings
-    numerics: Numerics
+    numerics: ExtractionNumerics
     device: str
     earlier: Sequence[Shards] = ()
     reused: int = 0
@@ -192,7 +199,8 @@ class Extraction:
         batches = self.batches(wanted)
         depth = 2 * self.settings.batch + threads
         ready = prepared_ahead(self.prepare, (one for batch in batches for one in batch), threads, depth)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.numerics.precision == "bf16"):
+        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.numerics.precision)
+        with torch.autocast(self.device, low, enabled=low is not None):
             for batch in batches:
                 yield from self._batch([(one, next(ready)) for one in batch])
 
@@ -257,7 +265,7 @@ def extract_shard(
     images: Images,
     detector: DetectorWeights,
     settings: RegionSettings,
-    numerics: Numerics,
+    numerics: ExtractionNumerics,
     machine: Machine,
     earlier: Sequence[Shards],
     directory: Path,

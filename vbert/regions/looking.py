@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vbert.artifacts.errors import UserError
-from vbert.artifacts.settings import Numerics
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -21,9 +20,10 @@ def look(
 ) -> Iterator[tuple[Path, Image.Image, Sample]]:
     """(file, image as shown, its regions), file by file. Raises UserError for one that can't be read or decoded."""
     from vbert.data.decode import BadImage, decode
+    from vbert.regions.detector import ExtractionNumerics
     from vbert.regions.extract import Extraction, Wanted
 
-    extraction = Extraction(None, weights.load(device), weights.spec(), settings, Numerics(), device)
+    extraction = Extraction(None, weights.load(device), weights.spec(), settings, ExtractionNumerics(), device)
     for file in files:
         try:
             picture = decode(file.read_bytes())
