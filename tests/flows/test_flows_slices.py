@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flows.graph import graph
-from flows.recipe import Recipe, resolve
+from flows.recipe import Recipe, recipe_names, resolve
 from vbert.artifacts.graph import walk
 from vbert.artifacts.settings import Settings, Wiring
 
+FINGERPRINTS = Path(__file__).parents[1] / "fingerprints.json"
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 
 PHOTOS = ["generate[shapes]", "images[shapes]", "examples[shapes]"]
@@ -111,3 +114,11 @@ def test_every_block_of_the_recipe_is_covered() -> None:
 
 def test_a_label_changes_nothing(base: dict[str, str]) -> None:
     assert set(prints({"downstream.vqa.objective": "vqa"}).values()) == set(base.values())
+
+
+def test_shipped_recipes_keep_their_fingerprints() -> None:
+    """An upgrade rebuilds nothing unless it is meant to: then `VBERT_GOLDEN=record pytest` records the new ones."""
+    found = {name: {a.title: a.fingerprint for a in walk(graph(resolve(name)))} for name in recipe_names()}
+    if os.environ.get("VBERT_GOLDEN") == "record":
+        FINGERPRINTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    assert found == json.loads(FINGERPRINTS.read_text())
