@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from regions.regions_tiny import picture, small_spec, untrained
 from vbert.regions import suppression
 from vbert.regions.detector import Candidates, Detector, load_backend
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SLOTS = 4
 DEVICES = [
     "cpu",
@@ -23,14 +25,6 @@ DETECTRON2 = [
     *detectron2_reference.NEEDED,
     pytest.mark.skipif(not detectron2_reference.COCO.is_dir(), reason="no photos"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def plain(device: str, at: Path) -> Detector:

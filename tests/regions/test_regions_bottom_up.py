@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -33,15 +31,9 @@ from vbert.regions.contract import Preprocessing
 from vbert.regions.detector import Candidates, DetectorFile, detector_file
 from vbert.regions.pixels import prepare, target_size
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = [(64, 64), (90, 60), (47, 71), (200, 40), (101, 67), (3, 3), (5, 900)]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def made(**changes: object) -> BottomUpDetector:

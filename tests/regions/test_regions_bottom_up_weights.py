@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from vbert.regions.backends.bottom_up import detector, published
 from vbert.regions.backends.bottom_up_network import cell_anchors
 from vbert.regions.boxes import Fixed, ProposalNms
 from vbert.regions.detector import DetectorWeights, RegionSettings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 HEADS = {
     "head.res5": "roi_heads.res5",
@@ -41,14 +43,6 @@ MILVLG = HEADS | {
     "head.attributes": "roi_heads.box_predictor.attr_linear2",
 }
 ANCHORS = "proposal_generator.anchor_generator.cell_anchors.0"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def renamed(tensors: dict[str, Tensor], theirs: dict[str, str]) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,9 @@ from vbert.regions.contract import Preprocessing
 from vbert.regions.detector import Candidates, Detector, DetectorWeights
 from vbert.regions.pixels import normalised, prepare, target_size
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZES = [(64, 64), (80, 48), (47, 61), (33, 9), (1, 1), (8, 100)]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +39,11 @@ from vbert.regions.contract import Preprocessing
 from vbert.regions.detector import Candidates, Detector, DetectorSpec, detector_file, detector_names
 from vbert.regions.pixels import target_size
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NAMES = [name for name in detector_names() if name.startswith("detectron2_")]
 R50 = "detectron2_faster_rcnn_R_50_FPN_3x"
 RULE, NMS = Adaptive(minimum=0, maximum=100, score=0.05), Nms(iou=0.5)  # detectron2's own
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def ours(spec: DetectorSpec, tensors: dict[str, Tensor]) -> Detector:
@@ -319,7 +312,6 @@ class TestTrained:
     """On weights trained for a few hundred steps on the miniatures, which score as trained ones do."""
 
     pytestmark = NEEDED
-    STEPS = 400
 
     @pytest.fixture(scope="class")
     def spec(self) -> DetectorSpec:
@@ -327,9 +319,8 @@ class TestTrained:
 
     @pytest.fixture(scope="class")
     def model(self, spec: DetectorSpec, request: pytest.FixtureRequest) -> Any:
-        kept = request.config.cache.mkdir("detectron2") / f"narrow-{self.STEPS}.safetensors"
         model = backend.network(spec, 80).eval()
-        model.load_state_dict(trained(spec, self.STEPS, kept))
+        model.load_state_dict(trained(spec, 400, False, request.config.cache.mkdir("detectron2")))
         return model
 
     @pytest.fixture(scope="class")
@@ -349,11 +340,21 @@ class TestTrained:
             theirs = extracted(model, spec, read(path, spec))
             assert same_detections(detected(detector, decode(path.read_bytes())), *theirs, least=20)
 
-    @pytest.mark.xfail(
-        strict=True,
-        reason="0.88 of the boxes (detectron2 under autocast: 0.86): after 400 steps a photo has 100 near ties",
-    )
-    def test_in_bf16_nearly_the_same_boxes(self, spec: DetectorSpec, model: Any, detector: Detector) -> None:
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+@PHOTOS
+class TestTrainedByHeart:
+    """On weights whose scores and boxes are as far apart as those of a full training: half precision flips ties."""
+
+    pytestmark = NEEDED
+
+    def test_in_bf16_nearly_the_same_boxes(self, request: pytest.FixtureRequest) -> None:
+        """Of what detectron2 keeps at 0.05, what is found at 0.03: a score just below the threshold is no other box."""
+        spec = narrow(160)
+        model = backend.network(spec, 80).eval()
+        model.load_state_dict(trained(spec, 4000, True, request.config.cache.mkdir("detectron2")))
+        detector = ours(spec, model.state_dict())
         total = near = 0
         cosines = []
         for path, image in zip(sorted((COCO / "val2017").glob("*.jpg")), photos(50), strict=True):
@@ -361,7 +362,7 @@ class TestTrained:
             with torch.autocast("cpu", torch.bfloat16):
                 found = detected(detector, image)
             assert found.features.dtype == found.boxes.dtype == torch.float32
-            kept = select(found, RULE, NMS)
+            kept = select(found, RULE.model_copy(update={"score": 0.03, "maximum": 300}), NMS)
             overlap = torch.from_numpy(iou(theirs.pred_boxes.tensor.numpy(), kept.boxes.numpy()))
             overlap[theirs.pred_classes[:, None] != kept.classes[None]] = 0
             best, at = overlap.max(1)
@@ -370,8 +371,9 @@ class TestTrained:
             cosines.append(torch.cosine_similarity(mine, features[best >= 0.9]))
         similar = torch.cat(cosines)
         print(f"bf16: {near / total:.4f} of {total} boxes at IoU 0.9; cosine {similar.mean():.5f}, {similar.min():.4f}")
+        assert total >= 500
         assert near >= 0.97 * total
-        assert (similar >= 0.99).float().mean() >= 0.97
+        assert similar.min() >= 0.99
 
 
 MASK = "roi_heads.mask_head.mask_fcn1.weight"  # what files of Mask R-CNNs hold beside a detector of boxes

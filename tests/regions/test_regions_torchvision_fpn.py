@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,15 +20,9 @@ from vbert.regions.boxes import Adaptive, Nms, select
 from vbert.regions.detector import DetectorWeights, RegionSettings, detector_file, load_backend, write_weights
 from vbert.regions.extract import Unit, shard_plan
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COUNT = 3
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @torch.inference_mode()
