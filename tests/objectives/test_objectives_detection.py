@@ -199,6 +199,7 @@ def test_batches_travel_to_a_device(images: Images) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_shapes_are_learnt(tmp_path: Path) -> None:
     """Acceptance: box mAP@0.5 ≥ 0.90 and colour ≥ 0.99 on held-out scenes, at the demo's settings."""
     from tasks.detector import detector
