@@ -76,6 +76,26 @@ def test_an_images_bits_know_nothing_of_its_batch(
     assert compared == 21
 
 
+@pytest.mark.parametrize(
+    "make",
+    [plain, pytest.param(fpn, marks=fpn_world.needs_photos), pytest.param(detectron2, marks=DETECTRON2)],
+)
+def test_pooled_for_all_images_at_once_features_are_the_same(
+    make: Callable[[str, Path], Detector], tmp_path: Path
+) -> None:
+    """As on a GPU, of fewer images than there are slots, one of them without a box."""
+    detector = make("cpu", tmp_path)
+    seen = detector.look([detector.prepare(picture(seed, 96, 72)) for seed in range(3)], SLOTS)
+    apart = detector.detect(seen)
+    boxes = [apart[0].boxes[:7], torch.zeros(0, 4), apart[2].boxes[:1]]
+    given = detector.describe(seen, boxes)
+    detector.together = True  # type: ignore[attr-defined]
+    for one, other in zip([*apart, *given], [*detector.detect(seen), *detector.describe(seen, boxes)], strict=True):
+        assert one.features.shape == other.features.shape
+        assert torch.allclose(one.features, other.features, rtol=1e-3, atol=1e-4 * float(apart[0].features.max()))
+        assert torch.equal(one.boxes, other.boxes)
+
+
 @pytest.mark.parametrize("make", [plain, bottom_up])
 def test_given_boxes_of_several_images_are_their_own(make: Callable[[str, Path], Detector], tmp_path: Path) -> None:
     """As many as each has, none among them."""

@@ -32,6 +32,7 @@ class Detectron2Detector:
 
     def __init__(self, spec: DetectorSpec, classes: Sequence[str], model: Any, device: str) -> None:
         self.spec, self.device, self.kind = spec, device, torch.device(device).type
+        self.together = self.kind != "cpu"  # boxes of several images are pooled at once
         self.classes: Sequence[str] = classes
         self.attributes: Sequence[str] = ()
         fold(model.eval())
@@ -145,13 +146,13 @@ class Detectron2Detector:
     def _pooled(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Iterator[Tensor]:
         """[n, side, side, C] of boxes in their order, never those of two images in one tensor."""
         a_box = self.pooler.output_size[0] ** 2 * maps[0].shape[1] * 4
-        if self.kind != "cpu":
+        if self.together:
             from detectron2.structures import Boxes
 
             some = max(1, POOLED_ON_GPU // (a_box * max(1, *map(len, boxes))))
             for at in range(0, len(boxes), some):
                 few = boxes[at : at + some]
-                used = [one[at : at + some].float().contiguous() for one in maps]
+                used = [one[at : at + len(few)].float().contiguous() for one in maps]
                 pooled: Tensor = self.pooler(used, [Boxes(one) for one in few])
                 yield from torch.split(pooled.permute(0, 2, 3, 1), [len(one) for one in few])
             return

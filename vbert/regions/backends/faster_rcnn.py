@@ -165,6 +165,7 @@ class FasterRcnnDetector:
 
     def __init__(self, spec: DetectorSpec, classes: Sequence[str], network: FasterRcnn, device: str) -> None:
         self.spec, self.device = spec, device
+        self.together = device != "cpu"  # boxes of all images are pooled at once
         self.classes: Sequence[str] = classes
         self.attributes: Sequence[str] = spec.attributes
         self.network = network.eval().to(device).to(memory_format=torch.channels_last)
@@ -228,9 +229,9 @@ class FasterRcnnDetector:
         return columns[0], columns[1], columns[2], columns[3] if heads.attributes is not None else None
 
     def _pooled(self, maps: dict[str, Tensor], boxes: Sequence[Tensor]) -> Iterator[Tensor]:
-        """[n, C, side, side] of each image's boxes: on a GPU all images' at once, on a CPU `rows` at a time."""
+        """[n, C, side, side] of boxes in their order, never those of two images in one tensor."""
         pool, rows = self.network.roi_heads.box_roi_pool, self.network.rows
-        if self.device != "cpu":
+        if self.together:
             yield from torch.split(pool(maps, list(boxes), None), [len(mine) for mine in boxes])
             return
         for i, mine in enumerate(boxes):
