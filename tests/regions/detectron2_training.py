@@ -28,10 +28,7 @@ TRAINING: dict[str, Any] = {
     "MODEL.RPN.POST_NMS_TOPK_TRAIN": 200,
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64,
 }
-BY_HEART: dict[str, Any] = TRAINING | {
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 500,
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.5,
-}
+BY_HEART: dict[str, Any] = TRAINING | {"MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.5}
 
 
 def scenes(spec: DetectorSpec, split: str, smallest: int) -> list[dict[str, Any]]:
@@ -66,6 +63,7 @@ def train(spec: DetectorSpec, steps: int, by_heart: bool, batch: int = 4) -> dic
     from detectron2.utils.events import EventStorage
 
     assert spec.classes is not None
+    torch.set_num_threads(2)
     changes = spec.architecture.changes | (BY_HEART if by_heart else TRAINING)  # type: ignore[union-attr]
     changed = spec.architecture.model_copy(update={"changes": changes})
     torch.manual_seed(0)

@@ -353,7 +353,7 @@ class TestTrainedByHeart:
         """Of what detectron2 keeps at 0.05, what is found at 0.03: a score just below the threshold is no other box."""
         spec = narrow(160)
         model = backend.network(spec, 80).eval()
-        model.load_state_dict(trained(spec, 4000, True, request.config.cache.mkdir("detectron2")))
+        model.load_state_dict(trained(spec, 2500, True, request.config.cache.mkdir("detectron2")))
         detector = ours(spec, model.state_dict())
         total = near = 0
         cosines = []
