@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -272,12 +273,22 @@ def test_a_step_is_built_in_parts_from_its_file(vbert: Any, store: Path) -> None
 def test_stopped_it_says_so_and_leaves_a_checkpoint(how: signal.Signals, store: Path) -> None:
     long = ["--set", "downstream.vqa.steps=100000", "--set", "downstream.vqa.validate_every=100000"]
     command = [sys.executable, "-m", "flows.cli", "run", str(TINY), "--store", str(store), "--local", *long]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not checkpoints(store) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.killpg(process.pid, how)  # as a terminal does
-    _, said = process.communicate(timeout=60)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in background
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not checkpoints(store) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(process.pid, how)  # as a terminal does
+        _, said = process.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 75, said
     assert "vbert: stopped; finished work is kept, the same command goes on from here" in said
     assert "Traceback" not in said
