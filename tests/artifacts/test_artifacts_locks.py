@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from artifacts import as_user, toy
 
+from vbert.artifacts import durable
 from vbert.artifacts.build import attempt_directory
 from vbert.artifacts.graph import walk
 from vbert.artifacts.owner import Owner
@@ -27,6 +28,7 @@ BUILDER = """
 import contextlib, json, os, sys
 from artifacts import toy
 from vbert.artifacts.graph import Engine, Events
+from vbert.artifacts import durable
 from vbert.artifacts.store import Store
 
 class Told(Events):
@@ -269,6 +271,7 @@ def test_two_users_of_one_group_share_a_store(data: Path, umask: int) -> None:
     mine.write_text("")
     assert lines(as_builder(B, umask, root, "toy.numbers(3)"))[-1] == "read [0, 1, 2]"
     sweep = f"""
+from vbert.artifacts import durable
 from vbert.artifacts.store import Store
 from vbert.artifacts.upkeep import gc
 swept = gc(Store({str(root)!r}), dry_run=False, grace=0)
@@ -293,3 +296,21 @@ def test_users_build_at_once(data: Path) -> None:
     both = [as_builder(uid, umask, data / "store", target) for uid, umask in ((A, 0o022), (B, 0o077))]
     assert {lines(process)[-1] for process in both} == {"read 44"}
     assert verify(Store(data / "store")) == []
+
+
+def test_what_another_user_is_just_making_is_asked_for_again() -> None:
+    answers = [PermissionError("closed"), PermissionError("closed"), "there"]
+
+    def asked() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, PermissionError):
+            raise answer
+        return answer
+
+    assert durable.patiently(asked) == "there"
+
+    def never() -> None:
+        raise PermissionError("closed")
+
+    with pytest.raises(PermissionError):
+        durable.patiently(never)

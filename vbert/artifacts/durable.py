@@ -10,10 +10,13 @@ import hashlib
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
+T = TypeVar("T")
 Observer = Callable[..., None]
 _observer: Observer | None = None
 
@@ -22,6 +25,7 @@ SHARED_FILE = 0o664  # files that several users of one store write
 # Setgid: what is made in it stays with the store's group. Published directories too: one that only its maker may write
 # could be neither set aside nor collected by anyone else.
 SHARED_DIRECTORY = 0o2775
+MOMENTS, MOMENT = 25, 0.02  # how often, and after how many seconds, what is not allowed is tried again
 
 
 def observe(observer: Observer | None) -> None:
@@ -50,11 +54,11 @@ def make_directories(path: Path, sync: bool = True) -> Path:
     Without `sync`, or where another process made one and has not come that far, `settle` sees to it.
     """
     path = Path(path)
-    if path.is_dir():
+    if patiently(path.is_dir):
         return path
     make_directories(path.parent, sync)
     try:
-        path.mkdir()
+        patiently(path.mkdir)
     except FileExistsError:
         return path
     _log("mkdir", path)
@@ -62,6 +66,19 @@ def make_directories(path: Path, sync: bool = True) -> Path:
     if sync:
         sync_directory(path.parent)
     return path
+
+
+def patiently(function: Callable[[], T]) -> T:
+    """Its result; asked again for a moment where it is not allowed.
+
+    A directory that another user makes has the mode of that user's umask until its own is set.
+    """
+    for _ in range(MOMENTS):
+        try:
+            return function()
+        except PermissionError:
+            time.sleep(MOMENT)
+    return function()
 
 
 def make_fresh(path: Path) -> Path:

@@ -244,7 +244,7 @@ class Store:
     def units_done(self, stage: str, fingerprint: str) -> int | None:
         """How many units are committed; None where nothing was begun."""
         there = self.unfinished(stage, fingerprint)
-        return len(list((there / "units").glob("*"))) if there.is_dir() else None
+        return len(list((there / "units").glob("*"))) if durable.patiently(there.is_dir) else None
 
     def share_unit(self, stage: str, fingerprint: str, key: str) -> None:
         """Bring a committed unit to where other machines see it; on a path they all have, it is there."""
