@@ -28,7 +28,6 @@ BUILDER = """
 import contextlib, json, os, sys
 from artifacts import toy
 from vbert.artifacts.graph import Engine, Events
-from vbert.artifacts import durable
 from vbert.artifacts.store import Store
 
 class Told(Events):
@@ -271,7 +270,6 @@ def test_two_users_of_one_group_share_a_store(data: Path, umask: int) -> None:
     mine.write_text("")
     assert lines(as_builder(B, umask, root, "toy.numbers(3)"))[-1] == "read [0, 1, 2]"
     sweep = f"""
-from vbert.artifacts import durable
 from vbert.artifacts.store import Store
 from vbert.artifacts.upkeep import gc
 swept = gc(Store({str(root)!r}), dry_run=False, grace=0)

@@ -90,7 +90,12 @@ def without(finished: Path, stage: str, store: Path) -> None:
         shutil.rmtree(store / "artifacts" / name, ignore_errors=True)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+OFTEN = ("regions", "pretrain", "report")  # killed in every test run: units, checkpoints, and neither; else slow
+
+
+@pytest.mark.parametrize(
+    "stage", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in STAGES]
+)
 def test_killed_in_a_stage_it_ends_in_the_same_bits(stage: str, finished_store: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     without(finished_store, stage, store)

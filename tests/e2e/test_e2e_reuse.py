@@ -59,8 +59,8 @@ def test_a_reader_whose_tables_come_out_the_same_rebuilds_only_its_stage(store: 
 @pytest.mark.parametrize(
     "machine",
     [
-        {"loader_workers": 0, "units_at_once": 1, "checkpoint_steps": 1000},
         {"loader_workers": 2, "units_at_once": 4, "checkpoint_steps": 3},
+        pytest.param({"loader_workers": 0, "units_at_once": 1, "checkpoint_steps": 1000}, marks=pytest.mark.slow),
     ],
 )
 def test_machine_settings_do_not_change_bits(machine: dict[str, int], finished_store: Path, tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_machine_settings_do_not_change_bits(machine: dict[str, int], finished_s
 @pytest.mark.parametrize(
     ("stage", "file", "changes"),
     [
-        ("regions", "000000.tar", "pretrain.steps=9"),
         ("pretrain", "model.safetensors", "downstream.vqa.steps=9"),
-        ("detector", "weights.safetensors", "regions.images_per_shard=40"),
+        pytest.param("regions", "000000.tar", "pretrain.steps=9", marks=pytest.mark.slow),
+        pytest.param("detector", "weights.safetensors", "regions.images_per_shard=40", marks=pytest.mark.slow),
     ],
 )
 def test_a_flipped_byte_is_named_and_rebuilt(stage: str, file: str, changes: str, store: Path) -> None:
