@@ -90,7 +90,7 @@ def without(finished: Path, stage: str, store: Path) -> None:
         shutil.rmtree(store / "artifacts" / name, ignore_errors=True)
 
 
-OFTEN = ("regions", "pretrain", "report")  # killed in every test run: units, checkpoints, and neither; else slow
+OFTEN = ("regions", "pretrain", "report")  # a stage of units, one of checkpoints, one of neither; the others are slow
 
 
 @pytest.mark.parametrize(
