@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from flows.cli_import import import_features
+from flows.cli_import import import_features, say
 from flows.options import JsonOption, StoreOption
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.graph import Engine
@@ -63,9 +63,9 @@ def export(
     ):
         made = write(features, to, out, show)
     for column in made["zeros"]:
-        _say(f"{column}: 0 everywhere some regions have none: the features don't come with it")
+        say(f"{column}: 0 everywhere some regions have none: the features don't come with it")
     if made["unreadable"]:
-        _say(f"{made['unreadable']} images can't be read and are left out; the first: {made['first_unreadable']}")
+        say(f"{made['unreadable']} images can't be read and are left out; the first: {made['first_unreadable']}")
     print(json.dumps({**made, "format": to, "out": str(out)}) if json_ else out)
 
 
@@ -108,7 +108,7 @@ def inspect(
     with opened(path, format, ids, _boxes_in(boxes_in), _sizes(images, sizes)) as features:
         if out is not None and images is not None:
             for sentence in draw(features, images, out, count, boxes)[:3]:
-                _say(f"not drawn: {sentence}")
+                say(f"not drawn: {sentence}")
         with _progress("inspect") as show:
             facts = look(features, count, boxes, show)
     if out is not None:
@@ -155,7 +155,7 @@ def show(
         at most so many boxes are drawn on an image.
     """
     from flows.graph import weights_of
-    from flows.running import noted
+    from flows.running import noted, run_id
     from flows.terminal import Terminal
     from vbert.device import device_of
     from vbert.regions.boxes import Fixed
@@ -169,7 +169,10 @@ def show(
     file = detector_file(detector)
     target = weights_of(file, weights)
     at = Store(store or default_root())
-    with Terminal() as terminal, noted(at, "show", f"features show {file.name}", [target]):
+    with (
+        Terminal() as terminal,
+        noted(at, run_id("show"), f"features show {target.label} {target.fingerprint[:8]}", [target]),
+    ):
         Engine(at, events=terminal).ensure_all([target])
     settings = RegionSettings(boxes=None if boxes is None else Fixed(count=boxes)).resolved(file)
     found = drawn(target.bound(at), images, settings, device_of(device), out, most)
@@ -267,7 +270,3 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console(), transient=True, disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task(what, total=None)
         yield lambda done, total: bars.update(bar, completed=done, total=total)
-
-
-def _say(sentence: str) -> None:
-    print(sentence, file=sys.stderr)

@@ -77,7 +77,6 @@ def import_features(
     from flows.recipe import machine_from
     from flows.running import noted, run_id
     from flows.terminal import Terminal
-    from vbert.regions.interop import recognised
     from vbert.regions.interop.importing import UNKNOWN
 
     if images is not None and sizes is not None:
@@ -105,15 +104,16 @@ def import_features(
         )
     )
     at = Store(store or default_root())
-    with Terminal() as terminal, noted(at, run_id("import"), f"features import {path.name}", [target]):
+    with (
+        Terminal() as terminal,
+        noted(at, run_id("import"), f"features import {target.label} {target.fingerprint[:8]}", [target]),
+    ):
         Engine(at, machine_from(machine), terminal).ensure_all([target])
     made = target.bound(at)
     if detector == UNKNOWN:
-        _say(
-            f"detector unknown: nothing says which features these fit (give --detector when you know it); {made.title}"
-        )
+        say(f"detector unknown: nothing says which features these fit (give --detector when you know it); {made.title}")
     if made.figures["quarantined"]:
-        _say(f"{made.figures['quarantined']} images are left out: see {made.path / 'quarantine.parquet'}")
+        say(f"{made.figures['quarantined']} images are left out: see {made.path / 'quarantine.parquet'}")
     if out is not None:
         from vbert.artifacts.handing_out import hand_out
 
@@ -121,7 +121,7 @@ def import_features(
     contract = made.contract()
     if json_:
         facts = {
-            "format": recognised(path, format),
+            "format": target.input("format").name,
             "detector": contract.detector,
             "layer": contract.layer,
             "boxes": contract.coordinates != "none",
@@ -138,5 +138,6 @@ def _refuse_taken(out: Path | None) -> None:
         raise UserError(f"--out {out} is there already; give a folder that is not, or is empty")
 
 
-def _say(sentence: str) -> None:
+def say(sentence: str) -> None:
+    """A line beside the output."""
     print(sentence, file=sys.stderr)

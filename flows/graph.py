@@ -97,8 +97,9 @@ def preprocessed(recipe: Recipe) -> tuple[Mapping[str, DataSet], DetectorWeights
         return data, None, shards
     found = detector_of(recipe.detector, recipe, data)
     rule = recipe.regions.resolved(detector_file(recipe.detector.spec))
-    for name in data.keys() - shards.keys():
-        shards[name] = regions(data[name].photos, found, rule, recipe.numerics.regions).named(name)
+    for name, held in data.items():
+        if name not in shards:
+            shards[name] = regions(held.photos, found, rule, recipe.numerics.regions).named(name)
     return data, found, shards
 
 

@@ -301,3 +301,12 @@ def test_writer_refuses_names_that_lead_out(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a plain relative one"), RawWriter(tmp_path) as writer:
         writer.add("../x", b"")
     assert not (tmp_path / "members.parquet").exists()
+
+
+def test_a_member_without_a_name_is_refused(tmp_path: Path) -> None:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        archive.writestr("b", "x")
+    (tmp_path / "x.zip").write_bytes(whole.getvalue().replace(b"b", b"\0"))
+    with pytest.raises(BuildError, match="has a name with a NUL byte"):
+        unpack.zip_members(tmp_path / "x.zip", "x.zip")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from vbert.artifacts.errors import UserError
 from vbert.data.pickles import UnsafePickle
 from vbert.regions import interop
 from vbert.regions.interop.found import BadEntry, Found
+from vbert.regions.interop.npy_bytes import read_npz
 
 
 def read_all(path: Path, format: str | None = None) -> dict[str, Found]:
@@ -304,3 +307,22 @@ def test_keys_that_lead_nowhere(tmp_path: Path) -> None:
         txn.put(b"__keys__", json.dumps(["gone.npz"]).encode())
     with pytest.raises(BadEntry, match=r"gone\.npz: missing"):
         read_all(path)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_any_broken_byte_of_an_npz_costs_its_entry_alone(method: int) -> None:
+    whole, array = io.BytesIO(), io.BytesIO()
+    np.save(array, np.arange(12.0))
+    with zipfile.ZipFile(whole, "w", method) as archive:
+        archive.writestr("ü.npy", array.getvalue())
+        archive.writestr("features.npy", array.getvalue())
+    refused = 0
+    for place, byte in enumerate(whole.getvalue()):
+        for other in (0, 255, byte ^ 128):
+            broken = bytearray(whole.getvalue())
+            broken[place] = other
+            try:
+                read_npz(bytes(broken), ["features"], "a")
+            except BadEntry:
+                refused += 1
+    assert refused > 100

@@ -119,9 +119,13 @@ def zip_members(file: Path, name: str, local: bool = False) -> list[Member]:
     found: list[Member] = []
     with zipfile.ZipFile(file) as archive, file.open("rb") as stream:
         for info in archive.infolist():
+            said = f"{name}: {info.filename!r:.100}"
+            if info.orig_filename != info.filename:  # zipfile cuts a name at NUL
+                raise BuildError(f"{said} has a name with a NUL byte")
+            if not info.filename:
+                raise BuildError(f"{said} has no name")
             if info.is_dir():
                 continue
-            said = f"{name}: {info.filename!r:.100}"
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
                 raise BuildError(f"{said} is a link or a device; only plain files are taken")
@@ -129,8 +133,6 @@ def zip_members(file: Path, name: str, local: bool = False) -> list[Member]:
                 raise BuildError(f"{said} is encrypted; give an archive without a password")
             if info.compress_type not in (STORED, DEFLATED):
                 raise BuildError(f"{said} is packed by method {info.compress_type}; pack it again with deflate")
-            if info.orig_filename != info.filename:  # zipfile cuts a name at NUL
-                raise BuildError(f"{said} has a name with a NUL byte")
             stream.seek(info.header_offset)
             header = stream.read(30)
             if len(header) < 30 or header[:4] != b"PK\x03\x04":

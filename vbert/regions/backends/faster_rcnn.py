@@ -22,6 +22,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from vbert.regions.backends.proposals import Choice, proposals
 from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Seen
 from vbert.regions.pixels import each_row, limits_of, padded_size, prepare, scales_of, stacked, target_size
+from vbert.regions.suppression import best
 
 
 class FloatRpnHead(RPNHead):  # type: ignore[misc]
@@ -42,8 +43,7 @@ class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
     def _get_top_n_idx(self, objectness: Tensor, num_anchors_per_level: list[int]) -> Tensor:
         kept, offset = [], 0
         for scores in torch.split(objectness, num_anchors_per_level, 1):
-            best = scores.sort(dim=1, descending=True, stable=True).indices[:, : self.pre_nms_top_n()]
-            kept.append(best + offset)
+            kept.append(best(scores, self.pre_nms_top_n()) + offset)
             offset += scores.shape[1]
         return torch.cat(kept, dim=1)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -15,6 +17,17 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# What zipfile raises for broken bytes, names and offsets among them (found by breaking every byte of one).
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    RuntimeError,
+    OSError,
+    ValueError,
+)
 LARGEST = 1 << 30  # bytes of one member of an `.npz`, inflated
 
 
@@ -67,6 +80,6 @@ def read_npz(data: bytes, wanted: Collection[str], where: str) -> dict[str, NDAr
                 value = read_npy(io.BytesIO(inflated), len(inflated), f"{where}/{info.filename}")
                 if not isinstance(value, bytes):
                     found[name] = value
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except BROKEN_ZIP as error:
         raise BadEntry(where, "truncated", f"no whole .npz ({error})") from None
     return found
