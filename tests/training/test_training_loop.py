@@ -169,6 +169,11 @@ def test_zero_steps_leave_the_model_as_it_is(tmp_path: Path) -> None:
     assert all((before[name] == tensor).all() for name, tensor in task.model.state_dict().items())
 
 
+def test_sigterm_is_not_for_the_loader_workers(golden: dict[str, object], tmp_path: Path) -> None:
+    (trained,) = in_processes(tmp_path, 1, [ToyTask(term_workers_at=7)], SCHEDULE, loader_workers=2)
+    assert trained["digest"] == golden["digest"]
+
+
 def test_loader_workers_die_with_a_killed_trainer(tmp_path: Path) -> None:
     in_processes(tmp_path, 1, [ToyTask(kill_at=6, note=tmp_path / "pids")], SCHEDULE, loader_workers=2)
     pids = {int(p.name) for p in (tmp_path / "pids").iterdir()}

@@ -33,6 +33,7 @@ class ToyTask:
     nan_at: int = -1
     kill_at: int = -1  # SIGKILL to this process in the loss of that step
     term_at: int = -1  # SIGTERM, likewise
+    term_workers_at: int = -1  # SIGTERM to the loader workers alone
     best_at: int = -1  # the call after which `validation/late` is largest
     dropout: float = 0.2
     width: int = 32
@@ -64,6 +65,9 @@ class ToyTask:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.calls == self.term_at:
             os.kill(os.getpid(), signal.SIGTERM)
+        if self.calls == self.term_workers_at:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid or 0, signal.SIGTERM)
         loss = F.cross_entropy(model(batch["points"]), batch["labels"])
         if self.calls == self.nan_at:
             loss = loss * float("nan")

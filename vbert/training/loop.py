@@ -13,7 +13,7 @@ import os
 import random
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -147,7 +147,8 @@ class _Run:
 
     def _steps(self) -> None:
         last = self.schedule.steps
-        batches = iter(self._loader(self.state.step, last, self.job.machine.loader_workers))
+        with _held(signal.SIGTERM):  # workers inherit it: sent to the whole group, the signal is the trainer's to obey
+            batches = iter(self._loader(self.state.step, last, self.job.machine.loader_workers))
         while self.state.step < last:
             step = self.state.step
             self._step(batches)
@@ -305,6 +306,16 @@ def _seed(seed: int) -> None:
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+@contextmanager
+def _held(number: signal.Signals) -> Iterator[None]:
+    """The signal waits meanwhile; in the processes begun meanwhile, for ever."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _die_with_parent(_: int) -> None:
