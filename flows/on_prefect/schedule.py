@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def schedule(
     name = Path(recipe).stem
     where = str(Path(recipe).absolute()) if recipe.endswith((".yaml", ".yml")) else recipe
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # for the runs' own processes
-    runner = _Served(name=name, query_seconds=2, prefetch_seconds=2)  # looked ahead further, more would be left out
+    runner = Served(name=name, query_seconds=2, prefetch_seconds=2)  # looked ahead further, more would be left out
     runner.add_flow(
         pipeline,
         name=name,
@@ -65,14 +65,28 @@ def schedule(
     )
     due = f"every {every}" if every is not None else f"at {cron}"
     print(f"serving pipeline/{name} on {url}, {due}; Ctrl-C ends it", file=sys.stderr, flush=True)
-    with suppress(KeyboardInterrupt):
-        asyncio.run(runner.start())
+    runner.serve()
 
 
-class _Served(Runner):
+class Served(Runner):
+    """Prefect's runner, which SIGTERM ends as Ctrl-C does: the schedule is paused and its runs are ended.
+
+    (Prefect's own handler asks the loop it has interrupted to stop, and at times waits for ever.)
+    """
+
+    def serve(self) -> None:
+        """Until SIGTERM or Ctrl-C."""
+        with suppress(KeyboardInterrupt, asyncio.CancelledError):
+            asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        self._end = partial(loop.call_soon_threadsafe, task.cancel)
+        await self.start()
+
     def handle_sigterm(self, *_: Any) -> None:
-        """As Ctrl-C, which pauses the schedule and ends its runs. (Prefect's own awaits nothing that it stops.)"""
-        signal.raise_signal(signal.SIGINT)
+        self._end()
 
 
 def _interval(every: str) -> timedelta:

@@ -9,6 +9,7 @@ from typing import Any
 from prefect import flow
 
 from flows.on_prefect.body import HERE, Here, build_targets
+from flows.on_prefect.schedule import Served
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from artifacts import toy
@@ -42,7 +43,9 @@ def main() -> None:
     )
     if sys.argv[5:] == ["serve"]:
         parameters = {"store": store, "kind": kind, "options": options, "machine": machine.model_dump()}
-        toy_flow.serve(name=Path(store).parent.name, parameters=parameters)
+        runner = Served()
+        runner.add_flow(toy_flow, name=Path(store).parent.name, parameters=parameters)
+        runner.serve()
     else:
         HERE.set(Here(Said()))
         print(json.dumps(toy_flow(store, kind, options, machine)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -44,6 +45,7 @@ def test_a_schedule_runs_the_pipeline_twice_the_second_all_cached(
             cwd=tmp_path,
             stdout=log,
             stderr=log,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as `&` in a script does
         )
     try:
         runs: list[dict[str, Any]] = []

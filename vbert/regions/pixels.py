@@ -111,16 +111,11 @@ def stacked(batch: Sequence[Prepared], slots: int, multiple: int, device: torch.
     return out
 
 
-def scales_of(batch: Sequence[Prepared], device: str) -> Tensor:
+def scales_of(batch: Sequence[Prepared], device: torch.device | str) -> Tensor:
     """[B, 4]: what pixels of each image, x y x y, are multiplied by to be those of the input."""
     return torch.tensor([prepared.scale * 2 for prepared in batch]).to(device)
 
 
-def limits_of(batch: Sequence[Prepared], device: str) -> Tensor:
+def limits_of(batch: Sequence[Prepared], device: torch.device | str) -> Tensor:
     """[B, 4] float32: width, height, width, height of each input."""
     return torch.tensor([(*prepared.pixels.shape[:0:-1],) * 2 for prepared in batch], dtype=torch.float32).to(device)
-
-
-def each_row(values: Tensor, counts: Sequence[int]) -> Tensor:
-    """The row of `values` [B, k] that belongs to each of an image's `counts` rows: [sum of counts, k]."""
-    return torch.cat([value.expand(count, -1) for value, count in zip(values, counts, strict=True)])

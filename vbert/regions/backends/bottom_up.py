@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import pad
 
 from vbert.artifacts.errors import UserError
 from vbert.regions.backends.architectures import BottomUp
 from vbert.regions.backends.bottom_up_network import BottomUpNetwork, clipped, moved
+from vbert.regions.backends.box_head import filled
 from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Published, Seen
 from vbert.regions.pixels import prepare, resize_factor, stacked, target_size
 
@@ -86,11 +86,10 @@ class BottomUpDetector:
         )
 
     def _head(self, maps: Tensor, boxes: Tensor) -> list[Tensor]:
-        """The RoI head always computes on `rows` rows: a row's bits depend on how many there are, not on the others."""
         rows = self.settings.rows
         parts = []
         for chunk in torch.split(boxes, rows):
-            out = self.network.head(maps, pad(chunk, (0, 0, 0, rows - len(chunk))))
+            out = self.network.head(maps, filled(chunk, rows))
             parts.append([t[: len(chunk)] for t in out])
         return [torch.cat(column) for column in zip(*parts, strict=True)]
 

@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import pad
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from vbert.regions.backends.box_head import candidates, filled
 from vbert.regions.backends.proposals import Choice, proposals
 from vbert.regions.backends.roi_align import roi_align
 from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Seen
-from vbert.regions.pixels import each_row, limits_of, padded_size, prepare, scales_of, stacked, target_size
+from vbert.regions.pixels import padded_size, prepare, scales_of, stacked, target_size
 
 # Rows of the box head at once, always: on a GPU all proposals of an image, but for the convolutions of res5.
 ROWS_ON_CPU, ROWS_ON_GPU, ROWS_OF_RES5_ON_GPU = 100, 1000, 250
@@ -119,17 +119,10 @@ class Detectron2Detector:
     def _candidates(self, seen: Seen, boxes: Sequence[Tensor]) -> list[Candidates]:
         """What the box head says of each image's `boxes` [n, 4], in pixels of the input."""
         predictor = self.model.roi_heads.box_predictor
-        counts, together = [len(mine) for mine in boxes], torch.cat(list(boxes))
         features, logits, deltas = (torch.cat(part) for part in zip(*self._box_head(seen, boxes), strict=True))
-        limits, scales = (
-            each_row(t, counts) for t in (limits_of(seen.inputs, self.device), scales_of(seen.inputs, self.device))
-        )
         scores = logits.sigmoid() if predictor.use_sigmoid_ce else logits.softmax(1)
-        regressed = predictor.box2box_transform.apply_deltas(deltas, together).unflatten(1, (-1, 4))
-        regressed = torch.minimum(regressed.clamp(min=0), limits[:, None]) / scales[:, None]
-        columns = [together / scales, scores[:, :-1], regressed.expand(-1, len(self.classes), 4), features]
-        found = zip(*(torch.split(column, counts) for column in columns), strict=True)
-        return [Candidates(*one, None) for one in found]  # type: ignore[call-arg]
+        regressed = predictor.box2box_transform.apply_deltas(deltas, torch.cat(list(boxes))).unflatten(1, (-1, 4))
+        return candidates(seen.inputs, boxes, scores[:, :-1], regressed, features)
 
     def _box_head(self, seen: Seen, boxes: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Features, class logits and deltas of all images' boxes, some rows at a time."""
@@ -138,7 +131,7 @@ class Detectron2Detector:
         _, heavy = self._heavy(like=maps[0])
         for pooled in self._pooled(maps, boxes):
             for rows in torch.split(pooled, self.rows):
-                full = pad(rows, (0, 0, 0, 0, 0, 0, 0, self.rows - len(rows))).to(maps[0].dtype)
+                full = filled(rows, self.rows).to(maps[0].dtype)
                 features, top = self._layers(heavy["head"], full)
                 predicted = features, heads.box_predictor.cls_score(top), heads.box_predictor.bbox_pred(top)
                 yield tuple(one[: len(rows)] for one in predicted)  # type: ignore[misc]

@@ -19,9 +19,10 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 
+from vbert.regions.backends.box_head import candidates, filled
 from vbert.regions.backends.proposals import Choice, proposals
 from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Seen
-from vbert.regions.pixels import each_row, limits_of, padded_size, prepare, scales_of, stacked, target_size
+from vbert.regions.pixels import padded_size, prepare, scales_of, stacked, target_size
 from vbert.regions.suppression import best
 
 
@@ -105,11 +106,6 @@ class AttributeRoiHeads(RoIHeads):  # type: ignore[misc]
             total = cross_entropy(scores[taught], wanted[taught], reduction="sum")
             losses["attributes"] = total / taught.sum().clamp(min=1)
         return losses
-
-
-def filled(values: Tensor, rows: int) -> Tensor:
-    """[n, …] to [rows, …], zeros behind."""
-    return pad(values, (0, 0) * (values.dim() - 1) + (0, rows - len(values)))
 
 
 class FasterRcnn(nn.Module):
@@ -196,24 +192,17 @@ class FasterRcnnDetector:
     def _candidates(
         self, maps: dict[str, Tensor], batch: Sequence[Prepared], boxes: Sequence[Tensor], smallest: float = 0.0
     ) -> list[Candidates]:
-        counts, together = [len(mine) for mine in boxes], torch.cat(list(boxes))
         logits, deltas, features, attributes = self._box_head(maps, boxes)
-        decoded = self.network.roi_heads.box_coder.decode(deltas, [together]).view(-1, len(self.classes) + 1, 4)
-        limits, scales = (each_row(t, counts) for t in (limits_of(batch, self.device), scales_of(batch, self.device)))
-        regressed = torch.minimum(decoded[:, 1:].clamp(min=0), limits[:, None])
-        scores = softmax(logits, 1)[:, 1:]
-        if smallest:
-            scores = scores.where((regressed[..., 2:] - regressed[..., :2] >= smallest).all(-1), 0.0)
-        columns = [together / scales, scores, regressed / scales[:, None], features]
-        found = [torch.split(column, counts) for column in columns]
-        said = [None] * len(batch) if attributes is None else torch.split(softmax(attributes, 1), counts)
-        return [Candidates(*one) for one in zip(*found, said, strict=True)]
+        regressed = self.network.roi_heads.box_coder.decode(deltas, [torch.cat(list(boxes))])
+        regressed = regressed.view(-1, len(self.classes) + 1, 4)[:, 1:]
+        said = None if attributes is None else softmax(attributes, 1)
+        return candidates(batch, boxes, softmax(logits, 1)[:, 1:], regressed, features, said, smallest)
 
     def _box_head(
         self, maps: dict[str, Tensor], boxes: Sequence[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Class logits, box deltas, features and attribute logits of all images' boxes, always computed on `rows` rows:
-        a row's bits depend on how many there are in a matrix product, not on what the others hold."""
+        """Class logits, box deltas, features and attribute logits of all images' boxes, always computed on `rows`
+        rows."""
         heads, rows = self.network.roi_heads, self.network.rows
         maps = self.network.pooled_from({name: each[: len(boxes)] for name, each in maps.items()})
         parts = []
