@@ -119,7 +119,7 @@ def test_children_killed_at_random_in_regions_are_replaced(seed: int, finished_s
     store, log = tmp_path / "store", tmp_path / "log"
     without(finished_store, "regions", store)
     luck = random.Random(f"children {seed}")
-    running = start(store, log, "--until", "regions")
+    running = start(store, log, "--until", "regions", "--machine", "units_at_once=2")
     kills, deadline = 0, time.monotonic() + 120
     while running.poll() is None and kills < 2:
         assert time.monotonic() < deadline, log.read_text()

@@ -65,8 +65,10 @@ def test_a_reader_whose_tables_come_out_the_same_rebuilds_only_its_stage(store: 
 )
 def test_machine_settings_do_not_change_bits(machine: dict[str, int], finished_store: Path, tmp_path: Path) -> None:
     settings = [word for name, value in machine.items() for word in ("--machine", f"{name}={value}")]
-    vbert("--store", str(tmp_path / "other"), *settings)
-    assert contents(tmp_path / "other") == contents(finished_store)
+    vbert("--store", str(tmp_path / "other"), "--until", "finetune", *settings)
+    expected = contents(finished_store)
+    del expected["evaluate[vqa]"]
+    assert contents(tmp_path / "other") == expected
 
 
 @pytest.mark.parametrize(
@@ -77,7 +79,9 @@ def test_machine_settings_do_not_change_bits(machine: dict[str, int], finished_s
         pytest.param("detector", "weights.safetensors", "regions.images_per_shard=40", marks=pytest.mark.slow),
     ],
 )
-def test_a_flipped_byte_is_named_and_rebuilt(stage: str, file: str, changes: str, store: Path) -> None:
+def test_a_flipped_byte_is_named_and_rebuilt(
+    stage: str, file: str, changes: str, store: Path, finished_store: Path
+) -> None:
     (path,) = sorted((store / "artifacts" / stage).glob(f"*/{file}"))[:1]
     path.chmod(0o644)
     data = bytearray(path.read_bytes())
@@ -86,8 +90,9 @@ def test_a_flipped_byte_is_named_and_rebuilt(stage: str, file: str, changes: str
     summary, said = vbert("--store", str(store), "--set", changes)
     assert f"{stage}/{path.parent.name[:8]}/{file} is damaged" in said
     assert list((store / "damaged").glob(f"{stage}-*"))
-    clean, _ = vbert("--store", str(store.parent / "clean"), "--set", changes)
+    clean, _ = vbert("--store", str(shutil.copytree(finished_store, store.parent / "clean")), "--set", changes)
     assert summary["metrics"] == clean["metrics"]
+    assert contents(store) == contents(store.parent / "clean")
 
 
 def test_a_truncated_file_is_seen_by_the_plan(store: Path, finished_store: Path) -> None:
