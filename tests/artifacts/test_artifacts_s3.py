@@ -192,7 +192,7 @@ def test_a_worker_goes_on_from_what_it_had_not_shared(site: Site, tmp_path: Path
     step, log = step_file(tmp_path / "step.json", squares()), tmp_path / "log"
     record = f"unfinished/toy_squares/{squares().fingerprint}/units/0001/unit.json"
     came, go = pause_at(site, "/0001/unit.json")
-    build = ("build", step, "--units", "0-1", "--store", site.url)
+    build = ("build", step, "--units", "0-1", "--store", site.url, "--machine", "units_at_once=1")
     worker = command(site, "worker", *build, TOY_LOG=str(log))
     assert came.wait(100)
     worker.kill()
