@@ -101,6 +101,14 @@ def deaf(report: Path) -> str:
     return "finished"
 
 
+def listening(report: Path, seconds: float) -> str:
+    report.touch()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.001)
+    return "finished"
+
+
 class Thing(Artifact):
     pass
 
@@ -257,13 +265,30 @@ def test_sigterm_lets_a_call_leave_off(tmp_path: Path) -> None:
     pool.close()
 
 
+def test_sigterm_while_sigterm_is_handled(tmp_path: Path) -> None:
+    """A scheduler tells the whole group, and the parent its children."""
+    child = children.Child()
+    child.start(listening, (tmp_path / "there", 2.0), {})
+    _until((tmp_path / "there").exists)
+    for n in range(2000):
+        child.process.terminate()
+        soon = time.perf_counter() + n % 100 / 1e6
+        while time.perf_counter() < soon:
+            pass
+        child.process.terminate()
+        time.sleep(0.0003)
+    assert child.result(None, time.monotonic() + 20) == "finished"
+    child.process.wait(20)
+    child.close()
+
+
 def test_terminate_does_not_wait_for_nothing(tmp_path: Path) -> None:
     """A function that does not listen finishes; its child then goes, long before the grace is over."""
     child = children.Child()
     child.start(deaf, (tmp_path / "there",), {})
     _until((tmp_path / "there").exists)
     began = time.monotonic()
-    child.terminate()
+    children.terminate([child])
     assert time.monotonic() - began < children.GRACE
     assert child.result(None, None) == "finished"
     child.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from pathlib import Path
 
@@ -91,15 +90,13 @@ def test_sigterm_leaves_a_checkpoint(
     golden: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the child's handler notes it: the step under way is finished and kept."""
-    stop = threading.Event()
-    monkeypatch.setattr(children, "_stopping", stop)
-    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    previous = signal.signal(signal.SIGTERM, lambda *_: monkeypatch.setattr(children, "_stopping", True))
     try:
         with pytest.raises(Stopped, match="step 8"):
             train(job(tmp_path, checkpoint_steps=100), ToyTask(term_at=8), SCHEDULE)
     finally:
         signal.signal(signal.SIGTERM, previous)
-    stop.clear()
+    monkeypatch.undo()
     resumed = train(job(tmp_path), ToyTask(), SCHEDULE)
     assert resumed == golden | {"calls": 15}
 

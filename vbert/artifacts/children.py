@@ -106,15 +106,6 @@ class Child:
             how = f"ended with exit code {code}"
         return f"child process {self.process.pid} {how}"
 
-    def terminate(self) -> None:
-        """Ask it to leave off at a checkpoint; kill it when it takes too long."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                self.close()
-
     def close(self) -> None:
         with suppress(OSError):
             self.process.kill()
@@ -193,7 +184,10 @@ def terminate(children: Sequence[Child]) -> None:
         with suppress(OSError):
             child.process.terminate()
     for child in children:
-        child.terminate()
+        try:
+            child.process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            child.close()
 
 
 def terminate_all(caller: str | None = None) -> None:
@@ -244,13 +238,14 @@ def _has_descriptor(stream: Any) -> bool:
 # ---------------------------------------------------------------------- in the child
 
 _parent: Connection | None = None
-_stopping = threading.Event()
-_working = threading.Event()
+# Plain flags: a second SIGTERM may come while the first one is handled, and no lock survives that.
+_stopping = False
+_working = False
 
 
 def stopping() -> bool:
     """Whether SIGTERM has come to this process."""
-    return _stopping.is_set()
+    return _stopping
 
 
 def report(*arguments: Any, **named: Any) -> None:
@@ -260,8 +255,9 @@ def report(*arguments: Any, **named: Any) -> None:
 
 
 def _stop(*_: Any) -> None:
-    _stopping.set()
-    if not _working.is_set():
+    global _stopping
+    _stopping = True
+    if not _working:
         os._exit(0)
 
 
@@ -285,11 +281,12 @@ def main() -> None:
 
 def _serve(connection: Connection) -> bool:
     """One call. Its arguments and result are gone when it returns: an idle child holds no memory of them."""
+    global _working
     try:
         message = connection.recv_bytes()
     except (EOFError, OSError):
         return False
-    _working.set()
+    _working = True
     try:
         function, arguments, env = pickle.loads(message)
         for name in RANK_VARIABLES:  # of the call before
@@ -298,12 +295,12 @@ def _serve(connection: Connection) -> bool:
         answer = pickle.dumps(("done", function(*arguments)))
     except BaseException as error:
         answer = _failure(error)
-    _working.clear()
     try:
         connection.send_bytes(answer)
     except OSError:
         return False
-    return not _stopping.is_set()
+    _working = False
+    return not _stopping
 
 
 def _failure(error: BaseException) -> bytes:
