@@ -1,4 +1,4 @@
-"""What box heads share: always as many rows, and their words about boxes brought to the images."""
+"""What box heads share: always the same number of rows, and what they say of boxes, in pixels of the images."""
 
 from __future__ import annotations
 
