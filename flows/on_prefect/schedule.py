@@ -71,7 +71,7 @@ def schedule(
 class Served(Runner):
     """Prefect's runner, which SIGTERM ends as Ctrl-C does: the schedule is paused and its runs are ended.
 
-    (Prefect's own handler asks the loop it has interrupted to stop, and at times waits for ever.)
+    (Prefect's own handler has the loop that it interrupts stop, and once had not ended after 30 s.)
     """
 
     def serve(self) -> None:

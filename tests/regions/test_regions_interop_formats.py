@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import shutil
+import struct
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -326,3 +327,31 @@ def test_any_broken_byte_of_an_npz_costs_its_entry_alone(method: int) -> None:
             except BadEntry:
                 refused += 1
     assert refused > 100
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_broken_bytes_of_a_torch_archive_are_told_in_a_sentence(method: int, tmp_path: Path) -> None:
+    whole, path = io.BytesIO(), tmp_path / "x.th"
+    with zipfile.ZipFile(whole, "w", method) as archive:
+        archive.writestr("ü/byteorder", b"little")
+        archive.writestr("ü/data.pkl", pickle.dumps({"a": 1}, protocol=2))
+    refused = 0
+    for place in range(len(whole.getvalue())):
+        broken = bytearray(whole.getvalue())
+        broken[place] = 255
+        path.write_bytes(broken)
+        try:
+            read_all(path, "visualbert_th")
+        except (UserError, BadEntry):
+            refused += 1
+    assert refused > 50
+
+
+def test_an_npz_entry_beyond_all_files_is_refused() -> None:
+    """Its place needs more than 63 bits, which a zip with large offsets can say."""
+    name, extra = b"features.npy", struct.pack("<HHQQQ", 1, 24, 5, 5, 2**63)
+    fields = (45, 3, 45, 0, 0, 0, 0, 33, 0, 2**32 - 1, 2**32 - 1, len(name), len(extra), 0, 0, 0, 0, 2**32 - 1)
+    listed = struct.pack("<4s4B4HL2L5H2L", b"PK\1\2", *fields) + name + extra
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(listed), 0, 0)
+    with pytest.raises(BadEntry, match=r"no whole \.npz"):
+        read_npz(listed + end, ["features"], "a")

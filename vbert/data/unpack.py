@@ -30,6 +30,19 @@ MAX_HEADER = 2**20  # bytes of one extended tar header (names); real ones are be
 
 MAX_XZ_MEMORY = 2**28  # xz -9 needs 65 MB; a header may ask for gigabytes
 
+# What zipfile raises for broken bytes: names, offsets and packed data among them.
+BROKEN_ZIP = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    OSError,
+    ValueError,
+)
+
 SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}
 
 
@@ -83,7 +96,7 @@ def lay_out(file: Path, name: str, directory: Path, *, local: bool = False) -> l
             return zip_members(content, name, local)
         if ending == ".tar":
             return tar_members(content, name, local)
-    except (zipfile.BadZipFile, tarfile.TarError, struct.error, OSError, ValueError, NotImplementedError) as error:
+    except (*BROKEN_ZIP, tarfile.TarError) as error:
         raise BuildError(f"{name} can't be read as an archive: {error}; fetch it again") from error
     except UserError as error:
         raise BuildError(f"{name} is refused: {error}") from None

@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import io
-import lzma
-import struct
 import zipfile
-import zlib
 from collections.abc import Collection
 from math import prod
 from typing import IO, TYPE_CHECKING, Any
 
+from vbert.data.unpack import BROKEN_ZIP
 from vbert.regions.interop.found import BadEntry
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# What zipfile raises for broken bytes, names and offsets among them (found by breaking every byte of one).
-BROKEN_ZIP = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    RuntimeError,
-    OSError,
-    ValueError,
-)
 LARGEST = 1 << 30  # bytes of one member of an `.npz`, inflated
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vbert.artifacts.errors import UserError
 from vbert.data.pickles import StoredTensor, load_torch
+from vbert.data.unpack import BROKEN_ZIP
 from vbert.regions.interop import Place, Read
 from vbert.regions.interop.found import BadEntry, Found
 
@@ -116,7 +117,7 @@ def _archive(file: BinaryIO, path: Path) -> tuple[Any, dict[str, int]]:
                 file.seek(info.header_offset)
                 lengths = struct.unpack("<HH", file.read(30)[26:])
                 starts[name.removeprefix("data/")] = info.header_offset + 30 + sum(lengths)
-    except (zipfile.BadZipFile, struct.error, OSError, RuntimeError) as error:
+    except BROKEN_ZIP as error:
         raise UserError(f"{path}: not a whole archive of torch ({error}); fetch or copy it again") from None
     return load_torch(pickled, f"{path}/data.pkl").value, starts
 
