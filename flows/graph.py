@@ -35,7 +35,7 @@ from vbert.data.images import Images
 from vbert.data.raw import Raw
 from vbert.data.shapes.scenes import ShapesSettings
 from vbert.data.spec import DatasetSpec, Source, dataset
-from vbert.model.bert import HubSource, model_spec
+from vbert.model.bert import SIZES, HubSource, model_spec
 from vbert.model.config import ModelSettings
 from vbert.model.trained import Model
 from vbert.objectives import objective
@@ -60,33 +60,44 @@ class DataSet:
 def graph(recipe: Recipe) -> Report:
     """The report-to-be of a recipe; behind it, every step of the experiment."""
     data, found, shards = preprocessed(recipe)
-    fresh = start_of(recipe, data)
-    pretrained: Model | None = None
-    if recipe.pretrain is not None:
-        pretrained = pretrain(
-            {name: PretrainData(texts_of(data, name), shards[name]) for name in recipe.pretrain.data},
-            fresh.vocabulary,
-            fresh.bert,
-            fresh.model,
-            plain(recipe.pretrain, PretrainSettings),
-            recipe.numerics.pretrain,
-            recipe.seed,
-        )
+    pretrained: dict[tuple[str, int], Model] = {}
+    for key, entry in recipe.pretrainings().items():
+        fresh = start_of(recipe, data, entry.start)
+        for seed in recipe.seeds_of(entry):
+            model = pretrain(
+                {name: PretrainData(texts_of(data, name), shards[name]) for name in entry.data},
+                fresh.vocabulary,
+                fresh.bert,
+                fresh.model,
+                plain(entry, PretrainSettings),
+                recipe.numerics.pretrain,
+                seed,
+            )
+            label = seeded(key or "pretrained", seed, entry.seeds) if key or entry.seeds else None
+            pretrained[key, seed] = model.named(label) if label else model
 
     downstream: dict[str, Downstream] = {}
-    for name, entry in recipe.downstream.items():
-        task = objective(entry.objective)
-        texts, its_shards = texts_of(data, entry.data), shards[entry.data]
-        start = start_for(entry, pretrained, fresh)
-        model = finetune(texts, its_shards, start, task, entry, recipe.numerics.finetune, recipe.seed).named(name)
-        for split in entry.evaluate.splits:
-            evaluation = evaluate(
-                model, texts, its_shards, task, entry.evaluate, split, recipe.numerics.evaluate
-            ).named(name if split == "test" else f"{name} {split}")
-            downstream[f"{name}/{entry.data}/{split}"] = Downstream(
-                model, evaluation, data[entry.data].photos, texts, its_shards
-            )
-    return report(recipe.name, found, scenes_of(recipe, data), pretrained, downstream)
+    for key, task_entry in recipe.downstream.items():
+        task = objective(task_entry.objective)
+        texts, its_shards = texts_of(data, task_entry.data), shards[task_entry.data]
+        for seed in recipe.seeds_of(task_entry):
+            name = seeded(key, seed, task_entry.seeds)
+            start = start_for(recipe, task_entry, seed, pretrained, data)
+            model = finetune(texts, its_shards, start, task, task_entry, recipe.numerics.finetune, seed).named(name)
+            for split in task_entry.evaluate.splits:
+                evaluation = evaluate(
+                    model, texts, its_shards, task, task_entry.evaluate, split, recipe.numerics.evaluate
+                ).named(name if split == "test" else f"{name} {split}")
+                downstream[f"{name}/{task_entry.data}/{split}"] = Downstream(
+                    model, evaluation, data[task_entry.data].photos, texts, its_shards
+                )
+    last = list(pretrained.values())[-1] if pretrained else None
+    return report(recipe.name, found, scenes_of(recipe, data), last, downstream)
+
+
+def seeded(name: str, seed: int, seeds: Sequence[int]) -> str:
+    """What a run of an entry is called: `NAME@SEED` where the entry gives several seeds."""
+    return f"{name}@{seed}" if seeds else name
 
 
 def preprocessed(recipe: Recipe) -> tuple[Mapping[str, DataSet], DetectorWeights | None, Mapping[str, Shards]]:
@@ -191,26 +202,38 @@ def scenes_of(recipe: Recipe, data: Mapping[str, DataSet]) -> Images | None:
     return data[training.data].photos if training else None
 
 
-def start_of(recipe: Recipe, data: Mapping[str, DataSet]) -> Fresh:
-    """What pre-training starts from, and what is compared with it: sizes and a vocabulary, or a BERT's."""
+def start_of(recipe: Recipe, data: Mapping[str, DataSet], init: str | None = None) -> Fresh:
+    """What pre-training starts from, and what is compared with it: sizes and a vocabulary, or a BERT's.
+
+    init: the BERT, in place of what `model` says.
+    """
     sizes = plain(recipe.model, ModelSettings)
-    if recipe.model.init is not None:
-        source = model_spec(recipe.model.init).source
-        held = bert(source if isinstance(source, HubSource) else download(source.pinned()).named(recipe.model.init))
-        return Fresh(bert_vocabulary(held.named(recipe.model.init)), sizes, held.named(recipe.model.init))
-    read = dict.fromkeys([*(recipe.pretrain.data if recipe.pretrain else ()), *_downstream_data(recipe)])
+    if init is not None and recipe.model.init is None:  # the recipe's sizes are those of its other models
+        sizes = ModelSettings.model_validate(sizes.model_dump(exclude=set(SIZES)))
+    if init := init or recipe.model.init:
+        source = model_spec(init).source
+        held = bert(source if isinstance(source, HubSource) else download(source.pinned()).named(init)).named(init)
+        return Fresh(bert_vocabulary(held), sizes, held)
+    texts = [name for entry in recipe.pretrainings().values() for name in entry.data]
+    read = dict.fromkeys([*texts, *(entry.data for entry in recipe.downstream.values())])
     return Fresh(vocabulary({name: texts_of(data, name) for name in read}, recipe.vocabulary), sizes)
 
 
-def _downstream_data(recipe: Recipe) -> list[str]:
-    return [entry.data for entry in recipe.downstream.values()]
-
-
-def start_for(entry: DownstreamSettings, pretrained: Model | None, fresh: Fresh) -> Model | Fresh:
+def start_for(
+    recipe: Recipe,
+    entry: DownstreamSettings,
+    seed: int,
+    pretrained: Mapping[tuple[str, int], Model],
+    data: Mapping[str, DataSet],
+) -> Model | Fresh:
+    """What fine-tuning with `seed` starts from: of a pre-training with several seeds, the one with the same."""
     if entry.start == "none":
-        return fresh
-    assert pretrained is not None, "the recipe's own check"
-    return pretrained
+        return start_of(recipe, data)
+    if entry.start not in recipe.pretrainings() and entry.start != "pretrained":
+        return start_of(recipe, data, entry.start)
+    key = list(recipe.pretrainings())[-1] if entry.start == "pretrained" else entry.start
+    begun = recipe.seeds_of(recipe.pretrainings()[key])
+    return pretrained[key, seed if len(begun) > 1 else begun[0]]
 
 
 def plain(settings: S, kind: type[S]) -> S:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from flows.imported import FeaturesEntry
 from vbert.artifacts.build import Machine
@@ -14,13 +14,15 @@ from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Numerics, Settings, Wiring
 from vbert.data.spec import dataset_names
 from vbert.data.yaml import Misplaced, load_yaml, parse, parse_value, read_yaml
+from vbert.model.bert import model_names
 from vbert.model.config import ModelSettings
 from vbert.model.vocabulary import VocabularySettings
-from vbert.objectives import OBJECTIVES, DownstreamEntry
+from vbert.objectives import OBJECTIVES, DownstreamEntry, DownstreamSettings
 from vbert.objectives.mlm_itm import PretrainSettings
 from vbert.regions.detector import DetectorTraining, ExtractionNumerics, RegionSettings, detector_names
 
 RECIPES = Path(__file__).parent / "recipes"
+STARTS = ("pretrained", "none")  # of downstream entries, beside the names of pre-trainings and of BERTs
 
 
 def _data_set(name: str) -> str:
@@ -93,6 +95,31 @@ class ModelEntry(ModelSettings):
 
 class PretrainEntry(PretrainSettings):
     data: Annotated[tuple[str, ...], Wiring]
+    start: Annotated[str | None, Wiring] = Field(
+        None, description="a BERT in data_specs/models; None: as `model` says, from its `init` or from random weights"
+    )
+    seed: Annotated[int | None, Wiring] = Field(None, ge=0, description="None: the recipe's")
+    seeds: Annotated[tuple[int, ...], Wiring] = Field(
+        (), description="several: one pre-training each, `NAME@SEED`, from which entries of the same seed start"
+    )
+
+
+def _form(pretrain: Any) -> str:
+    """Whether `pretrain` is one pre-training or several by name: no field of one is a mapping."""
+    several = (
+        isinstance(pretrain, Mapping) and pretrain and all(isinstance(v, Mapping | Settings) for v in pretrain.values())
+    )
+    return "several" if several else "one"
+
+
+Pretrainings = Annotated[
+    Annotated[PretrainEntry, Tag("one")] | Annotated[dict[str, PretrainEntry], Tag("several")], Discriminator(_form)
+]
+
+
+def _place(pretraining: str) -> tuple[str, ...]:
+    """Where a pre-training stands in the recipe."""
+    return ("pretrain", pretraining) if pretraining else ("pretrain",)
 
 
 class NumericsByStage(Settings):
@@ -116,7 +143,7 @@ class Recipe(Settings):
     regions: RegionSettings = RegionSettings()
     vocabulary: VocabularySettings = VocabularySettings()
     model: ModelEntry = ModelEntry()
-    pretrain: PretrainEntry | None = None
+    pretrain: Pretrainings | None = Field(None, description="one, or several by name; the last one is `pretrained`")
     downstream: dict[str, DownstreamEntry] = Field({})
     numerics: NumericsByStage = NumericsByStage()
     machine: Machine = Machine()
@@ -126,8 +153,8 @@ class Recipe(Settings):
         """Every name of a data set stands under `data`."""
         named: list[tuple[tuple[str | int, ...], str]] = []
         named += [(("downstream", name, "data"), entry.data) for name, entry in self.downstream.items()]
-        if self.pretrain is not None:
-            named += [(("pretrain", "data", place), name) for place, name in enumerate(self.pretrain.data)]
+        for key, pretraining in self.pretrainings().items():
+            named += [((*_place(key), "data", place), name) for place, name in enumerate(pretraining.data)]
         if self.detector is not None and self.detector.train is not None:
             named += [(("detector", "train", "data"), self.detector.train.data)]
         for where, name in named:
@@ -136,10 +163,61 @@ class Recipe(Settings):
         for name, data in self.data.items():
             if data.features is None and self.detector is None:
                 raise Misplaced(("data", name), "has no `features`, and there is no `detector` to make them: give one")
+        for key, pretraining in self.pretrainings().items():
+            self._seeded(_place(key), pretraining)
+            if key in (*STARTS, *model_names()):
+                raise Misplaced(_place(key), "names a start of its own; give the pre-training another name")
+            if pretraining.start is not None and pretraining.start not in model_names():
+                said = (
+                    f"no model {pretraining.start!r} in data_specs/models; {nearest(pretraining.start, model_names())}"
+                )
+                raise Misplaced((*_place(key), "start"), said)
         for name, entry in self.downstream.items():
-            if entry.start == "pretrained" and self.pretrain is None:
-                raise Misplaced(("downstream", name, "start"), "pretrained, but there is no `pretrain`; write none")
+            if "@" in name:
+                raise Misplaced(("downstream", name), "a name has no @: it stands before the seed")
+            self._seeded(("downstream", name), entry)
+            self._started(name, entry)
+        used = {entry.start for entry in self.downstream.values()}
+        for key in list(self.pretrainings())[:-1]:
+            if key not in used:
+                raise Misplaced(_place(key), "nothing starts from it: name it in a `start` under `downstream`")
         return self
+
+    def _seeded(self, where: tuple[str, ...], entry: PretrainEntry | DownstreamSettings) -> None:
+        if entry.seed is not None and entry.seeds:
+            raise Misplaced((*where, "seeds"), "give either seed or seeds")
+        if len(set(entry.seeds)) < len(entry.seeds) or min(entry.seeds, default=0) < 0:
+            raise Misplaced((*where, "seeds"), "seeds are different whole numbers from 0 on")
+
+    def _started(self, name: str, entry: DownstreamSettings) -> None:
+        """The start of a downstream entry exists, for each of its seeds."""
+        where, named = ("downstream", name, "start"), self.pretrainings()
+        if entry.start == "pretrained" and not named:
+            raise Misplaced(where, "pretrained, but there is no `pretrain`; write none")
+        if entry.start == "none" or entry.start in model_names():
+            return
+        if entry.start != "pretrained" and entry.start not in named:
+            known = [*STARTS, *(key for key in named if key), *model_names()]
+            raise Misplaced(where, f"nothing to start from is called {entry.start!r}; {nearest(entry.start, known)}")
+        begun = self.seeds_of(self.pretraining(entry.start))
+        if len(begun) > 1 and (absent := [seed for seed in self.seeds_of(entry) if seed not in begun]):
+            raise Misplaced(
+                where, f"{entry.start} is not pre-trained with seed {absent[0]}, but with {', '.join(map(str, begun))}"
+            )
+
+    def pretrainings(self) -> dict[str, PretrainEntry]:
+        """The pre-trainings by name, in their order; one without a name is called by the empty one."""
+        if isinstance(self.pretrain, PretrainEntry):
+            return {"": self.pretrain}
+        return dict(self.pretrain or {})
+
+    def pretraining(self, start: str) -> PretrainEntry:
+        """The one that `start` of a downstream entry names; `pretrained` is the last."""
+        every = self.pretrainings()
+        return list(every.values())[-1] if start == "pretrained" else every[start]
+
+    def seeds_of(self, entry: PretrainEntry | DownstreamSettings) -> tuple[int, ...]:
+        return entry.seeds or (self.seed if entry.seed is None else entry.seed,)
 
 
 def recipe_names() -> list[str]:

@@ -64,6 +64,18 @@ def is_true(image: str, text: str) -> bool:
     return all(w == shape for w in words if w in SHAPES) and all(w == colour for w in words if w in COLOURS)
 
 
+def test_unpaired_texts_stand_beside_other_images(world: World) -> None:
+    """The control keeps texts, images and compute: what it pairs is noise, in training and on held-out images."""
+    own, unpaired = task(world), task(world, images="shuffled")
+    for mine, other in zip((*own.train, *own.held_out), (*unpaired.train, *unpaired.held_out), strict=True):
+        assert mine.texts == other.texts
+        assert mine.images == other.images
+        images = sorted({image for ids in mine.images for image in ids})
+        assert all(other.visuals.shown[image] != image for image in images)
+        assert sorted(other.visuals.shown.values()) == images
+        assert not mine.visuals.shown
+
+
 def test_true_pairs_are_true_and_wrong_ones_come_from_elsewhere(world: World) -> None:
     seen = samples(task(world, captions=1, mismatched=0.3))
     assert all(is_true(image, text) for image, _, (text,), match in seen if match == 1)

@@ -194,7 +194,7 @@ def _change(root: Node, key: str, new: Node, model: type[BaseModel]) -> None:
             else:
                 place = place.value[int(part)]
         elif isinstance(place.value, dict):
-            valid = _names_at(model, parts[:i])
+            valid = set() if _any_key(model, parts[:i]) else _names_at(model, parts[:i])
             if valid and part not in valid:
                 raise UserError(f"--set {key}: there is no {part!r}; {nearest(part, valid)}")
             if last:
@@ -285,6 +285,14 @@ def _names_at(model: Any, path: list[str]) -> set[str]:
             if isinstance(choice, type) and issubclass(choice, BaseModel):
                 names |= {info.alias or name for name, info in choice.model_fields.items()}
     return names
+
+
+def _any_key(model: Any, path: list[str]) -> bool:
+    """Whether what stands at `path` may be a mapping with keys of the user's own."""
+    options = [model]
+    for part in path:
+        options = [inner for option in options for inner in _inside(option, part)]
+    return any(get_origin(choice) in (dict, Mapping) for option in options for choice in _members(option))
 
 
 def _members(annotation: Any) -> list[Any]:

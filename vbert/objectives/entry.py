@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vbert.artifacts.settings import Settings, Wiring
+from vbert.artifacts.settings import Settings, Since, Wiring
 from vbert.training.schedule import Schedule
 
 
@@ -20,14 +20,24 @@ class EvaluateSettings(Settings):
 
 class DownstreamSettings(Schedule):
     """images: shuffled trains and evaluates with other images' features, which leaves only language to go by.
-    select: which model is kept. steps: 0 leaves the start as it is.
+    select: which model is kept. steps: 0 leaves the start as it is. share: of the training examples, those of so many
+    whole images, drawn by the seed; of one seed a smaller share is part of a larger one.
     """
 
     objective: str
     data: Annotated[str, Wiring]
-    start: Annotated[Literal["pretrained", "none"], Wiring] = Field(
-        "pretrained", description="none: as pre-training starts, from `model.init` or from random weights"
+    start: Annotated[str, Wiring] = Field(
+        "pretrained",
+        description="a name under `pretrain`, pretrained (the last one), none (as pre-training starts: from "
+        "`model.init` or from random weights), or a BERT in data_specs/models",
     )
+    seed: Annotated[int | None, Wiring] = Field(
+        None, ge=0, description="of the heads, the order of examples and the share; None: the recipe's"
+    )
+    seeds: Annotated[tuple[int, ...], Wiring] = Field(
+        (), description="several: one fine-tuning and evaluation each, `NAME@SEED`, compared as one entry"
+    )
+    share: Annotated[float, Since(1.0)] = Field(1.0, gt=0, le=1, description="of the training examples, by image")
     evaluate: Annotated[EvaluateSettings, Wiring] = EvaluateSettings()  # read by the stage `evaluate` alone
     images: Literal["own", "shuffled"] = "own"
     select: Literal["best", "last"] = "last"

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.settings import Plugin
+from vbert.artifacts.settings import Plugin, Since
 from vbert.data.examples import Examples
 from vbert.regions.shards import Shards
 from vbert.training.schedule import Schedule
@@ -58,6 +58,10 @@ class PretrainSettings(Schedule):
     itm_share: float = Field(0.5, ge=0, le=1, description="of `itm_rows: unmasked`")
     mismatched: float = Field(0.5, ge=0, le=1, description="share of wrong texts among those to be matched")
     altered: float = Field(0.0, ge=0, le=1, description="share of the wrong ones made by changing a true attribute")
+    images: Annotated[Literal["own", "shuffled"], Since("own")] = Field(
+        "own",
+        description="shuffled: each image's texts stand beside another's regions, a control of what compute gives",
+    )
     max_text: int = Field(128, ge=3, description="tokens of a sequence's text, special ones included")
     train_pooler: bool = Field(True, description="the original leaves the pooler out of its optimiser")
     validation_examples: int = Field(1000, ge=0, description="held-out examples, a data set")
@@ -90,7 +94,7 @@ class Corpus:
 
         self.settings = settings
         self.rows = Rows(data.examples, data.shards, splits, settings.kinds)
-        self.visuals = Visuals(data.shards, box_input)
+        self.visuals = Visuals(data.shards, box_input, self.rows.shown(settings.images))
         self.ids: list[str] = self.rows.column("example_id")
         self.texts: list[str] = self.rows.column("text")
         self.matched = [kind in settings.matched for kind in self.rows.column("kind")]

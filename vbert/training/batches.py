@@ -5,6 +5,7 @@ Runs in loader workers: nothing here draws from a process's global state.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,7 @@ from vbert.data.examples import Examples
 from vbert.model.visualbert import Packed, append6
 from vbert.model.vocabulary import Encoder
 from vbert.regions.shards import Shards
-from vbert.training.sampler import generator
+from vbert.training.sampler import derive, generator
 
 CACHE = 256 << 20  # bytes of visual inputs that a process keeps
 STATISTICS_IMAGES = 20_000  # images that mean and deviation are taken of, at most
@@ -43,15 +44,29 @@ class Batch:
 
 
 class Rows:
-    """The examples of some splits and kinds whose images all have regions, in the order of the table."""
+    """The examples of some splits and kinds whose images all have regions, in the order of the table.
 
-    def __init__(self, examples: Examples, shards: Shards, splits: Collection[str], kinds: Collection[str]) -> None:
+    share: of the examples, as `portion` draws it with `seed`.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        shards: Shards,
+        splits: Collection[str],
+        kinds: Collection[str],
+        share: float = 1.0,
+        seed: int = 0,
+    ) -> None:
         table = examples.table()
         chosen = pc.and_(
             pc.is_in(table["split"], pa.array(list(splits), pa.string())),
             pc.is_in(table["kind"], pa.array(list(kinds), pa.string())),
         )
         table = table.filter(chosen).combine_chunks()
+        if share < 1:
+            chosen = pa.array(portion(image_groups(table), share, seed), pa.bool_())
+            table = table.filter(chosen).combine_chunks()
         there = set(shards.image_ids())
         image_ids: list[list[str]] = list(table["image_ids"].to_pylist())  # type: ignore[arg-type]
         whole = [there.issuperset(images) for images in image_ids]
@@ -66,6 +81,12 @@ class Rows:
 
     def column(self, name: str) -> list[Any]:
         return list(self.table[name].to_pylist())
+
+    def shown(self, images: str) -> dict[str, str]:
+        """Whose regions stand for each image: its own ones, or with `shuffled` those of another of these rows."""
+        if images == "own":
+            return {}
+        return exchanged(sorted({image for images in self.column("image_ids") for image in images}))
 
 
 class Visuals:
@@ -102,6 +123,25 @@ class Visuals:
         parts = [self(image_id) for image_id in image_ids]
         types = np.repeat(np.minimum(np.arange(len(parts)), 1), [len(part) for part in parts])
         return (parts[0] if len(parts) == 1 else np.concatenate(parts)), types
+
+
+def image_groups(table: pa.Table) -> list[str]:
+    """For each example the image that it counts under: its first one; a text without image counts alone."""
+    pairs = zip(table["image_ids"].to_pylist(), table["example_id"].to_pylist(), strict=True)
+    return [str(images[0]) if images else f"\x1f{example}" for images, example in pairs]
+
+
+def portion(groups: Sequence[str], share: float, seed: int) -> list[bool]:
+    """Which examples belong to the share: those of whole images, which come in an order drawn by `seed`, until the
+    share is reached. Smaller shares of a seed are parts of larger ones."""
+    sizes = Counter(groups)
+    wanted, chosen, count = share * len(groups), set(), 0
+    for group in sorted(sizes, key=lambda group: (derive(seed, "share", group), group)):
+        if count >= wanted:
+            break
+        chosen.add(group)
+        count += sizes[group]
+    return [group in chosen for group in groups]
 
 
 def exchanged(image_ids: Sequence[str]) -> dict[str, str]:

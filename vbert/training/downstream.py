@@ -22,7 +22,7 @@ from vbert.model.vocabulary import Encoder
 from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load
 from vbert.regions.contract import check
 from vbert.regions.shards import Shards
-from vbert.training.batches import Batch, Rows, Visuals, exchanged, statistics
+from vbert.training.batches import Batch, Rows, Visuals, statistics
 from vbert.training.loop import run_training
 from vbert.training.sampler import derive
 from vbert.training.start import Fresh
@@ -37,10 +37,7 @@ class Examined:
         self, objective: Objective, head: dict[str, Any], encoder: Encoder, rows: Rows, shards: Shards, box_input: str
     ) -> None:
         self.objective, self.head, self.encoder, self.rows = objective, head, encoder, rows
-        shown = {}
-        if head["images"] == "shuffled":
-            shown = exchanged(sorted({image for images in rows.column("image_ids") for image in images}))
-        self.visuals = Visuals(shards, box_input, shown)
+        self.visuals = Visuals(shards, box_input, rows.shown(head["images"]))
 
     def batch(self, indices: list[int]) -> tuple[Batch, list[dict[str, Any]]]:
         rows = self.rows[indices]
@@ -108,7 +105,7 @@ def run_finetune(
     """Trains on the split `train`, looks at `val`, writes a `Model`."""
     torch.set_num_threads(numerics.threads)
     objective = load(plugin.name)
-    train = Rows(examples, shards, ["train"], objective.KINDS)
+    train = Rows(examples, shards, ["train"], objective.KINDS, settings.share, seed)
     held_out = Rows(examples, shards, ["val"], objective.KINDS)
     head = {**_head(objective, train, start, settings), "objective": plugin.name, "images": settings.images}
     model, vocabulary, contract = _model(objective, head, train, start, shards, seed)

@@ -1,0 +1,114 @@
+"""Several pre-trainings and seeds in one recipe: what they expand into, and what is refused where it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.graph import graph
+from flows.recipe import Recipe, resolve
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.graph import walk
+
+TINY = Path(__file__).parents[1] / "tiny.yaml"
+ONE = "{data: [shapes, easy_vqa], steps: 8, batch_size: 8, learning_rate: 1.0e-3, validation_examples: 20}"
+INNER = ONE.strip("{}").replace(", easy_vqa", "")
+SEVERAL = f"{{words: {{{INNER}, itm: 0}}, both: {{{INNER}, seeds: [0, 1]}}, bert: {{{INNER}, start: minilm_l6}}}}"
+ENTRY = "{objective: vqa, data: easy_vqa, steps: 8, learning_rate: 7.0e-4"
+
+
+def recipe(folder: Path, pretrain: str, entries: dict[str, str], changes: dict[str, Any] | None = None) -> Recipe:
+    text = TINY.read_text()
+    assert ONE in text
+    start, end = text.index("downstream:"), text.index("machine:")
+    downstream = "".join(f"  {name}: {ENTRY}, {fields}}}\n" for name, fields in entries.items())
+    path = folder / "own.yaml"
+    path.write_text(f"{text[:start]}downstream:\n{downstream}{text[end:]}".replace(ONE, pretrain))
+    return resolve(str(path), changes)
+
+
+def by_title(recipe: Recipe) -> dict[str, Artifact]:
+    return {a.title: a for a in walk(graph(recipe))}
+
+
+def test_pre_trainings_by_name_and_seeds_become_one_step_each(tmp_path: Path) -> None:
+    entries = {
+        "a": "start: words, seeds: [0, 1], share: 0.02",
+        "b": "start: both, seeds: [0, 1]",
+        "c": "start: none, seed: 7",
+        "d": "start: minilm_l6",
+        "e": "start: pretrained",
+    }
+    found = by_title(recipe(tmp_path, SEVERAL, entries))
+    titles = {title for title in found if title.startswith(("pretrain", "finetune"))}
+    assert titles == {
+        *("pretrain[words]", "pretrain[both@0]", "pretrain[both@1]", "pretrain[bert]"),
+        *(
+            "finetune[a@0]",
+            "finetune[a@1]",
+            "finetune[b@0]",
+            "finetune[b@1]",
+            "finetune[c]",
+            "finetune[d]",
+            "finetune[e]",
+        ),
+    }
+
+    def argument(title: str, name: str) -> Any:
+        step = found[title].step
+        assert step is not None
+        return step.arguments[name]
+
+    assert [argument(f"finetune[a@{s}]", "start") for s in (0, 1)] == [found["pretrain[words]"]] * 2
+    assert [argument(f"finetune[b@{s}]", "start") for s in (0, 1)] == [found[f"pretrain[both@{s}]"] for s in (0, 1)]
+    assert [argument(f"pretrain[both@{s}]", "seed") for s in (0, 1)] == [0, 1]
+    assert [argument(f"finetune[{name}]", "seed") for name in ("a@1", "c", "d")] == [1, 7, 0]
+    assert argument("finetune[c]", "start").bert is None
+    assert argument("finetune[d]", "start").bert == argument("pretrain[bert]", "start") == found["bert[minilm_l6]"]
+    assert argument("finetune[d]", "start").model.layers == 12  # the checkpoint's: the recipe's are the others'
+    assert argument("finetune[e]", "start") == found["pretrain[bert]"]
+    assert list(argument("report", "downstream"))[:2] == ["a@0/easy_vqa/test", "a@1/easy_vqa/test"]
+    assert argument("report", "pretrained") == found["pretrain[bert]"]
+
+
+def test_one_pre_training_is_what_it_was(tmp_path: Path) -> None:
+    """By a name or without, of one seed given here or there, it is the same work."""
+    plain = by_title(recipe(tmp_path, ONE, {"a": "start: pretrained"}))["finetune[a]"]
+    named = by_title(recipe(tmp_path, f"{{x: {ONE}}}", {"a": "start: x, seeds: [0]"}))["finetune[a@0]"]
+    assert plain == named
+
+
+def test_changes_reach_into_a_named_pre_training(tmp_path: Path) -> None:
+    entries = {"a": "start: words", "b": "start: both", "c": "start: bert"}
+    changed = recipe(tmp_path, SEVERAL, entries, {"pretrain.words.steps": 9}).pretrainings()
+    assert [entry.steps for entry in changed.values()] == [9, 8, 8]
+    with pytest.raises(UserError, match=r"pretrain\.words\.stepz: there is no 'stepz'; did you mean 'steps'"):
+        recipe(tmp_path, SEVERAL, entries, {"pretrain.words.stepz": 9})
+
+
+@pytest.mark.parametrize(
+    ("pretrain", "fields", "said"),
+    [
+        (SEVERAL, "start: bith", r"downstream\.a\.start: nothing to start from is called 'bith'; did you mean 'both'"),
+        (SEVERAL, "start: both, seeds: [0, 2]", r"a\.start: both is not pre-trained with seed 2, but with 0, 1"),
+        (SEVERAL, "start: none, seeds: [1, 1]", r"a\.seeds: seeds are different whole numbers from 0 on"),
+        (SEVERAL, "start: none, seeds: [1], seed: 1", r"a\.seeds: give either seed or seeds"),
+        (SEVERAL, "start: none", r"pretrain\.words: nothing starts from it"),
+        (
+            SEVERAL.replace("minilm_l6", "minilm"),
+            "start: none",
+            r"pretrain\.bert\.start: no model 'minilm'.*'minilm_l6'",
+        ),
+        (SEVERAL.replace("words", "none"), "start: none", r"pretrain\.none: names a start of its own"),
+        (SEVERAL.replace("itm: 0", "itn: 0"), "start: none", r"pretrain\.words\.itn: there is no such key; .*'itm'"),
+        (SEVERAL.replace("[shapes]", "[shape]"), "start: none", r"pretrain\.words\.data\.0: no data set 'shape'"),
+        (ONE, "start: none, share: 0", r"downstream\.a\.share: input should be greater than 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused_where_it_stands(tmp_path: Path, pretrain: str, fields: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        recipe(tmp_path, pretrain, {"a": fields})
+    assert "own.yaml:" in str(caught.value)
