@@ -144,6 +144,7 @@ def status(recipe: str, /, *, changes: Set = [], store: StoreOption = None, json
                 "size": line.size,
                 "seconds": line.seconds,
                 "units_done": line.units_done,
+                "objection": line.objection,
             }
             for line in lines
         ]

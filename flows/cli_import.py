@@ -69,7 +69,7 @@ def import_features(
     attributes
         names of the attributes likewise.
     quarantine
-        share of entries that may be unusable.
+        share of entries that may be unusable; nothing is imported again for another share.
     out
         a folder for the shards: linked or copied from the store.
     """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from flows.options import JsonOption, MachineOption, Set, StoreOption
-from vbert.artifacts.errors import UserError
+from vbert.artifacts.errors import BuildError, UserError
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
@@ -27,6 +28,7 @@ def preprocess(
     store: StoreOption = None,
     machine: MachineOption = [],  # noqa: B006
     local: Annotated[bool, Parameter(negative=())] = False,
+    strict: Annotated[bool, Parameter(negative=())] = False,
     json_: JsonOption = False,
 ) -> None:
     """Region features of a folder of images (subfolders too), as WebDataset shards in a directory.
@@ -47,6 +49,8 @@ def preprocess(
         the so many best boxes of an image, in place of the detector's own rule.
     local
         build in this process, without Prefect.
+    strict
+        end with exit code 1 where an image can't be used; the features of the others are there all the same.
     """
     from flows.recipe import machine_of
     from flows.running import Running
@@ -61,8 +65,14 @@ def preprocess(
     (target,) = running.targets
     shards = target.bound(running.store)
     hand_out(shards, out)
+    counts = said(shards.figures, shards.seconds, out)
     if json_:
-        print(json.dumps(said(shards.figures, shards.seconds, out)), flush=True)
+        print(json.dumps(counts), flush=True)
+    if bad := counts["quarantined"]:
+        told = f"{bad:,} of {counts['images'] + bad:,} images can't be used; {out / 'quarantine.parquet'} says why"
+        if strict:
+            raise BuildError(told)
+        print(told, file=sys.stderr)
 
 
 def folder_recipe(
@@ -76,7 +86,8 @@ def folder_recipe(
         "name": f"preprocess-{folder.resolve().name or 'root'}",
         "data": {"photos": {"folder": str(folder)}},
         "detector": {"spec": detector} | ({"weights": weights} if weights else {}),
-        "regions": {"boxes": {"rule": "fixed", "count": boxes}} if boxes is not None else {},
+        # Nobody has chosen the images one by one: broken ones are counted, not refused.
+        "regions": {"quarantine": 1.0} | ({"boxes": {"rule": "fixed", "count": boxes}} if boxes is not None else {}),
     }
     return load_yaml(json.dumps(fields), "vbert preprocess", Recipe, parse_changes(changes or [], "--set"))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows.graph import cut, graph
 from flows.terminal import Terminal, console, escape, print_plan
 from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, select, walk
+from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, refuse, select, walk
 from vbert.artifacts.verified import VARIABLE
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class Running:
     def run(self, how: How, named: str, changes: Sequence[str], limit: int | None) -> None:
         """Build what is missing, note the run in the store, and print the summary."""
         began = time.time()
+        refuse(self.lines)
         if how == "auto":
             how = "prefect" if self.missing else "local"
         if self.missing and self.machine.units_on != "threads":

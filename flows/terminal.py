@@ -163,6 +163,8 @@ def print_plan(lines: list[Planned]) -> None:
             state += f" ({line.units_done} units done)"
         if line.damage:
             state += f" [red]{escape(line.damage)}[/]"
+        if line.objection:
+            state += " [red]not accepted[/]"
         present = line.status == "present"
         table.add_row(
             escape(line.artifact.title),
@@ -172,3 +174,6 @@ def print_plan(lines: list[Planned]) -> None:
             f"{line.seconds:.1f} s" if present else "",
         )
     console().print(table)
+    for line in lines:
+        if line.objection:
+            console().print(f"[red]{escape(line.objection)}[/]")

@@ -23,6 +23,6 @@ def import_features(
     """
     plan = import_plan(files, format, settings, sizes)
     build.each(plan.units, partial(import_shard, files, format, settings, sizes))
-    figures = gather(build.directory, build.scratch, build.unit_figures().values(), plan, settings, "import_features")
+    figures = gather(build.directory, build.unit_figures().values(), plan, settings)
     paths(files)  # the shards are of one state of the files: that which was planned
     return {**figures, "dim": plan.expected.dim}

@@ -21,4 +21,4 @@ def regions(
     plan = shard_plan(images.table(), settings.images_per_shard, earlier)
     make = partial(extract_shard, images, detector, settings, numerics, build.machine, earlier)
     build.each(plan, make, lambda unit: len(unit.images))
-    return gather(build.directory, build.scratch, build.unit_figures().values(), detector, settings, "regions")
+    return gather(build.directory, build.unit_figures().values(), detector, settings)

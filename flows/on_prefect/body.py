@@ -22,7 +22,7 @@ from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.fingerprint import digest
-from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, walk
+from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, refuse, walk
 from vbert.artifacts.store import Store
 from vbert.artifacts.verified import VARIABLE
 
@@ -63,6 +63,7 @@ def build_targets(
     view = View(here.events if here is not None else Events())
     with logs_to_prefect(), _digests_shared(), _noted(store, recipe, targets, lines):
         show_plan(lines, recipe, title)
+        refuse(lines)
         try:
             with running(Engine(store, machine, view), lines) as run:
                 run.steps(lines)

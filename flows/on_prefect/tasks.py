@@ -35,8 +35,8 @@ from flows.on_prefect.view import figures_said, outcome
 from vbert.artifacts import children
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Figures, Machine, Work
-from vbert.artifacts.errors import BuildError, Damaged, UserError
-from vbert.artifacts.graph import Built, Engine, Planned
+from vbert.artifacts.errors import BuildError, Damaged, NotAccepted, UserError
+from vbert.artifacts.graph import Built, Engine, Planned, foresee
 
 MOST_UNITS = 300  # task runs of one stage; beyond, a task makes several units (a task run costs 5–10 ms and 12 KB)
 
@@ -155,8 +155,9 @@ class Run:
         waiting, done, building = list(lines), set[str](), set[str]()
         has_gpu = _has_gpu(self.engine.machine)
         failed: PrefectConcurrentFuture[Any] | None = None
+        refused: NotAccepted | None = None
         while True:
-            for line in list(waiting) if failed is None else []:
+            for line in list(waiting) if failed is None and refused is None else []:
                 artifact, mark, present = line.artifact, line.artifact.fingerprint, line.status == "present"
                 behind = [held.fingerprint for held in _inputs(artifact) if held.fingerprint in self.artifacts]
                 full = len(building) >= self.engine.machine.steps_at_once
@@ -178,8 +179,15 @@ class Run:
             state = _final(futures[mark])
             if failed is None and (state is None or not state.is_completed()):
                 failed = futures[mark]
+            elif refused is None:
+                try:
+                    foresee(self.artifacts[mark], self.artifacts.values(), self.engine.store)
+                except NotAccepted as error:
+                    refused = error
         if failed is not None:
             failed.result()
+        if refused is not None:
+            raise refused
 
     def ensure(self, artifact: Artifact) -> Built:
         """`Engine.ensure`, which `stop` can interrupt."""

@@ -20,7 +20,7 @@ from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Build
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.fingerprint import canonical, digest, dumps
-from vbert.artifacts.settings import Location, Plugin, Settings, Since, Wiring
+from vbert.artifacts.settings import Acceptance, Location, Plugin, Settings, Since, Wiring
 from vbert.artifacts.stage import Figures, artifact_from_json, stage, steps_as_json
 
 
@@ -193,6 +193,22 @@ def test_stable_over_processes_and_hash_seeds() -> None:
         here.add(done.stdout.strip())
     # Written down: a change of the canonical form would make every store a stranger to itself.
     assert here == {"befd8d35ee92ef4ae96df9ac6a5e78a4773ce7f865356603f70e754444a66c45"}
+
+
+class Judged(Settings):
+    rate: float = 0.1
+    share: Annotated[float, Acceptance(0.01)] = 0.01
+    floor: Annotated[float | None, Acceptance()] = None
+    bare: Annotated[int, Acceptance] = 3
+
+
+def test_what_decides_only_acceptance_is_not_hashed() -> None:
+    """`share` was hashed before it carried the mark, and keeps its place: no store becomes a stranger to itself."""
+    assert canonical(Judged(share=0.5, floor=0.9, bare=4)) == canonical(Judged()) == {"rate": 0.1, "share": 0.01}
+    with pytest.raises(TypeError, match="a mark belongs around the whole type"):
+        type(
+            "Inside", (Settings,), {"__annotations__": {"share": Annotated[float, Acceptance()] | None}, "share": None}
+        )
 
 
 names = st.text(max_size=6)

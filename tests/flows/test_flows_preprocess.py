@@ -182,11 +182,7 @@ def _bomb() -> bytes:
 def test_no_image_stops_a_run_and_none_vanishes(batch: int, preprocess: Vbert, tmp_path: Path) -> None:
     broken = broken_images(tmp_path / "photos")
     options = ("--set", f"regions.batch={batch}")
-    refused = preprocess(tmp_path / "photos", tmp_path / "out", *options)
-    assert refused["code"] == 1
-    assert "quarantine.parquet" in refused["error"]
-    assert not (tmp_path / "out").exists()
-    said = preprocess(tmp_path / "photos", tmp_path / "out", *options, "--set", "regions.quarantine=0.5")
+    said = preprocess(tmp_path / "photos", tmp_path / "out", *options)
     shards = Shards.at(tmp_path / "out")
     table = shards.quarantine().to_pylist()
     assert {row["image_id"]: row["reason"] for row in table} == broken
@@ -197,6 +193,22 @@ def test_no_image_stops_a_run_and_none_vanishes(batch: int, preprocess: Vbert, t
     assert set(shards.image_ids()) == good
     assert (said["images"], said["quarantined"]) == (len(good), len(broken))
     assert (shards.read("turned").width, shards.read("turned").height) == (60, 90)
+    strict = preprocess(tmp_path / "photos", tmp_path / "other", *options, "--strict")
+    assert (strict["code"], (tmp_path / "other" / "contract.json").exists()) == (1, True)
+    assert f"5 of 15 images can't be used; {tmp_path / 'other' / 'quarantine.parquet'} says why" in strict["error"]
+    refused = preprocess(tmp_path / "photos", tmp_path / "other", *options, "--set", "regions.quarantine=0.3")
+    assert refused["code"] == 1
+    assert "5 of 15 images can't be used (33.3 %), more than the accepted 30 %; the first is " in refused["error"]
+    assert "accept them with `--set regions.quarantine=0.334`, which makes nothing again" in refused["error"]
+    assert len(list((tmp_path / "store" / "artifacts" / "regions").iterdir())) == 1, "one extraction for all of these"
+
+
+def test_a_folder_of_broken_images_alone_is_counted(preprocess: Vbert, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"no image")
+    said = preprocess(tmp_path / "photos", tmp_path / "out")
+    assert (said["images"], said["quarantined"]) == (0, 1)
+    assert Shards.at(tmp_path / "out").quarantine().num_rows == 1
 
 
 def test_a_directory_of_other_files_is_not_replaced(preprocess: Vbert, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from regions.regions_tiny import collection, encoded, picture, small_spec, untrained
@@ -55,7 +54,7 @@ def extracted(
     plan = changes.get("plan") or shard_plan(images.table(), settings.images_per_shard)
     numerics = changes.get("numerics") or ExtractionNumerics()
     units = [extract_shard(images, weights, settings, numerics, CPU, (), directory, unit) for _, unit in plan]
-    gather(directory, directory.parent, units, weights, settings, "regions")
+    gather(directory, units, weights, settings)
     return Shards.at(directory)
 
 
@@ -157,14 +156,8 @@ def test_broken_images_are_set_aside_with_their_reasons(tmp_path: Path, weights:
     good = encoded(picture(0, 40, 40))
     files = {"good": good, "cut": encoded(picture(1, 60, 60))[:900], "empty": b"", "text": b"no picture", "other": good}
     images = collection(tmp_path / "images", files)
-    with pytest.raises(
-        BuildError, match=r"3 of 5 images can't be used, more than the allowed 1\.0%: see (\S+)"
-    ) as raised:
-        extracted(tmp_path / "strict", images, weights)
-    table = pq.read_table(tmp_path / "quarantine.parquet")
-    assert str(tmp_path / "quarantine.parquet") in str(raised.value)
-    shards = extracted(tmp_path / "lenient", images, weights, SETTINGS.model_copy(update={"quarantine": 0.6}))
-    assert shards.quarantine().equals(table)
+    shards = extracted(tmp_path / "s", images, weights)
+    table = shards.quarantine()
     assert shards.image_ids() == ["good", "other"]
     assert {row["image_id"]: row["reason"] for row in table.to_pylist()} == {
         "cut": "damaged",
@@ -184,7 +177,7 @@ def test_features_beyond_float16_are_set_aside(tmp_path: Path) -> None:
     tensors = load_file(weights.file("weights.safetensors"))
     tensors["roi_heads.box_head.fc7.bias"] += 1e6
     write_weights(tmp_path / "w", weights.spec(), weights.classes(), tensors)
-    shards = extracted(tmp_path / "s", images, weights, SETTINGS.model_copy(update={"quarantine": 1.0}))
+    shards = extracted(tmp_path / "s", images, weights)
     assert shards.quarantine().to_pylist()[0]["reason"] == "not finite"
 
 

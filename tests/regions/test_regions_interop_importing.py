@@ -13,7 +13,7 @@ from regions.interop_files import Image, real_features
 from tasks.download import download
 from tasks.import_features import import_features
 from vbert.artifacts.build import Machine
-from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.errors import BuildError, NotAccepted, UserError
 from vbert.artifacts.graph import Engine, build_here
 from vbert.artifacts.store import Store
 from vbert.data.raw import Raw
@@ -226,11 +226,14 @@ def test_broken_entries_go_to_the_quarantine(tmp_path: Path) -> None:
     path = files.lxmert_tsv(tmp_path / "a.tsv", GIVEN)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(
-        BuildError, match=r"1 of 9 images can't be imported.*the first is a\.tsv:9: features "
+        NotAccepted, match=r"1 of 9 images can't be used \(11.1 %\), more than the accepted 1 %; the first is a\.tsv:9"
     ) as failed:
         imported(tmp_path / "store", path)
-    assert "quarantine.parquet" in str(failed.value)
-    shards = imported(tmp_path / "store", path, quarantine=0.2)
+    table = Path(str(failed.value).partition("(all of them: ")[2].partition(")")[0])
+    assert table.name == "quarantine.parquet"
+    before = table.stat().st_mtime_ns
+    shards = imported(tmp_path / "store", path, quarantine=float(str(failed.value).partition("--quarantine ")[2][:5]))
+    assert (shards.path, shards.path.joinpath(table.name).stat().st_mtime_ns) == (table.parent, before), "nothing again"
     (row,) = shards.quarantine().to_pylist()
     assert row["image_id"] == GIVEN[-1].name
     assert (row["path"], row["reason"]) == ("a.tsv:9", "truncated")

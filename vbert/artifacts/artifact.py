@@ -199,6 +199,13 @@ class Artifact:
     def figures(self) -> dict[str, Any]:
         return {} if self._directory is not None else dict(self.manifest.figures)
 
+    def objection(self) -> str | None:
+        """Why its settings marked `Acceptance` refuse it: what is made, or what its inputs tell of it before that.
+
+        None where nothing known is against it. Asked at every planning, so it goes by figures and reads no files.
+        """
+        return None
+
     @property
     def seconds(self) -> float:
         """Wall seconds its making took; 0 for a loose artifact."""

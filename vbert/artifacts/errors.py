@@ -40,6 +40,10 @@ class Damaged(BuildError):
         return f"{self.stage}/{self.fingerprint[:8]}/{self.file} is damaged: {self.reason}"
 
 
+class NotAccepted(BuildError):
+    """What was made is whole and stays, but the settings that say what is accepted refuse it."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of a sentence that refuses `name`: the nearest valid name, or all of them."""
     choices = sorted(valid)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vbert.artifacts.settings import Location, Plugin, Since, Wiring, carries
+from vbert.artifacts.settings import Acceptance, Location, Plugin, Since, Wiring, carries
 
 Identify = Callable[[Any], str | None]  # an artifact's identity, or None for anything else
 
@@ -60,6 +60,9 @@ def _model(model: BaseModel, identify: Identify, where: str) -> dict[str, Any]:
         if carries(marks, Wiring):
             continue
         if carries(marks, Location) and getattr(model, "sha256", None):
+            continue
+        if (accepts := next((mark for mark in marks if carries([mark], Acceptance)), None)) is not None:
+            out |= {} if accepts.hashed is None else {name: accepts.hashed}
             continue
         if any(isinstance(mark, Since) and mark.value == value for mark in marks):
             continue

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from vbert.artifacts import durable
 from vbert.artifacts.artifact import Artifact, Step, map_artifacts
 from vbert.artifacts.build import Machine, Runner, StoreBuild, UnitsMade, attempt_directory, run_works
-from vbert.artifacts.errors import BuildError, Damaged, UserError, nearest
+from vbert.artifacts.errors import BuildError, Damaged, NotAccepted, UserError, nearest
 from vbert.artifacts.manifest import Manifest, environment
 from vbert.artifacts.room import no_room, short_of_room
 from vbert.artifacts.stage import steps_as_json
@@ -51,7 +51,10 @@ def select(artifacts: Iterable[Artifact], name: str) -> list[Artifact]:
 
 @dataclass(frozen=True)
 class Planned:
-    """A line of a plan. `size` in bytes and `seconds` of its making are of the artifact where it is present."""
+    """A line of a plan. `size` in bytes and `seconds` of its making are of the artifact where it is present.
+
+    `objection`: why it is not accepted, or won't be; see `Artifact.objection`.
+    """
 
     artifact: Artifact
     status: Status
@@ -59,6 +62,7 @@ class Planned:
     seconds: float = 0.0
     units_done: int = 0
     damage: str | None = None
+    objection: str | None = None
 
 
 def needs(artifact: Artifact) -> list[Artifact]:
@@ -96,15 +100,33 @@ def plan(targets: Sequence[Artifact], store: Store, force: Iterable[str] = ()) -
     for artifact in order:
         mark = artifact.fingerprint
         found = states[mark]
+        objection = None if mark in damage else artifact.bound(store).objection()
         if found is not None:
-            lines.append(Planned(artifact, "present", found.size, found.seconds))
+            lines.append(Planned(artifact, "present", found.size, found.seconds, objection=objection))
         elif mark not in needed:
             lines.append(Planned(artifact, "unneeded", damage=damage.get(mark)))
         else:
             done = store.units_done(artifact.stage_name, mark)
             status: Status = "missing" if done is None else "unfinished"
-            lines.append(Planned(artifact, status, units_done=done or 0, damage=damage.get(mark)))
+            lines.append(Planned(artifact, status, units_done=done or 0, damage=damage.get(mark), objection=objection))
     return lines
+
+
+def refuse(lines: Iterable[Planned]) -> None:
+    """Raises NotAccepted, before anything is made, where the plan holds what is not accepted."""
+    if said := [line.objection for line in lines if line.objection is not None]:
+        raise NotAccepted("\n".join(said))
+
+
+def foresee(made: Artifact, others: Iterable[Artifact], store: Store) -> None:
+    """Raises NotAccepted where one of `others` is made of `made`, whose figures tell that it won't be accepted.
+
+    Asked when `made` is done, so that no other work is done first.
+    """
+    for other in others:
+        reads = other.step is not None and made in other.step.inputs()
+        if reads and (said := other.bound(store).objection()) is not None:
+            raise NotAccepted(said)
 
 
 Outcome = Literal["built", "cached", "adopted"]
@@ -162,7 +184,10 @@ class Engine:
     def ensure_all(self, targets: Sequence[Artifact]) -> list[Built]:
         """Build what the targets need and lack, step by step, inputs first."""
         built = []
-        for line in plan(targets, self.store):
+        lines = plan(targets, self.store)
+        refuse(lines)
+        needed = [line.artifact for line in lines if line.status != "unneeded"]
+        for line in lines:
             if line.damage:
                 stage, mark = line.artifact.stage_name, line.artifact.fingerprint
                 try:
@@ -172,6 +197,7 @@ class Engine:
             if line.status == "unneeded":
                 continue
             built.append(self.ensure(line.artifact))
+            foresee(line.artifact, needed, self.store)
         return built
 
     def _ensure(self, artifact: Artifact) -> Built:
@@ -194,6 +220,7 @@ class Engine:
             if (same := self.store.resolved(stage, resolved)) is not None:
                 self.store.adopt(self._record(bound, {}, 0.0, resolved), same)
                 return self._finish(artifact, "adopted", 0.0, same)
+            self._accept(artifact)  # what its inputs tell
             began = time.monotonic()
             self.events.started(artifact)
             try:
@@ -213,7 +240,12 @@ class Engine:
     def _finish(self, artifact: Artifact, outcome: Outcome, seconds: float, found: Manifest) -> Built:
         built = Built(artifact, outcome, seconds, found)
         self.events.finished(built)
+        self._accept(artifact)
         return built
+
+    def _accept(self, artifact: Artifact) -> None:
+        if (said := artifact.bound(self.store).objection()) is not None:
+            raise NotAccepted(said)
 
     def _bound_step(self, artifact: Artifact) -> Step:
         assert artifact.step is not None
@@ -248,6 +280,7 @@ class Engine:
     def make_units(self, artifact: Artifact, which: range) -> UnitsMade:
         """Make units number `which` of the artifact's plan and no more; any number of workers may do so at once."""
         self.store.prepare()
+        self._accept(artifact)
         bound = artifact.bound(self.store)
         with self.building(bound) as build:
             build.only = which

@@ -122,6 +122,9 @@ class RemoteStore(Store):
     def place(self, found: Manifest) -> str:
         return f"{self.location}/{self._base(found.stage, found.fingerprint)}"
 
+    def where(self, found: Manifest, name: str) -> str:
+        return f"{self.location}/{self._key(found, name)}"
+
     def find(self, stage: str, fingerprint: str) -> Manifest | None:
         known = self._found.get((stage, fingerprint))
         if known is not None:

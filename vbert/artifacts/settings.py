@@ -37,6 +37,17 @@ class Since:
     value: Any
 
 
+@dataclass(frozen=True)
+class Acceptance:
+    """`Annotated[float, Acceptance(0.01)]`: decides only whether what was made is accepted, never what is made.
+
+    It enters fingerprints as `hashed`, whatever its value (None: not at all), so that changing it costs no work. The
+    artifact's class compares it with the figures: see `Artifact.objection`.
+    """
+
+    hashed: Any = None
+
+
 def carries(marks: Sequence[Any], mark: type) -> bool:
     """Whether `mark` or an instance of it is among a field's marks."""
     return any(found is mark or isinstance(found, mark) for found in marks)
@@ -45,7 +56,7 @@ def carries(marks: Sequence[Any], mark: type) -> bool:
 def _marked_inside(annotation: Any) -> bool:
     if get_origin(annotation) is Annotated:
         inner, *marks = get_args(annotation)
-        return any(carries(marks, mark) for mark in (Location, Wiring, Since)) or _marked_inside(inner)
+        return any(carries(marks, mark) for mark in (Location, Wiring, Since, Acceptance)) or _marked_inside(inner)
     return any(_marked_inside(part) for part in get_args(annotation))
 
 

@@ -179,6 +179,10 @@ class Store:
         """Where the artifact is, for people: its directory, or its URL."""
         return str(self.directory(found.stage, found.fingerprint))
 
+    def where(self, found: Manifest, name: str) -> str:
+        """Where a file of the artifact is, for people: its path, or its URL."""
+        return str(self.directory(found.stage, found.fingerprint) / name)
+
     def whole(self, found: Manifest) -> Path:
         """The directory that holds every file of a finished artifact."""
         return self.directory(found.stage, found.fingerprint)

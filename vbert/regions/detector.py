@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import BuildError, UserError, nearest
-from vbert.artifacts.settings import Numerics, Plugin, Settings, Since, Wiring
+from vbert.artifacts.settings import Acceptance, Numerics, Plugin, Settings, Since, Wiring
 from vbert.data.raw import Raw
 from vbert.data.spec import Source, absolute
 from vbert.regions.backends.architectures import Architecture
@@ -125,7 +125,9 @@ class RegionSettings(Settings):
     nms: NmsRule | None = None
     images_per_shard: int = Field(500, ge=1)
     batch: Annotated[int, Since(1)] = Field(1, ge=1, description="images of one padded size that go through together")
-    quarantine: float = Field(0.01, ge=0, le=1, description="share of broken images above which the stage fails")
+    quarantine: Annotated[float, Acceptance(0.01)] = Field(
+        0.01, ge=0, le=1, description="share of images that may be unusable; nothing is extracted again for another one"
+    )
 
     def resolved(self, detector: DetectorFile) -> RegionSettings:
         return self.model_copy(update={"boxes": self.boxes or detector.boxes, "nms": self.nms or detector.nms})

@@ -352,30 +352,15 @@ def _given(images: Images) -> dict[str, NDArray[np.float32]]:
 
 
 def gather(
-    directory: Path,
-    scratch: Path,
-    units: Iterable[Mapping[str, Any]],
-    detector: DetectorWeights,
-    settings: RegionSettings,
-    title: str,
+    directory: Path, units: Iterable[Mapping[str, Any]], detector: DetectorWeights, settings: RegionSettings
 ) -> dict[str, Any]:
-    """Write the tables and the contract beside the shards; `units` are what `extract_shard` returned.
-
-    Raises BuildError above the allowed share of quarantined images, leaving their table in `scratch`.
-    """
+    """Write the tables and the contract beside the shards; `units` are what `extract_shard` returned. Returns counts,
+    and the devices."""
     from vbert.regions.shards import write_contents
 
     rows = list(units)
     parts = [row["offsets"] for row in rows], [row["quarantine"] for row in rows]
     figures: dict[str, Any] = write_contents(directory, *parts, detector.contract(settings))
-    total = figures["images"] + figures["quarantined"]
-    if figures["quarantined"] > settings.quarantine * total:
-        table = scratch / "quarantine.parquet"
-        table.write_bytes((directory / table.name).read_bytes())
-        raise BuildError(
-            f"{title}: {figures['quarantined']} of {total} images can't be used, more than the allowed "
-            f"{settings.quarantine:.1%}: see {table} for each one's reason; mend them or raise regions.quarantine"
-        )
     figures["reused"] = sum(row["reused"] for row in rows)
     figures["device"] = " and ".join(sorted({row["device"] for row in rows})) or "cpu"
     return figures

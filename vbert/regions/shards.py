@@ -286,6 +286,12 @@ class Shards(Artifact):
         """Sorted ids of the images the shards hold."""
         return [str(image_id) for image_id in self.table().column("image_id").to_pylist()]
 
+    def objection(self) -> str | None:
+        """More images in quarantine than the settings accept."""
+        from vbert.regions.acceptance import objection
+
+        return None if self.step is None or self.store is None else objection(self, self.store)
+
     def quarantine(self) -> pa.Table:
         """Images that could not be used: image_id, path, reason, detail."""
         import pyarrow.parquet as pq

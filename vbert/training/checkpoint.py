@@ -111,7 +111,8 @@ class Checkpoints:
     def _belongs(self, path: Path, state: dict[str, Any]) -> None:
         if state["digest"] != self.digest:
             raise BuildError(
-                f"{path} is a checkpoint of other settings; delete {self.directory} to train from the start"
+                f"{path} is a checkpoint of other settings: check out the commit that wrote it to go on from it, or "
+                f"delete {self.directory} to train from the start"
             )
 
     def latest(self) -> tuple[State, dict[str, Tensor], dict[str, Tensor]] | None:

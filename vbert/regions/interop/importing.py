@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.settings import Plugin, Settings
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.settings import Acceptance, Plugin, Settings
 from vbert.regions import interop
 from vbert.regions.boxes import BoxRule, NmsRule
 from vbert.regions.contract import Contract, Layer, Preprocessing
@@ -81,7 +81,7 @@ class ImportSettings(Settings):
     classes: tuple[str, ...] | None = Field(None, description="names of the classes that the file numbers")
     attributes: tuple[str, ...] | None = None
     images_per_shard: int = Field(500, ge=1)
-    quarantine: float = Field(0.01, ge=0, le=1, description="share of bad entries above which the stage fails")
+    quarantine: Annotated[float, Acceptance(0.01)] = Field(0.01, ge=0, le=1, description="share that may be unusable")
 
 
 @dataclass(frozen=True)
@@ -317,31 +317,11 @@ def capped(found: Found, cap: int | None, where: str) -> Found:
     )
 
 
-def gather(
-    directory: Path,
-    scratch: Path,
-    units: Iterable[Mapping[str, Any]],
-    plan: Plan,
-    settings: ImportSettings,
-    title: str,
-) -> dict[str, int]:
-    """Write the tables and the contract beside the shards; `units` are what `import_shard` returned.
-
-    Raises BuildError above the allowed share of bad entries, leaving their table in `scratch`.
-    """
+def gather(directory: Path, units: Iterable[Mapping[str, Any]], plan: Plan, settings: ImportSettings) -> dict[str, int]:
+    """Write the tables and the contract beside the shards; `units` are what `import_shard` returned. Returns counts."""
     from vbert.regions.shards import write_contents
 
     rows = list(units)
     bad = [*(row["quarantine"] for row in rows), plan.twice]
     contract = settings.statement.contract(plan.expected.dim, plan.expected.boxes)
-    figures = write_contents(directory, [row["offsets"] for row in rows], bad, contract)
-    total = figures["images"] + figures["quarantined"]
-    if figures["quarantined"] > settings.quarantine * total:
-        table = scratch / "quarantine.parquet"
-        table.write_bytes((directory / table.name).read_bytes())
-        first = next(part for part in bad if part["reason"])
-        raise BuildError(
-            f"{title}: {figures['quarantined']} of {total} images can't be imported, more than the allowed "
-            f"{settings.quarantine:.1%}; the first is {first['path'][0]}: {first['detail'][0]} (all of them: {table})"
-        )
-    return figures
+    return write_contents(directory, [row["offsets"] for row in rows], bad, contract)
