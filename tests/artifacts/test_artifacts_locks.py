@@ -15,11 +15,12 @@ import pytest
 from artifacts import as_user, toy
 
 from vbert.artifacts import durable
+from vbert.artifacts import owner as owners
 from vbert.artifacts.build import attempt_directory
 from vbert.artifacts.graph import walk
 from vbert.artifacts.owner import Owner
 from vbert.artifacts.store import Store
-from vbert.artifacts.units import make_unit
+from vbert.artifacts.units import done_with, make_unit, making_directory
 from vbert.artifacts.upkeep import gc, verify
 
 TESTS = Path(__file__).parents[1]
@@ -197,25 +198,110 @@ def test_an_attempt_killed_before_it_took_over_hides_nothing(tmp_path: Path) -> 
     assert [p.name for p in (unfinished / "scratch").iterdir() if p.is_dir()] == ["3"]
 
 
-def test_owners_are_told_apart(tmp_path: Path) -> None:
+def test_owners_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = 2**22 + 1
     me = Owner.current()
-    assert not me.dead()
+    assert me.alive() is True
     assert me.is_current()
-    for change, dead in (
-        ({"pid": 2**22 + 1}, True),
-        ({"boot": "another"}, True),
-        ({"started": "1"}, True),  # the number was given to another process since
-        ({"host": "elsewhere", "pid": 2**22 + 1}, False),
+    for namespace, machine, change, alive in (
+        (owners.INITIAL, "m", {"pid": gone}, False),
+        (owners.INITIAL, "m", {"started": "1"}, False),  # the number was given to another process since
+        (owners.INITIAL, "m", {"boot": "earlier"}, False),
+        (owners.INITIAL, "m", {"boot": "earlier", "machine": "other"}, None),  # another machine of this name
+        (owners.INITIAL, "", {"boot": "earlier"}, None),
+        ("pid:[7]", "m", {"boot": "earlier"}, None),  # a container of this name, of one image, on another machine
+        ("pid:[7]", "m", {"pid": gone}, False),
+        ("pid:[7]", "m", {"namespace": "pid:[8]"}, None),  # another container here: its numbers say nothing
+        ("pid:[7]", "m", {"namespace": ""}, None),  # of a version that did not record it
+        ("", "m", {"pid": gone}, None),
+        ("pid:[7]", "m", {"host": "elsewhere", "pid": gone}, None),
     ):
-        other = Owner(**{**vars(me), **change})
-        assert other.dead() is dead
-        assert not other.is_current()
+        monkeypatch.setattr(owners, "_namespace", lambda namespace=namespace: namespace)
+        monkeypatch.setattr(owners, "_machine", lambda machine=machine: machine)
+        other = Owner(**{**vars(Owner.current()), **change})
+        assert other.alive() is alive, (namespace, machine, change)
+        assert other.dead() is (alive is False)
+        assert not other.is_current() or not change
+    monkeypatch.undo()
     me.write(tmp_path / "o")
     assert Owner.read(tmp_path / "o") == me
+    monkeypatch.setattr(owners, "_sees_processes", lambda: False)  # /proc of another PID namespace
+    assert me.alive() is None
     for torn in ("", "{}", "[1]", '{"host": 1'):
         (tmp_path / "o").write_text(torn)
         assert Owner.read(tmp_path / "o") is None
         assert Owner.describe(tmp_path / "o") == "another builder"
+
+
+NEIGHBOUR = """
+import sys
+from pathlib import Path
+from vbert.artifacts.build import attempt_directory
+from vbert.artifacts.owner import Owner
+from vbert.artifacts.store import Store
+
+store = Store(sys.argv[1])
+store.prepare()
+content = attempt_directory(store.unfinished("stage", "mark"))
+(content / "checkpoint").write_text("theirs")
+(store.begin("mark") / "file").write_text("theirs")
+assert Owner.current().alive() is True
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_builder_in_another_pid_namespace_is_not_taken_for_dead(tmp_path: Path) -> None:
+    """Two containers of one host name: its numbers of processes mean nothing here, and ours nothing there."""
+    other = subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", NEIGHBOUR, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdin is not None
+    assert other.stdout is not None
+    if other.stdout.readline() != "ready\n":
+        said = other.communicate()[1]
+        assert "unshare" in said, said
+        pytest.skip(f"no PID namespace can be made here: {said.strip()}")
+    try:
+        store = Store(tmp_path)
+        scratch = store.unfinished("stage", "mark") / "scratch"
+        assert Owner.read(scratch / "1.owner").alive() is None  # type: ignore[union-attr]
+        mine = attempt_directory(store.unfinished("stage", "mark"))
+        assert (mine / "checkpoint").read_text() == "theirs"
+        assert (scratch / "1" / "content" / "checkpoint").exists()
+        store.begin("mark")
+        gc(store, dry_run=False)
+        assert [path.read_text() for path in (store.root / "publishing").glob("mark.*/file")] == ["theirs"]
+    finally:
+        other.stdin.close()
+        other.wait(30)
+    days_ago = time.time() - 8 * 86_400
+    for path in [*scratch.rglob("*"), *store.root.glob("publishing/**/*")]:
+        os.utime(path, (days_ago, days_ago))
+    attempt_directory(store.unfinished("stage", "mark"))
+    assert not (scratch / "1").exists()
+    gc(store, dry_run=False)
+    assert not list((store.root / "publishing").glob("mark.*/file"))
+
+
+def test_what_killed_makers_left_goes_with_the_next_attempt(tmp_path: Path) -> None:
+    """Half a unit, half an artifact: as large as whole ones, and nobody's."""
+    store = Store(tmp_path)
+    store.prepare()
+    unfinished = store.unfinished("stage", "mark")
+    killed = Owner(**{**vars(Owner.current()), "pid": 2**22 + 1})
+    for left in (making_directory(unfinished, "key"), store.begin("mark")):
+        (left / "file").write_text("half")
+        killed.write(left.with_name(left.name + ".owner"))
+    live = making_directory(unfinished, "other")
+    done_with(making_directory(unfinished, "key"))
+    store.abandon(store.begin("mark"))
+    assert list((store.root / "publishing").iterdir()) == []
+    assert {path.name for path in (unfinished / "making").iterdir()} == {live.name, live.name + ".owner"}
 
 
 # ---------------------------------------------------------------------- two users

@@ -15,6 +15,7 @@ from vbert.artifacts import children
 from vbert.artifacts.build import Stopped
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.settings import Numerics
+from vbert.training.checkpoint import Checkpoints, State
 from vbert.training.schedule import Schedule
 
 SCHEDULE = Schedule(steps=23, batch_size=12, learning_rate=1e-2, validate_every=10)
@@ -117,6 +118,16 @@ def test_damaged_checkpoint_gives_way(
     resumed = train(job(tmp_path), ToyTask(), SCHEDULE)
     assert resumed == golden | {"calls": 13}
     assert "000015 is damaged" in caplog.text
+
+
+def test_half_a_checkpoint_of_a_killed_writer_goes(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "digest")
+    checkpoints.save(State("digest", step=5), {}, {})
+    (tmp_path / "0123.part").mkdir()
+    (tmp_path / "0123.part" / "model.safetensors").write_text("half")
+    found = checkpoints.latest()
+    assert found is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["000005"]
 
 
 def test_best_is_kept(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.children import ChildDied, Children, Overdue, Stopped
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.manifest import FileEntry
-from vbert.artifacts.owner import Owner
+from vbert.artifacts.owner import GRACE, SUFFIX, Owner, untouched
 from vbert.artifacts.room import no_room, short_of_room
 from vbert.artifacts.settings import Settings
 from vbert.artifacts.stage import Figures
@@ -331,7 +331,7 @@ def attempt_directory(unfinished: Path) -> Path:
     """A scratch directory of this attempt alone, holding what earlier attempts left.
 
     Numbers only grow and each is taken by `mkdir`, so two builders never share one, locks or not. What a provably
-    dead owner left is taken over by a rename, what may have a live owner is copied.
+    dead owner left is taken over by a rename, what may have a live owner is copied, until it was not touched for days.
     """
     base = durable.make_directories(unfinished / "scratch", sync=False)
     earlier = sorted((p for p in base.iterdir() if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
@@ -343,31 +343,38 @@ def attempt_directory(unfinished: Path) -> Path:
             break
         except FileExistsError:
             number += 1
-    Owner.current().write(base / f"{number}.owner")
+    Owner.current().write(base / f"{number}{SUFFIX}")
     content = mine / "content"
     # An attempt killed before it had a content leaves that of the one before it.
     last = next((old for old in reversed(earlier) if (old / "content").is_dir()), None)
     if last is not None:
-        owner = Owner.read(base / f"{last.name}.owner")
+        owner = Owner.read(base / f"{last.name}{SUFFIX}")
         durable.settle(mine, unfinished.parents[2])
         with suppress(OSError):
-            if owner is not None and (owner.dead() or owner.is_current()):
+            if _gone(base, last) or (owner is not None and owner.is_current()):
                 durable.rename(last / "content", content)
         with suppress(OSError):
             if not content.exists():
                 shutil.copytree(last / "content", mine / "copy", copy_function=_copy_if_there)
                 durable.open_mode(mine / "copy", durable.SHARED_DIRECTORY)
                 durable.move(mine / "copy", content)
+        durable.remove_tree(mine / "copy")  # half of one, where it could not be made
     if not content.exists():
         durable.make_fresh(content)
     durable.settle(content, unfinished.parents[2])
     durable.acknowledge(content)
     for old in earlier:
-        past = Owner.read(base / f"{old.name}.owner")
         taken = old is not last or not (old / "content").exists()
-        if taken and past is not None and past.dead():
+        if taken and _gone(base, old):
             durable.remove_tree(old)
     return content
+
+
+def _gone(base: Path, attempt: Path) -> bool:
+    """Whether nobody is at an earlier attempt: its owner is dead, or can't be told and has not touched it for days."""
+    owner = Owner.read(base / f"{attempt.name}{SUFFIX}")
+    alive = None if owner is None else owner.alive()
+    return untouched(GRACE, attempt, *attempt.rglob("*")) if alive is None else not alive
 
 
 def _copy_if_there(source: str, target: str) -> None:

@@ -2,28 +2,75 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import os
 import shutil
 from pathlib import Path
 from uuid import uuid4
 
 from vbert.artifacts import durable
 from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.errors import UserError
+from vbert.artifacts.owner import SUFFIX, Owner, clear_dead
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
 def hand_out(artifact: Artifact, out: Path) -> None:
     """Make the folder `out` hold the artifact's files, all of them or none; what it held before is replaced.
 
-    Files are hard links where the file system allows: they take no room and, like the store's, are read-only.
+    Files are hard links where the file system allows: they take no room and, like the store's, are read-only. Whatever
+    fails, `out` is as it was before. Raises UserError where it can't be replaced.
     """
-    making, before = (out.with_name(f".{out.name}.{uuid4().hex}") for _ in range(2))
+    out = out.resolve()  # of a link, what it leads to is replaced
+    making = out.with_name(f".{out.name}.{uuid4().hex}")
+    record = making.with_name(making.name + SUFFIX)
     try:
+        clear_dead(out.parent, f".{out.name}")
+        Owner.current().write(record)
+        making.mkdir()
         for name in artifact.names():
             target = making / name
             target.parent.mkdir(parents=True, exist_ok=True)
             durable.link(artifact.file(name), target)
         if out.exists():
-            out.rename(before)
-        making.rename(out)
+            exchange(making, out)
+        else:
+            making.rename(out)
+    except OSError as error:
+        raise UserError(f"{out} can't be written ({error.strerror}); give another folder") from error
     finally:
-        for folder in (making, before):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(making, ignore_errors=True)  # after an exchange, what `out` held before
+        record.unlink(missing_ok=True)
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Give two things each other's names, at once where the system can (Linux: renameat2).
+
+    Elsewhere `other` is without a name for a moment; where `one` can't take its place it gets it back.
+    """
+    if _renameat2(one, other):
+        return
+    aside = other.with_name(f"{one.name}.before")
+    other.rename(aside)
+    try:
+        one.rename(other)
+    except BaseException:
+        aside.rename(other)
+        raise
+    aside.rename(one)
+
+
+def _renameat2(one: Path, other: Path) -> bool:
+    """Exchange by the kernel; False where it, or the file system, doesn't know how. Raises OSError."""
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    if call(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(number, os.strerror(number), str(other))

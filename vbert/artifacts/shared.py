@@ -76,7 +76,7 @@ class SharedUnits:
                         units.set_aside(self.here, key)
                     units.commit(making, self.here, key, got[0])
                 finally:
-                    durable.remove_tree(making)
+                    units.done_with(making)
             return {entry.sha256: f"{folder}/{entry.name}" for entry in files}
         except (ValueError, KeyError, TypeError, AttributeError, Wrong) as error:
             target = f"damaged/{damaged_name(self.stage, self.fingerprint)}/{units.RECORD}"

@@ -25,7 +25,7 @@ from vbert.artifacts.contents import complete, damaged_name, tell_difference
 from vbert.artifacts.errors import BuildError, Damaged, UserError
 from vbert.artifacts.locks import held
 from vbert.artifacts.manifest import FileEntry, Manifest
-from vbert.artifacts.owner import Owner
+from vbert.artifacts.owner import SUFFIX, Owner, clear_dead
 from vbert.artifacts.verified import Verified
 
 if TYPE_CHECKING:
@@ -263,14 +263,15 @@ class Store:
 
     def begin(self, fingerprint: str) -> Path:
         """A fresh directory of this builder alone, from which it publishes."""
-        durable.make_directories(self.root / "publishing", sync=False)
-        directory = durable.make_fresh(self.root / "publishing" / f"{fingerprint}.{uuid.uuid4().hex}")
-        Owner.current().write(directory.with_name(directory.name + ".owner"))
+        base = durable.make_directories(self.root / "publishing", sync=False)
+        clear_dead(base, fingerprint)
+        directory = durable.make_fresh(base / f"{fingerprint}.{uuid.uuid4().hex}")
+        Owner.current().write(directory.with_name(directory.name + SUFFIX))
         return directory
 
     def abandon(self, directory: Path) -> None:
         durable.remove_tree(directory)
-        directory.with_name(directory.name + ".owner").unlink(missing_ok=True)
+        directory.with_name(directory.name + SUFFIX).unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ publishing
 
@@ -312,7 +313,7 @@ class Store:
             raise Unconfirmed(
                 f"{target} is whole, but the disk failed to confirm that it lasts ({error.strerror}): look at the disk"
             ) from error
-        directory.with_name(directory.name + ".owner").unlink(missing_ok=True)
+        directory.with_name(directory.name + SUFFIX).unlink(missing_ok=True)
         durable.acknowledge(target)
         return whole
 

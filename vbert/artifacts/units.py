@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from vbert.artifacts.contents import gathered
 from vbert.artifacts.errors import BuildError
 from vbert.artifacts.fingerprint import sha256
 from vbert.artifacts.manifest import FileEntry, environment
+from vbert.artifacts.owner import SUFFIX, Owner, clear_dead
 from vbert.artifacts.stage import Figures
 from vbert.artifacts.store import Store
 
@@ -57,13 +59,23 @@ def make_unit(unfinished: Path, key: str, make: Callable[[Path, Any], Figures], 
         commit(making, unfinished, key, _sealed(record))
         return unit_record(target)["figures"]  # type: ignore[no-any-return]
     finally:
-        durable.remove_tree(making)
+        done_with(making)
 
 
 def making_directory(unfinished: Path, key: str) -> Path:
     """A fresh directory for the files of a unit, of its maker alone."""
     base = durable.make_directories(unfinished / "making", sync=False)
-    return durable.make_fresh(base / f"{key}.{uuid.uuid4().hex}")
+    clear_dead(base, key)
+    making = durable.make_fresh(base / f"{key}.{uuid.uuid4().hex}")
+    with suppress(OSError):
+        Owner.current().write(making.with_name(making.name + SUFFIX))
+    return making
+
+
+def done_with(making: Path) -> None:
+    """What is left of a directory in which a unit was made goes."""
+    durable.remove_tree(making)
+    making.with_name(making.name + SUFFIX).unlink(missing_ok=True)
 
 
 def commit(making: Path, unfinished: Path, key: str, record: bytes) -> None:

@@ -16,13 +16,11 @@ from typing import Any, Literal
 from vbert.artifacts import durable
 from vbert.artifacts.errors import Damaged, UserError, nearest
 from vbert.artifacts.manifest import Manifest
-from vbert.artifacts.owner import Owner
+from vbert.artifacts.owner import GRACE, Owner, untouched
 from vbert.artifacts.store import Store
 from vbert.artifacts.why import lineage, why
 
 __all__ = ["Sweep", "Swept", "gc", "keep", "lineage", "verify", "why"]
-
-DAY = 86_400.0
 
 
 def no_progress(done: int, total: int) -> None: ...
@@ -120,7 +118,7 @@ class Swept:
         }
 
 
-def gc(store: Store, keep_roots: Collection[str] = (), dry_run: bool = True, grace: float = 7 * DAY) -> Swept:
+def gc(store: Store, keep_roots: Collection[str] = (), dry_run: bool = True, grace: float = GRACE) -> Swept:
     """Remove what nothing needs (with `dry_run`, only say what that is).
 
     Needed are `keep_roots` (fingerprints), the targets of kept runs, of each recipe's last run and of runs going on,
@@ -244,29 +242,18 @@ class Sweeping:
             owner = Owner.read(path)
             if owner is not None and owner.is_current() and path.suffix == ".holder":
                 continue  # held to sweep it; what this process builds has a directory in publishing/ too
-            if owner is not None and not owner.dead() and not (self._elsewhere(owner) and self._old(path)):
+            alive = False if owner is None else owner.alive()
+            if alive or (alive is None and not self._old(path)):
                 live.add(fingerprint)
         return live
 
-    @staticmethod
-    def _elsewhere(owner: Owner) -> bool:
-        return owner.host != Owner.current().host
-
     def _ownerless(self, owner_path: Path, *things: Path) -> bool:
         owner = Owner.read(owner_path)
-        if owner is not None and owner.dead():
-            return True
-        if owner is not None and not self._elsewhere(owner):
-            return False
-        return self._old(*things, owner_path)
+        alive = None if owner is None else owner.alive()
+        return self._old(*things, owner_path) if alive is None else not alive
 
     def _old(self, *paths: Path) -> bool:
-        """Whether the youngest of those that exist was last touched before the grace."""
-        newest = 0.0
-        for path in paths:
-            with suppress(OSError):
-                newest = max(newest, path.lstat().st_mtime)
-        return time.time() - newest >= self.grace
+        return untouched(self.grace, *paths)
 
     def _item(self, kind: Kind, path: Path) -> Sweep:
         return Sweep(kind, path.relative_to(self.store.root).as_posix(), _size(path))

@@ -119,8 +119,11 @@ class Checkpoints:
         """(state, model, optimizer) of the newest whole checkpoint, None where there is none.
 
         A damaged one is named in the log and removed. So is one whose best model is lost, unless a later best model
-        is there (the best of a step behind this checkpoint, which the run will find again).
+        is there (the best of a step behind this checkpoint, which the run will find again). What a writer that was
+        killed left goes: it is as large as a checkpoint.
         """
+        for left in self.directory.glob("*.part"):
+            durable.remove_tree(left)
         for path in reversed(self._named("").values()):
             try:
                 raw, parts = self._read(path)

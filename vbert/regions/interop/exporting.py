@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from vbert.artifacts.errors import UserError, nearest
+from vbert.artifacts.owner import SUFFIX, Owner, clear_dead
 from vbert.regions.interop import WRITERS
 from vbert.regions.interop.found import BadEntry, Found
 from vbert.regions.interop.opened import FeatureSet
@@ -29,6 +30,9 @@ def export(
     module = import_module(f"vbert.regions.interop.{WRITERS[format]}")
     target.parent.mkdir(parents=True, exist_ok=True)
     making = target.with_name(f".{target.name}.{uuid4().hex}")
+    record = making.with_name(making.name + SUFFIX)
+    clear_dead(target.parent, f".{target.name}")
+    Owner.current().write(record)
     making.mkdir()
     bad: list[BadEntry] = []
 
@@ -53,4 +57,5 @@ def export(
         inside.rename(target)
     finally:
         shutil.rmtree(making, ignore_errors=True)
+        record.unlink(missing_ok=True)
     return {**counts, "unreadable": len(bad), "first_unreadable": str(bad[0]) if bad else None}
