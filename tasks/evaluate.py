@@ -12,7 +12,7 @@ from vbert.objectives import EvaluateSettings
 from vbert.regions.shards import Shards
 
 
-@stage("evaluate", makes=Evaluation, version=1, retries=1, gpus=1)
+@stage("evaluate", makes=Evaluation, version=2, retries=1, gpus=1)
 def evaluate(
     build: Build,
     model: Model,
@@ -23,7 +23,8 @@ def evaluate(
     split: str,
     numerics: Numerics,
 ) -> Figures:
-    """A split without labels gives predictions and no metrics."""
+    """A split without labels gives predictions and no metrics. An example whose image is in quarantine is answered by
+    nothing and counts as wrong."""
     arguments = (model, examples, shards, objective, settings, split, numerics)
     build.process(_predict, *arguments, processes=numerics.processes)
     return build.process(_score, examples, shards, objective, settings, split)

@@ -103,11 +103,11 @@ def test_it_learns_and_scores_by_type(world: World, trained: Path, tmp_path: Pat
     assert (metrics["accuracy/shape"], metrics["accuracy/color"]) == (1, 1)
     assert metrics["accuracy"] >= 0.7
     assert set(metrics) == {"accuracy", "accuracy/shape", "accuracy/color", "accuracy/yes/no"}
-    low, high = intervals["accuracy"]
-    assert low <= metrics["accuracy"] <= high
+    assert intervals["accuracy"].low <= metrics["accuracy"] <= intervals["accuracy"].high
     predictions = found.predictions()
     assert found.counts() == {
-        "accuracy": 96, "accuracy/shape": 24, "accuracy/color": 24, "accuracy/yes/no": 48, "examples": 96, "dropped": 0
+        "accuracy": 96, "accuracy/shape": 24, "accuracy/color": 24, "accuracy/yes/no": 48,
+        "examples": 96, "answered": 96, "quarantined": 0,
     }  # fmt: skip
     rows = world.examples.table().to_pylist()
     true = {row["example_id"]: row["answers"][0]["answer"] for row in rows if row["answers"]}
@@ -164,6 +164,28 @@ def test_examples_without_answers_give_predictions_alone(trained: Path, tmp_path
     found = evaluate(tmp_path, unlabelled, trained)
     assert found.metrics() == {}
     assert len(found.predictions()) == 96
+
+
+def test_what_is_in_quarantine_counts_as_wrong_and_is_submitted_empty(trained: Path, tmp_path: Path) -> None:
+    lacking = make_world(tmp_path / "world", images=120, missing=50)
+    found = evaluate(tmp_path, lacking, trained)
+    every = [
+        row for row in lacking.examples.table().to_pylist() if row["split"] == "test" and row["kind"] == "question"
+    ]
+    gone = [row["example_id"] for row in every if row["image_ids"][0] in ("048", "049")]
+    counts = found.counts()
+    assert (counts["examples"], counts["answered"], counts["quarantined"]) == (96, 88, 8)
+    assert (len(gone), counts["accuracy"], counts["accuracy/shape"]) == (8, 96, 24)
+    predictions = {p["example_id"]: p for p in found.predictions()}
+    assert list(predictions) == [row["example_id"] for row in every]
+    assert {predictions[e]["answer"] for e in gone} == {""}
+    true = {row["example_id"]: row["answers"][0]["answer"] for row in every}
+    right = sum(true[e] == p["answer"] for e, p in predictions.items())
+    assert found.metrics()["accuracy"] == pytest.approx(right / 96)
+    assert found.metrics()["accuracy/shape"] == pytest.approx(22 / 24)  # all that it saw
+    submitted = {row["question_id"]: row["answer"] for row in json.loads(found.file("results.json").read_text())}
+    assert len(submitted) == 96
+    assert {submitted[int(e)] for e in gone} == {""}
 
 
 def test_select_best_keeps_the_best_step(world: World, tmp_path: Path) -> None:

@@ -83,9 +83,15 @@ def make_world(folder: Path, word: str = "", count: int = 6) -> World:
         "accuracy": [float(row["answers"][0]["answer"] == answers[0]) for row in rows],
         f"accuracy/kind 0{word}": [1.0 if row["question_type"].startswith("kind 0") else None for row in rows],
     }
-    counts = {"examples": count, "dropped": 1}
+    counts = {"examples": count + 1, "answered": count, "quarantined": 1}
     write_evaluation(
-        folder / "evaluation", predictions=predictions, scores=scores, resamples=20, counts=counts, files={}
+        folder / "evaluation",
+        predictions=predictions,
+        scores=scores,
+        groups=sorted(ids),
+        resamples=20,
+        counts=counts,
+        files={},
     )
     held = Downstream(
         model,

@@ -86,7 +86,8 @@ def test_it_tells_the_metric_its_interval_the_types_and_the_detector(page: str) 
     text = Elements(page).words
     assert "accuracy vqa on toy test 33.33 % 95 % interval" in text
     assert re.search(r"95 % interval \d+\.\d\d % to \d+\.\d\d %", text)
-    assert "mean of 6 examples; 1 more have images in quarantine" in text
+    assert "mean of 6 examples: 6 answered, 1 with their image in quarantine, which count as wrong" in text
+    assert re.search(r"Clopper–Pearson for \d independent examples from 6 images", text)
     assert "kind 0 3 examples 100.0 %" in text
     assert "mAP@0.5 95.12 %" in text
     assert "red box 0.97" in text
@@ -235,8 +236,8 @@ def test_predictions_without_labels_are_shown_without_verdict(world: World, tmp_
         (tmp_path / part).mkdir()
     rows = [{**row, "answers": None} for row in held.examples.table().to_pylist()]
     write_examples(tmp_path / "examples", rows)
-    write_evaluation(tmp_path / "evaluation", predictions=held.evaluation.predictions(), scores={}, resamples=0,
-                     counts={"examples": 6, "dropped": 0}, files={})  # fmt: skip
+    write_evaluation(tmp_path / "evaluation", predictions=held.evaluation.predictions(), scores={}, groups=[],
+                     resamples=0, counts={"examples": 6, "answered": 6, "quarantined": 0}, files={})  # fmt: skip
     unlabelled = replace(
         held, examples=Examples.at(tmp_path / "examples"), evaluation=Evaluation.at(tmp_path / "evaluation")
     )

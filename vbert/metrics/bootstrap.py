@@ -1,32 +1,108 @@
-"""Intervals of a mean by resampling the examples."""
+"""Intervals of a mean by resampling whole clusters of examples (all those of an image)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+FEW = 20  # clusters that are not all right (or not all wrong), below which resampling sees too little of them
+
+Method = Literal["bootstrap", "clopper-pearson", "none"]
 
 
-def interval(scores: Sequence[float], resamples: int, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean (Efron). Equal scores give (mean, mean).
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval of a mean. `groups`: images that count as drawn; `effective`: how many independent examples
+    theirs are worth (by the design effect; at 0 or 1, where nothing is seen of that, the number of images)."""
 
-    scipy's default, BCa, is not defined for constant data.
+    low: float
+    high: float
+    method: Method
+    groups: int
+    effective: float
+
+    @property
+    def told(self) -> str:
+        """How it was made, in words."""
+        if self.method == "bootstrap":
+            return f"{self.groups:,} images resampled"
+        if self.method == "clopper-pearson":
+            return f"Clopper–Pearson for {self.effective:,.0f} independent examples from {self.groups:,} images"
+        return "one image alone says nothing"
+
+
+def interval(scores: Sequence[float], groups: Sequence[str], resamples: int, seed: int = 0) -> Interval:
+    """95 % interval of the mean of scores in [0, 1], where those of one group (an image's) go together.
+
+    Groups are resampled, not examples: answers about one image stand or fall together, and taken as independent their
+    interval is too narrow (simulated, ten answers an image with a correlation of 0.2: 75 % coverage, with 0.5: 57 %).
+
+    - In general the percentile bootstrap over groups of the ratio Σ scores / Σ examples, its level widened for few
+      groups (the expanded percentile interval, Hesterberg 2015, section 3.2).
+    - Where fewer than 20 groups are not all right (or fewer than 20 not all wrong), Clopper–Pearson on the effective
+      number of independent examples p (1 − p) / v, with v the variance between groups (Korn and Graubard 1998). At
+      exactly 0 or 1 nothing is seen of v: the effective number is then that of groups, (Σ n)² / Σ n² with n the
+      examples of a group, so that the bound holds for answers of any correlation within an image.
+    - One group alone: [0, 1].
     """
     import numpy as np
-    from scipy.stats import bootstrap
 
-    values = np.asarray(scores, np.float64)
-    if len(values) < 2:
-        mean = math.fsum(scores) / len(scores)
-        return mean, mean
+    sums, sizes = clustered(np.asarray(scores, np.float64), groups)
+    mean, count = sums.sum() / sizes.sum(), len(sums)
+    residual = sums - mean * sizes
+    variance = count / max(1, count - 1) * float(np.square(residual / sizes.sum()).sum())
+    wrong, right = int((sizes - sums > 0).sum()), int((sums > 0).sum())
+    if count < 2:
+        return Interval(0.0, 1.0, "none", count, float(count))
+    if not wrong or not right:
+        effective = float(sizes.sum() ** 2 / np.square(sizes).sum())
+    else:
+        effective = min(float(sizes.sum()), float(mean * (1 - mean) / variance)) if variance else float(sizes.sum())
+    if min(wrong, right) < FEW:
+        return Interval(*_clopper_pearson(float(mean), effective), "clopper-pearson", count, effective)
+    return Interval(*_bootstrap(sums, sizes, resamples, seed), "bootstrap", count, effective)
+
+
+def clustered(values: NDArray[np.float64], groups: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(sum of the values, number of values) of each group, in the order of their names."""
+    import numpy as np
+
+    _, places = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
+    return np.bincount(places, values).astype(np.float64), np.bincount(places).astype(np.float64)
+
+
+def _bootstrap(sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples: int, seed: int) -> tuple[float, float]:
+    import numpy as np
+    from scipy.stats import bootstrap, norm, t
+
+    count = len(sums)
+    tail = norm.cdf(math.sqrt(count / (count - 1)) * t.ppf((1 - CONFIDENCE) / 2, count - 1))
     found = bootstrap(
-        (values,),
-        np.mean,
+        (sums, sizes),
+        lambda a, b, axis: a.sum(axis) / b.sum(axis),
+        paired=True,
+        vectorized=True,
         n_resamples=resamples,
-        confidence_level=CONFIDENCE,
+        confidence_level=1 - 2 * tail,
         method="percentile",
-        batch=max(1, 2_000_000 // len(values)),
+        batch=max(1, 2_000_000 // count),
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(found.low), float(found.high)
+
+
+def _clopper_pearson(mean: float, count: float) -> tuple[float, float]:
+    """Of `mean · count` successes in `count`, which need not be whole numbers (by the beta distribution)."""
+    from scipy.stats import beta
+
+    tail, right = (1 - CONFIDENCE) / 2, mean * count
+    low = 0.0 if mean <= 0 else float(beta.ppf(tail, right, count - right + 1))
+    high = 1.0 if mean >= 1 else float(beta.ppf(1 - tail, right + 1, count - right))
+    return low, high

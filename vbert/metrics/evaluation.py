@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vbert.artifacts.artifact import Artifact
+from vbert.metrics.bootstrap import Interval, interval
 
 
 class Evaluation(Artifact):
@@ -17,16 +20,17 @@ class Evaluation(Artifact):
         """Metric → value, e.g. accuracy, accuracy/shape; empty for examples without labels."""
         return dict(self._read()["metrics"])
 
-    def intervals(self) -> dict[str, tuple[float, float]]:
-        """Metric → 95 % bootstrap interval."""
-        return {name: (low, high) for name, (low, high) in self._read()["intervals"].items()}
+    def intervals(self) -> dict[str, Interval]:
+        """Metric → 95 % interval, with the method it was made by (`vbert.metrics.bootstrap.interval`)."""
+        return {name: Interval(**found) for name, found in self._read()["intervals"].items()}
 
     def counts(self) -> dict[str, int]:
-        """Metric → examples it is the mean of; `examples`: all; `dropped`: those whose image is in quarantine."""
+        """Metric → examples it is the mean of; `examples`: all; `answered`: those predicted; `quarantined`: those whose
+        image has no regions, which count as wrong."""
         return dict(self._read()["counts"])
 
     def predictions(self) -> list[dict[str, Any]]:
-        """In the order of the examples."""
+        """In the order of the examples; one in quarantine has an empty answer, the score 0 and `quarantined: true`."""
         return [json.loads(line) for line in self.file("predictions.jsonl").read_text("utf-8").splitlines()]
 
     def _read(self) -> dict[str, Any]:
@@ -39,25 +43,23 @@ def write_evaluation(
     *,
     predictions: Iterable[Mapping[str, Any]],
     scores: Mapping[str, Sequence[float | None]],
+    groups: Sequence[str],
     resamples: int,
     counts: Mapping[str, int],
     files: Mapping[str, bytes],
 ) -> dict[str, float]:
-    """Writes the files of an `Evaluation`; scores: metric → each example's, None where it doesn't count. Returns the
-    metrics."""
-    import math
-
-    from vbert.metrics.bootstrap import interval
-
+    """Writes the files of an `Evaluation`; scores: metric → each example's in [0, 1], None where it doesn't count.
+    groups: each example's image. Returns the metrics."""
     metrics, intervals, numbers = {}, {}, dict(counts)
     for name, each in scores.items():
-        values = [score for score in each if score is not None]
-        if not values:
+        counted = [i for i, score in enumerate(each) if score is not None]
+        if not counted:
             continue
+        values = [score for score in each if score is not None]
         metrics[name] = math.fsum(values) / len(values)
         numbers[name] = len(values)
         if resamples:
-            intervals[name] = interval(values, resamples)
+            intervals[name] = asdict(interval(values, [groups[i] for i in counted], resamples))
     lines = (json.dumps(prediction, ensure_ascii=False, sort_keys=True) for prediction in predictions)
     (directory / "predictions.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
     found = {"metrics": metrics, "intervals": intervals, "counts": numbers}

@@ -86,7 +86,8 @@ def _every(run: Run) -> list[Shown]:
 
     from vbert.objectives import OBJECTIVES, load
 
-    found = {str(p["example_id"]): p for p in run.held.evaluation.predictions()}
+    answered = (p for p in run.held.evaluation.predictions() if "quarantined" not in p)
+    found = {str(p["example_id"]): p for p in answered}
     if len(found) > SAMPLED:
         found = {key: found[key] for key in sorted(sorted(found, key=_digest)[:SAMPLED])}
     table = run.held.examples.table()

@@ -9,6 +9,7 @@ from typing import Any
 
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.stage import Figures
+from vbert.metrics.bootstrap import Interval
 from vbert.report.page import Downstream
 
 MAIN, FLOOR, SCRATCH = "trained", "language-only floor", "without pre-training"
@@ -19,10 +20,10 @@ PARTS = 24  # parts of the examples (question types) shown, the largest first
 
 @dataclass(frozen=True)
 class Value:
-    """A metric with its 95 % bootstrap interval, where there is one, and the examples it is the mean of."""
+    """A metric with its 95 % interval, where there is one, and the examples it is the mean of."""
 
     value: float
-    interval: tuple[float, float] | None = None
+    interval: Interval | None = None
     count: int | None = None
 
 
@@ -41,7 +42,7 @@ class Run:
     values: Mapping[str, Value]
     curves: Sequence[Mapping[str, float]]
     examples: int
-    dropped: int
+    quarantined: int
     held: Downstream
 
     @property
@@ -155,7 +156,7 @@ def _run(key: str, held: Downstream, pretrained: bool) -> Run:
         values=values,
         curves=curves,
         examples=counts.get("examples", 0),
-        dropped=counts.get("dropped", 0),
+        quarantined=counts.get("quarantined", 0),
         held=held,
     )
 

@@ -46,7 +46,7 @@ class Batch:
 class Rows:
     """The examples of some splits and kinds whose images all have regions, in the order of the table.
 
-    share: of the examples, as `portion` draws it with `seed`.
+    share: of the examples, as `portion` draws it with `seed`. every: those without regions too.
     """
 
     def __init__(
@@ -70,8 +70,9 @@ class Rows:
         there = set(shards.image_ids())
         image_ids: list[list[str]] = list(table["image_ids"].to_pylist())  # type: ignore[arg-type]
         whole = [there.issuperset(images) for images in image_ids]
+        self.every = table
         self.dropped = whole.count(False)  # their images are in quarantine
-        self.table = table.filter(pa.array(whole, pa.bool_())).combine_chunks()
+        self.table = table.filter(pa.array(whole, pa.bool_())).combine_chunks() if self.dropped else table
 
     def __len__(self) -> int:
         return self.table.num_rows

@@ -22,7 +22,7 @@ from vbert.model.vocabulary import Encoder
 from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load
 from vbert.regions.contract import check
 from vbert.regions.shards import Shards
-from vbert.training.batches import Batch, Rows, Visuals, statistics
+from vbert.training.batches import Batch, Rows, Visuals, image_groups, statistics
 from vbert.training.loop import run_training
 from vbert.training.sampler import derive
 from vbert.training.start import Fresh
@@ -214,20 +214,32 @@ def run_predict(
 def run_score(
     job: Job, examples: Examples, shards: Shards, plugin: Plugin, settings: EvaluateSettings, split: str
 ) -> Figures:
-    """Scores the predictions in scratch and writes an `Evaluation`."""
+    """Scores the predictions in scratch and writes an `Evaluation`. All examples of the split count: those whose image
+    is in quarantine as wrong, with an empty answer in the submission."""
     from vbert.metrics.evaluation import write_evaluation
 
     objective = load(plugin.name)
     table = Rows(examples, shards, [split], objective.KINDS)
-    rows = table[list(range(len(table)))]
+    rows = table.every.to_pylist()
     files = sorted((job.scratch / "predictions").glob("*.jsonl"))
-    predictions = [json.loads(line) for path in files for line in path.read_text("utf-8").splitlines()]
+    made = {p["example_id"]: p for path in files for p in map(json.loads, path.read_text("utf-8").splitlines())}
+    absent = {"answer": "", "score": 0.0, "quarantined": True}
+    predictions = [made.get(row["example_id"], {"example_id": row["example_id"], **absent}) for row in rows]
+    scores = {
+        name: [
+            0.0 if score is not None and "quarantined" in p else score
+            for score, p in zip(each, predictions, strict=True)
+        ]
+        for name, each in objective.scores(rows, predictions).items()
+    }
+    counts = {"examples": len(rows), "answered": len(made), "quarantined": table.dropped}
     metrics = write_evaluation(
         job.directory,
         predictions=predictions,
-        scores=objective.scores(rows, predictions),
+        scores=scores,
+        groups=image_groups(table.every),
         resamples=settings.resamples,
-        counts={"examples": len(rows), "dropped": table.dropped},
+        counts=counts,
         files=objective.submission(rows, predictions),
     )
-    return {"examples": len(rows), **metrics}
+    return {**counts, **metrics}
