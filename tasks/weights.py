@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from shutil import rmtree
+from shutil import copyfileobj, rmtree
 from typing import TYPE_CHECKING
 
 from vbert.artifacts.build import Build, Job
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vbert.regions.detector import Published
 
 
-@stage("weights", makes=DetectorWeights, version=1, through=False)
+@stage("weights", makes=DetectorWeights, version=1, through=False, early=True)
 def weights(build: Build, files: Mapping[str, Raw], spec: DetectorSpec) -> Figures:
     """`files`: the sources of the spec's `weights`, one file each; or under `weights` the folder of another one."""
     return build.process(make_weights, files, spec)
@@ -29,7 +29,7 @@ def make_weights(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Figu
 
     if "weights" not in files:
         raise UserError(f"detector {spec.name}: no source `weights`, there are {', '.join(files)}")
-    found = own_form(files["weights"], spec) or published(job, files, spec)
+    found = own_form(job, files["weights"], spec) or published(job, files, spec)
     named = spec.model_copy(update={"attributes": tuple(found.attributes)})
     write_weights(job.directory, named, found.classes, found.tensors)
     return {
@@ -40,20 +40,30 @@ def make_weights(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Figu
     }
 
 
-def own_form(raw: Raw, spec: DetectorSpec) -> Published | None:
+def own_form(job: Job, raw: Raw, spec: DetectorSpec) -> Published | None:
     """The files of a `DetectorWeights`, such as a training here made; None where `raw` holds something else."""
+    from vbert.data.weight_files import read_weights
     from vbert.regions.detector import Published, load_backend
 
     names = {name.rpartition("/")[2]: name for name in raw.members()}
     if not {"detector.json", "weights.safetensors"} <= names.keys():
         return None
-    from safetensors.torch import load
-
-    about = json.loads(raw.read(names["detector.json"]))
-    theirs = DetectorSpec.model_validate(about["spec"])
+    try:
+        about = json.loads(raw.read(names["detector.json"]))
+        theirs, classes = DetectorSpec.model_validate(about["spec"]), [str(name) for name in about["classes"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{raw.title}: detector.json is not one that a training here wrote ({said:.200})") from None
     if theirs.architecture != spec.architecture:
         raise UserError(f"{raw.title}: weights of {theirs.name}, whose architecture is not that of {spec.name}")
-    found = Published(about["classes"], theirs.attributes, load(raw.read(names["weights.safetensors"])))
+    path = job.scratch / "own" / "weights.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with raw.open(names["weights.safetensors"]) as source, path.open("wb") as copy:
+        copyfileobj(source, copy, 1 << 20)
+    try:
+        found = Published(classes, theirs.attributes, read_weights(path))
+    finally:
+        rmtree(path.parent)
     named = spec.model_copy(update={"attributes": theirs.attributes})
     try:
         load_backend(spec.backend.name).detector(named, found.classes, found.tensors, "cpu")

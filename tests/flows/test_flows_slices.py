@@ -11,8 +11,9 @@ import pytest
 
 from flows.graph import graph
 from flows.recipe import Recipe, recipe_names, resolve
-from vbert.artifacts.graph import walk
+from vbert.artifacts.graph import plan, walk
 from vbert.artifacts.settings import Settings, Wiring
+from vbert.artifacts.store import Store
 
 FINGERPRINTS = Path(__file__).parents[1] / "fingerprints.json"
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
@@ -114,6 +115,15 @@ def test_every_block_of_the_recipe_is_covered() -> None:
     covered = {field.split(".")[0] for field in CHANGES}
     assert covered == set(Recipe.model_fields)
     assert {f for f in leaves(Recipe) if f.startswith("machine.")} <= set(CHANGES)
+
+
+def test_what_somebody_gave_is_checked_before_what_takes_long(tmp_path: Path) -> None:
+    (tmp_path / "my_bert").mkdir()
+    (tmp_path / "my_bert" / "config.json").write_text("{}")
+    recipe = resolve("demo", {"model.init": str(tmp_path / "my_bert")})
+    order = [line.artifact.title for line in plan([graph(recipe)], Store(tmp_path / "store"))]
+    assert order[:2] == ["download[my_bert]", "bert[my_bert]"]
+    assert order.index("bert[my_bert]") < order.index("images[shapes]") < order.index("regions[shapes]")
 
 
 def test_a_label_changes_nothing(base: dict[str, str]) -> None:

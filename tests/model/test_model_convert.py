@@ -308,7 +308,7 @@ def test_a_bert_that_does_not_fit_is_an_error_that_names_the_tensors(tmp_path: P
     rename(tmp_path / "torn", lambda n: None if n.endswith("layer.1.attention.self.key.weight") else n)
     with pytest.raises(UserError) as error:
         started(tmp_path / "torn", tmp_path)
-    assert "missing bert.encoder.layer.1.attention.self.key.weight" in error.value.details
+    assert "missing: bert.encoder.layer.1.attention.self.key.weight" in error.value.details
 
 
 def test_what_is_no_bert_is_refused(tmp_path: Path) -> None:
@@ -339,10 +339,10 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(tmp_path: Path) -> 
 
     with (tmp_path / "pytorch_model.bin").open("wb") as file:
         pickle.dump({"bert.embeddings.word_embeddings.weight": Attack()}, file)
-    with pytest.raises(UserError, match="not plain weights"):
+    with pytest.raises(UserError, match=r"it holds bert\..*\.weight \(a posix\.mkdir\)"):
         read_tensors(tmp_path)
     torch.save({"weight": Attack()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match="not plain weights"):
+    with pytest.raises(UserError, match=r"it holds weight \(a posix\.mkdir\)"):
         read_tensors(tmp_path)
     assert not (tmp_path / "ran").exists()
 

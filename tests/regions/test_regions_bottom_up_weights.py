@@ -192,8 +192,8 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         r"objectness_logits\.weight is missing, by which",
     ),
     "other anchors": (unordered, r"cell_anchors\.0 are not the 12 anchors of sides 64 to 512"),
-    "text": (lambda t: t.update({"notes": "text"}), r"weights.pth: notes is no tensor of numbers"),
-    "empty": (lambda t: t.clear(), "holds no weights by name"),
+    "text": (lambda t: t.update({"notes": "text"}), r"weights.pth: 'notes' is a str, no named tensor"),
+    "empty": (lambda t: t.clear(), "holds a dict, not a state dict of named tensors"),
 }
 
 

@@ -277,7 +277,7 @@ class TestBesideDetectron2:
                 backend.published(narrow(), {"weights": tmp_path / name})
         detectron1 = tmp_path / "d1.pkl"
         detectron1.write_bytes(pickle.dumps({"blobs": {"conv1_w": np.zeros(3)}}, protocol=2))
-        with pytest.raises(UserError, match="holds no `model`"):
+        with pytest.raises(UserError, match="it holds blobs"):
             backend.published(narrow(), {"weights": detectron1})
         assert not (tmp_path / "ran").exists()
 

@@ -77,12 +77,15 @@ def needs(artifact: Artifact) -> list[Artifact]:
 
 
 def plan(targets: Sequence[Artifact], store: Store, force: Iterable[str] = ()) -> list[Planned]:
-    """What a run would find and do, inputs first. Nothing behind a finished artifact is needed.
+    """What a run would find and do, inputs first, and of those what checks given files (stages that are `early`).
+
+    Nothing behind a finished artifact is needed.
 
     Damage that can be seen without reading contents counts as missing and is told in the line.
     """
     forced = set(force)
-    order = walk(*targets)
+    whole = walk(*targets)
+    order = walk(*(a for a in whole if a.step is not None and a.step.stage.early), *whole)
     states: dict[str, Manifest | None] = {}
     damage: dict[str, str] = {}
     for artifact in order:

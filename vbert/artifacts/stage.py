@@ -33,7 +33,8 @@ class Stage(Generic[P, A]):
 
     `retries`, `timeout` (seconds), `gpus` and `tags` say how to run it and are not hashed. `through` is whether it
     reads through its inputs to theirs (pixels behind an index), so that those must be at hand too. `same_bits` is
-    whether two builds of it must agree: not where times are part of what it makes.
+    whether two builds of it must agree: not where times are part of what it makes. `early` is whether it checks what
+    somebody gave, and so is made before what takes long.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Stage(Generic[P, A]):
     tags: tuple[str, ...] = ()
     through: bool = True
     same_bits: bool = True
+    early: bool = False
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
         try:
@@ -87,6 +89,7 @@ def stage(
     tags: tuple[str, ...] = (),
     through: bool = True,
     same_bits: bool = True,
+    early: bool = False,
 ) -> Callable[[Callable[Concatenate[Build, P], Figures]], Stage[P, A]]:
     """Declare a stage. Its name is explicit and unique, so renaming the function changes no fingerprint."""
 
@@ -97,7 +100,9 @@ def stage(
             function.__qualname__,
         ):
             raise TypeError(f"two stages are called {name!r}: one in {other.module}, one in {function.__module__}")
-        declared: Stage[P, A] = Stage(name, makes, version, function, retries, timeout, gpus, tags, through, same_bits)
+        declared: Stage[P, A] = Stage(
+            name, makes, version, function, retries, timeout, gpus, tags, through, same_bits, early
+        )
         REGISTRY[name] = declared
         return declared
 

@@ -23,7 +23,8 @@ import numpy as np
 
 DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248]|c8|c16|[SU]\d{1,6}|O8?|\?)")
 DEEPEST = 100  # containers in containers
-FORBIDDEN = ("EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ")
+FORBIDDEN = ("EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "INST", "OBJ")
+OF_CLASSES = ("NEWOBJ", "NEWOBJ_EX")  # for those that are merely named
 PERSISTENT = ("PERSID", "BINPERSID")
 STORAGES = {
     "DoubleStorage": "<f8",
@@ -35,6 +36,7 @@ STORAGES = {
     "CharStorage": "|i1",
     "ByteStorage": "|u1",
     "BoolStorage": "|b1",
+    "BFloat16Storage": "bfloat16",  # no dtype of numpy's: only its place is told
 }
 
 
@@ -55,6 +57,37 @@ class Call:
 
     def __setstate__(self, _: Any) -> None:
         raise Refused("it changes a function that it names")
+
+
+class Unknown:
+    """Stands for any class or function that is not known, where it may be named: it takes everything and keeps nothing.
+
+    Each has a class of its own, made by `unknown`, because a pickle makes objects by classes.
+    """
+
+    __slots__ = ()
+    told = ""
+
+    def __new__(cls, *_: Any, **__: Any) -> Unknown:
+        return super().__new__(cls)
+
+    def __call__(self, *_: Any, **__: Any) -> Unknown:
+        return self
+
+    def __setstate__(self, _: Any) -> None:
+        return
+
+    def __setitem__(self, _: Any, __: Any) -> None:
+        return
+
+    def append(self, _: Any) -> None:
+        return
+
+    extend = add = append
+
+
+def unknown(module: str, name: str) -> type[Unknown]:
+    return type("Unknown", (Unknown,), {"__slots__": (), "told": f"{module}.{name}"[:200]})
 
 
 class DType:
@@ -115,17 +148,20 @@ class Storage:
 class Tensor:
     """A torch tensor: which elements of which storage, not their values."""
 
-    __slots__ = ("offset", "shape", "storage")
+    __slots__ = ("by_rows", "offset", "shape", "storage", "stride")
 
     def __init__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> None:
         if not isinstance(storage, Storage) or not _sizes((offset,)) or not _sizes(shape) or not _sizes(stride):
             raise Refused("it has a damaged tensor")
         if offset + prod(shape) > storage.size:
             raise Refused(f"it has a tensor of {prod(shape):,} elements over a storage of {storage.size:,}")
+        if len(shape) != len(stride):
+            raise Refused("it has a damaged tensor")
+        if all(shape) and offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) >= storage.size:
+            raise Refused(f"it has a tensor of strides {stride!r:.80} over a storage of {storage.size:,}")
         rows = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
-        if len(shape) != len(stride) or any(n > 1 and a != b for n, a, b in zip(shape, stride, rows, strict=True)):
-            raise Refused("it has a tensor that is not stored row by row")
-        self.storage, self.offset, self.shape = storage, offset, shape
+        self.by_rows = not any(n > 1 and a != b for n, a, b in zip(shape, stride, rows, strict=True))
+        self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
 
 
 class Mapping(dict[Any, Any]):
@@ -185,6 +221,18 @@ def _ordered(items: Any = ()) -> Mapping:
     return Mapping(items)
 
 
+def _tensor(storage: Any, *about: Any) -> Any:
+    return storage if isinstance(storage, Unknown) else Tensor(storage, *about)
+
+
+def _parameter(tensor: Any, *_: Any) -> Any:
+    if isinstance(tensor, Unknown):
+        return tensor
+    if not isinstance(tensor, Tensor):
+        raise Refused("it has a parameter that is no tensor")
+    return tensor
+
+
 def _not_called(*_: Any) -> None:
     raise Refused("it makes an array of its own")
 
@@ -201,23 +249,28 @@ for _core in ("numpy.core", "numpy._core"):
     NUMPY[_core + ".multiarray", "_reconstruct"] = Call(_reconstruct)
     NUMPY[_core + ".multiarray", "scalar"] = Call(_scalar)
     NUMPY[_core + ".numeric", "_frombuffer"] = Call(_frombuffer)
-TORCH: dict[tuple[str, str], Any] = NUMPY | {("torch._utils", "_rebuild_tensor_v2"): Call(Tensor)}
+TORCH: dict[tuple[str, str], Any] = NUMPY | {("torch._utils", "_rebuild_tensor_v2"): Call(_tensor)}
+TORCH["torch._utils", "_rebuild_parameter"] = Call(_parameter)
 TORCH |= {("torch", name): name for name in STORAGES}
 
 
 class Reader(pickle.Unpickler):
-    def __init__(self, file: IO[bytes], torch: bool) -> None:
+    def __init__(self, file: IO[bytes], torch: bool, named: bool) -> None:
         super().__init__(file, encoding="latin-1")  # Python 2's text and bytes; others say what they are
-        self._names = TORCH if torch else NUMPY
+        self._names, self._named = TORCH if torch else NUMPY, named
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._names:
+        if (module, name) in self._names:
+            return self._names[module, name]
+        if not self._named:
             raise Refused(f"it names {module}.{name}")
-        return self._names[module, name]
+        return unknown(module, name)
 
-    def persistent_load(self, pid: Any) -> Storage:
+    def persistent_load(self, pid: Any) -> Any:
         """A torch storage: ("storage", type, key, device, elements[, view])."""
+        if self._named and isinstance(pid, tuple) and len(pid) > 1 and _is_unknown(pid[1]):
+            return pid[1]()
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or pid[1] not in STORAGES:
             raise Refused(f"it has a storage that is not of numbers: {pid!r:.80}")
         key, size = pid[2], pid[4]
@@ -226,7 +279,11 @@ class Reader(pickle.Unpickler):
         return self.storages.setdefault(key, Storage(STORAGES[pid[1]], key, size))
 
 
-def scan(file: IO[bytes], operations: int, torch: bool) -> int:
+def _is_unknown(value: Any) -> bool:
+    return isinstance(value, Unknown) or (isinstance(value, type) and issubclass(value, Unknown))
+
+
+def scan(file: IO[bytes], operations: int, torch: bool, named: bool) -> int:
     """Counts the operations of one pickle and refuses those that arrays and containers don't need."""
     count = 0
     names = TORCH if torch else NUMPY
@@ -235,9 +292,9 @@ def scan(file: IO[bytes], operations: int, torch: bool) -> int:
         name = operation.name
         if count > operations:
             raise Refused(f"it takes more than {operations:,} operations")
-        if name in FORBIDDEN or (name in PERSISTENT and not torch):
+        if name in FORBIDDEN or (name in PERSISTENT and not torch) or (name in OF_CLASSES and not named):
             raise Refused(f"it has an operation that plain data doesn't need ({name})")
-        if name == "GLOBAL" and tuple(str(argument).split(" ", 1)) not in names:
+        if name == "GLOBAL" and not named and tuple(str(argument).split(" ", 1)) not in names:
             raise Refused(f"it names {str(argument).replace(' ', '.'):.120}")
         if name.endswith("PUT") and isinstance(argument, int) and argument > operations:
             raise Refused("it remembers more than it holds")
@@ -247,8 +304,8 @@ def scan(file: IO[bytes], operations: int, torch: bool) -> int:
 class Writer:
     """Plain data as a JSON tree and blobs; a thing met twice is a blob once, and counts each time."""
 
-    def __init__(self, nodes: int, characters: int) -> None:
-        self.nodes, self.characters = nodes, characters
+    def __init__(self, nodes: int, characters: int, named: bool) -> None:
+        self.nodes, self.characters, self.named = nodes, characters, named
         self.blobs: list[memoryview] = []
         self.about: list[Any] = []
         self._known: dict[int, int] = {}
@@ -275,7 +332,11 @@ class Writer:
             about = [flat.dtype.str, list(value.shape)]
             return {"a": self._blob(value, about, memoryview(flat.tobytes()))}
         if isinstance(value, Tensor):
-            return {"x": [value.storage.dtype, value.storage.key, value.offset, list(value.shape)]}
+            if not value.by_rows and not self.named:
+                raise Refused("it has a tensor that is not stored row by row")
+            return {"x": [value.storage.dtype, value.storage.key, value.offset, list(value.shape), list(value.stride)]}
+        if _is_unknown(value):
+            return {"n": value.told}
         if isinstance(value, dict):
             return {"d": [[self._key(k, depth), self.tree(v, depth + 1)] for k, v in value.items()]}
         for mark, kind in (("l", list), ("t", tuple), ("s", (set, frozenset))):
@@ -284,7 +345,7 @@ class Writer:
         raise Refused(f"it holds a {type(value).__name__}")
 
     def _key(self, key: Any, depth: int) -> Any:
-        if isinstance(key, str | bytes | int | float | tuple) or key is None:
+        if isinstance(key, str | bytes | int | float | tuple) or key is None or _is_unknown(key):
             return self.tree(key, depth + 1)
         raise Refused(f"it has a key that is a {type(key).__name__}")
 
@@ -298,20 +359,20 @@ class Writer:
 
 def answer(request: dict[str, Any], given: bytes) -> tuple[dict[str, Any], list[memoryview]]:
     """The `count` pickles of the request, which stand at the beginning of `given` or of a file."""
-    torch = bool(request["torch"])
+    torch, named = bool(request["torch"]), bool(request["named"])
     with open(request["path"], "rb") if request["path"] else io.BytesIO(given) as file:
-        operations = sum(scan(file, request["operations"], torch) for _ in range(request["count"]))
+        operations = sum(scan(file, request["operations"], torch, named) for _ in range(request["count"]))
         size = file.tell()
         _limit(request["memory"] + 6 * size)
         file.seek(0)
-        reader = Reader(file, torch)
+        reader = Reader(file, torch, named)
         values = [reader.load()]
         storages = dict(reader.storages)
         for _ in range(request["count"] - 1):
-            reader = Reader(file, torch)
+            reader = Reader(file, torch, named)
             values.append(reader.load())
             storages |= reader.storages
-        writer = Writer(2 * operations + 100, 4 * size + 1000)
+        writer = Writer(2 * operations + 100, 4 * size + 1000, named)
         found = {
             "values": [writer.tree(value) for value in values],
             "storages": {key: [one.dtype, one.size] for key, one in storages.items()},

@@ -40,12 +40,21 @@ class UnsafePickle(UserError):
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a torch tensor's numbers are: elements of storage `key` from `offset` on, rows one after another."""
+    """Where a torch tensor's numbers are: elements of storage `key` from `offset` on, `stride` of them from one index
+    of an axis to the next (row by row, unless read with `named`). `bfloat16` is the one dtype that is not numpy's."""
 
     dtype: str
     key: str
     offset: int
     shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Named:
+    """An object of a class that is not known here, of which nothing was read: the class's name with its module."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -57,18 +66,20 @@ class Storages:
     end: int
 
 
-def load(source: bytes | Path, said: str, limits: Limits | None = None) -> Any:
+def load(source: bytes | Path, said: str, limits: Limits | None = None, named: bool = False) -> Any:
     """The pickled object: None, numbers, text, bytes, lists, tuples, sets, dicts and numpy arrays.
 
-    An array of objects becomes the object (no dimension) or a list (one). `said` names the file in errors.
-    Raises UnsafePickle.
+    An array of objects becomes the object (no dimension) or a list (one). `said` names the file in errors. `named`:
+    what else it holds appears as `Named`. Raises UnsafePickle.
     """
-    return _shared.ask(source, said, limits or Limits()).value
+    return _shared.ask(source, said, limits or Limits(), named=named).value
 
 
-def load_torch(source: bytes | Path, said: str, count: int = 1, limits: Limits | None = None) -> Storages:
+def load_torch(
+    source: bytes | Path, said: str, count: int = 1, limits: Limits | None = None, named: bool = False
+) -> Storages:
     """The object(s) that torch pickled, tensors as StoredTensor. `count` pickles in a row give a list of them."""
-    return _shared.ask(source, said, limits or Limits(), torch=True, count=count)
+    return _shared.ask(source, said, limits or Limits(), torch=True, count=count, named=named)
 
 
 class Child:
@@ -78,7 +89,15 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
-    def ask(self, source: bytes | Path, said: str, limits: Limits, torch: bool = False, count: int = 1) -> Storages:
+    def ask(
+        self,
+        source: bytes | Path,
+        said: str,
+        limits: Limits,
+        torch: bool = False,
+        count: int = 1,
+        named: bool = False,
+    ) -> Storages:
         given = source if isinstance(source, bytes) else b""
         size = len(given) if isinstance(source, bytes) else source.stat().st_size
         if size > limits.size and not torch:
@@ -88,6 +107,7 @@ class Child:
             "size": len(given),
             "count": count,
             "torch": torch,
+            "named": named,
             "seconds": limits.seconds,
             "memory": limits.memory,
             "operations": limits.operations,
@@ -197,7 +217,9 @@ def _plain(tree: Any, blobs: Sequence[Any]) -> Any:
         shape, items = held[0], [_plain(item, blobs) for item in held[1]]
         return items[0] if not shape else items
     if kind == "x":
-        dtype, key, offset, shape = held
-        return StoredTensor(dtype, key, offset, tuple(shape))
+        dtype, key, offset, shape, stride = held
+        return StoredTensor(dtype, key, offset, tuple(shape), tuple(stride))
+    if kind == "n":
+        return Named(held)
     items = [_plain(item, blobs) for item in held]
     return items if kind == "l" else tuple(items) if kind == "t" else set(items)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from pydantic import Field
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Settings
-from vbert.data.spec import Source
+from vbert.data.spec import Source, absolute
 from vbert.data.yaml import read_yaml
 from vbert.model.config import ModelSettings, VisualBertConfig
 from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary
@@ -58,10 +59,39 @@ def model_names() -> list[str]:
 
 
 def model_spec(name: str) -> ModelSpec:
-    """The spec called `name`. Raises UserError with the nearest name where there is none."""
-    if name not in model_names():
-        raise UserError(f"no model {name!r} in data_specs/models; {nearest(name, model_names())}")
-    return read_yaml(FOLDER / f"{name}.yaml", ModelSpec)
+    """The spec data_specs/models/NAME.yaml, or that in the file `name` if it ends in `.yaml`; paths in it absolute.
+
+    Raises UserError, with the nearest name where there is none.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+    elif name in model_names():
+        path = FOLDER / f"{name}.yaml"
+    else:
+        raise UserError(
+            f"no model {name!r} in data_specs/models; {nearest(name, model_names())}, or give the folder of a BERT, or "
+            "your own .yaml"
+        )
+    spec = read_yaml(path, ModelSpec)
+    if isinstance(spec.source, Source):
+        spec = spec.model_copy(update={"source": absolute(spec.source, path.parent)})
+    return spec
+
+
+def bert_source(where: str) -> tuple[HubSource | Source, str]:
+    """What `model.init` names, and a name for it: a spec (see `model_spec`), or the folder of a BERT. Raises UserError.
+
+    A folder is told by a `/` in it, or by being there while no spec has its name.
+    """
+    folder = Path(where).expanduser()
+    if not where.endswith((".yaml", ".yml")) and ("/" in where or (where not in model_names() and folder.is_dir())):
+        if not folder.is_dir():
+            raise UserError(
+                f"model.init: there is no folder {where}; give that of a BERT: config.json, weights, vocab.txt"
+            )
+        return Source(path=os.path.abspath(folder)), folder.resolve().name
+    spec = model_spec(where)
+    return spec.source, spec.name
 
 
 class BertWeights(Artifact):

@@ -117,7 +117,7 @@ class Vocabulary(Artifact):
 def read_tokens(path: Path) -> list[str]:
     """The tokens of a `vocab.txt`. Only line feeds end a line: vocabularies hold other line separators as tokens."""
     try:
-        text = path.read_bytes().decode()
+        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error})") from None
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
@@ -129,7 +129,7 @@ def read_rules(path: Path) -> TextRules:
         given = json.loads(path.read_bytes())
         known = {k: given[k] for k in TextRules.model_fields if given.get(k) is not None}
         return TextRules.model_validate(known)
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a tokenizer configuration ({error})") from None
 
 

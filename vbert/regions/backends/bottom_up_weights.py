@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vbert.artifacts.errors import UserError
+from vbert.data.weight_files import read_weights
 from vbert.regions.backends.architectures import BottomUp
 from vbert.regions.backends.bottom_up_network import RATIOS, SCALES, BottomUpNetwork, cell_anchors
 from vbert.regions.detector import DetectorSpec, Published
@@ -51,9 +51,6 @@ ATTRIBUTES: dict[Layout, dict[str, str]] = {
 }
 BACKGROUND_FIRST = ("head.classes", "head.embedding", "head.attributes")  # in our layout
 
-# What legacy files of torch.save begin with: a pickle of its magic number. Newer ones are zip archives.
-LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-
 
 def read(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
     """The tensors and names in `files`: `weights`, and `classes` and `attributes` unless the spec has them.
@@ -82,35 +79,7 @@ def names(path: Path) -> list[str]:
 
 def _tensors(path: Path) -> dict[str, Tensor]:
     """The file's tensors by name, in fp32. Nothing in it is run."""
-    with path.open("rb") as source:
-        start = source.read(len(LEGACY_TORCH))
-    if start.startswith(b"PK") or start == LEGACY_TORCH:
-        try:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise UserError(f"{path.name}: torch can't read it as plain weights", str(error)) from error
-    else:
-        found = _pickled(path)
-    if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
-        found = found["model"]
-    if not isinstance(found, Mapping) or not found:
-        raise UserError(f"{path.name}: holds no weights by name, nor under `model`")
-    return {str(name): _fp32(value, f"{path.name}: {name}") for name, value in found.items()}
-
-
-def _pickled(path: Path) -> Any:
-    """The plain arrays and containers in a pickle, read in a child process under limits. Raises UserError."""
-    from vbert.data.pickles import load
-
-    return load(path, path.name)
-
-
-def _fp32(value: Any, said: str) -> Tensor:
-    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
-        return torch.from_numpy(np.array(value, np.float32))
-    if isinstance(value, Tensor):
-        return value.float()
-    raise UserError(f"{said} is no tensor of numbers")
+    return {name: value.float() for name, value in read_weights(path).items()}
 
 
 def _checked(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], said: str) -> dict[str, Tensor]:

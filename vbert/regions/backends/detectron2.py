@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vbert.artifacts.errors import UserError, nearest
+from vbert.data.weight_files import read_weights
 from vbert.regions.backends.architectures import Detectron2
 from vbert.regions.detector import Detector, DetectorSpec, Published
-
-if TYPE_CHECKING:
-    import numpy as np
 
 INSTALL = (
     "python -m pip install setuptools && "
@@ -66,7 +64,7 @@ def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
     Raises UserError naming the tensors that are missing, unexpected or of another shape.
     """
     path = files["weights"]
-    found = {name: tensor for name, tensor in _read(path).items() if _used(name)}
+    found = {name: tensor for name, tensor in read_weights(path).items() if _used(name)}
     if CLASSIFIER not in found:
         raise UserError(f"{path.name}: has no tensor {CLASSIFIER}, so these are not the weights of a detectron2 R-CNN")
     count = len(found[CLASSIFIER]) - 1  # the last one is the background
@@ -104,43 +102,6 @@ def _compare(said: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor
 
 def _some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Tensors by name. Raises UserError for anything else than that."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return dict(load_file(path))
-    if path.suffix == ".pkl":
-        return {name: torch.from_numpy(array) for name, array in _arrays(path).items()}
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(
-            f"{path.name}: can't be read as plain tensors ({str(error).splitlines()[0]}); where you trust it, save its "
-            "`model` alone, or as safetensors, and give that"
-        ) from None
-    tensors = held.get("model", held) if isinstance(held, dict) else None
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise UserError(f"{path.name}: does not hold tensors by name, or a `model` that does")
-    return dict(tensors)
-
-
-def _arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """What a `.pkl` of detectron2's model zoo holds: `model`, arrays by name; `__author__`."""
-    import numpy as np
-
-    from vbert.data.pickles import Limits, load
-
-    held = load(path, path.name, Limits(seconds=600))
-    arrays = held.get("model") if isinstance(held, dict) else None
-    if not isinstance(arrays, dict) or not all(isinstance(array, np.ndarray) for array in arrays.values()):
-        raise UserError(
-            f"{path.name}: holds no `model` with arrays by name, as files of detectron2's model zoo do (those of "
-            "Detectron 1 and of Caffe2 don't)"
-        )
-    return {str(name): np.array(array) for name, array in arrays.items()}
 
 
 def configuration(spec: DetectorSpec, classes: int) -> Any:

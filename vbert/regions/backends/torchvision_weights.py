@@ -4,17 +4,17 @@ what training can start from."""
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
 from vbert.artifacts.errors import UserError
+from vbert.data.weight_files import read_weights, some
 from vbert.regions.backends.torchvision_fpn import MOBILE, V2, network
 from vbert.regions.detector import Published
 
@@ -26,7 +26,6 @@ CLASSIFIER = f"{PREDICTOR}cls_score.weight"
 BODY = "backbone.body."
 KNOWN = (V2, MOBILE, "fasterrcnn_resnet50_fpn", "resnet50", "mobilenet_v3_large")
 LAST = (PREDICTOR, "roi_heads.attributes.", f"{BODY}fc.", f"{BODY}classifier.")  # what training doesn't start from
-SHOWN = 3  # names in a message
 CLASSES_BYTES = 1 << 20
 
 # What torchvision called these until 0.13; its published files still do.
@@ -57,39 +56,15 @@ def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
 
 
 def state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file or of a PyTorch one, which is read with `weights_only=True`.
+    """The tensors of the file (see `vbert.data.weight_files`), names of old torchvision versions made today's.
 
-    Wrappers as training scripts write them (`model` or `state_dict` around it, `module.` before the names) are taken
-    off, and names of old torchvision versions made today's. Raises UserError for anything else.
+    Raises UserError for anything else.
     """
     _check_digest(path)
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            found: Any = load_file(path)
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError, ImportError) as error:
-        said = str(error).partition("\n")[0]
-        raise UserError(f"{path.name}: is no plain state dict (torch.load with weights_only): {said:.200}") from None
-    except Exception as error:  # safetensors has errors of its own
-        raise UserError(f"{path.name}: can't be read as tensors: {type(error).__name__}: {error!s:.200}") from None
-    for wrapper in ("model", "state_dict"):
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
-    if not isinstance(found, Mapping) or not found:
-        raise UserError(f"{path.name}: holds a {type(found).__name__}, not a state dict of named tensors")
-    tensors = {}
-    for name, value in found.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise UserError(f"{path.name}: {str(name)!r:.80} is no named tensor, so the file is no state dict")
-        tensors[_today(name)] = value
-    return tensors
+    return {_today(name): value for name, value in read_weights(path).items()}
 
 
 def _today(name: str) -> str:
-    name = name.removeprefix("module.")
     for old, new in OLD_NAMES:
         if old.fullmatch(name):
             return old.sub(new, name)
@@ -111,7 +86,7 @@ def checked(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: 
         if tensors[name].shape != wanted[name].shape
     ]
     faults = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    told = [f"{len(names)} tensors {fault}: {_some(names)}" for fault, names in faults.items() if names]
+    told = [f"{len(names)} tensors {fault}: {some(names)}" for fault, names in faults.items() if names]
     if told:
         details = "\n".join(f"{fault}: {name}" for fault, names in faults.items() for name in names)
         raise UserError(f"{where}: {'; '.join(told)}; is it a file of the architecture that the spec names?", details)
@@ -173,8 +148,3 @@ def _lines(path: Path) -> list[str]:
     except ValueError as error:
         raise UserError(f"{path.name}: must be a text in UTF-8 with a class name a line, not {error!s:.80}") from None
     return [line for line in lines if line and line != "__background__"]
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

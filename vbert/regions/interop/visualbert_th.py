@@ -11,8 +11,6 @@ github.com/uclanlp/visualbert.
 
 from __future__ import annotations
 
-import struct
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -20,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vbert.artifacts.errors import UserError
-from vbert.data.pickles import StoredTensor, load_torch
-from vbert.data.unpack import BROKEN_ZIP
+from vbert.data.pickles import StoredTensor
+from vbert.data.torch_files import saved
 from vbert.regions.interop import Place, Read
 from vbert.regions.interop.found import BadEntry, Found
 
@@ -30,8 +28,6 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TITLE = "VisualBERT NLVR2 .th"
-MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER, the first of the older form's five pickles
-PICKLES = 5  # magic, protocol, system, the object, the keys of its storages in order
 ENDING = ".npz"
 
 
@@ -45,7 +41,8 @@ def files(path: Path) -> dict[str, Path]:
 
 def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
     path = files["features"]
-    value, starts = _structure(path)
+    found = saved(path)
+    value = found.value
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__} where a dict of images is wanted: is it VisualBERT's?")
     for key, held in value.items():
@@ -53,7 +50,7 @@ def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
             raise UserError(
                 f"{path}: {key!r:.60} is not (features, boxes, confidences) of an image: is it VisualBERT's?"
             )
-        parts = [_place(part, starts) for part in held]
+        parts = [_place(part, found.starts) for part in held]
         yield key.removesuffix(ENDING), (key, None if None in parts else parts)
 
 
@@ -70,7 +67,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
                 features, boxes, scores = (_tensor(file, part, where) for part in parts)
             else:
                 if not whole:
-                    whole.update(_structure(path)[0])
+                    whole.update(saved(path).value)
                 features, boxes, scores = whole[key]
             return _found(features, boxes, scores, where)
 
@@ -88,57 +85,6 @@ def _found(features: Any, boxes: Any, scores: Any, where: str) -> Found:
             where, "damaged", f"shapes {features.shape}, {boxes.shape}, {scores.shape}, not [n, d], [n, 4], [n]"
         )
     return Found(features, boxes, scores=scores)
-
-
-def _structure(path: Path) -> tuple[Any, dict[str, int]]:
-    """The saved object without its numbers, and where in the file each storage begins."""
-    with path.open("rb") as file:
-        if zipfile.is_zipfile(path):
-            return _archive(file, path)
-        head = file.read(512)
-    if len(head) > 262 and head[257:262] == b"ustar":
-        raise UserError(f"{path}: saved by a torch of before 2017 (a tar); load it there and save it again")
-    return _row_of_pickles(path)
-
-
-def _archive(file: BinaryIO, path: Path) -> tuple[Any, dict[str, int]]:
-    """torch's zip: `<name>/data.pkl`, and `<name>/data/<key>` for each storage, stored as it is."""
-    starts: dict[str, int] = {}
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-            if "data.pkl" not in members:
-                raise UserError(f"{path}: a zip without data.pkl: was it saved by torch?")
-            if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
-                raise UserError(f"{path}: saved on a big-endian machine, which is not read")
-            pickled = archive.read(members["data.pkl"])
-        for name, info in members.items():
-            if name.startswith("data/") and info.compress_type == zipfile.ZIP_STORED:
-                file.seek(info.header_offset)
-                lengths = struct.unpack("<HH", file.read(30)[26:])
-                starts[name.removeprefix("data/")] = info.header_offset + 30 + sum(lengths)
-    except BROKEN_ZIP as error:
-        raise UserError(f"{path}: not a whole archive of torch ({error}); fetch or copy it again") from None
-    return load_torch(pickled, f"{path}/data.pkl").value, starts
-
-
-def _row_of_pickles(path: Path) -> tuple[Any, dict[str, int]]:
-    """torch's older form: five pickles, then each storage as its number of elements (int64) and they themselves."""
-    import numpy as np
-
-    found = load_torch(path, str(path), PICKLES)
-    magic, _, _, value, keys = found.value
-    if magic != MAGIC or not isinstance(keys, list):
-        raise UserError(f"{path}: neither of the forms in which torch saves")
-    starts, at = {}, found.end
-    for key in keys:
-        dtype, elements = found.sizes.get(key, ("|u1", 0))
-        starts[str(key)] = at + 8
-        at += 8 + elements * np.dtype(dtype).itemsize
-    if at > path.stat().st_size:
-        short = at - path.stat().st_size
-        raise UserError(f"{path}: cut off, {short:,} bytes are missing; fetch or copy it again")
-    return value, starts
 
 
 def _place(tensor: Any, starts: Mapping[str, int]) -> list[Any] | None:
