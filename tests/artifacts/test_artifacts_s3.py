@@ -499,6 +499,39 @@ def test_damage_is_found_named_set_aside_and_mended(
     assert site.artifacts() == golden
 
 
+def test_damage_too_large_for_a_copy_by_the_server(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server copies 5 GiB in one request and refuses more: those go by way of this machine."""
+    from vbert.artifacts import objects, transfer
+
+    store = RemoteStore(site.url)
+    big = build_here([toy.bulk(1, 9)], store)[0]
+    (key,) = (key for key in site.keys("artifacts/toy_bulk") if key.endswith("0.bin"))
+    damaged = b"x" * (9 << 20)
+    site.server.put(site.bucket, f"the%20store/{key}", damaged)
+    monkeypatch.setattr(transfer, "COPY_LIMIT", 9 << 20)
+    monkeypatch.setattr(objects, "PIECE", 4 << 20)
+
+    def refused(environ: dict[str, Any], answer: Callable[[], Any]) -> Any:
+        if "0.bin" not in environ.get("HTTP_X_AMZ_COPY_SOURCE", ""):
+            return answer()
+        environ["start"]("400 Bad Request", [("Content-Type", "application/xml")])
+        return [b"<Error><Code>InvalidRequest</Code><Message>larger than the maximum</Message></Error>"]
+
+    site.server.around = refused
+    assert [damage.file for damage in verify(Store(site.url))] == ["0.bin"]
+    (kept,) = (key for key in site.keys("damaged/") if key.endswith("0.bin"))
+    assert site.server.ask("GET", f"/{site.bucket}/the%20store/{kept}")[1] == damaged
+    assert big.fingerprint not in "".join(site.keys("artifacts/"))
+
+
+def test_an_upload_has_no_more_parts_than_a_server_takes() -> None:
+    from vbert.artifacts.objects import PART, part_size
+
+    for size in (0, PART, 80 << 30, 1 << 40):
+        assert part_size(size) >= PART
+        assert part_size(size) * 10_000 >= size
+
+
 def test_a_damaged_manifest(site: Site, golden: dict[str, bytes]) -> None:
     build_here([TARGET], site.url)
     spoil(site, f"artifacts/toy_total/{TARGET.fingerprint}/manifest.json", "flipped")

@@ -32,6 +32,7 @@ from vbert.data.raw import Raw
 from vbert.data.readers import easy_vqa as reader
 from vbert.data.readers.easy_vqa import question_type
 from vbert.data.spec import DatasetSpec, Source, dataset
+from vbert.regions.interop import npy_files
 
 
 @pytest.fixture(autouse=True)
@@ -265,6 +266,28 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (tmp_path / "f" / "images").symlink_to(tmp_path / "big")
     (tmp_path / "big" / "up").symlink_to(tmp_path / "f")
     assert list(folders.file_digests(tmp_path / "f", tmp_path / "m")) == ["images/x"]
+
+
+def test_one_folder_under_two_names_is_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train → x` and `val → x`: both are there, as two copies would be."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "1.npy").write_text("1")
+    for name in ("train", "val"):
+        (tmp_path / "links" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "links" / name).symlink_to(tmp_path / "x")
+        (tmp_path / "copies" / name).mkdir(parents=True)
+        (tmp_path / "copies" / name / "1.npy").write_text("1")
+    links, copies = (folders.file_digests(tmp_path / name, tmp_path / "m") for name in ("links", "copies"))
+    assert list(links) == ["train/1.npy", "val/1.npy"]
+    assert links == copies
+    assert [name for name, _ in npy_files.index({"features": tmp_path / "links"})] == ["train/1", "val/1"]
+    monkeypatch.setattr(folders, "MAX_WAYS", 3)
+    for one in "abcd":
+        (tmp_path / "maze" / one).mkdir(parents=True)
+        for other in "abcd":
+            (tmp_path / "maze" / one / other).symlink_to(tmp_path / "maze" / other)
+    with pytest.raises(UserError, match="in more than 3 ways"):
+        folders.file_digests(tmp_path / "maze", tmp_path / "m")
 
 
 def test_a_damaged_or_unwritable_memory_only_costs_time(tmp_path: Path) -> None:

@@ -58,6 +58,16 @@ def laid_out(data: bytes, name: str, tmp_path: Path) -> Raw:
     return Raw.at(directory)
 
 
+@pytest.mark.parametrize("name", ["members.parquet", "manifest.json", "Members.parquet", "members.parquet.gz"])
+def test_a_file_called_as_the_artifact_calls_its_own(name: str, tmp_path: Path) -> None:
+    data = gzip.compress(b"a table") if name.endswith(".gz") else b"a table"
+    raw = laid_out(data, name, tmp_path)
+    assert raw.members() == [name.removesuffix(".gz")]
+    assert raw.read(name.removesuffix(".gz")) == b"a table"
+    assert (tmp_path / f"fetched-{name}").read_bytes() == data
+    assert "manifest.json" not in raw.names()
+
+
 ARCHIVES: dict[str, Callable[[], bytes]] = {
     "x.zip": lambda: zipped(FILES),
     "x.whl": lambda: zipped(FILES, zipfile.ZIP_STORED),

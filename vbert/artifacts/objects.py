@@ -27,6 +27,7 @@ log = logging.getLogger("vbert.store")
 KINDS = {"s3": "S3Store"}  # scheme → class of obstore.store
 PIECE = 16 << 20  # bytes of one ranged read: what a dropped connection costs
 PART = 8 << 20  # bytes of one part of an upload; smaller files go in one request
+MOST_PARTS = 10_000  # of one upload (S3's own limit)
 REQUEST = timedelta(seconds=60)  # for one request, body included
 TRANSFERS = BoundedSemaphore(8)  # uploads and pieces on their way in this process, whoever asks: bounds its memory
 PATIENCE = "VBERT_STORE_PATIENCE"  # seconds that a server which does not answer is waited for
@@ -206,20 +207,30 @@ class Objects:
     @_patient
     def upload(self, key: str, path: Path, sha256: str) -> None:
         """Put a file, in parts where it is large; the object appears whole or not at all."""
-        in_parts = path.stat().st_size > PART
-        more: dict[str, Any] = {"use_multipart": in_parts, "chunk_size": PART, "max_concurrency": 2}
+        size = path.stat().st_size
+        more: dict[str, Any] = {"use_multipart": size > PART, "chunk_size": part_size(size), "max_concurrency": 2}
         with TRANSFERS:
             self._api.put(self._client, key, path, attributes={"sha256": sha256}, **more)
 
     @_patient
     def copy(self, source: str, target: str) -> bool:
-        """A copy made by the server; False where there is no source."""
+        """A copy made by the server, of what it copies in one request (see `transfer.copy`); False without a source."""
         try:
             self._api.copy(self._client, source, target)
         except FileNotFoundError as error:
             self._look_at_bucket(error)
             return False
         return True
+
+    @_patient
+    def stream(self, source: str, target: str, size: int) -> None:
+        """A copy of an object of any size, by way of this machine, a piece at a time."""
+        with self._api.open_writer(self._client, target, buffer_size=part_size(size), max_concurrency=2) as out:
+            for start in range(0, size, PIECE):
+                piece = self._piece(source, start, min(start + PIECE, size))
+                if piece is None:
+                    break
+                out.write(bytes(piece))
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete the objects; those that are gone already are fine."""
@@ -310,6 +321,11 @@ class Objects:
                 "command when the server answers again"
             ) from None
         log.warning("%s does not answer (%s); trying again in %.1f s", self.url, cause, pause)
+
+
+def part_size(size: int) -> int:
+    """Bytes of a part in the upload of `size` bytes: a server takes MOST_PARTS of them."""
+    return max(PART, -(-size // MOST_PARTS))
 
 
 def _endpoint() -> str | None:

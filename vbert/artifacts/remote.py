@@ -300,7 +300,7 @@ class RemoteStore(Store):
                 return None
             found = self.record(damage.stage, damage.fingerprint)
             if found is not None and damage.file != manifest.NAME:
-                self.objects.copy(self._key(found, damage.file), f"{target}/{damage.file}")
+                transfer.copy(self.objects, self._key(found, damage.file), f"{target}/{damage.file}")
             transfer.move(self.objects, f"{base}/{manifest.NAME}", f"{target}/{manifest.NAME}")
             transfer.sweep(self.objects, base)
             durable.remove_tree(self.directory(damage.stage, damage.fingerprint))

@@ -85,8 +85,17 @@ def sweep(objects: Objects, folder: str) -> None:
 
 
 def move(objects: Objects, key: str, target: str) -> None:
-    objects.copy(key, target)
+    copy(objects, key, target)
     objects.delete([key])
+
+
+def copy(objects: Objects, key: str, target: str) -> None:
+    """A copy of an object, if there is one: by the server or, where it is too large for that, by way of here."""
+    size = objects.size(key)
+    if size is not None and size < COPY_LIMIT:
+        objects.copy(key, target)
+    elif size is not None:
+        objects.stream(key, target, size)
 
 
 def each(function: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from vbert.artifacts.errors import UserError
 from vbert.data.names import safe_name
 
 RACY_NS = 2_000_000_000  # a file younger than this may change again within its time stamp: its digest isn't remembered
+MAX_WAYS = 1000  # names under which links may show one folder: links to and fro multiply
 
 
 def memory_folder() -> Path:
@@ -63,23 +65,32 @@ def file_digests(path: Path, memory: Path | None = None) -> dict[str, tuple[int,
     return {name: (found[name][1][0], digests[name]) for name in sorted(found)}
 
 
+def names_below(root: Path) -> Iterator[str]:
+    """The names of the files below a folder, as `file_digests` has them, in no order."""
+    return (name for name, _ in _files(str(root.resolve())))
+
+
 def _files(root: str) -> Iterator[tuple[str, tuple[str, list[int]]]]:
     """(name, (path, key)) of the files below `root`. Strings and scandir: a planner passes here at every run."""
-    seen: set[tuple[int, int]] = set()
-    folders = [(root, "")]
+    ways: Counter[tuple[int, int]] = Counter()
+    folders: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     while folders:
-        folder, prefix = folders.pop()
+        folder, prefix, above = folders.pop()
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:  # a link back up
+        this = (status.st_dev, status.st_ino)
+        if this in above:  # a link back up; the same folder under another name is another one
             continue
-        seen.add((status.st_dev, status.st_ino))
+        ways[this] += 1
+        if ways[this] > MAX_WAYS:
+            raise UserError(f"{folder}: links lead to it in more than {MAX_WAYS} ways; take some away")
+        inside = above | {this}
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
                     if entry.is_dir():
-                        folders.append((entry.path, f"{prefix}{entry.name}/"))
+                        folders.append((entry.path, f"{prefix}{entry.name}/", inside))
                     elif entry.is_file():
                         yield safe_name(prefix + entry.name), (entry.path, _key(entry.stat()))
                     elif entry.is_symlink():  # leads nowhere: an empty file, so that it is accounted for

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_READ = 2**31  # bytes that `read` takes into memory; `open` streams larger members
 STORED, DEFLATED = 0, 8  # zip's own numbers
+INDEX = "members.parquet"
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Raw(Artifact):
         return io.BufferedReader(_MemberStream(file, member, self._said(member.name)), 1 << 16)
 
     def _index(self) -> dict[str, Member]:
-        path = self.file("members.parquet")
+        path = self.file(INDEX)
         return _read_index(str(path), path.stat().st_mtime_ns)
 
     def _member(self, name: str) -> Member:
@@ -188,7 +189,7 @@ def write_index(directory: Path, members: Iterable[Member]) -> int:
         "local": pa.bool_(),
     }
     columns = {field: pa.array([getattr(row, field) for row in rows], kind) for field, kind in kinds.items()}
-    pq.write_table(pa.table(columns), directory / "members.parquet", compression="zstd", write_page_checksum=True)
+    pq.write_table(pa.table(columns), directory / INDEX, compression="zstd", write_page_checksum=True)
     return len(rows)
 
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.manifest import NAME as MANIFEST
 from vbert.data.names import safe_name
-from vbert.data.raw import DEFLATED, STORED, Member
+from vbert.data.raw import DEFLATED, INDEX, STORED, Member
 
 # Expanded, a compressed file may be this many times as large as it is, and this large in any case. Text packs 20 times.
 MAX_RATIO, FREE_BYTES = 100, 2**30
@@ -42,6 +43,8 @@ BROKEN_ZIP = (
     OSError,
     ValueError,
 )
+
+OWN = (INDEX, MANIFEST)
 
 SHORT = {".tgz": ".tar.gz", ".tbz2": ".tar.bz2", ".txz": ".tar.xz"}
 
@@ -86,10 +89,13 @@ def lay_out(file: Path, name: str, directory: Path, *, local: bool = False) -> l
     compression = COMPRESSIONS.get(suffix.lower())
     if compression is not None:
         name, local = base, False
-        expand(file, directory / name, compression)
+    # The artifact's own records have these names: a file called so lies there under another one.
+    stored = f"file-{name}" if name.lower() in OWN and not local else name
+    if compression is not None:
+        expand(file, directory / stored, compression)
     elif not local:
-        link(file, directory / name)
-    content = file if local else directory / name
+        link(file, directory / stored)
+    content = file if local else directory / stored
     ending = os.path.splitext(name)[1].lower()
     try:
         if ending in (".zip", ".whl"):
@@ -101,7 +107,7 @@ def lay_out(file: Path, name: str, directory: Path, *, local: bool = False) -> l
     except UserError as error:
         raise BuildError(f"{name} is refused: {error}") from None
     size = content.stat().st_size
-    return [Member(safe_name(name), name, 0, size, size, local=local)]
+    return [Member(safe_name(name), stored, 0, size, size, local=local)]
 
 
 def link(file: Path, target: Path) -> None:

@@ -15,10 +15,12 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts.errors import UserError
+from vbert.data.folders import names_below
 from vbert.data.names import safe_name
 from vbert.regions.interop import Place, Read
 from vbert.regions.interop.found import BadEntry, Found, numbered, sibling
@@ -35,8 +37,7 @@ LOOKED_AT = 1000  # entries of a folder in which one must be an .npy
 def holds(path: Path) -> bool:
     if path.is_file():
         return path.suffix == ".npy" and not path.name.endswith(INFO)
-    found = (entry for _, entry in zip(range(LOOKED_AT), path.rglob("*"), strict=False))
-    return any(entry.suffix == ".npy" for entry in found)
+    return any(name.endswith(".npy") for name in islice(names_below(path), LOOKED_AT))
 
 
 def files(path: Path) -> dict[str, Path]:
@@ -51,9 +52,8 @@ def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
     if root.is_file():
         yield root.stem, (root.name,)
         return
-    for path in sorted(root.rglob("*.npy")):
-        if not path.name.endswith(INFO):
-            name = path.relative_to(root).as_posix()
+    for name in sorted(names_below(root)):
+        if name.endswith(".npy") and not name.endswith(INFO):
             yield name.removesuffix(".npy"), (name,)
 
 

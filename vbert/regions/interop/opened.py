@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vbert.artifacts.errors import BuildError, UserError
+from vbert.data.folders import names_below
 from vbert.regions import interop
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels
 from vbert.regions.interop.found import BadEntry, Found
@@ -38,8 +39,7 @@ class LocalFiles:
     def members(self) -> list[str]:
         if self._root.is_file():
             return [self._root.name]
-        found = (path for path in self._root.rglob("*") if path.is_file())
-        return sorted(path.relative_to(self._root).as_posix() for path in found)
+        return sorted(names_below(self._root))
 
     def read(self, name: str) -> bytes:
         return (self._root if self._root.is_file() else self._root / name).read_bytes()
