@@ -9,7 +9,7 @@ from vbert.data.images import Images
 from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, Started
 
 
-@stage("detector", makes=DetectorWeights, version=1, retries=1)
+@stage("detector", makes=DetectorWeights, version=2, retries=1)
 def detector(
     build: Build,
     images: Images,

@@ -14,7 +14,7 @@ from vbert.model.vocabulary import Vocabulary
 from vbert.objectives.mlm_itm import PretrainData, PretrainSettings
 
 
-@stage("pretrain", makes=Model, version=1, retries=1, gpus=1)
+@stage("pretrain", makes=Model, version=2, retries=1, gpus=1)
 def pretrain(
     build: Build,
     data: Mapping[str, PretrainData],

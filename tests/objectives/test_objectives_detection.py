@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from regions.regions_tiny import collection, encoded, small_spec
+from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from vbert.artifacts.build import Job, Machine
 from vbert.artifacts.errors import BuildError, UserError
@@ -17,6 +18,7 @@ from vbert.data.decode import BadImage
 from vbert.data.images import Images
 from vbert.objectives import detection
 from vbert.objectives.detection import Annotated, DetectionTask, train_detector
+from vbert.regions.backends.faster_rcnn import StableRpn
 from vbert.regions.detector import DetectorTraining, DetectorWeights
 
 COLOURS = ("red", "blue")
@@ -30,12 +32,11 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def scenes(directory: Path, count: int = 24, **box: object) -> Images:
-    """One bright square or circle on grey an image, of two sizes of image."""
+def scenes(directory: Path, count: int = 24, side: int = 0, **box: object) -> Images:
+    """One bright square or circle on grey an image; of two widths of image where no `side` is given."""
     files, boxes = {}, []
     for i in range(count):
-        side = (32, 40)[i % 2]
-        image = Image.new("RGB", (side, 32), "lightgrey")
+        image = Image.new("RGB", (side or (32, 40)[i % 2], 32), "lightgrey")
         x, y, kind, colour = 2 + (5 * i) % 11, 2 + (7 * i) % 13, i % 2, COLOURS[i // 2 % 2]
         place = (x, y, x + 13, y + 13)
         (ImageDraw.Draw(image).rectangle if kind else ImageDraw.Draw(image).ellipse)(place, fill=colour)
@@ -130,16 +131,44 @@ def test_images_without_boxes_are_background(tmp_path: Path) -> None:
     assert task.train.ids == ["02", "03"]
     for items in ([(0, 0), (1, 0)], [(1, 0)]):
         losses = task.loss(task.collate(items), task.model.train())
-        losses["loss"].backward()
+        sum(losses.values()).backward()
         assert all(torch.isfinite(value) for value in losses.values())
 
 
-def test_the_attribute_loss_is_weighted(images: Images) -> None:
+def test_losses_are_torchvisions_where_images_have_equally_many_samples(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what they are divided by: images; of attributes, those that have any."""
     task = DetectionTask(images, small_spec(), TRAINING, 0)
-    torch.manual_seed(0)
-    losses = task.loss(task.collate([(0, 0), (1, 0)]), task.model.train())
-    parts = {name: value.item() for name, value in losses.items() if name != "loss"}
-    assert losses["loss"].item() == pytest.approx(sum(parts.values()) - 0.5 * parts["attributes"], rel=1e-6)
+    heads, seen = task.model.roi_heads, []
+    select = heads.select_training_samples
+
+    def as_many(*arguments: Any) -> Any:
+        proposals, matched, labels, regression = select(*arguments)
+        seen.extend([torch.cat([each[:12] for each in labels]), torch.cat([each[:12] for each in regression])])
+        return tuple([each[:12] for each in part] for part in (proposals, matched, labels, regression))
+
+    monkeypatch.setattr(heads, "select_training_samples", as_many)
+    predicted: list[Any] = []
+    heads.box_predictor.register_forward_hook(lambda *call: predicted.extend(call[2]))
+    batch = task.collate([(i, 0) for i in range(4)])
+    losses = task.loss(batch, task.model.train())
+    rows = len(seen[0])
+    assert rows == 48
+    classes, boxes = fastrcnn_loss(predicted[0][:rows], predicted[1][:rows], [seen[0]], [seen[1]])
+    assert losses["classes"].item() / 4 == pytest.approx(classes.item(), rel=1e-5)
+    assert losses["boxes"].item() / 4 == pytest.approx(boxes.item(), rel=1e-5)
+    rpn = task.model.rpn
+    inputs = [torch.randn(400, 1), torch.randn(400, 4), [torch.tensor([0.0, 1.0] * 100)] * 2, [torch.randn(200, 4)] * 2]
+    ours, theirs = [], []
+    for compute, out in ((rpn.compute_loss, ours), (super(StableRpn, rpn).compute_loss, theirs)):
+        torch.manual_seed(0)
+        out.extend(value.item() for value in compute(*inputs))
+    assert [value / 2 for value in ours] == pytest.approx(theirs, rel=1e-5)
+    counts = {"objectness": 4, "rpn_boxes": 4, "classes": 4, "boxes": 4, "attributes": 4}
+    assert (task.counts(batch), task.weights) == (counts, {"attributes": 0.5})
+    batch.targets[0]["attributes"].zero_()
+    assert task.counts(batch) == counts | {"attributes": 3}
 
 
 def test_without_official_splits_a_hash_decides(images: Images) -> None:

@@ -148,7 +148,7 @@ def test_stages_that_are_not_trained_stay_as_the_classifier_has_them(photos: Ima
     assert torch.equal(before["backbone.body.0.0.weight"], body["features.0.0.weight"])
     optimizer = torch.optim.SGD([p for p in task.model.parameters() if p.requires_grad], 0.1)
     torch.manual_seed(0)
-    task.loss(task.collate([(0, 0), (1, 0)]), task.model.train())["loss"].backward()
+    sum(task.loss(task.collate([(0, 0), (1, 0)]), task.model.train()).values()).backward()
     optimizer.step()
     after = task.model.state_dict()
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
@@ -163,7 +163,7 @@ def test_other_architectures_give_losses_and_gradients(photos: Images, name: str
     spec = small(name, norm="batch", trained=5).model_copy(update={"classes": None})
     task = DetectionTask(photos, spec, TRAINING, 0)
     losses = task.loss(task.collate([(0, 0), (1, 0)]), task.model.train())
-    losses["loss"].backward()
+    sum(losses.values()).backward()
     assert {"objectness", "rpn_boxes", "classes", "boxes"} <= losses.keys()
     assert all(torch.isfinite(value) for value in losses.values())
     without = [name for name, parameter in task.model.named_parameters() if parameter.grad is None]

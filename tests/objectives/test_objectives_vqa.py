@@ -84,11 +84,12 @@ def test_losses_are_their_formulas() -> None:
     by_hand = sum(
         s * (math.log(s) - float(outputs[b].log_softmax(0)[k])) for b in range(4) for k, s in ((0, 0.9), (2, 0.3))
     )
-    assert float(vqa.loss(outputs, {"scores": scores.double()}, head)["loss"]) == pytest.approx(by_hand / 4)
+    assert float(vqa.loss(outputs, {"scores": scores.double()}, head)["loss"]) == pytest.approx(by_hand)
     p = outputs.sigmoid()
-    by_hand = float(-(scores * p.log() + (1 - scores) * (1 - p).log()).sum() / 4)
+    by_hand = float(-(scores * p.log() + (1 - scores) * (1 - p).log()).sum())
     found = vqa.loss(outputs, {"scores": scores.double()}, {**head, "loss": "bce"})["loss"]
     assert float(found) == pytest.approx(by_hand)
+    assert vqa.counts({"scores": scores}) == {"loss": 4}
 
 
 def test_what_is_no_answer_is_never_predicted() -> None:

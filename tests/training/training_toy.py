@@ -8,6 +8,7 @@ import io
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,6 +48,7 @@ class ToyTask:
             nn.Linear(8, w), nn.LayerNorm(w), nn.Dropout(self.dropout), nn.GELU(), nn.Linear(w, w), nn.Linear(w, 3)
         )
         self.calls = 0
+        self.weights: dict[str, float] = {}
 
     def size(self) -> int:
         return SIZE
@@ -59,6 +61,9 @@ class ToyTask:
         points = torch.from_numpy(rows).float()
         return {"points": points, "labels": points[:, :3].argmax(1)}
 
+    def counts(self, batch: dict[str, Tensor]) -> dict[str, int]:
+        return {"loss": len(batch["labels"])}
+
     def loss(self, batch: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         self.calls += 1
         if self.calls == self.kill_at:
@@ -68,10 +73,10 @@ class ToyTask:
         if self.calls == self.term_workers_at:
             for worker in multiprocessing.active_children():
                 os.kill(worker.pid or 0, signal.SIGTERM)
-        loss = F.cross_entropy(model(batch["points"]), batch["labels"])
+        loss = F.cross_entropy(model(batch["points"]), batch["labels"], reduction="sum")
         if self.calls == self.nan_at:
             loss = loss * float("nan")
-        return {"loss": loss, "twice": loss * 2}
+        return {"loss": loss}
 
     def validate(self) -> dict[str, float] | None:
         with torch.no_grad():
@@ -96,8 +101,10 @@ def job(scratch: Path, rank: int = 0, world: int = 1, **machine: Any) -> Job:
     return Job(scratch, scratch, Machine(**({"checkpoint_steps": 5, "loader_workers": 0} | machine)), rank, world)
 
 
-def in_processes(scratch: Path, world: int, tasks: list[ToyTask], *arguments: Any, **machine: Any) -> list[Any]:
-    """`train` in `world` processes of their own: each one's result, or its negative signal number or exit code."""
+def in_processes(
+    scratch: Path, world: int, tasks: Sequence[Any], *arguments: Any, run: Callable[..., Any] = train, **machine: Any
+) -> list[Any]:
+    """`run` in `world` processes of their own: each one's result, or its negative signal number or exit code."""
     context = multiprocessing.get_context("fork")
     port = children.free_port()
     processes, readers = [], []
@@ -111,6 +118,7 @@ def in_processes(scratch: Path, world: int, tasks: list[ToyTask], *arguments: An
                 job(scratch, rank, world, **machine),
                 tasks[rank],
                 arguments,
+                run,
             ),
         )
         process.start()
@@ -128,8 +136,15 @@ def in_processes(scratch: Path, world: int, tasks: list[ToyTask], *arguments: An
     return results
 
 
-def _rank(writer: Any, environment: dict[str, str], job: Job, task: ToyTask, arguments: tuple[Any, ...]) -> None:
+def _rank(
+    writer: Any,
+    environment: dict[str, str],
+    job: Job,
+    task: Any,
+    arguments: tuple[Any, ...],
+    run: Callable[..., Any],
+) -> None:
     os.environ.update(environment)
     with contextlib.redirect_stderr(io.StringIO()):
-        result = train(job, task, *arguments)
+        result = run(job, task, *arguments)
     writer.send(result)

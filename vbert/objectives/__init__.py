@@ -58,8 +58,11 @@ class Objective(Protocol):
     def targets(self, rows: Sequence[Row], head: Head) -> dict[str, Tensor]:
         """What the loss compares with."""
 
+    def counts(self, targets: Mapping[str, Tensor]) -> dict[str, int]:
+        """By loss, how many of what it is a mean of the batch has."""
+
     def loss(self, outputs: Tensor, targets: Mapping[str, Tensor], head: Head) -> dict[str, Tensor]:
-        """ "loss" is minimised, the others are logged."""
+        """By loss, its sum over the batch; one alone is called "loss". Their sum of means is minimised."""
 
     def decode(self, outputs: Tensor, rows: Sequence[Row], head: Head) -> list[Prediction]:
         """One prediction an example."""

@@ -135,6 +135,7 @@ class DetectionTask:
     ) -> None:
         """`begun`: the file of weights to start from; none: from scratch."""
         self.images, self.spec, self.training, self.seed = images, spec, training, seed
+        self.weights = {"attributes": training.attribute_weight}
         self.train, self.val = Annotated(images, "train"), Annotated(images, "val")
         self.classes = class_names(spec, self.train, images.title)
         with torch.random.fork_rng(devices=[]):
@@ -186,10 +187,15 @@ class DetectionTask:
         drawn = int(generator(self.seed, "scale", epoch, image_id).random() * len(sides))
         return rule.model_copy(update={"short_side": sides[drawn]})
 
+    def counts(self, batch: Scenes) -> dict[str, int]:
+        """Images: what each of them says is a mean over its own boxes. Of attributes, images that have any."""
+        images, named = len(batch.targets), sum(bool(target["attributes"].any()) for target in batch.targets)
+        counts = dict.fromkeys(("objectness", "rpn_boxes", "classes", "boxes"), images)
+        return {**counts, "attributes": named} if self.spec.attributes else counts
+
     def loss(self, batch: Scenes, model: nn.Module) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = model(batch.pixels, batch.shapes, batch.targets)
-        weights = {"attributes": self.training.attribute_weight}
-        return {"loss": sum((v * weights.get(k, 1.0) for k, v in losses.items()), torch.zeros(())), **losses}
+        return losses
 
     def validate(self) -> dict[str, float] | None:
         if not self.val.ids:

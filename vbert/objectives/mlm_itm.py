@@ -184,6 +184,7 @@ class Pretraining:
         seed: int,
     ) -> None:
         self.model, self.encoder, self.settings, self.seed = model, encoder, settings, seed
+        self.weights = {"mlm": settings.mlm, "itm": settings.itm}
         names = sorted(data)
         self.train = [Corpus(data[name], ["train"], settings, box_input) for name in names]
         self.held_out = [Corpus(data[name], ["val"], settings, box_input) for name in names]
@@ -291,14 +292,13 @@ class Pretraining:
         }
         return Batch(packed, {name: torch.tensor(values, dtype=torch.int64) for name, values in tensors.items()})
 
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Hidden pieces, and sequences that are matched."""
+        return {"mlm": len(batch.tensors["words"]), "itm": len(batch.tensors["match"])}
+
     def loss(self, batch: Batch, model: nn.Module) -> dict[str, Tensor]:
         words, match = self._sums(batch, model)[:2]
-        losses = {"mlm": words / max(1, len(batch.tensors["words"]))}
-        total = self.settings.mlm * losses["mlm"]
-        if self.settings.itm_target != "off":
-            losses["itm"] = match / max(1, len(batch.tensors["match"]))
-            total = total + self.settings.itm * losses["itm"]
-        return {"loss": total, **losses}
+        return {"mlm": words} if self.settings.itm_target == "off" else {"mlm": words, "itm": match}
 
     def _sums(self, batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Summed cross entropies of words and matches, and how many of each are right."""

@@ -85,15 +85,19 @@ def targets(rows: Sequence[dict[str, Any]], head: dict[str, Any]) -> dict[str, T
     return {"scores": scores}
 
 
+def counts(targets: Mapping[str, Tensor]) -> dict[str, int]:
+    """Both losses are means over examples."""
+    return {"loss": len(targets["scores"])}
+
+
 def loss(outputs: Tensor, targets: Mapping[str, Tensor], head: dict[str, Any]) -> dict[str, Tensor]:
-    """kl: Σ s (log s − log softmax) / B against scores that are not normalised. bce: summed over labels, mean over
-    examples."""
+    """kl: Σ s (log s − log softmax) against scores that are not normalised. bce: summed over labels."""
     import torch.nn.functional as F
 
     scores = targets["scores"]
     if head["loss"] == "kl":
-        return {"loss": F.kl_div(outputs.log_softmax(-1), scores, reduction="batchmean")}
-    return {"loss": F.binary_cross_entropy_with_logits(outputs, scores, reduction="sum") / len(scores)}
+        return {"loss": F.kl_div(outputs.log_softmax(-1), scores, reduction="sum")}
+    return {"loss": F.binary_cross_entropy_with_logits(outputs, scores, reduction="sum")}
 
 
 def decode(outputs: Tensor, rows: Sequence[dict[str, Any]], head: dict[str, Any]) -> list[dict[str, Any]]:

@@ -62,6 +62,7 @@ class Downstream:
 
     def __init__(self, model: nn.Module, train: Examined, held_out: Examined, settings: DownstreamSettings) -> None:
         self.model, self.train, self.held_out, self.settings = model, train, held_out, settings
+        self.weights: dict[str, float] = {}
         ids = held_out.rows.column("example_id")
         chosen = sorted(range(len(ids)), key=lambda i: derive("validation", ids[i]))
         self.chosen = sorted(chosen[: settings.validation_examples])
@@ -75,6 +76,9 @@ class Downstream:
 
     def collate(self, items: list[tuple[int, int]]) -> Batch:
         return self.train.batch([i for i, _ in items])[0]
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        return self.train.objective.counts(batch.tensors)
 
     def loss(self, batch: Batch, model: nn.Module) -> dict[str, Tensor]:
         return self.train.objective.loss(model(batch.packed, batch.tensors["at"]), batch.tensors, self.train.head)

@@ -12,7 +12,7 @@ import math
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Protocol
 
@@ -43,9 +43,18 @@ Batch = Any  # what a task's `collate` makes and its `loss` takes: tensors, or a
 
 
 class Task(Protocol):
-    """What the loop needs of an objective."""
+    """What the loop needs of an objective.
+
+    A loss is a sum over what it is a mean of, divided by how many of those the whole batch of an optimiser step has,
+    over all its parts and processes: cutting a batch changes bits, never what is minimised. So a task gives sums and
+    counts, and the loop divides.
+    """
 
     model: nn.Module
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Of the losses, in what is minimised; 1 where nothing is said."""
 
     def size(self) -> int:
         """Training examples."""
@@ -53,8 +62,12 @@ class Task(Protocol):
     def collate(self, items: list[tuple[int, int]]) -> Batch:
         """A batch of (example index, epoch); runs in loader workers, a function of (seed, epoch, example id) alone."""
 
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """By loss, how many of what it is a mean of this part has; of a batch as `collate` made it."""
+
     def loss(self, batch: Batch, model: nn.Module) -> dict[str, Tensor]:
-        """Scalars: "loss" is minimised, the others are logged. `model` is `self.model`, as DDP wraps it."""
+        """By loss, its sum over this part: scalars. `model` is `self.model`, as DDP wraps it. A loss that is the only
+        one may be called "loss", as their weighted sum is."""
 
     def validate(self) -> dict[str, float] | None:
         """Figures on held-out examples, of `self.model` in eval mode; called on rank 0 alone."""
@@ -123,9 +136,11 @@ class _Run:
             return
         before = {name: tensor.clone() for name, tensor in self.task.model.state_dict().items()}
         self.model.train()
-        for batch in self._loader(0, 1, workers=0):
+        parts = list(self._loader(0, 1, workers=0))
+        counts = self._counts(parts)
+        for batch in parts:
             _seed(derive(self.seed, "settle", self.job.rank))
-            self.accelerator.backward(self._loss(batch)["loss"])
+            self._backward(self._losses(batch, counts))
         self.optimizer.zero_grad()
         self._load(before)
 
@@ -173,31 +188,48 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate(step)
         totals: dict[str, Tensor] = {}
+        waiting = [next(batches) for _ in range(parts)]  # all of them: how much a part counts depends on the others
+        counts = self._counts(waiting)
         for part in range(parts):
             with ExitStack() as stack:
                 if part < parts - 1:
                     stack.enter_context(self.accelerator.no_sync(self.model))
-                losses = self._loss(next(batches))
-                self.accelerator.backward(losses["loss"] / parts)
+                losses = self._losses(waiting.pop(0), counts)
+                self._backward(losses)
             for name, value in losses.items():
-                totals[name] = totals.get(name, 0.0) + value.detach().double() / parts
+                totals[name] = totals.get(name, 0.0) + value.detach().double()
         clip_gradients(self.task.model, self.schedule)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.losses.append(totals)
 
-    def _loss(self, batch: Batch) -> dict[str, Tensor]:
-        return self.task.loss(send_to_device(batch, self.device, non_blocking=True), self.model)
+    def _counts(self, parts: list[Batch]) -> dict[str, Tensor]:
+        """By loss, what it is divided by: the count of the whole batch, over all its parts and ranks; at least 1."""
+        each = [self.task.counts(part) for part in parts]
+        numbers = torch.tensor([sum(part[name] for part in each) for name in each[0]], device=self.device)
+        if self.job.world > 1:
+            torch.distributed.all_reduce(numbers)
+        return dict(zip(each[0], numbers.clamp(min=1), strict=True))
+
+    def _losses(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What a part adds to the losses of the whole batch, and "loss", what is minimised."""
+        sums = self.task.loss(send_to_device(batch, self.device, non_blocking=True), self.model)
+        losses = {name: value / counts[name] for name, value in sums.items()}
+        weighted = [self.task.weights.get(name, 1.0) * value for name, value in losses.items()]
+        return {**losses, "loss": torch.stack(weighted).sum()}
+
+    def _backward(self, losses: dict[str, Tensor]) -> None:
+        """DDP averages gradients over ranks, and they are to be added."""
+        self.accelerator.backward(losses["loss"] * self.job.world)
 
     def _gather(self) -> bool:
-        """Average the losses of the last steps over ranks into the window; whether SIGTERM came to any rank."""
+        """Add up the losses of the last steps over ranks into the window; whether SIGTERM came to any rank."""
         names = sorted(self.losses[0])
         table = torch.stack([torch.stack([entry[name] for name in names]) for entry in self.losses])
         flags = torch.tensor([[float(self.job.stopping)] * len(names)], dtype=table.dtype, device=table.device)
         table = torch.cat([table, flags])
         if self.job.world > 1:
             torch.distributed.all_reduce(table)
-            table /= self.job.world
         *rows, flag = table.tolist()
         first = self.state.step - len(rows) + 1
         self.losses = []

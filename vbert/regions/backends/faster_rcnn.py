@@ -12,10 +12,17 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad, relu, softmax
+from torch.nn.functional import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    pad,
+    relu,
+    smooth_l1_loss,
+    softmax,
+)
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -24,6 +31,18 @@ from vbert.regions.backends.proposals import Choice, proposals
 from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Seen
 from vbert.regions.pixels import padded_size, prepare, scales_of, stacked, target_size
 from vbert.regions.suppression import best
+
+SMOOTH = 1 / 9  # beta of the box losses, torchvision's
+
+
+def shares(taken: Sequence[Tensor]) -> Tensor:
+    """bool [n] of each image, joined to [N]: 1 / how many of its image's are taken where one is, else 0.
+
+    A loss weighted by it is the sum over images of each one's mean. torchvision's is a mean over all that is taken in
+    a batch, and how many that are is only known when all parts of the batch have been looked at; where every image has
+    as many samples as are wanted, which is the rule, the two are one.
+    """
+    return torch.cat([each / each.sum().clamp(min=1) for each in taken])
 
 
 class FloatRpnHead(RPNHead):  # type: ignore[misc]
@@ -47,6 +66,21 @@ class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
             kept.append(best(scores, self.pre_nms_top_n()) + offset)
             offset += scores.shape[1]
         return torch.cat(kept, dim=1)
+
+    def compute_loss(
+        self, objectness: Tensor, pred_bbox_deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(objectness, boxes) as torchvision's, each the sum over images of the mean over an image's samples."""
+        positive, negative = self.fg_bg_sampler(labels)
+        share = shares([(one | other).bool() for one, other in zip(positive, negative, strict=True)])
+        inside, taken = torch.cat(positive).nonzero()[:, 0], share.nonzero()[:, 0]
+        moves = smooth_l1_loss(
+            pred_bbox_deltas[inside], torch.cat(regression_targets)[inside], beta=SMOOTH, reduction="none"
+        )
+        seen = binary_cross_entropy_with_logits(
+            objectness.flatten()[taken], torch.cat(labels)[taken].to(objectness.dtype), share[taken], reduction="sum"
+        )
+        return seen, (moves.sum(1) * share[inside]).sum()
 
     def propose(self, pixels: Tensor, maps: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """What `forward` proposes in evaluation (of equal scores the first); the whole image where there is nothing.
@@ -89,22 +123,30 @@ class AttributeRoiHeads(RoIHeads):  # type: ignore[misc]
         shapes: list[tuple[int, int]],
         targets: list[dict[str, Tensor]],
     ) -> dict[str, Tensor]:
+        """Each the sum over images of the mean over an image's samples."""
         proposals, matched, labels, regression = self.select_training_samples(proposals, targets)
         pooled = self.box_roi_pool(maps, proposals, shapes)
         # Always as many rows: for each new size of a matrix product oneDNN compiles and keeps another kernel.
         rows, count = len(pooled), len(targets) * self.fg_bg_sampler.batch_size_per_image
         features = self.box_head(filled(pooled, count) if self.fill else pooled)
         logits, deltas = (each[:rows].float() for each in self.box_predictor(features))
-        classification, boxes = fastrcnn_loss(logits, deltas, labels, regression)
-        losses = {"classes": classification, "boxes": boxes}
+        share, wanted = shares([torch.ones_like(each, dtype=torch.bool) for each in labels]), torch.cat(labels)
+        inside = wanted.nonzero()[:, 0]
+        moves = deltas.view(rows, -1, 4)[inside, wanted[inside]]
+        moved = smooth_l1_loss(moves, torch.cat(list(regression))[inside], beta=SMOOTH, reduction="none")
+        losses = {
+            "classes": (cross_entropy(logits, wanted, reduction="none") * share).sum(),
+            "boxes": (moved.sum(1) * share[inside]).sum(),
+        }
         if self.attributes is not None:
             none = features.new_zeros(1, self.attributes.out_features, dtype=torch.float32)
             known = [t["attributes"] if len(t["boxes"]) else none for t in targets]
-            wanted = torch.cat([each[m] for each, m in zip(known, matched, strict=True)])
-            taught = (torch.cat(labels) > 0) & (wanted.sum(1) > 0)
+            named = [each[m] for each, m in zip(known, matched, strict=True)]
+            share = shares([(one > 0) & (each.sum(1) > 0) for one, each in zip(labels, named, strict=True)])
+            taught = share.nonzero()[:, 0]
             scores = self.attributes(features)[:rows].float()
-            total = cross_entropy(scores[taught], wanted[taught], reduction="sum")
-            losses["attributes"] = total / taught.sum().clamp(min=1)
+            each_one = cross_entropy(scores[taught], torch.cat(named)[taught], reduction="none")
+            losses["attributes"] = (each_one * share[taught]).sum()
         return losses
 
 
@@ -125,8 +167,8 @@ class FasterRcnn(nn.Module):
     def forward(
         self, pixels: Tensor, shapes: list[tuple[int, int]], targets: list[dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Losses. pixels [B, 3, H, W], padded below and to the right; shapes: each image's (h, w); targets: boxes
-        float32 [n, 4], labels int64 [n] from 1, attributes float32 [n, A]."""
+        """Losses, summed over the images. pixels [B, 3, H, W], padded below and to the right; shapes: each image's
+        (h, w); targets: boxes float32 [n, 4], labels int64 [n] from 1, attributes float32 [n, A]."""
         pixels = self.padded(pixels)
         maps = self.backbone(pixels)
         found, rpn = self.rpn(ImageList(pixels, shapes), maps, targets)
