@@ -210,6 +210,7 @@ def build(step: Path, /, *, units: str | None = None, store: StoreOption = None,
     from flows.recipe import machine_from
     from flows.running import engine_here
     from flows.terminal import Terminal
+    from vbert.artifacts.build import UnitsMade
     from vbert.artifacts.stage import artifact_from_json
 
     try:
@@ -218,11 +219,11 @@ def build(step: Path, /, *, units: str | None = None, store: StoreOption = None,
         raise UserError(f"{step}: {error}; `vbert path RECIPE STAGE --step` writes one") from None
     artifact = artifact_from_json(document)
     with Terminal() as terminal, engine_here(_store(store), machine_from(machine), terminal, artifact) as engine:
-        if units is None:
-            print(engine.store.place(engine.ensure(artifact).manifest))
-            return
-        made = engine.make_units(artifact, _range(units))
-    print(f"{made.done} of {made.total} units are there")
+        made = engine.ensure(artifact) if units is None else engine.make_units(artifact, _range(units))
+    if isinstance(made, UnitsMade):
+        print(f"{made.done} of {made.total} units are there")
+    else:
+        print(_store(store).place(made.manifest))
 
 
 def _range(units: str) -> range:

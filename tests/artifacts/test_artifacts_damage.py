@@ -14,7 +14,7 @@ import pytest
 from artifacts import toy
 
 from vbert.artifacts.errors import BuildError, Damaged
-from vbert.artifacts.graph import Engine, Events, build_here
+from vbert.artifacts.graph import Engine, Events, build_here, plan
 from vbert.artifacts.manifest import Manifest
 from vbert.artifacts.store import Store
 from vbert.artifacts.units import committed, make_unit
@@ -303,6 +303,36 @@ def test_verify_reads_everything_and_names_each_bad_file(store: Path) -> None:
     assert len(list((store / "damaged").iterdir())) == 2
     assert verify(Store(store)) == []
     assert [a.read() for a in build_here([TARGET, NEIGHBOUR], store)] == [VALUES, {"0000.json": 0, "0001.json": 1}]
+
+
+def test_a_run_brings_back_what_its_page_shows_and_what_was_damaged(tmp_path: Path) -> None:
+    """The page itself is whole; what else lies behind it may be gone, and nothing is made for that."""
+    root = tmp_path / "store"
+    squares = toy.squares(toy.numbers(2), toy.Slow())
+    page = toy.page(toy.total(squares, {}, toy.Slow()), squares)
+    build_here([page], root)
+
+    def states() -> dict[str, str]:
+        return {line.artifact.stage_name: line.status for line in plan([page], Store(root))}
+
+    def directory(stage: str) -> Path:
+        return next((root / "artifacts" / stage).iterdir())
+
+    whole = dict.fromkeys(states(), "present")
+    shutil.rmtree(directory("toy_numbers"))
+    assert states() == whole | {"toy_numbers": "unneeded"}, "raw data may be deleted"
+    shutil.rmtree(directory("toy_total"))
+    assert states() == whole | {"toy_numbers": "unneeded", "toy_total": "missing"}, "the page shows it"
+    build_here([page], root)
+    assert states() == whole | {"toy_numbers": "unneeded"}
+    build_here([toy.numbers(2)], root)
+    put(directory("toy_numbers") / "numbers.json", b"[0, 2]")  # of the same size
+    assert states() == whole
+    assert [damage.stage for damage in verify(Store(root))] == ["toy_numbers"]
+    assert states() == whole | {"toy_numbers": "missing"}, "verify has found it damaged"
+    build_here([page], root)
+    assert states() == whole
+    assert verify(Store(root)) == []
 
 
 def test_verify_trusts_no_earlier_check(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,13 @@ def total(build: Build, squares: Squares, more: Mapping[str, Squares], settings:
     return build.process(add_up, squares, dict(more), settings)
 
 
+@stage("toy_page", makes=Artifact, version=1, shows=True)
+def page(build: Build, total: Total, squares: Squares) -> Figures:
+    """As a report: about its inputs."""
+    (build.directory / "page").write_text(str(total.read()))
+    return {}
+
+
 def add_up(job: Job, squares: Squares, more: dict[str, Squares], settings: Slow) -> Figures:
     """Sums one square a step; a checkpoint after each."""
     values: list[Any] = list(squares.read().values()) + [v for s in more.values() for v in s.read().values()]

@@ -211,7 +211,7 @@ def test_force_builds_again_and_finds_the_same_bits(vbert: Any, store: Path) -> 
 
 def test_verify_names_a_damaged_file_and_run_mends_it(vbert: Any, store: Path) -> None:
     assert vbert("verify", "--store", store)[:2] == (0, "every file is what its manifest says\n")
-    folder = Path(vbert("path", TINY, "vocabulary", "--store", store)[1].strip())
+    folder = Path(vbert("path", TINY, "evaluate", "--store", store)[1].strip())
     file = next(f for f in folder.rglob("*") if f.is_file() and f.name != "manifest.json")
     file.chmod(0o644)
     data = bytearray(file.read_bytes())
@@ -221,7 +221,10 @@ def test_verify_names_a_damaged_file_and_run_mends_it(vbert: Any, store: Path) -
     assert code == 1
     assert file.name in error
     assert file.name in json.dumps(json.loads(out))
-    assert vbert("run", TINY, "--store", store, "--local")[0] == 0
+    code, out, said = vbert("run", TINY, "--store", store, "--local", "--json")
+    assert (code, "1 stages built" in said) == (0, True), "the report is whole, and its metrics are back"
+    assert [s["stage"] for s in json.loads(out.splitlines()[-1])["stages"] if s["status"] == "built"] == ["evaluate"]
+    assert (folder / file.name).exists()
     assert vbert("verify", "--store", store)[0] == 0
 
 
@@ -264,6 +267,11 @@ def test_a_step_is_built_in_parts_from_its_file(vbert: Any, store: Path) -> None
     assert (code, said) == (0, f"{here}\n")
     assert {f.name: f.read_bytes() for f in here.glob("*.tar")} == digests
     assert vbert("build", "step.json", "--units", "3-1", "--store", store)[0] == 2
+    before = {path: path.stat().st_mtime_ns for path in here.iterdir()}
+    for units in (["--units", "0-1"], []):
+        assert vbert("build", "step.json", *units, "--store", store)[:2] == (0, f"{here}\n"), "nothing is made again"
+    assert {path: path.stat().st_mtime_ns for path in here.iterdir()} == before
+    assert not list((store / "unfinished" / "regions").glob("*"))
 
 
 # ---------------------------------------------------------------------- ended from outside

@@ -279,6 +279,8 @@ class StoreBuild:
         return {key: record["figures"] for key, record in self._units.items()}
 
     def process(self, function: Callable[..., Figures], *arguments: Any, processes: int = 1) -> Figures:
+        if self.only is not None:
+            raise self.not_of_units()
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None
         deadline = None if timeout is None else time.monotonic() + timeout
         if (note := self.store.scratch_note(self.scratch)) is not None:
@@ -300,6 +302,9 @@ class StoreBuild:
                 children.terminate(ranks)
                 raise
         return results[0]  # type: ignore[no-any-return]
+
+    def not_of_units(self) -> UserError:
+        return UserError(f"{self.artifact.title} is not made of units; leave out --units")
 
     def progress(self, done: int, total: int, **figures: float) -> None:
         self.show(done, total, **figures)

@@ -20,6 +20,12 @@ def damaged_name(stage: str, fingerprint: str) -> str:
     return f"{stage}-{fingerprint[:12]}-{stamp}-{uuid.uuid4().hex[:6]}"
 
 
+def damaged_of(name: str) -> tuple[str, str]:
+    """The stage and the first digits of the fingerprint in what `damaged_name` gave; empty for another name."""
+    stage, mark, *rest = name.rsplit("-", 3)
+    return (stage, mark) if len(rest) == 2 else ("", "")
+
+
 def complete(directory: Path, record: Manifest, hashed: Mapping[str, FileEntry]) -> Manifest:
     """`record` with the files below `directory`, synced and hashed."""
     entries = gathered(directory, record.stage, manifest.NAME, hashed)

@@ -79,9 +79,8 @@ def needs(artifact: Artifact) -> list[Artifact]:
 def plan(targets: Sequence[Artifact], store: Store, force: Iterable[str] = ()) -> list[Planned]:
     """What a run would find and do, inputs first, and of those what checks given files (stages that are `early`).
 
-    Nothing behind a finished artifact is needed.
-
-    Damage that can be seen without reading contents counts as missing and is told in the line.
+    Nothing behind a finished artifact is needed, but for what a target shows, and for what was found damaged, whether
+    here (without reading contents) or by `verify`, which moved it away: that counts as missing and is told in the line.
     """
     forced = set(force)
     whole = walk(*targets)
@@ -94,7 +93,12 @@ def plan(targets: Sequence[Artifact], store: Store, force: Iterable[str] = ()) -
         except Damaged as error:
             states[artifact.fingerprint] = None
             damage[artifact.fingerprint] = str(error)
-    needed = {target.fingerprint for target in targets} | forced
+    shown = [held for target in targets if target.step and target.step.stage.shows for held in target.step.inputs()]
+    needed = {target.fingerprint for target in (*targets, *shown)} | forced | set(damage)
+    lost = [(a.stage_name, a.fingerprint) for a in order if states[a.fingerprint] is None]
+    for _, mark in store.were_set_aside(lost) if lost else ():
+        needed.add(mark)
+        damage.setdefault(mark, "was found damaged and moved away")
     for artifact in reversed(order):
         mark = artifact.fingerprint
         if mark in needed and (states[mark] is None or mark in forced):
@@ -280,8 +284,14 @@ class Engine:
         self.store.clear(artifact.stage_name, artifact.fingerprint)
         return published
 
-    def make_units(self, artifact: Artifact, which: range) -> UnitsMade:
-        """Make units number `which` of the artifact's plan and no more; any number of workers may do so at once."""
+    def make_units(self, artifact: Artifact, which: range) -> UnitsMade | Built:
+        """Make units number `which` of the artifact's plan and no more; any number of workers may do so at once.
+
+        Of a finished artifact there is nothing to make.
+        """
+        stage, mark = artifact.stage_name, artifact.fingerprint
+        if (found := self.store.find(stage, mark)) is not None:
+            return self._finish(artifact, "cached", 0.0, found)
         self.store.prepare()
         self._accept(artifact)
         bound = artifact.bound(self.store)
@@ -289,9 +299,18 @@ class Engine:
             build.only = which
             try:
                 self.make(bound, build)
+                raise build.not_of_units()
             except UnitsMade as made:
-                return made
-        raise UserError(f"{artifact.title} is not made of units; leave out --units")
+                ended: Exception = made
+            except Exception as error:
+                ended = error
+        if (found := self.store.find(stage, mark)) is not None:
+            # Whoever published in the meantime has cleared away what was being made here.
+            self.store.clear(stage, mark)
+            return self._finish(artifact, "cached", 0.0, found)
+        if not isinstance(ended, UnitsMade):
+            raise ended
+        return ended
 
     @contextmanager
     def building(self, artifact: Artifact) -> Iterator[StoreBuild]:

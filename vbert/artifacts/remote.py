@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -305,6 +305,9 @@ class RemoteStore(Store):
             transfer.sweep(self.objects, base)
             durable.remove_tree(self.directory(damage.stage, damage.fingerprint))
         return f"{self.location}/{target}"
+
+    def _damaged(self) -> Iterable[str]:
+        return self.objects.folders("damaged")
 
     @contextmanager
     def lock(self, fingerprint: str, waiting: Any = None) -> Iterator[None]:

@@ -34,7 +34,8 @@ class Stage(Generic[P, A]):
     `retries`, `timeout` (seconds), `gpus` and `tags` say how to run it and are not hashed. `through` is whether it
     reads through its inputs to theirs (pixels behind an index), so that those must be at hand too. `same_bits` is
     whether two builds of it must agree: not where times are part of what it makes. `early` is whether it checks what
-    somebody gave, and so is made before what takes long.
+    somebody gave, and so is made before what takes long. `shows` is whether it is about its inputs, so that a run that
+    asks for it brings them back too, where it is finished and they are gone.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Stage(Generic[P, A]):
     through: bool = True
     same_bits: bool = True
     early: bool = False
+    shows: bool = False
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
         try:
@@ -90,6 +92,7 @@ def stage(
     through: bool = True,
     same_bits: bool = True,
     early: bool = False,
+    shows: bool = False,
 ) -> Callable[[Callable[Concatenate[Build, P], Figures]], Stage[P, A]]:
     """Declare a stage. Its name is explicit and unique, so renaming the function changes no fingerprint."""
 
@@ -101,7 +104,7 @@ def stage(
         ):
             raise TypeError(f"two stages are called {name!r}: one in {other.module}, one in {function.__module__}")
         declared: Stage[P, A] = Stage(
-            name, makes, version, function, retries, timeout, gpus, tags, through, same_bits, early
+            name, makes, version, function, retries, timeout, gpus, tags, through, same_bits, early, shows
         )
         REGISTRY[name] = declared
         return declared

@@ -15,13 +15,13 @@ import json
 import os
 import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts import durable, manifest
-from vbert.artifacts.contents import complete, damaged_name, tell_difference
+from vbert.artifacts.contents import complete, damaged_name, damaged_of, tell_difference
 from vbert.artifacts.errors import BuildError, Damaged, UserError
 from vbert.artifacts.locks import held
 from vbert.artifacts.manifest import FileEntry, Manifest
@@ -337,6 +337,14 @@ class Store:
             durable.sync_directory(target.parent)
             durable.acknowledge(target)
         return target
+
+    def were_set_aside(self, names: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those (stage, fingerprint) of which something lies in `damaged/`."""
+        there = {damaged_of(name) for name in self._damaged()}
+        return {(stage, mark) for stage, mark in names if (stage, mark[:12]) in there}
+
+    def _damaged(self) -> Iterable[str]:
+        return [path.name for path in (self.root / "damaged").glob("*")]
 
     def _still(self, damage: Damaged) -> bool:
         fresh = self.afresh()
