@@ -7,11 +7,12 @@ import random
 import struct
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from vbert.artifacts.errors import BuildError
 from vbert.data.decode import MAX_PIXELS, size
@@ -165,6 +166,85 @@ def test_broken_image_is_refused_with_its_reason(case: str) -> None:
         decode(data())
     assert found.value.reason == reason
     assert found.value.detail
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        (lambda: b"<!doctype html><html>404</html>", "a web page"),
+        (lambda: b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (lambda: b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIC picture"),
+        (lambda: png(0, 5), "a PNG picture whose header is broken"),
+        (
+            lambda: file_of(picture().resize((64, 64)), "JPEG")[:-200],
+            "a JPEG picture that ends in the middle of its pix",
+        ),
+    ],
+)
+def test_a_reason_says_what_is_wrong(case: Callable[[], bytes], said: str) -> None:
+    with pytest.raises(BadImage) as found:
+        decode(case())
+    assert found.value.detail.startswith(said)
+
+
+JPEGS: dict[str, dict[str, object]] = {
+    "baseline": {},
+    "full colours": {"subsampling": 0, "quality": 95},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_blocks": 2},
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_lacks_its_end_mark_alone_is_whole(kind: str, mode: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(6).integers(0, 255, (50, 70, 3), np.uint8)).convert(mode)
+    whole = file_of(noise, "JPEG", **JPEGS[kind])
+    wanted = decode(whole)
+    for without in (whole[:-2], whole[:-1]):
+        assert size(without) == wanted.size
+        assert decode(without).tobytes() == wanted.tobytes()
+    for cut in range(3, 60):  # a pixel that is not there is not made up
+        with suppress(BadImage):
+            assert decode(whole[:-cut]).tobytes() == wanted.tobytes()
+    with pytest.raises(BadImage):
+        decode(whole[:-60])
+
+
+def test_a_progressive_jpeg_without_its_last_scan_is_not_whole() -> None:
+    whole = file_of(Image.effect_noise((70, 50), 60).convert("RGB"), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    tables = whole.rindex(b"\xff\xc4", 0, last)
+    for end in (tables, last):
+        with pytest.raises(BadImage, match="a JPEG picture that ends in the middle of its pixels"):
+            decode(whole[:end])
+
+
+def with_chunk(data: bytes, kind: bytes, body: bytes, at_end: bool, crc: int | None = None) -> bytes:
+    """A PNG with one more chunk, behind its header or before its end."""
+    checked = zlib.crc32(kind + body) if crc is None else crc
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checked)
+    at = len(data) - 12 if at_end else 33
+    return data[:at] + chunk + data[at:]
+
+
+@pytest.mark.parametrize("at_end", [False, True])
+def test_what_a_png_holds_beside_its_picture_costs_no_pixel(at_end: bool) -> None:
+    wanted = decode(file_of(picture()))
+    packed = zlib.compress(bytes(2**21))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for data in (
+        with_chunk(file_of(picture()), b"zTXt", b"Comment\0\0" + packed, at_end),
+        with_chunk(file_of(picture()), b"iTXt", b"Comment\0\1\0\0\0" + packed, at_end),
+        with_chunk(file_of(picture()), b"tEXt", b"Comment\0hello", at_end, crc=1),
+        with_chunk(file_of(picture()), b"iCCP", b"profile\0\0" + packed, at_end),
+    ):
+        assert size(data) == wanted.size
+        assert decode(data).tobytes() == wanted.tobytes()
+    turned = with_chunk(file_of(picture(), exif=exif), b"zTXt", b"Comment\0\0" + packed, at_end)
+    assert size(turned) == decode(turned).size == (5, 7)
+    assert (PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY) == (2**20, 2**26)
 
 
 def test_any_damage_gives_a_picture_or_a_reason() -> None:

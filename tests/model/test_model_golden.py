@@ -34,13 +34,27 @@ def test_bert(tmp_path: Path) -> None:
     source, made = tmp_path / "source", tmp_path / "made"
     source.mkdir()
     made.mkdir()
-    (source / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 2, "vocab_size": 6}))
+    sizes = {"hidden_size": 2, "intermediate_size": 3, "max_position_embeddings": 4, "vocab_size": 6}
+    config = {"model_type": "bert", "num_hidden_layers": 1, "num_attention_heads": 1, **sizes}
+    (source / "config.json").write_text(json.dumps(config))
     write_vocabulary(source, [*SPECIAL, "Cat"], TextRules(do_lower_case=False))
-    names = {
-        "embeddings.word_embeddings.weight": torch.arange(12.0).view(6, 2),
-        "embeddings.LayerNorm.gamma": torch.ones(2, dtype=torch.float16),
-        "cls.predictions.decoder.bias": torch.zeros(6),
-    }
+    names = {"embeddings.word_embeddings.weight": torch.arange(12.0).view(6, 2)}
+    names["embeddings.position_embeddings.weight"] = torch.arange(8.0).view(4, 2)
+    names["embeddings.token_type_embeddings.weight"] = torch.arange(4.0).view(2, 2)
+    layer = "encoder.layer.0"
+    for part in ("embeddings", f"{layer}.attention.output", f"{layer}.output"):
+        names |= {
+            f"{part}.LayerNorm.gamma": torch.ones(2, dtype=torch.float16),
+            f"{part}.LayerNorm.beta": torch.ones(2),
+        }
+    for part, out, into in (
+        *((f"attention.self.{name}", 2, 2) for name in ("query", "key", "value")),
+        ("attention.output.dense", 2, 2),
+        ("intermediate.dense", 3, 2),
+        ("output.dense", 2, 3),
+    ):
+        names |= {f"{layer}.{part}.weight": torch.ones(out, into), f"{layer}.{part}.bias": torch.zeros(out)}
+    names["cls.predictions.decoder.bias"] = torch.zeros(6)
     save_file(names, source / "model.safetensors")
     write_bert(made, source)
-    same(made, bert, "e8a7dda7cac2484184120d0ce79bd72c5226e0bc768e24cf1601a73927c220ac")
+    same(made, bert, "93d3eea8c02e9f4e94424116587ce86b7b1aeefb7f0ccc07dfa0d3e149c39c27")

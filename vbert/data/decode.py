@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING
+
+from vbert.data.first_bytes import ENOUGH, told
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -13,6 +16,17 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 89_478_485  # Pillow's own bound (a quarter GiB of RGB), where it only warns
 ORIENTATION = 0x0112  # EXIF tag
+
+PNG = b"\x89PNG\r\n\x1a\n"
+# The chunks of a PNG that its (first) picture as shown is made of; all others are texts, profiles, times and the like.
+PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf", b"acTL", b"fcTL", b"fdAT")
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)  # frames whose coefficients come bit by bit (ITU T.81, table B.1)
+AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the next marker but those inside a scan
+RESTART = re.compile(rb"\xff([\xd0-\xd7])")
+# What a decoder that lacks bits would take for pixels; without, libjpeg makes up zeros. Several, because differences in
+# the last block can be lost where its colours are beyond what can be shown.
+FILLINGS = (b"", b"\xfe" * 4096, b"\xaa" * 4096, b"\x55" * 4096, bytes((73 * i + 41) % 251 for i in range(4096)))
 
 
 class BadImage(Exception):
@@ -44,11 +58,11 @@ def _open(data: bytes) -> Image.Image:
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise BadImage("not an image", f"none of {', '.join(FORMATS)}: begins with {data[:8]!r}") from None
+        raise BadImage("not an image", _what_else(data)) from None
     except Image.DecompressionBombError as error:
         raise BadImage("too large", str(error)) from None
     except Exception as error:
-        raise BadImage("damaged", f"{type(error).__name__}: {error}") from None
+        raise BadImage("damaged", _in_words(error, data)) from None
     if image.width * image.height > MAX_PIXELS:
         raise BadImage("too large", f"{image.width}×{image.height}, at most {MAX_PIXELS:,} pixels")
     return image
@@ -75,7 +89,7 @@ def size(data: bytes) -> tuple[int, int]:
 
 def laid_out(data: bytes) -> tuple[int, int, int]:
     """(width, height) as stored and the EXIF orientation (1–8), from the header alone. Raises BadImage."""
-    image = _open(data)
+    image, data = _opened(data)
     return *image.size, _orientation(image, data)
 
 
@@ -83,11 +97,115 @@ def decode(data: bytes) -> Image.Image:
     """The (first) picture of an image file as shown: mode RGB, EXIF orientation applied.
 
     Transparent pixels are laid over white, what pages and viewers show behind them; 16-bit greys keep their high
-    byte, as Pillow does for 16-bit colours; grey, palette and CMYK are converted. Raises BadImage.
+    byte, as Pillow does for 16-bit colours; grey, palette and CMYK are converted. Where all pixels are there, a JPEG
+    may lack its end mark, and what else a PNG holds may be beyond Pillow's limits or broken. Raises BadImage.
     """
+    image, data = _opened(data)
+    try:
+        return _shown(image, data)
+    except BadImage as bad:
+        if bad.reason != "damaged" or (mended := _mended(data)) is None:
+            raise
+        return mended
+
+
+def _opened(data: bytes) -> tuple[Image.Image, bytes]:
+    """The image, and the bytes that it is read from: of a PNG that Pillow refuses, those of its picture alone."""
+    try:
+        return _open(data), data
+    except BadImage as bad:
+        if bad.reason not in ("damaged", "not an image") or (bare := _bare_png(data)) is None:
+            raise
+    return _open(bare), bare
+
+
+def _mended(data: bytes) -> Image.Image | None:
+    """The picture as shown of a file that can't be decoded as it is, where all pixels are there."""
+    try:
+        if (bare := _bare_png(data)) is not None:
+            return _shown(_open(bare), bare)
+        if data.startswith(JPEG_START) and _lacks_only_end(data):
+            body = data.removesuffix(b"\xff")
+            ends = [filling + JPEG_END for filling in FILLINGS]
+            if b"\xff\xdd" in body:  # restart intervals: what lacks may begin with the marker of the next one
+                before = [int.from_bytes(n) for n in RESTART.findall(body)]
+                following = bytes([0xFF, 0xD0 + (before[-1] - 0xD0 + 1) % 8 if before else 0xD0])
+                ends += [following + end for end in ends[1:]]
+            found = _shown(_open(body + ends[0]), body)
+            wanted = found.tobytes()
+            if all(_shown(_open(body + end), body).tobytes() == wanted for end in ends[1:]):
+                return found
+    except BadImage:
+        pass
+    return None
+
+
+def _bare_png(data: bytes) -> bytes | None:
+    """A PNG without the chunks that its picture isn't made of; None for another format, or where there are none."""
+    if not data.startswith(PNG):
+        return None
+    kept, at = [PNG], len(PNG)
+    while at + 12 <= len(data):
+        kind, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4])
+        if kind in PNG_CHUNKS:
+            kept.append(data[at:end])
+        at = len(data) if kind == b"IEND" else end
+    bare = b"".join(kept)
+    return bare if len(bare) < len(data) else None
+
+
+def _lacks_only_end(data: bytes) -> bool:
+    """Whether a JPEG without end mark has begun all its scans, down to the last bit of each coefficient.
+
+    That the last one is whole is for `_mended` to see: then what follows it makes no difference to the pixels.
+    """
+    progressive, waiting, at = False, dict[int, set[int]](), 2
+    try:
+        while True:
+            while data[at] == 0xFF:
+                at += 1
+            marker, size = data[at], int.from_bytes(data[at + 1 : at + 3])
+            segment, at = data[at + 3 : at + 1 + size], at + 1 + size
+            if marker == 0xD9 or size < 2:
+                return False
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame: its components' ids
+                progressive = marker in PROGRESSIVE
+                waiting = {segment[6 + 3 * i]: set(range(64)) for i in range(segment[5])}
+            if marker != 0xDA:
+                continue
+            count = segment[0]  # a scan: components, first and last coefficient, bits that it leaves to others
+            first, last, bits = segment[1 + 2 * count : 4 + 2 * count]
+            for component in segment[1 : 1 + 2 * count : 2]:
+                if not progressive or not bits & 15:
+                    waiting[component] -= set(range(first, last + 1)) if progressive else set(range(64))
+            if (following := AFTER_SCAN.search(data, at)) is None:
+                return not any(waiting.values())
+            at = following.start()
+    except (IndexError, KeyError, ValueError):
+        return False
+
+
+def _what_else(data: bytes) -> str:
+    """What a file is that Pillow takes for no picture of FORMATS."""
+    what = told(data[:ENOUGH]) or f"it begins with {data[:8]!r}"
+    if what.partition(" ")[2].removesuffix(" picture").replace(" ", "").upper() in FORMATS:
+        return f"{what} whose header is broken"
+    return f"{what}; read are {', '.join(FORMATS)}"
+
+
+def _in_words(error: Exception, data: bytes) -> str:
+    """What is wrong with a file, that Pillow says by `error`."""
+    what, said = told(data[:ENOUGH]) or "a picture", str(error)
+    if "truncated" in said.lower() or isinstance(error, EOFError):
+        return f"{what} that ends in the middle of its pixels"
+    if "data stream" in said:
+        return f"{what} whose packed pixels are broken"
+    return f"{what} that can't be decoded ({type(error).__name__}: {error})"
+
+
+def _shown(image: Image.Image, data: bytes) -> Image.Image:
     from PIL import Image
 
-    image = _open(data)
     try:
         orientation = _orientation(image, data)
         image.load()
@@ -112,7 +230,7 @@ def decode(data: bytes) -> Image.Image:
     except BadImage:
         raise
     except Exception as error:
-        raise BadImage("damaged", f"{type(error).__name__}: {error}") from None
+        raise BadImage("damaged", _in_words(error, data)) from None
 
 
 def _high_byte(image: Image.Image) -> Image.Image:
