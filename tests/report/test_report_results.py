@@ -18,12 +18,13 @@ from flows.recipe import resolve
 from vbert.data.images import Images, write_images
 from vbert.data.raw import Raw, RawWriter
 from vbert.model.trained import Model
+from vbert.report.comparison import comparisons
 from vbert.report.page import Downstream
 from vbert.report.pictures import Album
 from vbert.report.plots import Point, line_chart, losses, shares
 from vbert.report.predictions import gallery
 from vbert.report.render import cut, duration, figure, percent, size
-from vbert.report.results import FLOOR, MAIN, SCRATCH, groups, runs
+from vbert.report.results import FLOOR, MAIN, SCRATCH, UNPAIRED, groups, runs
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 
@@ -68,6 +69,64 @@ def test_without_any_pre_training_no_run_is_a_control_for_lacking_it(world: Worl
     (run,) = runs({"b/toy/test": started(world.downstream["vqa/toy/test"], "none")}, pretrained=False)
     assert run.role == MAIN
     assert run.note == "8 steps"
+
+
+def of_seed(world: World, folder: Path, entry: str, seed: int, changes: dict[str, Any], right: set[int]) -> Downstream:
+    """The entry as the recipe would have trained it with `seed`; the answers to the examples `right` are right."""
+    from vbert.metrics.evaluation import Evaluation, write_evaluation
+
+    made = graph(resolve(str(TINY), {"downstream.vqa.seed": seed, **changes}))
+    assert made.step is not None
+    (step,) = made.step.arguments["downstream"].values()
+    held = next(iter(world.downstream.values()))
+    model = Model.at(held.model.path)
+    model.step = step.model.step
+    rows = held.examples.table().to_pylist()
+    folder = folder / f"{entry}@{seed}"
+    folder.mkdir(parents=True)
+    predictions = [
+        {"example_id": row["example_id"], "answer": row["answers"][0]["answer"] if i in right else "?", "score": 0.5}
+        for i, row in enumerate(rows)
+    ]
+    scores = {"accuracy": [float(i in right) for i in range(len(rows))]}
+    write_evaluation(folder, predictions=predictions, scores=scores, groups=[row["image_ids"][0] for row in rows],
+                     resamples=20, counts={"examples": len(rows)}, files={})  # fmt: skip
+    return replace(held, model=model, evaluation=Evaluation.at(folder))
+
+
+def test_entries_are_compared_over_their_seeds_with_the_one_not_pre_trained(world: World, tmp_path: Path) -> None:
+    none, less = {"downstream.vqa.start": "none"}, {"downstream.vqa.share": 0.5}
+    unpaired = {"pretrain.images": "shuffled"}
+    arms: dict[str, tuple[dict[str, Any], list[set[int]]]] = {
+        "a": ({}, [{0, 1, 2, 3}, {0, 1, 2}]),
+        "b": (none, [{0, 1}, {0, 1, 2}]),
+        "c": (unpaired, [{0, 1}, {4}]),
+        "d": (less, [{0}, {0}]),  # nothing without pre-training sees as little
+    }
+    downstream = {
+        f"{entry}@{seed}/toy/test": of_seed(world, tmp_path, entry, seed, changes, right[seed])
+        for entry, (changes, right) in arms.items()
+        for seed in (0, 1)
+    }
+    (group,) = groups(runs(downstream, pretrained=True))
+    assert [run.name for run in group.runs] == ["a@0", "d@0", "c@0", "b@0"]  # a chart has an entry once
+    assert [run.role for run in group.runs] == [MAIN, MAIN, UNPAIRED, SCRATCH]
+    (found,) = comparisons([group])
+    told = {arm.first.entry: arm for arm in found.arms}
+    assert {name: round(6 * arm.mean, 6) for name, arm in told.items()} == {"a": 3.5, "b": 2.5, "c": 1.5, "d": 1}
+    assert {name for name, arm in told.items() if arm.gain} == {"a", "c"}
+    gain = told["a"].gain
+    assert gain is not None
+    assert told["a"].baseline == "b"
+    assert gain.by_seed == (pytest.approx(2 / 6), pytest.approx(0))
+    assert gain.value == pytest.approx(1 / 6)
+    assert gain.low <= gain.value <= gain.high
+    figures = found.figures()
+    assert figures["a/toy/test/accuracy"] == pytest.approx(3.5 / 6)
+    assert figures["a/toy/test/accuracy_gain"] == pytest.approx(1 / 6)
+    assert figures["c/toy/test/accuracy_gain"] == pytest.approx(-1 / 6)
+    assert "b/toy/test/accuracy_gain" not in figures
+    assert comparisons(groups(runs({"a/toy/test": downstream["a@0/toy/test"]}, True))) == []
 
 
 def test_shelves_hold_many_kinds_before_more_of_one(world: World) -> None:

@@ -43,6 +43,7 @@ def render(page: Page) -> str:
     )
     jinja.filters |= {
         "percent": percent,
+        "points": points,
         "figure": figure,
         "duration": duration,
         "bytes": size,
@@ -107,6 +108,11 @@ def percent(value: float, digits: int = 2) -> str:
     if not math.isfinite(value):
         return "–"
     return f"{100 * value:.{digits}f}\u00a0%" if 0 <= value <= 1 else f"{value:.3f}"
+
+
+def points(value: float) -> str:
+    """A difference of shares in points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "−")
 
 
 def figure(value: Any, name: str = "") -> str:

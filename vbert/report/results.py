@@ -13,7 +13,8 @@ from vbert.metrics.bootstrap import Interval
 from vbert.report.page import Downstream
 
 MAIN, FLOOR, SCRATCH = "trained", "language-only floor", "without pre-training"
-ROLES = (MAIN, SCRATCH, FLOOR)
+UNPAIRED = "pre-trained on unpaired texts"
+ROLES = (MAIN, UNPAIRED, SCRATCH, FLOOR)
 SPLITS = ("test", "val", "train")
 PARTS = 24  # parts of the examples (question types) shown, the largest first
 
@@ -29,10 +30,17 @@ class Value:
 
 @dataclass(frozen=True)
 class Run:
-    """A downstream entry on one split. `metric` is its objective's main one; None where the split has no labels."""
+    """A downstream entry on one split. `metric` is its objective's main one; None where the split has no labels.
+
+    entry: its name without the seed, which several runs of an entry share. start: what it started from, in words.
+    """
 
     key: str
     name: str
+    entry: str
+    seed: int
+    share: float
+    start: str
     data: str
     split: str
     objective: str
@@ -52,8 +60,11 @@ class Run:
     @property
     def note(self) -> str:
         """Role and training in words."""
-        about = {FLOOR: f"{FLOOR}: other images’ features", SCRATCH: SCRATCH, MAIN: ""}[self.role]
-        return ", ".join(part for part in (about, f"{self.steps:,} steps" if self.steps else "not trained") if part)
+        about = {FLOOR: f"{FLOOR}: other images’ features", MAIN: ""}.get(self.role, self.role)
+        seen = f"{100 * self.share:g} % of the examples" if self.share < 1 else ""
+        seed = f"seed {self.seed}" if self.name != self.entry else ""
+        steps = f"{self.steps:,} steps" if self.steps else "not trained"
+        return ", ".join(part for part in (about, seen, steps, seed) if part)
 
 
 @dataclass(frozen=True)
@@ -66,9 +77,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one objective on one split of one data set; the first is the one to look at, controls come after."""
+    """Runs of one objective on one split of one data set; the first is the one to look at, controls come after.
 
-    runs: list[Run]
+    every: with those of an entry's further seeds, of which `runs` has the first alone.
+    """
+
+    every: list[Run]
+
+    @property
+    def runs(self) -> list[Run]:
+        return list({run.entry: run for run in reversed(self.every)}.values())[::-1]
 
     @property
     def first(self) -> Run:
@@ -77,8 +95,8 @@ class Group:
     @property
     def tones(self) -> dict[str, int]:
         """Run → its colour in the style sheet: controls always have the same one."""
-        mains = iter((0, 2, 3, 5, 6, 4))
-        fixed = {SCRATCH: 1, FLOOR: 7}
+        mains = iter((0, 2, 3, 5, 6))
+        fixed = {SCRATCH: 1, UNPAIRED: 4, FLOOR: 7}
         return {run.key: fixed[run.role] if run.role in fixed else next(mains, 0) for run in self.runs}
 
     @property
@@ -114,7 +132,7 @@ class Group:
 def runs(downstream: Mapping[str, Downstream], pretrained: bool) -> list[Run]:
     """The entries as runs, in an order that does not hang on that of the mapping."""
     found = [_run(key, held, pretrained) for key, held in downstream.items()]
-    return sorted(found, key=lambda run: (ROLES.index(run.role), -run.steps, run.key))
+    return sorted(found, key=lambda run: (ROLES.index(run.role), -run.share, -run.steps, run.entry, run.seed, run.key))
 
 
 def groups(found: Sequence[Run]) -> list[Group]:
@@ -140,6 +158,8 @@ def _run(key: str, held: Downstream, pretrained: bool) -> Run:
     name, data, split = key.rsplit("/", 2) if key.count("/") >= 2 else (key, "", "")
     head, curves = model.head(), model.curves()
     intervals, counts = evaluation.intervals(), evaluation.counts()
+    arguments = model.step.arguments if model.step else {}
+    settings, seed = arguments.get("settings"), int(arguments.get("seed", 0))
     values = {
         metric: Value(value, intervals.get(metric), counts.get(metric))
         for metric, value in evaluation.metrics().items()
@@ -147,6 +167,10 @@ def _run(key: str, held: Downstream, pretrained: bool) -> Run:
     return Run(
         key=key,
         name=name,
+        entry=name.removesuffix(f"@{seed}"),
+        seed=seed,
+        share=float(getattr(settings, "share", 1.0)),
+        start=_start(arguments.get("start")),
         data=data,
         split=split,
         objective=str(head.get("objective", head.get("kind", ""))),
@@ -167,7 +191,17 @@ def _role(model: Artifact, head: Mapping[str, Any], pretrained: bool) -> str:
     start = model.step.arguments.get("start") if model.step else None
     if pretrained and model.step is not None and not isinstance(start, Artifact):
         return SCRATCH
+    if isinstance(start, Artifact) and start.step and start.stage_name == "pretrain":
+        return UNPAIRED if start.step.arguments["settings"].images == "shuffled" else MAIN
     return MAIN
+
+
+def _start(start: Any) -> str:
+    """What a model started from: the pre-training, the BERT, or nothing."""
+    if isinstance(start, Artifact):
+        return start.label or "pre-trained"
+    bert = getattr(start, "bert", None)
+    return f"{bert.label or 'a BERT'}, as published" if bert else "none"
 
 
 def _main_metric(objective: str, values: Mapping[str, Value]) -> str | None:

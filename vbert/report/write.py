@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from vbert.data.images import Images
 from vbert.model.trained import Model
 from vbert.regions.detector import DetectorWeights
 from vbert.report import plots, results
+from vbert.report.comparison import Comparison, comparisons
 from vbert.report.detections import Scene, scenes
 from vbert.report.lineage import Chain, chain
 from vbert.report.page import PAGE, Downstream, ReportSettings
@@ -36,6 +38,7 @@ class Page:
     title: str
     made: str
     groups: list[results.Group]
+    comparisons: list[Comparison]
     chain: Chain
     detector: Mapping[str, Any]
     classes: Sequence[str]
@@ -65,7 +68,7 @@ def write_report(
     runs = results.runs(downstream, pretrained is not None)
     page = gather(title, detector, images, pretrained, runs, settings)
     (directory / PAGE).write_bytes(render(page).encode("utf-8", errors="replace"))
-    return results.flat(runs)
+    return results.flat(runs) | {name: value for one in page.comparisons for name, value in one.figures().items()}
 
 
 def gather(
@@ -89,12 +92,13 @@ def gather(
         title=title,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         groups=groups,
+        comparisons=comparisons(groups),
         chain=lineage,
         detector=_detector_figures(detector),
         classes=detector.classes() if detector else [],
         scenes=scenes(detector, images, album, settings.scenes) if detector else [],
         pretrained=_last(pretrained.curves()) if pretrained else None,
-        charts=_charts(detector, pretrained, groups),
+        charts=_charts(detector, _pretrainings(pretrained, runs), groups),
         galleries=galleries,
         gazes=gazes,
         gaze_reason=gaze_reason,
@@ -137,13 +141,26 @@ def _gazes(galleries: Sequence[Gallery], album: Album, count: int) -> tuple[list
         return [], f"Attention could not be computed: {error}"
 
 
+def _pretrainings(pretrained: Model | None, runs: Sequence[results.Run]) -> list[Model]:
+    """The models that runs start from, where they are still in the store, and the recipe's own."""
+    found: dict[str, Model] = {}
+    for run in runs:
+        start = run.held.model.input("start") if run.held.model.step else None
+        if isinstance(start, Model) and start.stage_name == "pretrain":
+            with suppress(BuildError):
+                start.manifest  # noqa: B018
+                found[start.fingerprint] = start
+    if pretrained is not None and not (pretrained.step and pretrained.fingerprint in found):
+        return [*found.values(), pretrained]
+    return list(found.values())
+
+
 def _charts(
-    detector: DetectorWeights | None, pretrained: Model | None, groups: Sequence[results.Group]
+    detector: DetectorWeights | None, pretrained: Sequence[Model], groups: Sequence[results.Group]
 ) -> list[tuple[str, list[Chart]]]:
     """Training curves by what was trained; empty parts are left out."""
     found: list[tuple[str, list[Chart | None]]] = [("Detector", _training(detector.curves() if detector else []))]
-    if pretrained is not None:
-        found.append(("Pre-training", _training(pretrained.curves())))
+    found += [(f"Pre-training {model.label or ''}".strip(), _training(model.curves())) for model in pretrained]
     seen: set[str] = set()
     for group in groups:
         fresh = [run for run in group.runs if run.name not in seen]

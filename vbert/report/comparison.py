@@ -1,0 +1,131 @@
+"""What each start gives: entries over their seeds, beside the entry that was not pre-trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.stage import Figures
+from vbert.metrics.paired import Difference, paired_difference
+from vbert.report.results import FLOOR, SCRATCH, Group, Run
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A downstream entry: its runs, one a seed, and how much better they are than `baseline` with the same seeds."""
+
+    runs: Sequence[Run]
+    values: Sequence[float]
+    baseline: str = ""
+    gain: Difference | None = None
+
+    @property
+    def first(self) -> Run:
+        return self.runs[0]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.values) / len(self.values)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The entries of a group on one split, largest shares first."""
+
+    group: Group
+    metric: str
+    arms: Sequence[Arm]
+
+    def figures(self) -> Figures:
+        """`ENTRY/data/split/metric`, the mean over seeds, and its paired difference to the entry without pre-training:
+        `…_gain`, `…_gain_low`, `…_gain_high`."""
+        found: Figures = {}
+        for arm in self.arms:
+            name = f"{arm.first.entry}/{arm.first.data}/{arm.first.split}/{self.metric}"
+            found[name] = arm.mean
+            if arm.gain:
+                found |= {f"{name}_gain": arm.gain.value, f"{name}_gain_low": arm.gain.low}
+                found[f"{name}_gain_high"] = arm.gain.high
+        return found
+
+
+def comparisons(groups: Sequence[Group]) -> list[Comparison]:
+    """Those of groups in which some entry has several seeds, or one without pre-training to stand beside."""
+    found = [_comparison(group) for group in groups if group.first.main]
+    return [one for one in found if one and any(arm.gain or len(arm.runs) > 1 for arm in one.arms)]
+
+
+def _comparison(group: Group) -> Comparison | None:
+    metric = group.first.metric
+    entries: dict[str, list[Run]] = {}
+    for run in group.every:
+        if metric in run.values:
+            entries.setdefault(run.entry, []).append(run)
+    if metric is None or len(entries) < 2:
+        return None
+    scores: dict[str, tuple[list[float], list[str]]] = {}
+
+    def scored(run: Run) -> tuple[list[float], list[str]]:
+        if run.key not in scores:
+            scores[run.key] = _scores(run, metric)
+        return scores[run.key]
+
+    arms = []
+    for runs in entries.values():
+        baseline = _baseline(runs[0], entries)
+        gain = None
+        if baseline is not None:
+            theirs = {run.seed: run for run in baseline}
+            pairs = [(scored(run), scored(theirs[run.seed])) for run in runs if run.seed in theirs]
+            if pairs and len({tuple(groups) for pair in pairs for _, groups in pair}) == 1:  # the same examples
+                ours, others = zip(*pairs, strict=True)
+                gain = paired_difference([s for s, _ in ours], [s for s, _ in others], ours[0][1], RESAMPLES)
+        values = [run.values[metric].value for run in runs]
+        arms.append(Arm(runs, values, baseline[0].entry if baseline else "", gain))
+    arms.sort(key=lambda arm: (-arm.first.share, _origin(arm.first), arm.gain is not None, -arm.mean))
+    return Comparison(group, metric, arms)
+
+
+def _baseline(run: Run, entries: Mapping[str, Sequence[Run]]) -> Sequence[Run] | None:
+    """The entry like that of `run` without pre-training, of as many steps where there is one."""
+    if run.role in (SCRATCH, FLOOR):
+        return None
+    like = [
+        others
+        for others in entries.values()
+        if others[0].role == SCRATCH and others[0].share == run.share and _origin(others[0]) == _origin(run)
+    ]
+    return min(like, key=lambda others: (abs(others[0].steps - run.steps), others[0].entry), default=None)
+
+
+def _origin(run: Run) -> str:
+    """The BERT behind a run, behind its pre-training too; empty for weights drawn at random."""
+    start: Any = run.held.model.step.arguments.get("start") if run.held.model.step else None
+    if isinstance(start, Artifact):
+        start = start.step.arguments.get("start") if start.step else None
+        return start.fingerprint if isinstance(start, Artifact) else ""
+    bert = getattr(start, "bert", None)
+    return bert.fingerprint if bert else ""
+
+
+def _scores(run: Run, metric: str) -> tuple[list[float], list[str]]:
+    """Each labelled example's score and its image, in the order of the examples."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from vbert.objectives import load
+
+    predictions = {p["example_id"]: p for p in run.held.evaluation.predictions()}
+    table = run.held.examples.table()
+    table = table.filter(pc.is_in(table["example_id"], pa.array(list(predictions), pa.string())))
+    rows = table.to_pylist()
+    said = [predictions[row["example_id"]] for row in rows]
+    each = load(run.objective).scores(rows, said)[metric]
+    kept = [
+        (0.0 if "quarantined" in p else s, row) for p, s, row in zip(said, each, rows, strict=True) if s is not None
+    ]
+    return [score for score, _ in kept], [(row["image_ids"] or [row["example_id"]])[0] for _, row in kept]
