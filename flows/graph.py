@@ -124,11 +124,11 @@ def data_set(name: str, entry: DataEntry, recipe: Recipe) -> DataSet:
     own = sources_of(spec, entry)
     collection = spec.collection()
     held = own if collection is spec else sources_of(collection, entry)
+    reading = collection.reading("images")
+    if entry.unusable_boxes is not None:
+        reading = reading.model_copy(update={"unusable_boxes": entry.unusable_boxes})
     photos = images(
-        {key: held[key] for key in collection.read_by("images")},
-        collection.reader("images"),
-        recipe.limit,
-        collection.reading("images"),
+        {key: held[key] for key in collection.read_by("images")}, collection.reader("images"), recipe.limit, reading
     ).named(name)
     if spec.examples is None:
         return DataSet(photos, None)
@@ -144,7 +144,7 @@ def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str
             key: download(source.pinned()).named(f"{spec.name} {key}" if several else spec.name)
             for key, source in spec.sources.items()
         }
-    changed = entry.model_dump(exclude={"spec", "features"}, exclude_none=True) if entry else {}
+    changed = entry.model_dump(exclude={"spec", "features", "unusable_boxes"}, exclude_none=True) if entry else {}
     try:
         settings = ShapesSettings.model_validate({**spec.generate, **changed})
     except ValidationError as error:

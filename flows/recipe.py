@@ -12,7 +12,7 @@ from flows.imported import FeaturesEntry
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Numerics, Settings, Wiring
-from vbert.data.spec import dataset_names
+from vbert.data.spec import BoxShare, dataset_names
 from vbert.data.yaml import Misplaced, load_yaml, parse, parse_value, read_yaml
 from vbert.model.bert import model_names
 from vbert.model.config import ModelSettings
@@ -58,6 +58,7 @@ class DataEntry(Settings):
     images: int | None = Field(None, ge=1)
     size: int | None = Field(None, ge=1, description="side of a generated image in pixels")
     seed: int | None = Field(None, ge=0)
+    unusable_boxes: Annotated[BoxShare | None, Wiring] = Field(None, description="in place of the spec's")
 
     @model_validator(mode="after")
     def _one_kind(self) -> DataEntry:

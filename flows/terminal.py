@@ -101,6 +101,8 @@ class Terminal(Events):
             took = f"{built.seconds:7.1f} s" if built.outcome == "built" else f"{WORDS[built.outcome]:>9}"
             title = escape(f"{built.artifact.title:<26}")
             self._console.print(f"{mark} {title} {took}  {figures_line(built.manifest.figures)}")
+            for sentence in built.manifest.figures.get("notes", ()):
+                self._console.print(f"[yellow]![/] {escape(f'{built.artifact.title}: {sentence}')}")
 
     def counted(self, what: str) -> Callable[[int, int], None]:
         """A progress function for work that is no stage."""

@@ -23,13 +23,14 @@ def download(build: Build, source: Source) -> Figures:
 
     file, sha256 = fetch(source, build.scratch, build.progress)
     name = file.name if source.python_package else source.file
-    files = write_index(build.directory, lay_out(file, name, build.directory))
-    return {"files": files, "bytes": file.stat().st_size, "sha256": sha256}
+    aside: list[str] = []
+    files = write_index(build.directory, lay_out(file, name, build.directory, set_aside=aside))
+    return _figures(files, file.stat().st_size, sha256, aside)
 
 
 def _by_reference(build: Build, source: Source) -> Figures:
     """The index of a local file or folder, whose bytes stay where they are."""
-    from vbert.data.folders import digest_of, file_digests
+    from vbert.data.folders import digest_of, file_digests, set_aside
     from vbert.data.raw import Member, write_index
     from vbert.data.unpack import lay_out
 
@@ -39,9 +40,22 @@ def _by_reference(build: Build, source: Source) -> Figures:
     digests = file_digests(root)
     if digest_of(root, digests) != source.sha256:
         raise UserError(f"{root} has changed since it was planned; run again to take it as it is now")
+    aside = set_aside(root)
     if root.is_dir():
         members = [Member(n, n, 0, size, size, sha256=sha256, local=True) for n, (size, sha256) in digests.items()]
     else:
-        members = lay_out(root, source.file, build.directory, local=True)
+        members = lay_out(root, source.file, build.directory, local=True, set_aside=aside)
     files = write_index(build.directory, members)
-    return {"files": files, "bytes": sum(size for size, _ in digests.values()), "sha256": source.sha256}
+    return _figures(files, sum(size for size, _ in digests.values()), source.sha256, aside)
+
+
+def _figures(files: int, size: int, sha256: str, aside: list[str]) -> Figures:
+    figures: Figures = {"files": files, "bytes": size, "sha256": sha256}
+    if aside:
+        some = ", ".join(repr(name)[:200] for name in aside[:3])
+        figures["set_aside"] = len(aside)
+        figures["notes"] = [
+            f"{len(aside):,} files are set aside: a backslash, control characters or no UTF-8 in their names; "
+            f"rename {some}{' …' if len(aside) > 3 else ''}"
+        ]
+    return figures

@@ -10,11 +10,13 @@ from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.artifacts.settings import Plugin
 from vbert.artifacts.stage import Figures, stage
 from vbert.data.images import Images
+from vbert.data.names import IMAGE_ENDINGS, is_image, kinds
 from vbert.data.raw import Raw
 from vbert.data.spec import Reading, share_of
 
 if TYPE_CHECKING:
-    from vbert.data.readers import ImageRow
+    from vbert.data.boxes import Photo
+    from vbert.data.readers import ImageRow, Note
 
 ROWS_AT_ONCE = 1000
 
@@ -26,27 +28,66 @@ def images(
     """Every image's place, sha256 and size as shown, and the boxes, where there are any.
 
     `limit`: at most so many images of each split, those whose ids hash lowest; the ids of the others are kept apart.
-    A file that can't be opened stays in the index with size 0×0: `regions` sets it aside with its reason.
+    A file that can't be opened stays in the index with size 0×0: `regions` sets it aside with its reason. Boxes are
+    fitted to their photos (see `vbert.data.boxes`). What is not taken is counted in the figures, and said in `notes`.
     """
     from vbert.data import readers
+    from vbert.data.boxes import Fitting, Photo
     from vbert.data.images import write_images
 
     reading = reading or Reading()
     module = readers.of(reader)
-    listed = [_placed(row, raws, reading) for row in readers.call(module, "images", raws, options=reading.options)]
+    found = list(readers.call(module, "images", raws, options=reading.options))
+    listed = [_placed(row, raws, reading) for row in found if not isinstance(row, readers.Note)]
+    beside = [row for row in found if isinstance(row, readers.Note)]
+    beside += _beside(raws, {row["path"] for row in listed}, getattr(module, "OWN", None))
     if not listed:
+        said = "".join(f" ({note.sentence})" for note in beside)
         raise BuildError(
-            f"images: reader {reader.name!r} finds no image in {', '.join(raws)}; are they the right files?"
+            f"images: reader {reader.name!r} finds no image in {', '.join(raws)}{said}; are they the right files? "
+            f"Images are files that end in {' '.join(IMAGE_ENDINGS)}"
         )
     kept = listed if limit is None else _limited(listed, limit)
     ids = {row["image_id"] for row in kept}
-    boxes = None
+    boxes, fitting, photos = None, None, dict[str, Photo]()
     if hasattr(module, "boxes"):
-        found = readers.call(module, "boxes", raws, options=reading.options)
+        given = readers.call(module, "boxes", raws, options=reading.options)
         all_ids = {row["image_id"] for row in listed}
-        boxes = (box for box in found if box["image_id"] in ids or box["image_id"] not in all_ids)
+        fitting = Fitting(photos)
+        boxes = fitting(box for box in given if box["image_id"] in ids or box["image_id"] not in all_ids)
     left_out = None if limit is None else (row["image_id"] for row in listed if row["image_id"] not in ids)
-    return dict(write_images(build.directory, _indexed(build, raws, kept), boxes, left_out))
+    figures: Figures = dict(write_images(build.directory, _indexed(build, raws, kept, photos), boxes, left_out))
+    sentences = [note.sentence for note in beside]
+    if fitting is not None:
+        figures |= fitting.figures()
+        sentences += fitting.said()
+    figures |= {note.figure: note.count for note in beside}
+    without = sum(row["split"] is None for row in kept)
+    if 0 < without < len(kept):
+        figures["no_split"] = without
+        sentences.append(f"{without:,} of {len(kept):,} images are in no split, so neither trained on nor evaluated")
+    return figures | ({"notes": sentences} if sentences else {})
+
+
+def _beside(raws: Mapping[str, Raw], listed: set[str], own: tuple[str, ...] | None) -> list[Note]:
+    """What the raw files hold beside the images listed and the reader's own files, whose endings are `own`."""
+    from vbert.data.readers import Note
+
+    if own is None:  # a format whose files are all known
+        return []
+    unlisted, other = list[str](), list[str]()
+    for source, raw in raws.items():
+        for name in raw.members():
+            if is_image(name):
+                unlisted += [name] if f"{source}/{name}" not in listed else []
+            elif not name.lower().endswith(own):
+                other.append(name)
+    notes = []
+    if unlisted:
+        notes.append(Note("unlisted_images", len(unlisted), f"{len(unlisted):,} image files that no annotation names"))
+    if other:
+        notes.append(Note("other_files", len(other), f"{len(other):,} files of other kinds: {kinds(other)}"))
+    return notes
 
 
 def _placed(row: ImageRow, raws: Mapping[str, Raw], reading: Reading) -> dict[str, Any]:
@@ -68,21 +109,28 @@ def _limited(rows: Iterable[dict[str, Any]], limit: int) -> list[dict[str, Any]]
     return kept
 
 
-def _indexed(build: Build, raws: Mapping[str, Raw], rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows with sha256, width and height. Threads: reading, inflating and hashing release the interpreter."""
+def _indexed(
+    build: Build, raws: Mapping[str, Raw], rows: list[dict[str, Any]], photos: dict[str, Photo]
+) -> Iterator[dict[str, Any]]:
+    """The rows with sha256, width and height; what their headers say is put into `photos`.
+
+    Threads: reading, inflating and hashing release the interpreter.
+    """
     from concurrent.futures import ThreadPoolExecutor
     from hashlib import sha256
 
-    from vbert.data.decode import BadImage, size
+    from vbert.data.boxes import Photo
+    from vbert.data.decode import BadImage, laid_out
 
     def indexed(row: dict[str, Any]) -> dict[str, Any]:
         source, _, member = row["path"].partition("/")
         data = raws[source].read(member)
         try:
-            width, height = size(data)
+            photo = Photo(*laid_out(data))
         except BadImage:
-            width, height = 0, 0
-        return row | {"sha256": sha256(data).hexdigest(), "width": width, "height": height}
+            photo = Photo(0, 0)
+        photos[row["image_id"]] = photo
+        return row | {"sha256": sha256(data).hexdigest(), "width": photo.shown[0], "height": photo.shown[1]}
 
     with ThreadPoolExecutor(max(1, build.machine.loader_workers)) as threads:
         for begin in range(0, len(rows), ROWS_AT_ONCE):

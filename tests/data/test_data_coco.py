@@ -14,12 +14,12 @@ import pytest
 from data.test_data_stages import built, described
 from PIL import Image
 
-from vbert.artifacts.errors import UserError
+from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.store import Store
 from vbert.data import readers
+from vbert.data.boxes import Turn
 from vbert.data.decode import decode
 from vbert.data.readers import coco
-from vbert.data.readers._photos import Turn
 from vbert.data.spec import DatasetSpec, Source, dataset
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "coco"
@@ -41,9 +41,13 @@ def own(folder: Path, **options: Any) -> DatasetSpec:
     )
 
 
-def read(folder: Path, store: Path, **options: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def read(
+    folder: Path, store: Path, accepted: float = 0.05, **options: Any
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of images and of boxes."""
-    (images,) = built(Store(store), described(own(folder, **options))[0])
+    spec = own(folder, **options)
+    spec = spec.model_copy(update={"images": spec.images.model_copy(update={"unusable_boxes": accepted})})
+    (images,) = built(Store(store), described(spec)[0])
     boxes = images.boxes()
     return images.table().to_pylist(), boxes.to_pylist() if boxes else []
 
@@ -152,7 +156,7 @@ def test_boxes_in_shown_pixels_stay(tmp_path: Path) -> None:
 
 def test_boxes_are_cut_at_the_border_and_empty_ones_dropped(tmp_path: Path) -> None:
     one(tmp_path / "a", photo(20, 10), (20, 10), [-3, 2, 30, 4], [5, 5, 0, 3], [25, 1, 4, 4], [1, 1, 2, 2])
-    _, boxes = read(tmp_path / "a", tmp_path / "store")
+    _, boxes = read(tmp_path / "a", tmp_path / "store", accepted=0.5)
     assert [[b[c] for c in ("x1", "y1", "x2", "y2")] for b in boxes] == [[0, 2, 20, 6], [1, 1, 3, 3]]
     one(tmp_path / "b", photo(20, 10), (20, 10), [1, 1, 2, 2], iscrowd=1)
     assert read(tmp_path / "b", tmp_path / "store")[1] == []
@@ -196,9 +200,18 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         r"no source holds the photo 'b\.jpg'; did you",
     ),
     "no name": ({"images": [{"id": 1}]}, r"instances_train\.json: images\[0\]: file_name: is missing"),
-    "category": ({"categories": []}, "category 7, which it doesn't list"),
-    "image": ({"annotations": [{"image_id": 5, "category_id": 7, "bbox": [0, 0, 1, 1]}]}, "image 5, which it doesn't"),
+    "category": ({"categories": []}, r"annotations\[0\]: a box has category 7, which the"),
+    "image": (
+        {"annotations": [{"image_id": 5, "category_id": 7, "bbox": [0, 0, 1, 1]}]},
+        r"annotations\[0\]: a box belongs to image 5, which the",
+    ),
     "box": ({"annotations": [{"image_id": 1, "category_id": 7, "bbox": [0, 0, 1]}]}, r"bbox: must be \[x, y, width"),
+    "null": ({"images": None}, "finds no image"),
+    "id": ({"images": [{"id": [1], "file_name": "a.jpg"}]}, r"images\[0\]: id: must be integer, not \[1\]"),
+    "crowd": (
+        {"annotations": [{"image_id": 1, "category_id": 7, "bbox": [0, 0, 1, 1], "iscrowd": "maybe"}]},
+        r"annotations\[0\]: iscrowd: must be 0 or 1, not 'maybe'",
+    ),
     "no box": ({"annotations": [{"image_id": 1, "category_id": 7}]}, r"annotations\[0\]: bbox: is missing"),
 }
 
@@ -209,7 +222,7 @@ def test_faults_are_named(tmp_path: Path, fault: str) -> None:
     one(tmp_path / "data", photo(8, 8), (8, 8), [0, 0, 4, 4])
     path = tmp_path / "data" / "annotations" / "instances_train.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises((UserError, BuildError), match=said):
         read(tmp_path / "data", tmp_path / "store")
 
 

@@ -53,10 +53,16 @@ def devkit(folder: Path, content: dict[str, str], splits: dict[str, list[str]] |
     return root
 
 
-def read(store: Path, options: dict[str, Any] | None = None, **folders: Path) -> tuple[list[Any], list[Any]]:
+def read(
+    store: Path, options: dict[str, Any] | None = None, accepted: float = 0.05, **folders: Path
+) -> tuple[list[Any], list[Any]]:
     sources = {name: Source(path=str(folder)) for name, folder in folders.items()}
     spec = DatasetSpec(
-        name="own", title="Own", licence="x", sources=sources, images={"reader": "voc", "options": options or {}}
+        name="own",
+        title="Own",
+        licence="x",
+        sources=sources,
+        images={"reader": "voc", "options": options or {}, "unusable_boxes": accepted},
     )
     raws = {name: download(source.pinned()) for name, source in sources.items()}
     (index,) = built(Store(store), images(raws, spec.reader("images"), None, spec.reading("images")))
@@ -88,9 +94,9 @@ def test_vocs_layout_in_two_sources(tmp_path: Path) -> None:
 
 def test_difficult_objects_and_where_counting_begins(tmp_path: Path) -> None:
     devkit(tmp_path / "a", {"1": xml(item(1, 1, 4, 4, difficult=1)), "2": xml(item(1, 2, 4, 4), item(60, 1, 70, 2))})
-    assert corners(read(tmp_path / "s", a=tmp_path / "a")[1]) == [[0, 1, 4, 4]]
-    assert len(read(tmp_path / "s", {"difficult": "keep"}, a=tmp_path / "a")[1]) == 2
-    rows, boxes = read(tmp_path / "s", {"first": 0}, a=tmp_path / "a")
+    assert corners(read(tmp_path / "s", None, 0.5, a=tmp_path / "a")[1]) == [[0, 1, 4, 4]]
+    assert len(read(tmp_path / "s", {"difficult": "keep"}, 0.5, a=tmp_path / "a")[1]) == 2
+    rows, boxes = read(tmp_path / "s", {"first": 0}, 0.5, a=tmp_path / "a")
     assert corners(boxes) == [[1, 2, 4, 4]]
     assert {row["split"] for row in rows} == {"train"}
 
@@ -113,7 +119,7 @@ FAULTS = {
     "a file from outside": (OUTSIDE, r"1\.xml: has a document type"),
     "broken": ("<annotation><object>", r"1\.xml: not XML: no element found"),
     "no number": (xml(item("one", 1, 2, 2)), "bndbox/xmin: 'one' is no number"),  # type: ignore[arg-type]
-    "no class": (xml(item(1, 1, 2, 2, name="")), r"1\.xml: name: is missing"),
+    "no class": (xml(item(1, 1, 2, 2, name="")), r"1\.xml: object\[0\]: name: is missing"),
     "no box": (xml("<object><name>dog</name></object>"), r"bndbox/xmin: is missing"),
 }
 

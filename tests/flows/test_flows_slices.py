@@ -43,6 +43,7 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
     "regions.boxes.maximum": (5, REGIONS),
     "regions.images_per_shard": (20, REGIONS),
     "regions.quarantine": (0.5, []),
+    "data.shapes.unusable_boxes": (0.5, []),
     "vocabulary.size": (200, TEXTS),
     "vocabulary.min_frequency": (3, TEXTS),
     "model.layers": (2, PRETRAINED),

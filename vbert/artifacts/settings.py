@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,6 +47,12 @@ class Acceptance:
     """
 
     hashed: Any = None
+
+
+def least(bad: int, total: int) -> float:
+    """The smallest share, in thousandths, that accepts `bad` of `total`."""
+    share = ceil(1000 * bad / total) / 1000
+    return share if bad / total <= share else share + 0.001
 
 
 def carries(marks: Sequence[Any], mark: type) -> bool:

@@ -13,7 +13,8 @@ from vbert.data.first_bytes import ENOUGH, told
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+# Those in which photos come, and no others that Pillow knows; their endings are `names.IMAGE_ENDINGS`.
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MAX_PIXELS = 89_478_485  # Pillow's own bound (a quarter GiB of RGB), where it only warns
 ORIENTATION = 0x0112  # EXIF tag
 
@@ -44,19 +45,24 @@ class BadImage(Exception):
 
 
 @cache
-def _pillow() -> None:
+def _pillow() -> tuple[str, ...]:
+    """The formats among FORMATS that this Pillow reads."""
+    from PIL import Image
+
     # What it warns of (large pictures, odd EXIF) is an error here or makes no difference.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _open(data: bytes) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
-    _pillow()
+    formats = _pillow()
     if not data:
         raise BadImage("empty", "0 bytes")
     try:
-        image = Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(BytesIO(data), formats=formats)
     except UnidentifiedImageError:
         raise BadImage("not an image", _what_else(data)) from None
     except Image.DecompressionBombError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from vbert.artifacts.errors import UserError
-from vbert.data.names import safe_name
+from vbert.data.names import MACOSX, odd, safe_name
 
 RACY_NS = 2_000_000_000  # a file younger than this may change again within its time stamp: its digest isn't remembered
 MAX_WAYS = 1000  # names under which links may show one folder: links to and fro multiply
@@ -43,15 +43,19 @@ def digest_of(path: Path, digests: Mapping[str, tuple[int, str]]) -> str:
 def file_digests(path: Path, memory: Path | None = None) -> dict[str, tuple[int, str]]:
     """name → (bytes, hex sha256) of every file below the folder `path`, or of the file `path` itself.
 
-    Links are followed, hidden files (`.name`) left out. Raises UserError where there is nothing, or it can't be read.
+    Links are followed, hidden files (see `names.hidden`) left out, and those that `set_aside` names. Raises UserError
+    where there is nothing, or it can't be read.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; mend `path` in the spec")
     root = str(path.resolve())
     note = (memory or memory_folder()) / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.json"
     known = _remembered(note)
-    found = dict(_files(root)) if path.is_dir() else {path.name: (root, _key(os.stat(root)))}
+    aside: list[str] = []
+    found = dict(_files(root, aside)) if path.is_dir() else {path.name: (root, _key(os.stat(root)))}
     if not found:
+        for name in aside:
+            safe_name(name)  # says what is wrong with it
         raise UserError(f"{path}: the folder holds no files; mend `path` in the spec")
     now = time.time_ns()
     digests = {name: known[name][1] for name, (_, key) in found.items() if name in known and known[name][0] == key}
@@ -67,11 +71,22 @@ def file_digests(path: Path, memory: Path | None = None) -> dict[str, tuple[int,
 
 def names_below(root: Path) -> Iterator[str]:
     """The names of the files below a folder, as `file_digests` has them, in no order."""
-    return (name for name, _ in _files(str(root.resolve())))
+    return (name for name, _ in _files(str(root.resolve()), []))
 
 
-def _files(root: str) -> Iterator[tuple[str, tuple[str, list[int]]]]:
-    """(name, (path, key)) of the files below `root`. Strings and scandir: a planner passes here at every run."""
+def set_aside(path: Path) -> list[str]:
+    """The files below the folder `path` that can't be taken for their names (see `names.odd`), sorted."""
+    names: list[str] = []
+    if path.is_dir():
+        dict(_files(str(path.resolve()), names))
+    return sorted(names)
+
+
+def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[int]]]]:
+    """(name, (path, key)) of the files below `root`; names of those set aside are appended to `aside`.
+
+    Strings and scandir: a planner passes here at every run.
+    """
     ways: Counter[tuple[int, int]] = Counter()
     folders: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     while folders:
@@ -87,14 +102,17 @@ def _files(root: str) -> Iterator[tuple[str, tuple[str, list[int]]]]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if entry.name.startswith(".") or entry.name == MACOSX:
                         continue
+                    name = prefix + entry.name
                     if entry.is_dir():
-                        folders.append((entry.path, f"{prefix}{entry.name}/", inside))
+                        folders.append((entry.path, f"{name}/", inside))
+                    elif odd(name):
+                        aside.append(name)
                     elif entry.is_file():
-                        yield safe_name(prefix + entry.name), (entry.path, _key(entry.stat()))
+                        yield name, (entry.path, _key(entry.stat()))
                     elif entry.is_symlink():  # leads nowhere: an empty file, so that it is accounted for
-                        yield safe_name(prefix + entry.name), (entry.path, [0, 0, 0])
+                        yield name, (entry.path, [0, 0, 0])
         except OSError as error:
             raise UserError(f"{folder}: can't be read: {error.strerror}") from error
 

@@ -1,12 +1,25 @@
-"""Names of files inside archives and folders: relative, plain, with `/`."""
+"""Names of files inside archives and folders: relative, plain, with `/`; which are images; and which file is meant."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
 
-from vbert.artifacts.errors import UserError
+from vbert.artifacts.errors import UserError, nearest
+
+MACOSX = "__MACOSX"  # the folder of resource forks in zips that macOS makes
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+
+# What files of the formats of `decode.FORMATS` are called, in lower case: the one list for all readers. It is fixed and
+# not asked of Pillow, so that a plug-in installed beside it changes no collection.
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".avifs"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+HINTED = 2000  # names that are looked through for a near one
 
 
 def safe_name(name: str) -> str:
@@ -22,3 +35,94 @@ def safe_name(name: str) -> str:
     if long or CONTROL.search(name):
         raise UserError(f"file name {name!r:.200} holds a backslash or control characters, or is too long; rename it")
     return name
+
+
+def odd(name: str) -> bool:
+    """Whether a file is set aside for its name: a backslash or control characters, no UTF-8, more than 1,024 bytes."""
+    try:
+        return CONTROL.search(name) is not None or len(name if name.isascii() else name.encode()) > 1024
+    except UnicodeEncodeError:
+        return True
+
+
+def hidden(name: str) -> bool:
+    """Whether a file is no part of what its maker gave: `.name`, in a folder of that kind, or added by macOS."""
+    return name.startswith((".", f"{MACOSX}/")) or "/." in name or f"/{MACOSX}/" in name
+
+
+def is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_ENDINGS)
+
+
+def kinds(names: Iterable[str]) -> str:
+    """What kinds of files these are: `.txt 3, .pdf 2, no ending 1`."""
+    found = Counter(ending(name).lower() or "no ending" for name in names)
+    order = sorted(found, key=lambda kind: (-found[kind], kind == "no ending", kind))
+    said = [f"{kind} {found[kind]:,}" for kind in order[:6]]
+    return ", ".join(said) + (" …" if len(found) > len(said) else "")
+
+
+def ending(name: str) -> str:
+    """`.jpg` of `a/b.jpg`; empty where there is none."""
+    stem, dot, last = name.rpartition("/")[2].rpartition(".")
+    return dot + last if stem else ""
+
+
+# The ways in which names of one file differ between systems, each looser than the one before.
+
+
+def plain(name: str) -> str:
+    """The name with `/`, without `./`, its accents as one character each (NFC; macOS takes them apart)."""
+    parts = unicodedata.normalize("NFC", name.replace("\\", "/")).split("/")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def folded(name: str) -> str:
+    """`plain`, whatever the case."""
+    return unicodedata.normalize("NFC", plain(name).casefold())
+
+
+def bare(name: str) -> str:
+    """`folded`, without the ending of an image."""
+    name = folded(name)
+    end = next((end for end in IMAGE_ENDINGS if name.endswith(end)), "")
+    return name.removesuffix(end)
+
+
+LOOSER: tuple[Callable[[str], str], ...] = (plain, folded, bare)
+
+
+class Names:
+    """Names, found as others write them: exactly, else as `plain`, `folded` or `bare` where only one is meant."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
+        self._by: dict[Callable[[str], str], dict[str, list[str]]] = {}
+
+    def alike(self, name: str) -> list[str]:
+        """The names that `name` may mean: one where it is clear, none where there is none like it."""
+        if name in self._names:
+            return [name]
+        for key in LOOSER:
+            if key not in self._by:
+                index = self._by[key] = {}
+                for one in self._names:
+                    index.setdefault(key(one), []).append(one)
+            if found := self._by[key].get(key(name)):
+                return found
+        return []
+
+    def some(self) -> list[str]:
+        """A few of them, for sentences."""
+        return sorted(self._names)[:3]
+
+    def find(self, name: str, where: str, what: str) -> str:
+        """The one that `name` means; UserError, saying `where` and `what` it should be, for none and for several."""
+        found = self.alike(name)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(f"{where}: the {what} {name!r:.80} may be {' or '.join(map(repr, sorted(found)[:2]))}")
+        begins = name[:1].casefold()
+        near = [one for one in self._names if one[:1].casefold() == begins][:HINTED] or self.some()
+        raise UserError(f"{where}: there is no {what} {name!r:.80}; {nearest(name, near):.200}")

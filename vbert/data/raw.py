@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self
 
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import BuildError, UserError, nearest
-from vbert.data.names import safe_name
+from vbert.data.names import hidden, safe_name
 
 if TYPE_CHECKING:
     from vbert.data.spec import Source
@@ -54,8 +54,9 @@ class Raw(Artifact):
     """The files of one source, by name. Names are relative, with `/`."""
 
     def members(self) -> list[str]:
-        """All names, sorted."""
-        return list(self._index())
+        """All names, sorted; those of archives without hidden files (see `names.hidden`), as folders are read."""
+        names = list(self._index())
+        return [name for name in names if not hidden(name)] or names
 
     def size(self, name: str) -> int:
         """Bytes of the member."""

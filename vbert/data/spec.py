@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validator
 
 from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.settings import Location, Plugin, Settings
+from vbert.artifacts.settings import Acceptance, Location, Plugin, Settings
 from vbert.data import readers
 from vbert.data.names import safe_name
 from vbert.data.yaml import read_yaml
@@ -80,6 +80,9 @@ Url = Annotated[str, AfterValidator(_url)]
 Package = Annotated[str, AfterValidator(_package)]
 Sha256 = Annotated[str, AfterValidator(_sha256)]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_]*$")]
+BoxShare = Annotated[
+    float, Field(ge=0, le=1, description="share of boxes that may be unusable: swapped, empty, outside, no numbers")
+]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Split = Literal["train", "val", "test"]
 
@@ -143,6 +146,7 @@ class Reading(Settings):
 
     options: dict[str, JsonValue] = Field({}, description="keyword arguments of the reader")
     validation: HoldOut | None = None
+    unusable_boxes: Annotated[BoxShare, Acceptance()] = 0.05
 
     def split(self, split: str | None, image_id: str) -> str | None:
         """The split of an image, or of an example by its first image, given the official one."""
@@ -167,6 +171,7 @@ class ImagesSpec(Settings):
     sources: tuple[str, ...] | None = None
     options: dict[str, JsonValue] = Field({}, description="keyword arguments of the reader")
     counts: dict[Split, Annotated[int, Field(ge=0)]] = Field({}, description="images, as published")
+    unusable_boxes: Annotated[BoxShare, Acceptance()] = 0.05
 
     @model_validator(mode="after")
     def _own_or_others(self) -> ImagesSpec:
@@ -231,8 +236,10 @@ class DatasetSpec(Settings):
 
     def reading(self, part: Literal["images", "examples"]) -> Reading:
         """What the reader of that part is told."""
-        of = self.images if part == "images" else self.examples
-        return Reading(options=of.options if of else {}, validation=self.validation)
+        if part == "images":
+            accepted = self.images.unusable_boxes
+            return Reading(options=self.images.options, validation=self.validation, unusable_boxes=accepted)
+        return Reading(options=self.examples.options if self.examples else {}, validation=self.validation)
 
     def reader(self, part: Literal["images", "examples"]) -> Plugin:
         """The reader of that part, with its version."""

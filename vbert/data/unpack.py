@@ -22,12 +22,14 @@ from typing import Any, BinaryIO
 
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.manifest import NAME as MANIFEST
-from vbert.data.names import safe_name
+from vbert.data.names import odd, safe_name
 from vbert.data.raw import DEFLATED, INDEX, STORED, Member
 
 # Expanded, a compressed file may be this many times as large as it is, and this large in any case. Text packs 20 times.
 MAX_RATIO, FREE_BYTES = 100, 2**30
 MAX_HEADER = 2**20  # bytes of one extended tar header (names); real ones are below 1 kB
+
+WINDOWS = 0  # zip's number for the system that made an entry, where names are those of FAT
 
 MAX_XZ_MEMORY = 2**28  # xz -9 needs 65 MB; a header may ask for gigabytes
 
@@ -77,11 +79,14 @@ def _xz(file: Path) -> Iterator[bytes]:
 COMPRESSIONS: dict[str, Callable[[Path], Iterator[bytes]]] = {".gz": _gz, ".bz2": _bz2, ".xz": _xz}
 
 
-def lay_out(file: Path, name: str, directory: Path, *, local: bool = False) -> list[Member]:
+def lay_out(
+    file: Path, name: str, directory: Path, *, local: bool = False, set_aside: list[str] | None = None
+) -> list[Member]:
     """Put `file`, called `name`, into the artifact's `directory` as it will be read, and index it.
 
     What it is, its name's ending says. Zips and tars are linked and read in place; compressed tars and files are
     expanded once. With `local` the file stays where it is and only what has to be expanded is written.
+    Members that can't be taken for their names (see `names.odd`) are told by `set_aside`, their names being appended.
     Raises BuildError, naming the member, for an archive that is damaged or hostile.
     """
     base, suffix = os.path.splitext(name)
@@ -99,9 +104,9 @@ def lay_out(file: Path, name: str, directory: Path, *, local: bool = False) -> l
     ending = os.path.splitext(name)[1].lower()
     try:
         if ending in (".zip", ".whl"):
-            return zip_members(content, name, local)
+            return zip_members(content, name, local, set_aside)
         if ending == ".tar":
-            return tar_members(content, name, local)
+            return tar_members(content, name, local, set_aside)
     except (*BROKEN_ZIP, tarfile.TarError) as error:
         raise BuildError(f"{name} can't be read as an archive: {error}; fetch it again") from error
     except UserError as error:
@@ -133,9 +138,10 @@ def expand(file: Path, target: Path, blocks: Callable[[Path], Iterator[bytes]]) 
         raise BuildError(f"{file.name} can't be expanded: {error}") from error
 
 
-def zip_members(file: Path, name: str, local: bool = False) -> list[Member]:
+def zip_members(file: Path, name: str, local: bool = False, set_aside: list[str] | None = None) -> list[Member]:
     """The regular files of a zip, stored or deflated ones."""
     found: list[Member] = []
+    aside = [] if set_aside is None else set_aside
     with zipfile.ZipFile(file) as archive, file.open("rb") as stream:
         for info in archive.infolist():
             said = f"{name}: {info.filename!r:.100}"
@@ -143,7 +149,9 @@ def zip_members(file: Path, name: str, local: bool = False) -> list[Member]:
                 raise BuildError(f"{said} has a name with a NUL byte")
             if not info.filename:
                 raise BuildError(f"{said} has no name")
-            if info.is_dir():
+            # Some of Windows' tools part folders by `\`; there it can't be part of a name.
+            inside = info.filename.replace("\\", "/") if info.create_system == WINDOWS else info.filename
+            if inside.endswith("/"):
                 continue
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
@@ -157,9 +165,12 @@ def zip_members(file: Path, name: str, local: bool = False) -> list[Member]:
             if len(header) < 30 or header[:4] != b"PK\x03\x04":
                 raise BuildError(f"{said} has no header where the archive's list says; fetch it again")
             offset = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+            if odd(inside):
+                aside.append(inside)
+                continue
             found.append(
                 Member(
-                    safe_name(info.filename),
+                    safe_name(inside),
                     name,
                     offset,
                     info.file_size,
@@ -170,6 +181,7 @@ def zip_members(file: Path, name: str, local: bool = False) -> list[Member]:
                 )
             )
         end = archive.start_dir
+    _some_taken(found, aside)
     for member, begins in _with_next(found, end):
         if member.offset + member.stored > begins:
             raise BuildError(f"{name}: {member.name!r:.100} overlaps another entry; a zip bomb, or damaged")
@@ -197,9 +209,10 @@ class _Headers:
         return self._file.read(size)
 
 
-def tar_members(file: Path, name: str, local: bool = False) -> list[Member]:
+def tar_members(file: Path, name: str, local: bool = False, set_aside: list[str] | None = None) -> list[Member]:
     """The regular files of a plain tar."""
     found: list[Member] = []
+    aside = [] if set_aside is None else set_aside
     length = file.stat().st_size
     with file.open("rb") as stream:
         headers: Any = _Headers(stream, name)
@@ -216,9 +229,18 @@ def tar_members(file: Path, name: str, local: bool = False) -> list[Member]:
                 end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if info.size < 0 or end > length:
                     raise BuildError(f"{said} ends behind the end of the file; cut off, fetch it again")
+                if odd(info.name):
+                    aside.append(info.name)
+                    continue
                 found.append(Member(safe_name(info.name), name, info.offset_data, info.size, info.size, local=local))
         stream.seek(end)
         trailer = stream.read(tarfile.BLOCKSIZE)
     if trailer != bytes(tarfile.BLOCKSIZE):
         raise BuildError(f"{name} has no end mark after {len(found):,} files; cut off, fetch it again")
+    _some_taken(found, aside)
     return found
+
+
+def _some_taken(found: list[Member], aside: list[str]) -> None:
+    if aside and not found:
+        safe_name(aside[0])  # says what is wrong with it

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from math import ceil
 from typing import TYPE_CHECKING
 
 from vbert.artifacts.errors import BuildError, Damaged
+from vbert.artifacts.settings import least
 
 if TYPE_CHECKING:
     from vbert.artifacts.manifest import Manifest
@@ -64,9 +64,3 @@ def _first(table: Shards | Images) -> str:
         path = index.column("path")[index.column("width").to_pylist().index(0)].as_py()
         return f"; the first is {path}: it can't be opened"
     return ""
-
-
-def least(bad: int, total: int) -> float:
-    """The smallest share, in thousandths, that accepts so many."""
-    share = ceil(1000 * bad / total) / 1000
-    return share if bad / total <= share else share + 0.001

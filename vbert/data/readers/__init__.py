@@ -3,11 +3,15 @@
 A reader is a module of this package with (see `Reader`):
 
     VERSION = 1     raised by hand when the reader starts to make other rows
+    OWN = (".xml",) endings of the files it reads beside images; others are counted. Left out: all files are its own
 
-    def images(raws, **options) -> Iterable[ImageRow]
+    def images(raws, **options) -> Iterable[ImageRow | Note]
     def boxes(raws, **options) -> Iterable[BoxRow]                 only where the collection has boxes
     def examples(raws, image_ids, **options) -> Iterable[dict]     keys: columns of EXAMPLES_SCHEMA, unused left out;
                                                                    only where the format has texts
+
+A file is read as its maker meant it, or refused by a UserError with file, line and field; a reader drops nothing
+without saying so (`Note`, `left_out` of a box) and makes up no number. No other exception leaves it.
 
 `raws` are the artifacts of the spec's sources by name ("generated" for a generator's); `options` stand in the spec.
 Order doesn't matter: tables are sorted. Import heavy libraries inside the functions.
@@ -16,6 +20,7 @@ Order doesn't matter: tables are sorted. Import heavy libraries inside the funct
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -25,7 +30,17 @@ from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Plugin
 
 if TYPE_CHECKING:
+    from vbert.data.boxes import Stated
     from vbert.data.raw import Raw
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a reader has to say beside its rows: a figure of the index, and a sentence."""
+
+    figure: str
+    count: int
+    sentence: str
 
 
 class ImageRow(TypedDict):
@@ -37,7 +52,8 @@ class ImageRow(TypedDict):
     split: NotRequired[str | None]  # the official split, if the collection has one
 
 
-# `class` is a keyword, so this one is written as a call. Pixels of the image as shown, x2 and y2 exclusive.
+# `class` is a keyword, so this one is written as a call. x2 and y2 exclusive, in the pixels that `stated` says; without
+# it, in those of the image as shown. `boxes.Fitting` makes rows at rest of them.
 BoxRow = TypedDict(
     "BoxRow",
     {
@@ -48,6 +64,9 @@ BoxRow = TypedDict(
         "y2": float,
         "class": str,
         "attributes": Sequence[str],
+        "where": NotRequired[str],  # its place in the file, for sentences
+        "stated": NotRequired["Stated"],  # what the file says of its photo
+        "left_out": NotRequired[str],  # why it isn't wanted, in a word: it is counted
     },
 )
 
@@ -57,7 +76,7 @@ class Reader(Protocol):
 
     __name__: str
     VERSION: int
-    images: Callable[..., Iterable[ImageRow]]
+    images: Callable[..., Iterable[ImageRow | Note]]
     examples: Callable[..., Iterable[dict[str, Any]]]
 
 

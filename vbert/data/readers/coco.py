@@ -6,33 +6,67 @@ category_id, bbox as x, y, width, height in pixels) and `categories` (id, name).
 
 - An image's id is its number in the file ("397133"), by which other data sets name COCO's photos. Where two files count
   alike, `options: {ids: file_name}` takes the file's name without its ending.
-- Boxes that stand for crowds (`iscrowd`) are skipped: they are no single object. COCO's own evaluation ignores
+- Boxes that stand for crowds (`iscrowd`) are left out: they are no single object. COCO's own evaluation ignores
   detections in them, so an average precision without them is slightly lower. `options: {crowd: keep}` keeps them.
 - COCO's boxes count in the pixels of the stored file, as its width and height do. A photo whose EXIF turns it, and
   whose stated size is the stored one's, has its boxes turned with it: `options: {pixels: stored | shown}` says so for
   all where sizes can't tell (upside down, square). None of the photos of 2017 that were looked at has such a mark.
-- Boxes are cut at the image's border; what is then empty is dropped.
+- Where photos have another size than the file states, they aren't those that were annotated, and are refused; if they
+  are, resized, `options: {scale_boxes: true}` scales their boxes. What else happens to boxes: `vbert/data/boxes.py`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NotRequired, get_args
+
+from typing_extensions import TypedDict
 
 from vbert.artifacts.errors import UserError
+from vbert.data.boxes import Corners, Pixels, Stated
 from vbert.data.readers import BoxRow, ImageRow
-from vbert.data.readers._photos import Photos, Pixels, chosen
+from vbert.data.readers._photos import Photos
+from vbert.data.readers._rows import checked, chosen, flag, matched, named_by_split
 
 if TYPE_CHECKING:
     from vbert.data.raw import Raw
 
-VERSION = 1
+VERSION = 2
+OWN = (".json",)
 
 NAMED = re.compile(r"(?:.*/)?(instances|captions|image_info)_((train|val|test)[^/]*)\.json")
+
+
+class ImageEntry(TypedDict):
+    id: int | str
+    file_name: str
+    width: NotRequired[Any]
+    height: NotRequired[Any]
+
+
+class Annotation(TypedDict):
+    image_id: int | str
+    id: NotRequired[int | str | None]
+    category_id: NotRequired[int | str | None]
+    bbox: NotRequired[Any]
+    iscrowd: NotRequired[Any]
+    caption: NotRequired[str | None]
+
+
+class Category(TypedDict):
+    id: int | str
+    name: str
+
+
+class Content(TypedDict, total=False):
+    """What is read of a file. Outlines are nine tenths of it, and nothing here needs them."""
+
+    images: list[ImageEntry] | None
+    annotations: list[Annotation] | None
+    categories: list[Category] | None
 
 
 @dataclass(frozen=True)
@@ -46,36 +80,34 @@ class File:
     folder: str
 
     @cached_property
-    def content(self) -> dict[str, Any]:
-        try:
-            found = json.loads(self.raw.read(self.name), object_hook=_without_outlines)
-        except ValueError as error:
-            raise UserError(f"{self.name}: not JSON: {error}") from None
-        if not isinstance(found, dict):
-            raise UserError(f"{self.name}: must be an object with `images` and `annotations`")
+    def content(self) -> Content:
+        found: Content = checked(self.raw.read(self.name), Content, self.name)
         return found
 
-    def rows(self, part: str, *fields: str) -> Iterator[dict[str, Any]]:
-        """The objects under `part`, each with the fields named. Raises UserError as `file: part[i]: field`."""
-        for at, row in enumerate(self.content.get(part, ())):
-            for field in fields:
-                if not isinstance(row, dict) or field not in row:
-                    raise UserError(f"{self.name}: {part}[{at}]: {field}: is missing")
-            yield row
+    @property
+    def images(self) -> list[ImageEntry]:
+        return self.content.get("images") or []
 
-    def ids(self, ids: str) -> dict[Any, str]:
-        """The number of each image in this file → its id in the collection."""
+    @property
+    def annotations(self) -> Iterator[tuple[str, Annotation]]:
+        """(place, annotation)"""
+        for at, row in enumerate(self.content.get("annotations") or ()):
+            yield f"{self.name}: annotations[{at}]", row
+
+    def ids(self, ids: str) -> dict[str, str]:
+        """The number of each image in this file → its id in the collection. Numbers as text: "1" means 1."""
         chosen(ids, ("id", "file_name"), "ids")
         return {
-            row["id"]: str(row["id"]) if ids == "id" else str(row["file_name"]).rpartition(".")[0]
-            for row in self.rows("images", "id", "file_name")
+            str(row["id"]): str(row["id"]) if ids == "id" else row["file_name"].rpartition(".")[0]
+            for row in self.images
         }
 
-
-def _without_outlines(row: dict[str, Any]) -> dict[str, Any]:
-    """Outlines are nine tenths of the file, and nothing here needs them."""
-    row.pop("segmentation", None)
-    return row
+    def classes(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for at, row in enumerate(self.content.get("categories") or ()):
+            if found.setdefault(str(row["id"]), row["name"]) != row["name"]:
+                raise UserError(f"{self.name}: categories[{at}]: a second category {row['id']!r}; give it another id")
+        return found
 
 
 def images(
@@ -84,16 +116,17 @@ def images(
     ids: str = "id",
     crowd: str = "skip",
     pixels: Pixels = "stated",
+    scale_boxes: bool = False,
 ) -> Iterator[ImageRow]:
     """Every image that the files name; those without boxes too."""
     photos, seen = Photos(raws), set()
     for file in _one_a_split(raws, splits):
         known = file.ids(ids)
-        for row in file.rows("images"):
-            source, member = photos.find(str(row["file_name"]), file.folder, file.name)
-            image_id = known[row["id"]]
+        for at, row in enumerate(file.images):
+            source, member = photos.find(row["file_name"], file.folder, f"{file.name}: images[{at}]")
+            image_id = known[str(row["id"])]
             if image_id in seen:
-                raise UserError(f"{file.name}: a second image {image_id!r}; take `options: {{ids: file_name}}`")
+                raise UserError(f"{file.name}: a second image {image_id!r:.80}; take `options: {{ids: file_name}}`")
             seen.add(image_id)
             yield {"image_id": image_id, "path": member, "source": source, "split": file.split}
 
@@ -104,44 +137,45 @@ def boxes(
     ids: str = "id",
     crowd: str = "skip",
     pixels: Pixels = "stated",
+    scale_boxes: bool = False,
 ) -> Iterator[BoxRow]:
     """The boxes of every `instances` file."""
     chosen(crowd, ("skip", "keep"), "crowd")
     chosen(pixels, get_args(Pixels), "pixels")
-    photos = Photos(raws)
-    for file in _one_a_split(raws, splits):
+    chosen(scale_boxes, (True, False), "scale_boxes")
+    for file in _files(raws, splits):
         if file.kind != "instances":
             continue
-        known = file.ids(ids)
-        classes = {row["id"]: str(row["name"]) for row in file.rows("categories", "id", "name")}
-        by_image: dict[Any, list[dict[str, Any]]] = {}
-        for row in file.rows("annotations", "image_id", "category_id", "bbox"):
-            if row["image_id"] not in known:
-                raise UserError(f"{file.name}: a box belongs to image {row['image_id']!r}, which it doesn't list")
-            if row["category_id"] not in classes:
-                raise UserError(f"{file.name}: a box has category {row['category_id']!r}, which it doesn't list")
-            if crowd == "keep" or not row.get("iscrowd"):
-                by_image.setdefault(row["image_id"], []).append(row)
-        for image in file.rows("images"):
-            mine = by_image.get(image["id"], ())
-            if not mine:
-                continue
-            width, height = image.get("width"), image.get("height")
-            size = (width, height) if isinstance(width, int) and isinstance(height, int) else None
-            turn = photos.turn(photos.find(str(image["file_name"]), file.folder, file.name), size, pixels)
-            for row in mine:
-                x1, y1, x2, y2 = _corners(row["bbox"], size, file.name)
-                if x1 < x2 and y1 < y2:
-                    x1, y1, x2, y2 = turn((x1, y1, x2, y2))
-                    yield {
-                        "image_id": known[image["id"]],
-                        "x1": x1,
-                        "y1": y1,
-                        "x2": x2,
-                        "y2": y2,
-                        "class": classes[row["category_id"]],
-                        "attributes": [],
-                    }
+        known, classes = file.ids(ids), file.classes()
+        stated = {
+            str(row["id"]): Stated(
+                row.get("width"), row.get("height"), f"{file.name}: images[{at}]", pixels, scale_boxes
+            )
+            for at, row in enumerate(file.images)
+        }
+        for where, row in file.annotations:
+            number, category = str(row["image_id"]), str(row.get("category_id"))
+            if number not in known:
+                raise UserError(f"{where}: a box belongs to image {row['image_id']!r:.80}, which the file doesn't list")
+            if category not in classes:
+                raise UserError(
+                    f"{where}: a box has category {row.get('category_id')!r:.80}, which the file doesn't list"
+                )
+            x1, y1, x2, y2 = _corners(row, where)
+            box: BoxRow = {
+                "image_id": known[number],
+                "x1": x1,
+                "y1": y1,
+                "x2": x2,
+                "y2": y2,
+                "class": classes[category],
+                "attributes": [],
+                "where": where,
+                "stated": stated[number],
+            }
+            if crowd == "skip" and flag(row.get("iscrowd"), f"{where}: iscrowd"):
+                box["left_out"] = "crowd"
+            yield box
 
 
 def examples(
@@ -156,22 +190,26 @@ def examples(
         if file.kind != "captions":
             continue
         known = file.ids(ids)
-        for row in file.rows("annotations", "id", "image_id", "caption"):
-            if row["image_id"] not in known:
-                raise UserError(f"{file.name}: a caption of image {row['image_id']!r}, which it doesn't list")
-            example_id = str(row["id"]) if str(row["id"]) not in seen else f"{file.split}/{row['id']}"
+        for where, row in file.annotations:
+            if str(row["image_id"]) not in known:
+                raise UserError(f"{where}: a caption of image {row['image_id']!r:.80}, which the file doesn't list")
+            caption, number = row.get("caption"), row.get("id")
+            if caption is None or number is None:
+                raise UserError(f"{where}: {'caption' if caption is None else 'id'}: is missing")
+            example_id = str(number) if str(number) not in seen else f"{file.split}/{number}"
             seen.add(example_id)
             yield {
                 "example_id": example_id,
                 "kind": "caption",
-                "image_ids": [known[row["image_id"]]],
+                "image_ids": [known[str(row["image_id"])]],
                 "split": file.split,
-                "text": str(row["caption"]).strip(),
+                "text": caption.strip(),
             }
 
 
 def _files(raws: Mapping[str, Raw], splits: Mapping[str, str] | None) -> list[File]:
     """The annotation files by split; UserError where there is none."""
+    splits = named_by_split(splits)
     found = []
     for raw in raws.values():
         for name in raw.members():
@@ -187,6 +225,8 @@ def _files(raws: Mapping[str, Raw], splits: Mapping[str, str] | None) -> list[Fi
     if not found:
         wanted = "instances_train….json and the like" if splits is None else ", ".join(splits.values())
         raise UserError(f"reader 'coco': {', '.join(raws)} hold no {wanted}; name them by `options: {{splits: …}}`")
+    if splits is not None:
+        matched(splits, (name for raw in raws.values() for name in raw.members()), ends=True, what="file's name")
     return sorted(found, key=lambda file: (file.split, file.name))
 
 
@@ -197,10 +237,14 @@ def _one_a_split(raws: Mapping[str, Raw], splits: Mapping[str, str] | None) -> l
     return sorted({file.folder: file for file in ranked}.values(), key=lambda file: file.name)
 
 
-def _corners(box: Any, size: tuple[int, int] | None, where: str) -> tuple[float, float, float, float]:
-    if not (isinstance(box, list) and len(box) == 4 and all(isinstance(value, int | float) for value in box)):
+def _corners(row: Annotation, where: str) -> Corners:
+    if "bbox" not in row:
+        raise UserError(f"{where}: bbox: is missing")
+    box = row["bbox"]
+    if not (isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)):
         raise UserError(f"{where}: bbox: must be [x, y, width, height] in pixels, not {box!r:.80}")
-    x, y, width, height = map(float, box)
-    if size is None:
-        return max(x, 0.0), max(y, 0.0), x + width, y + height
-    return max(x, 0.0), max(y, 0.0), min(x + width, float(size[0])), min(y + height, float(size[1]))
+    try:
+        x, y, width, height = map(float, box)
+    except OverflowError:  # whole numbers of hundreds of digits
+        x = y = width = height = float("inf")
+    return x, y, x + width, y + height

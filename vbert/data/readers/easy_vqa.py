@@ -6,13 +6,13 @@ Files: `easy_vqa/data/{train,test}/questions.json`, a list of [question, answer,
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts.errors import BuildError
 from vbert.data.readers import ImageRow, only
+from vbert.data.readers._rows import checked
 
 if TYPE_CHECKING:
     from vbert.data.raw import Raw
@@ -37,7 +37,9 @@ def examples(raws: Mapping[str, Raw], image_ids: Collection[str]) -> Iterator[di
     raw = only(raws, "the package easy-vqa")
     for split in ("train", "test"):
         path = f"easy_vqa/data/{split}/questions.json"
-        for position, (question, answer, number) in enumerate(json.loads(raw.read(path))):
+        for position, (question, answer, number) in enumerate(
+            checked(raw.read(path), list[tuple[str, str, int]], path)
+        ):
             yield {
                 "example_id": f"{split}/{position:05d}",
                 "kind": "question",
@@ -57,7 +59,7 @@ def question_type(question: str, where: str = "") -> str:
     """
     words = question.lower().rstrip("?").split()
     if words[:1] == ["what"]:
-        return "color" if words[1] == "color" or "color" in words[:4] else "shape"
+        return "color" if "color" in words[:4] else "shape"
     asked = "shape" if set(words) & set(SHAPES) else "color" if set(words) & set(COLORS) else None
     if asked is None or words[0] not in ("is", "does"):
         raise BuildError(f"{where}: {question!r} is no question of easy-VQA; is it another version of the data set?")

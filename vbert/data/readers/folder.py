@@ -10,24 +10,24 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from vbert.data.names import is_image
 from vbert.data.readers import ImageRow
 
 if TYPE_CHECKING:
     from vbert.data.raw import Raw
 
-VERSION = 1
-
-ENDINGS = (".jpg", ".jpeg", ".jpe", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+VERSION = 2
+OWN = ()
 
 
 def images(raws: Mapping[str, Raw]) -> Iterator[ImageRow]:
     """Every file whose name ends as an image's does."""
-    found = [(source, name) for source, raw in raws.items() for name in raw.members() if name.lower().endswith(ENDINGS)]
-    bare = Counter(_bare(name) for _, name in found)
+    found = [(source, name) for source, raw in raws.items() for name in raw.members() if is_image(name)]
+    stems = Counter(_stem(name) for _, name in found)
     for source, name in found:
-        image_id = _bare(name) if bare[_bare(name)] == 1 else name
+        image_id = _stem(name) if stems[_stem(name)] == 1 else name
         yield {"image_id": image_id, "path": name, "source": source}
 
 
-def _bare(name: str) -> str:
+def _stem(name: str) -> str:
     return name.rpartition(".")[0]

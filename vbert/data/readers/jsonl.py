@@ -10,7 +10,8 @@
     examples: {reader: jsonl, sources: [texts]}
     validation: {of: train, share: 0.1}        # unless your lines say `"split": "val"`
 
-An image's id is its name in the folder: `cats/1.jpg`. A line of examples has the columns of EXAMPLES_SCHEMA; `image`
+An image's id is its name in the folder: `cats/1.jpg`; lines may write it with `\\`, with a leading `./`, or in another
+case or with another ending where only one can be meant. A line of examples has the columns of EXAMPLES_SCHEMA; `image`
 may stand for `image_ids`, `answer` for a single one of `answers`. Unless given, `example_id` is `file:line`, `split`
 that of the image, and `kind` is `question` with answers and `caption` without:
 
@@ -18,117 +19,147 @@ that of the image, and `kind` is `question` with answers and `caption` without:
     {"image": "cats/2.jpg", "text": "how many cats?", "answer": "two", "split": "test"}
     {"image_ids": ["a.png", "b.png"], "kind": "pair", "text": "both show a dog", "label": "true"}
 
+`answers` are `{"answer": "two", "score": 0.6}` each, or texts, of which each is right. Ten texts, or ten of VQA's own
+objects (`{"answer": "two", "answer_confidence": "yes", "answer_id": 1}`), are what ten people said: n of them make the
+score min(0.3 · n, 1), as in VQA v2.
+
 Boxes, for training a detector: a `boxes.jsonl` among the images, `{"image": "cats/1.jpg", "box": [x1, y1, x2, y2],
 "class": "cat", "attributes": ["black"]}` a line, in pixels of the image as shown, x2 and y2 exclusive. Splits of
 images: `images: {…, options: {splits: {train: train/, test: test/}}}` by how their names begin; else all are `train`.
+What happens to boxes that can't be used: `vbert/data/boxes.py`.
 """
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.errors import UserError, nearest
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
+from vbert.artifacts.errors import UserError
+from vbert.data.names import Names, is_image
 from vbert.data.readers import BoxRow, ImageRow
+from vbert.data.readers._rows import ExampleRow, lines, matched, named_by_split
 
 if TYPE_CHECKING:
     from vbert.data.raw import Raw
 
-VERSION = 1
+VERSION = 2
+OWN = (".jsonl",)
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
-FIELDS = {
-    "example_id": str,
-    "kind": str,
-    "image_ids": list,
-    "image": str,
-    "split": str,
-    "text": str,
-    "text_b": str,
-    "answers": list,
-    "answer": str,
-    "label": str,
-    "question_type": str,
-    "phrases": list,
-    "negatives": list,
-    "unique": bool,
-}
-BOX_FIELDS = {"image": str, "box": list, "class": str, "attributes": list}
+PEOPLE = 10  # that VQA asks
+
+
+@with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
+class Line(ExampleRow, total=False):
+    """A line of examples."""
+
+    image: str | None
+    answer: str | None
+
+
+# `class` is a keyword, so this one is written as a call.
+_BoxFields = TypedDict(
+    "_BoxFields",
+    {"image": str | None, "box": list[Any] | None, "class": str | None, "attributes": list[str] | None},
+    total=False,
+)
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class BoxLine(_BoxFields, total=False):
+    """A line of boxes."""
 
 
 def images(raws: Mapping[str, Raw], splits: Mapping[str, str] | None = None) -> Iterator[ImageRow]:
     """Every file whose name ends as an image's does. `splits`: split → beginning of the names."""
-    for source, raw in raws.items():
-        for name in raw.members():
-            if name.lower().endswith(ENDINGS):
-                found = [split for split, start in (splits or {"train": ""}).items() if name.startswith(start)]
-                yield {"image_id": name, "path": name, "source": source, "split": found[0] if found else None}
+    given = named_by_split(splits)
+    found = [(source, name) for source, raw in raws.items() for name in raw.members() if is_image(name)]
+    if given is not None:
+        matched(given, (name for _, name in found), ends=False, what="image's name")
+    for source, name in found:
+        mine = [split for split, start in (given or {"train": ""}).items() if name.startswith(start)]
+        yield {"image_id": name, "path": name, "source": source, "split": mine[0] if mine else None}
 
 
 def boxes(raws: Mapping[str, Raw], splits: Mapping[str, str] | None = None) -> Iterator[BoxRow]:
     """The lines of every `boxes.jsonl`."""
-    for where, row in _lines(raws, "boxes.jsonl", BOX_FIELDS):
+    names = Names(dict.fromkeys(name for raw in raws.values() for name in raw.members() if is_image(name)))
+    for where, row in _lines(raws, "boxes.jsonl", BoxLine):
         box = row.get("box")
-        if not (isinstance(box, list) and len(box) == 4 and all(isinstance(v, int | float) for v in box)):
+        if not (isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)):
             raise UserError(f"{where}: box: must be [x1, y1, x2, y2] in pixels, not {box!r:.80}")
-        if "image" not in row or "class" not in row:
+        if row.get("image") is None or row.get("class") is None:
             raise UserError(f"{where}: a box needs `image` and `class`")
-        x1, y1, x2, y2 = map(float, box)
-        if not (x1 < x2 and y1 < y2):
-            raise UserError(f"{where}: box: x2 and y2 must be beyond x1 and y1, not {box!r:.80}")
+        try:
+            x1, y1, x2, y2 = map(float, box)
+        except OverflowError:  # whole numbers of hundreds of digits
+            x1 = y1 = x2 = y2 = float("inf")
         yield {
-            "image_id": row["image"],
+            "image_id": names.find(row["image"], where, "image"),
             "x1": x1,
             "y1": y1,
             "x2": x2,
             "y2": y2,
             "class": row["class"],
-            "attributes": row.get("attributes", []),
+            "attributes": row.get("attributes") or [],
+            "where": where,
         }
 
 
 def examples(raws: Mapping[str, Raw], image_ids: Collection[str]) -> Iterator[dict[str, Any]]:
     """The lines of every `.jsonl` but `boxes.jsonl`. Raises UserError as `file:line: field: what`."""
-    for where, row in _lines(raws, ".jsonl", FIELDS):
+    names = Names(image_ids)
+    for where, line in _lines(raws, ".jsonl", Line):
+        row = {field: value for field, value in line.items() if value is not None}
         if "image" in row:
             row["image_ids"] = [row.pop("image")]
         if "answer" in row:
             row["answers"] = [{"answer": row.pop("answer"), "score": 1.0}]
+        elif "answers" in row:
+            row["answers"] = _answers(row["answers"], where)
         for field in ("image_ids", "text"):
             if not row.get(field):
                 raise UserError(f"{where}: {field}: is missing" + (" (or `image`)" if field == "image_ids" else ""))
-        for image_id in row["image_ids"]:
-            if image_id not in image_ids:
-                hint = nearest(str(image_id), [i for i in image_ids if i[:1] == str(image_id)[:1]][:2000])
-                raise UserError(f"{where}: there is no image {image_id!r}; {hint:.200}")
+        row["image_ids"] = [names.find(image_id, where, "image") for image_id in row["image_ids"]]
         row.setdefault("example_id", where)
         row.setdefault("kind", "question" if "answers" in row else "caption")
         yield row
 
 
-def _lines(raws: Mapping[str, Raw], ending: str, fields: Mapping[str, type]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, object) of every line of the files with that ending, the types of its fields checked."""
+def _lines(raws: Mapping[str, Raw], end: str, kind: Any) -> Iterator[tuple[str, Any]]:
+    """(place, row) of every line of the files whose names end so."""
     for raw in raws.values():
         for name in raw.members():
-            if not name.endswith(ending) or (fields is FIELDS and name.endswith("boxes.jsonl")):
-                continue
-            with raw.open(name) as file:
-                for number, line in enumerate(file, start=1):
-                    if line.strip():
-                        yield f"{name}:{number}", _checked(line, f"{name}:{number}", fields)
+            if name.lower().endswith(end) and (end != ".jsonl" or not name.lower().endswith("boxes.jsonl")):
+                yield from lines(raw, name, kind)
 
 
-def _checked(line: bytes, where: str, fields: Mapping[str, type]) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON: {error}") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: a line must be an object {{…}}, not {line[:40]!r}")
-    for field, value in row.items():
-        if field not in fields:
-            raise UserError(f"{where}: there is no field {field!r}; {nearest(field, fields)}")
-        if not isinstance(value, fields[field]):
-            raise UserError(f"{where}: {field}: must be a {fields[field].__name__}, not {value!r:.80}")
-    return row
+def _answers(answers: list[Any], where: str) -> list[dict[str, Any]]:
+    """Answers with their scores, from any of the ways to write them."""
+    votes = Counter[str]()
+    scored = []
+    for at, item in enumerate(answers):
+        said = {"answer": item} if isinstance(item, str) else item
+        place = f"{where}: answers[{at}]"
+        if not isinstance(said, dict) or not isinstance(said.get("answer"), str):
+            raise UserError(f'{place}: must be text, or {{"answer": …, "score": …}}, not {item!r:.80}')
+        votes[said["answer"]] += 1
+        if "score" in said:
+            if type(said["score"]) not in (int, float):
+                raise UserError(f"{place}: score: must be a number from 0 to 1, not {said['score']!r:.80}")
+            if len(said) > 2:
+                raise UserError(f"{place}: has fields beside `answer` and `score`: {', '.join(map(repr, said)):.80}")
+            scored.append(said)
+        elif isinstance(item, dict) and len(answers) != PEOPLE:
+            raise UserError(
+                f"{place}: score: is missing (ten answers without are taken as VQA's, this line has {len(answers)})"
+            )
+    if scored and len(scored) < len(answers):
+        raise UserError(f"{where}: answers: some have a score, some have none; give all of them one")
+    if scored:
+        return scored
+    every = len(answers) == PEOPLE
+    return [{"answer": answer, "score": min(0.3 * n, 1.0) if every else 1.0} for answer, n in votes.items()]

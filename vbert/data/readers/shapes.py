@@ -6,11 +6,14 @@ says what it is: list, description, relation, count or statement.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
+
 from vbert.data.readers import ImageRow, only
+from vbert.data.readers._rows import ExampleRow, lines
 
 if TYPE_CHECKING:
     from vbert.data.raw import Raw
@@ -18,15 +21,33 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
+class Item(TypedDict):
+    shape: str
+    color: str
+    size: str
+    box: tuple[int, int, int, int]
+
+
+class Scene(TypedDict):
+    image_id: str
+    split: str
+    objects: list[Item]
+
+
+@with_config(ConfigDict(extra="allow", strict=True, allow_inf_nan=False))
+class Text(ExampleRow, total=False):
+    """A line of texts; columns that EXAMPLES_SCHEMA doesn't have are refused when the table is written."""
+
+
 def images(raws: Mapping[str, Raw]) -> Iterator[ImageRow]:
-    for scene in _rows(raws, "scenes.jsonl"):
+    for scene in _rows(raws, "scenes.jsonl", Scene):
         image_id = scene["image_id"]
         yield {"image_id": image_id, "path": f"images/{image_id}.png", "split": scene["split"]}
 
 
 def boxes(raws: Mapping[str, Raw]) -> Iterator[dict[str, Any]]:
     """Ground truth: tight around what is visible of each shape."""
-    for scene in _rows(raws, "scenes.jsonl"):
+    for scene in _rows(raws, "scenes.jsonl", Scene):
         for item in scene["objects"]:
             x1, y1, x2, y2 = item["box"]
             attributes = [item["color"], item["size"]]
@@ -35,10 +56,8 @@ def boxes(raws: Mapping[str, Raw]) -> Iterator[dict[str, Any]]:
 
 
 def examples(raws: Mapping[str, Raw], image_ids: set[str]) -> Iterable[dict[str, Any]]:
-    return (row for row in _rows(raws, "texts.jsonl") if image_ids.issuperset(row["image_ids"]))
+    return (row for row in _rows(raws, "texts.jsonl", Text) if image_ids.issuperset(row.get("image_ids") or ()))
 
 
-def _rows(raws: Mapping[str, Raw], name: str) -> Iterator[dict[str, Any]]:
-    with only(raws, "the shapes generator").open(name) as file:
-        for line in file:
-            yield json.loads(line)
+def _rows(raws: Mapping[str, Raw], name: str, kind: Any) -> Iterator[Any]:
+    return (row for _, row in lines(only(raws, "the shapes generator"), name, kind))

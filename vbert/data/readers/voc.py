@@ -1,77 +1,103 @@
 """Pascal VOC's XML (Everingham et al. 2010): one file of boxes an image, `Annotations/NAME.xml` beside
 `JPEGImages/NAME.jpg`, splits in `ImageSets/Main/{train,val,test}.txt`.
 
-For VOC itself, and for whatever is annotated in its format: an XML may also lie beside its image, and without lists of
-splits all images are `train` (`validation` of the spec then takes a share of them).
+For VOC itself, and for whatever is annotated in its format: an XML may also lie beside its image, lists of splits may
+lie in `ImageSets` itself and name files with their endings, and without lists all images are `train` (`validation` of
+the spec then takes a share of them). Images that `trainval.txt` names, and no other list, are `train`.
 
 - An image's id is the name of its XML without the ending ("000012", "2008_000002").
 - VOC counts pixels from 1 and its boxes hold their last pixel: (1, 1, 1, 1) is the first pixel, ours is (0, 0, 1, 1).
   Tools that write the format count from 0 as often as not: `options: {first: 0}`, with the last pixel exclusive.
-- Objects marked `difficult` are skipped, as VOC's own evaluation ignores them; `options: {difficult: keep}` keeps them.
-- Boxes of photos that their EXIF turns are turned with them where the stated size is the stored one's, as in `coco`.
-- XML is data of strangers: a document type, and so entities, is refused.
+- Objects marked `difficult` are left out, as VOC's own evaluation ignores them: `options: {difficult: keep}` keeps
+  them.
+- Boxes of photos that their EXIF turns, and photos of another size than stated, are as in `coco`. A stated 0×0, which
+  some tools write, says nothing.
+- XML is data of strangers: a document type, and so entities, is refused. It may be in any encoding that it names and
+  Python knows.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from vbert.artifacts.errors import UserError
-from vbert.data.readers import BoxRow, ImageRow
-from vbert.data.readers._photos import Corners, Photos, Pixels, chosen
+from vbert.artifacts.errors import UserError, nearest
+from vbert.data.boxes import Corners, Pixels, Stated
+from vbert.data.names import Names
+from vbert.data.readers import BoxRow, ImageRow, Note
+from vbert.data.readers._photos import Photos, Place
+from vbert.data.readers._rows import chosen, flag
 
 if TYPE_CHECKING:
     from vbert.data.raw import Raw
 
-VERSION = 1
+VERSION = 2
+OWN = (".xml", ".txt")
 
 XML_BYTES = 4 << 20  # VOC's are below 10 KB
-SPLITS = ("train", "val", "test")
+LIST_BYTES = 1 << 28
+ENCODING = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+OURS = ("utf-8", "utf-16", "iso-8859-1", "us-ascii")  # encodings that expat reads itself
+LISTS = {"train.txt": "train", "val.txt": "val", "test.txt": "test", "trainval.txt": "trainval"}
 
 
 def images(
-    raws: Mapping[str, Raw], first: int = 1, difficult: str = "skip", pixels: Pixels = "stated"
-) -> Iterator[ImageRow]:
+    raws: Mapping[str, Raw],
+    first: int = 1,
+    difficult: str = "skip",
+    pixels: Pixels = "stated",
+    scale_boxes: bool = False,
+) -> Iterator[ImageRow | Note]:
     """Every image with an XML; those in no list of a split, where there are lists, have none."""
-    photos, splits = Photos(raws), _splits(raws)
+    photos, stems = Photos(raws), {name: _stem(name) for _, name in _annotations(raws)}
+    splits, lost = _splits(raws, Names(dict.fromkeys(stems.values())))
     for source, name in _annotations(raws):
         found, member = _photo(photos, raws[source], name)
-        split = splits.get(_stem(name)) if splits else "train"
-        yield {"image_id": _stem(name), "path": member, "source": found, "split": split}
+        split = "train" if splits is None else splits.get(stems[name])
+        yield {"image_id": stems[name], "path": member, "source": found, "split": split}
+    if lost:
+        some = ", ".join(repr(name)[:80] for name in lost[:3])
+        yield Note("listed_but_missing", len(lost), f"lists of splits name {len(lost):,} images without an XML: {some}")
 
 
 def boxes(
-    raws: Mapping[str, Raw], first: int = 1, difficult: str = "skip", pixels: Pixels = "stated"
+    raws: Mapping[str, Raw],
+    first: int = 1,
+    difficult: str = "skip",
+    pixels: Pixels = "stated",
+    scale_boxes: bool = False,
 ) -> Iterator[BoxRow]:
     """Every object's box; those of its parts (hands, heads) are left out."""
     chosen(difficult, ("skip", "keep"), "difficult")
     chosen(pixels, get_args(Pixels), "pixels")
     chosen(str(first), ("0", "1"), "first")
-    photos = Photos(raws)
+    chosen(scale_boxes, (True, False), "scale_boxes")
     for source, name in _annotations(raws):
         tree = parsed(raws[source].read(name, XML_BYTES), name)
-        objects = [o for o in tree.findall("object") if difficult == "keep" or _text(o, "difficult") != "1"]
-        if not objects:
-            continue
-        width, height = (_text(tree, f"size/{side}") for side in ("width", "height"))
-        size = (int(width), int(height)) if width.isdigit() and height.isdigit() else None
-        turn = photos.turn(_photo(photos, raws[source], name), size, pixels)
-        for item in objects:
-            corners = _corners(item, first, size, name)
-            if corners is not None:
-                x1, y1, x2, y2 = turn(corners)
-                yield {
-                    "image_id": _stem(name),
-                    "x1": x1,
-                    "y1": y1,
-                    "x2": x2,
-                    "y2": y2,
-                    "class": _needed(item, "name", name),
-                    "attributes": [],
-                }
+        stated = Stated(
+            _number(_text(tree, "size/width")), _number(_text(tree, "size/height")), name, pixels, scale_boxes
+        )
+        for at, item in enumerate(tree.findall("object")):
+            where = f"{name}: object[{at}]"
+            x1, y1, x2, y2 = _corners(item, int(first), where)
+            box: BoxRow = {
+                "image_id": _stem(name),
+                "x1": x1,
+                "y1": y1,
+                "x2": x2,
+                "y2": y2,
+                "class": _needed(item, "name", where),
+                "attributes": [],
+                "where": where,
+                "stated": stated,
+            }
+            said = _text(item, "difficult").lower()
+            if difficult == "skip" and said != "unspecified" and flag(said, f"{where}: difficult"):
+                box["left_out"] = "difficult"
+            yield box
 
 
 def examples(raws: Mapping[str, Raw], image_ids: Any) -> Iterator[dict[str, Any]]:
@@ -82,7 +108,8 @@ def examples(raws: Mapping[str, Raw], image_ids: Any) -> Iterator[dict[str, Any]
 def parsed(data: bytes, where: str) -> Element:
     """The tree of an XML document without a document type. Raises UserError for one, and for broken XML."""
     builder = TreeBuilder()
-    parser = expat.ParserCreate()
+    data, encoding = _in_utf8(data, where)
+    parser = expat.ParserCreate(encoding)
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
@@ -94,16 +121,32 @@ def parsed(data: bytes, where: str) -> Element:
     try:
         parser.Parse(data, True)
         return builder.close()
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError, ValueError) as error:
         raise UserError(f"{where}: not XML: {error}") from None
 
 
-def _annotations(raws: Mapping[str, Raw]) -> Iterator[tuple[str, str]]:
+def _in_utf8(data: bytes, where: str) -> tuple[bytes, str | None]:
+    """The document as expat can read it, and the encoding that it must be told."""
+    found = ENCODING.match(data)
+    encoding = found.group(1).decode().lower() if found else OURS[0]
+    if encoding in OURS:
+        return data, None
+    try:
+        return data.decode(encoding).encode(), OURS[0]
+    except LookupError:
+        raise UserError(
+            f"{where}: says that it is in {encoding!r}, which is no known encoding; save it as UTF-8"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{where}: is not in {encoding!r}, as it says: {error}") from None
+
+
+def _annotations(raws: Mapping[str, Raw]) -> Iterator[Place]:
     """(source, name) of every XML; UserError for two of one name, or none."""
     seen: dict[str, str] = {}
     for source, raw in raws.items():
         for name in raw.members():
-            if name.endswith(".xml"):
+            if name.lower().endswith(".xml"):
                 other = seen.setdefault(_stem(name), f"{source}/{name}")
                 if other != f"{source}/{name}":
                     raise UserError(f"two images are called {_stem(name)!r}: {other} and {source}/{name}; rename one")
@@ -113,32 +156,73 @@ def _annotations(raws: Mapping[str, Raw]) -> Iterator[tuple[str, str]]:
 
 
 def _stem(name: str) -> str:
-    return name.rpartition("/")[2].removesuffix(".xml")
+    return name.rpartition("/")[2][: -len(".xml")]
 
 
-def _photo(photos: Photos, raw: Raw, name: str) -> tuple[str, str]:
+def _photo(photos: Photos, raw: Raw, name: str) -> Place:
     """(source, member) of an XML's image: of the same name in JPEGImages or beside the XML, else the one it names."""
     own = name.rpartition("/")[0]
     beside = "/".join(filter(None, (own.rpartition("/")[0], "JPEGImages")))
-    found = photos.at(f"{beside}/{_stem(name)}") or photos.at("/".join(filter(None, (own, _stem(name)))))
-    return found or photos.find(_needed(parsed(raw.read(name, XML_BYTES), name), "filename", name), beside, name)
+    for folder in (beside, own):
+        found = photos.at("/".join(filter(None, (folder, _stem(name)))))
+        if len(found) == 1:
+            return found[0]
+    named = _needed(parsed(raw.read(name, XML_BYTES), name), "filename", name)
+    return photos.find(named, beside, name, any_ending=False)
 
 
-def _splits(raws: Mapping[str, Raw]) -> dict[str, str]:
-    """Image → split, by the lists `ImageSets/Main/SPLIT.txt`."""
+def _splits(raws: Mapping[str, Raw], known: Names) -> tuple[dict[str, str] | None, list[str]]:
+    """Image → split, by the lists `ImageSets/Main/SPLIT.txt` (None: there are none), and the names that no image has.
+
+    Raises UserError for a list of which no name is an image's, and for an image in two of them.
+    """
     found: dict[str, str] = {}
+    both: set[str] = set()  # named by trainval.txt
+    lost: list[str] = []
+    lists = 0
     for raw in raws.values():
         for name in raw.members():
-            folder, _, last = name.rpartition("/")
-            split = last.removesuffix(".txt")
-            if split in SPLITS and folder.endswith("ImageSets/Main"):
-                lines = raw.read(name, XML_BYTES).decode(errors="replace").split("\n")
-                found |= {words[0]: split for line in lines if (words := line.split())}
-    return found
+            folder, _, last = name.lower().rpartition("/")
+            if last not in LISTS or not folder.endswith(("imagesets/main", "imagesets")):
+                continue
+            lists += 1
+            named = [line.strip() for line in _list(raw, name).splitlines() if line.strip()]
+            mine = [_listed(line, known, name) for line in named]
+            if named and not any(mine):
+                hint = nearest(named[0], known.some())
+                raise UserError(f"{name}: none of its {len(named):,} names is an XML's: {named[0]!r:.80}; {hint:.200}")
+            lost += [line for line, image in zip(named, mine, strict=True) if image is None]
+            for image in filter(None, mine):
+                if LISTS[last] == "trainval":
+                    both.add(image)
+                elif found.setdefault(image, LISTS[last]) != LISTS[last]:
+                    raise UserError(f"{name}: {image!r} is also listed as {found[image]}; which one is meant?")
+    return (found | dict.fromkeys(both - found.keys(), "train") if lists else None), lost
 
 
-def _corners(item: Element, first: int, size: tuple[int, int] | None, where: str) -> Corners | None:
-    """x1 y1 x2 y2 from 0, the last pixel exclusive, within the image; None where nothing is left."""
+def _list(raw: Raw, name: str) -> str:
+    data = raw.read(name, LIST_BYTES)
+    try:
+        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name}: is not in UTF-8 ({error.reason}); save it as UTF-8") from None
+
+
+def _listed(line: str, known: Names, where: str) -> str | None:
+    """The image of a line: its name, which may have blanks, or what stands before a column of -1, 0 or 1."""
+    words = line.split()
+    for name in dict.fromkeys((line, line.removesuffix(words[-1]).strip(), words[0])):
+        last = name.replace("\\", "/").rpartition("/")[2]
+        for said in (name, last, last.removesuffix(".xml")):
+            if len(found := known.alike(said)) == 1:
+                return found[0]
+            if found:
+                raise UserError(f"{where}: {line!r:.80} may be {' or '.join(sorted(found)[:2])}")
+    return None
+
+
+def _corners(item: Element, first: int, where: str) -> Corners:
+    """x1 y1 x2 y2 from 0, the last pixel exclusive."""
     values = []
     for name in ("xmin", "ymin", "xmax", "ymax"):
         text = _needed(item, f"bndbox/{name}", where)
@@ -147,10 +231,12 @@ def _corners(item: Element, first: int, size: tuple[int, int] | None, where: str
         except ValueError:
             raise UserError(f"{where}: bndbox/{name}: {text!r:.80} is no number") from None
     x1, y1, x2, y2 = values
-    x1, y1 = max(0.0, x1 - first), max(0.0, y1 - first)
-    if size is not None:
-        x2, y2 = min(x2, float(size[0])), min(y2, float(size[1]))
-    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
+    return x1 - first, y1 - first, x2, y2
+
+
+def _number(text: str) -> int | str:
+    """A side of a size: whole numbers are what VOC states; whatever else stands there is taken for what it is."""
+    return int(text) if re.fullmatch("[1-9][0-9]{0,8}", text) else text
 
 
 def _text(item: Element, path: str) -> str:

@@ -1,0 +1,154 @@
+"""Boxes against their photos: one rule for all readers, counted by kind, refused above a share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from data.test_data_coco import own, photo
+from data.test_data_stages import built, described
+from data.test_data_voc import devkit, item, xml
+
+from tasks.download import download
+from tasks.images import images
+from vbert.artifacts.errors import NotAccepted, UserError
+from vbert.artifacts.graph import Engine
+from vbert.artifacts.settings import Plugin
+from vbert.artifacts.store import Store
+from vbert.data import readers
+from vbert.data.boxes import Fitting, Frame, Photo, Stated, frame
+from vbert.data.images import Images
+from vbert.data.spec import Reading, Source
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.mark.parametrize(
+    ("box", "wrong", "kept"),
+    [
+        ((1, 2, 3, 4), "", (1, 2, 3, 4)),
+        ((-0.5, 0, 20.5, 10), "", (0, 0, 20, 10)),
+        ((-3, 2, 27, 6), "cut", (0, 2, 20, 6)),
+        ((5, 5, 5, 8), "empty", None),
+        ((6, 5, 5, 8), "swapped", None),
+        ((25, 1, 29, 5), "outside", None),
+        ((-9, -9, -1, -1), "outside", None),
+        ((20, 1, 25, 5), "outside", None),
+        ((NAN, 1, 2, 3), "not_finite", None),
+        ((1, 1, INF, 3), "not_finite", None),
+        ((1, 1, 1e300, 3), "not_finite", None),
+    ],
+)
+def test_what_is_wrong_with_a_box(box: Any, wrong: str, kept: Any) -> None:
+    """In a photo of 20×10 pixels."""
+    found, corners = Frame((20, 10)).fit(box)
+    assert found == wrong
+    if kept is not None:
+        assert corners == pytest.approx(kept)
+
+
+@pytest.mark.parametrize(
+    "nothing", [(0, 0), (None, None), ("640", "480"), (12.5, 9), ("wide", "²"), ([], {}), (20, None)]
+)
+def test_sizes_that_say_nothing_leave_the_photos_own(nothing: tuple[Any, Any]) -> None:
+    found = frame(Photo(20, 10), Stated(*nothing, "f"))
+    assert found is not None
+    assert found.size == (20, 10)
+
+
+@pytest.mark.parametrize("stated", [(40, 30), (40.0, 30.0), ("40", "30")])
+def test_a_stated_size_that_fits_the_stored_file_turns_boxes(stated: tuple[Any, Any]) -> None:
+    found = frame(Photo(40, 30, 6), Stated(*stated, "f"))
+    assert found is not None
+    assert found.fit((0, 0, 10, 5)) == ("", (25, 0, 30, 10))
+
+
+def test_sizes_of_another_scale_are_refused_or_scaled() -> None:
+    rows = [
+        {"image_id": name, "x1": 4, "y1": 4, "x2": 8, "y2": 8, "class": "a", "attributes": [], "stated": stated}
+        for name, stated in (
+            ("a", Stated(40, 20, "x.json: images[0]")),
+            ("b", Stated(41, 20, "x.json: images[1]")),
+            ("c", Stated(20, 21, "x.json: images[2]")),
+        )
+    ]
+    photos = {"a": Photo(20, 10), "b": Photo(40, 20), "c": Photo(10, 10, 6)}
+    said = r"x\.json: images\[0\]: says 40×20 for the image 'a', whose file has 20×10, and 1 more images"
+    with pytest.raises(UserError, match=said):
+        list(Fitting(photos)(rows))
+    scaled = [row | {"stated": Stated(row["stated"].width, row["stated"].height, "", scale=True)} for row in rows]  # type: ignore[attr-defined]
+    assert [(r["x1"], r["x2"]) for r in Fitting(photos)(scaled)][:2] == [(2, 4), (4, 8)]
+    # A turned photo that was resized too: the aspect says which way its boxes lie.
+    turned = frame(Photo(20, 10, 6), Stated(40, 20, "", scale=True))
+    assert turned is not None
+    assert turned.fit((0, 0, 8, 4)) == ("", (8, 0, 10, 4))
+
+
+def bad_rows(reader: str, folder: Path) -> None:
+    """Ten boxes of a 20×10 photo: six good ones, one of each kind that can't be used."""
+    boxes = [*[(1, 1, 5, 5)] * 6, (5, 5, 5, 8), (9, 5, 2, 8), (25, 1, 29, 5), (NAN, 1, 2, 3)]
+    if reader == "voc":
+        root = devkit(folder, {"a": xml(*(item(x1 + 1, y1 + 1, x2, y2) for x1, y1, x2, y2 in boxes), size=(0, 0))})
+        (root / "JPEGImages" / "a.jpg").write_bytes(photo(20, 10))
+        return
+    (folder / "train").mkdir(parents=True)
+    (folder / "train" / "a.jpg").write_bytes(photo(20, 10))
+    if reader == "jsonl":
+        lines = [{"image": "train/a.jpg", "box": box, "class": "cat"} for box in boxes]
+        (folder / "boxes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 20, "height": 10}],
+        "annotations": [
+            {"image_id": 1, "category_id": "7", "bbox": [x1, y1, x2 - x1, y2 - y1], "iscrowd": "0"}
+            for x1, y1, x2, y2 in boxes
+        ],
+        "categories": [{"id": 7, "name": "cat"}],
+    }
+    (folder / "instances_train.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("reader", ["coco", "jsonl", "voc"])
+def test_every_reader_counts_what_it_leaves_out(tmp_path: Path, reader: str) -> None:
+    bad_rows(reader, tmp_path / "data")
+    raws = {"data": download(Source(path=str(tmp_path / "data")).pinned())}
+
+    def index(share: float) -> Images:
+        return images(raws, readers.reader(reader), None, Reading(unusable_boxes=share)).named("mine")
+
+    store = Store(tmp_path / "store")
+    (found,) = built(store, index(0.4))
+    assert found.boxes().num_rows == 6
+    kinds = ("boxes", "boxes_empty", "boxes_swapped", "boxes_outside", "boxes_not_finite")
+    assert [found.figures.get(kind) for kind in kinds] == [6, 1, 1, 1, 1]
+    said = "4 of 10 boxes can't be used and are left out: 1 not finite (the first:"
+    assert any(note.startswith(said) for note in found.figures["notes"])
+    # Another share is no other index, and refuses it without reading anything again.
+    assert index(0.3).fingerprint == index(0.4).fingerprint
+    with pytest.raises(NotAccepted, match=r"more than the accepted 30 %.*--set data\.mine\.unusable_boxes=0\.4`"):
+        Engine(store).ensure_all([index(0.3)])
+    assert index(0.3).bound(store).path.is_dir()
+
+
+def test_what_an_option_leaves_out_is_counted(tmp_path: Path) -> None:
+    devkit(tmp_path / "a", {"1": xml(item(1, 1, 4, 4, difficult=1), item(1, 1, 4, 4))})
+    raws = {"a": download(Source(path=str(tmp_path / "a")).pinned())}
+    (found,) = built(Store(tmp_path / "s"), images(raws, Plugin(name="voc", version=2)))
+    assert (found.figures["boxes"], found.figures["boxes_difficult"]) == (1, 1)
+    assert found.figures["unlisted_images"] == 1  # the mask
+    for iscrowd, boxes in ((1, 0), ("1", 0), (True, 0), ("0", 1), (False, 1), (None, 1)):
+        folder = tmp_path / repr(iscrowd)
+        bad_rows("coco", folder)
+        path = folder / "instances_train.json"
+        content = json.loads(path.read_text())
+        content["annotations"] = [content["annotations"][0] | {"iscrowd": iscrowd}]
+        path.write_text(json.dumps(content))
+        (found,) = built(Store(tmp_path / "s"), described(own(folder))[0])
+        assert (found.figures.get("boxes", 0), found.figures.get("boxes_crowd", 0)) == (boxes, 1 - boxes)

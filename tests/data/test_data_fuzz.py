@@ -1,0 +1,228 @@
+"""Whatever a file holds, a reader gives rows or says what is wrong with it: no other exception leaves it."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import random
+from collections.abc import Callable
+from typing import Any, BinaryIO, cast
+
+import pytest
+from data.test_data_voc import item, xml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vbert.artifacts.errors import BuildError, UserError
+from vbert.data import readers
+from vbert.data.boxes import Fitting, Photo
+from vbert.data.raw import Raw
+from vbert.data.readers import jsonl
+from vbert.data.readers._rows import ExampleRow, checked
+
+FAST, SLOW = 100, 2000  # mutated files a reader
+HEALTHY = list(HealthCheck)
+
+
+class Held:
+    """Raw files in memory."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self._files = files
+
+    def members(self) -> list[str]:
+        return sorted(self._files)
+
+    def size(self, name: str) -> int:
+        return len(self._files[name])
+
+    def read(self, name: str, limit: int = 1 << 30) -> bytes:
+        return self._files[name]
+
+    def open(self, name: str) -> BinaryIO:
+        return io.BytesIO(self._files[name])
+
+
+def raws(files: dict[str, bytes]) -> dict[str, Raw]:
+    return {"data": cast(Raw, Held(files))}
+
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.jpg", "width": 20, "height": 10}, {"id": 2, "file_name": "b.jpg"}],
+    "annotations": [
+        {"id": 1, "image_id": 1, "category_id": 7, "bbox": [1, 2, 3.5, 4], "iscrowd": 0, "caption": "x"},
+        {"id": 2, "image_id": 2, "category_id": 7, "bbox": [1, 2, 3, 4], "caption": "a cat"},
+    ],
+    "categories": [{"id": 7, "name": "cat"}],
+}
+LINES = [
+    {"image": "a.jpg", "text": "a cat on a mat"},
+    {"image": "b.jpg", "text": "how many?", "answers": [{"answer": "two", "score": 1}, {"answer": "2", "score": 0.5}]},
+    {"image_ids": ["a.jpg", "b.jpg"], "kind": "pair", "text": "both", "label": "true", "unique": None},
+    {
+        "image": "a.jpg",
+        "text": "a cat",
+        "phrases": [{"start": 0, "end": 2, "boxes": [[1, 2, 3, 4]]}],
+        "negatives": ["x"],
+    },
+]
+BOXES = [{"image": "a.jpg", "box": [1, 2, 3.5, 4], "class": "cat", "attributes": ["red"]}] * 2
+SCENE = {"image_id": "a", "split": "train", "objects": [{"shape": "c", "color": "r", "size": "s", "box": [1, 2, 3, 4]}]}
+TEXT = {"image_ids": ["a"], "kind": "caption", "text": "red", "example_id": "1", "split": "train"}
+QUESTIONS = [["what is the blue shape?", "circle", 3], ["is there a red shape?", "yes", 4]]
+EASY = "easy_vqa/data/{}/questions.json"
+PHOTOS = {"a.jpg": b"", "b.jpg": b""}
+
+
+def as_lines(rows: list[Any]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def whole(content: Any) -> bytes:
+    return json.dumps(content).encode()
+
+
+# reader → its files with what each is made of (JSON, a list of lines, or XML), and those that stay as they are
+Made = tuple[Any, Callable[[Any], bytes]]
+FILES: dict[str, tuple[dict[str, Made], dict[str, bytes]]] = {
+    "coco": ({"instances_train.json": (COCO, whole), "captions_train.json": (COCO, whole)}, PHOTOS),
+    "jsonl": ({"texts.jsonl": (LINES, as_lines), "boxes.jsonl": (BOXES, as_lines)}, PHOTOS),
+    "shapes": ({"scenes.jsonl": ([SCENE] * 2, as_lines), "texts.jsonl": ([TEXT] * 2, as_lines)}, {}),
+    "easy_vqa": ({EASY.format(split): (QUESTIONS, whole) for split in ("train", "test")}, {}),
+    "voc": (
+        {
+            "Annotations/a.xml": (xml(item(1, 1, 9, 9), size=(20, 10)), str.encode),
+            "Annotations/b.XML": (
+                '<?xml version="1.0" encoding="gbk"?>' + xml(item(2, 2, 9, 9), size=(0, 0)),
+                str.encode,
+            ),
+            "ImageSets/Main/train.txt": ("a.jpg\nb 1\n", str.encode),
+        },
+        {"JPEGImages/a.jpg": b"", "JPEGImages/b.jpg": b""},
+    ),
+    "folder": ({}, PHOTOS),
+}
+VALUES: list[Any] = [
+    *(None, True, [], {}, "", "0", "nan", 0, -1, 1.5, 1e308, float("nan"), float("inf"), 10**400, 10**5000),
+    *([[]], {"id": 1}, ["a.jpg"], "\ud83d", "a\x00b", "\\", "./../a.jpg", "x" * 3000, [[[1]]], [1, 2, 3, 4], "a.png"),
+]
+TOKENS = [
+    *(b"null", b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"[" * 3000, b"{", b"}", b'"', b"\\ud83d", b"\\u0000"),
+    *(b"\xff\xfe", b"\xef\xbb\xbf", b"\x00", b"\xc3\x28", b"\r", b"\n\n", b"<!DOCTYPE a [", b"&x;", b"&#xD800;"),
+    *(b'encoding="klingon"', b'encoding="utf-16"', b"<size/>", b"<xmin>1_0</xmin>", b"<object>", b"<a>" * 2000),
+]
+
+
+def mutated(files: dict[str, Made], rng: random.Random) -> dict[str, bytes]:
+    """One of the files changed: a value in it by another, or its bytes here and there."""
+    out = {name: make(content) for name, (content, make) in files.items()}
+    name = rng.choice(sorted(files))
+    content, make = copy.deepcopy(files[name])
+    if not isinstance(content, str) and rng.random() < 0.6:
+        for _ in range(rng.randint(1, 2)):
+            place, key = rng.choice(list(_places(content)))
+            place[key] = copy.deepcopy(rng.choice(VALUES))
+        out[name] = _dumped(content, make)
+        return out
+    data = bytearray(out[name])
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randint(0, len(data))
+        data[at : at + rng.choice((0, 0, 1, 5, 40))] = rng.choice(TOKENS) if rng.random() < 0.7 else rng.randbytes(2)
+    out[name] = bytes(data)
+    return out
+
+
+def _dumped(content: Any, make: Callable[[Any], bytes]) -> bytes:
+    try:
+        return make(content)
+    except ValueError:  # numbers of more digits than Python writes
+        return b'{"id": 1' + b"0" * 5000 + b"}"
+
+
+def _places(content: Any) -> Any:
+    """(container, key) of every value in it."""
+    for key in list(content) if isinstance(content, dict) else range(len(content)):
+        yield content, key
+        if isinstance(content[key], dict | list):
+            yield from _places(content[key])
+
+
+def all_read(reader: str, files: dict[str, bytes]) -> list[str]:
+    """Reads every row of the files; the sentence that ended it."""
+    said: list[str] = []
+    module, held = readers.load(reader), raws(files)
+    image_ids: set[str] = set()
+    try:
+        for row in readers.call(module, "images", held, options={}):
+            if not isinstance(row, readers.Note):
+                image_ids.add(row["image_id"])
+        if hasattr(module, "boxes"):
+            fitting = Fitting({image_id: Photo(20, 10) for image_id in image_ids})
+            list(fitting(readers.call(module, "boxes", held, options={})))
+            fitting.said()
+        if hasattr(module, "examples"):
+            list(readers.call(module, "examples", held, image_ids | {"train/3", "a"}, options={}))
+    except (UserError, BuildError) as error:
+        said.append(str(error))
+    return said
+
+
+@pytest.mark.parametrize("reader", [name for name in readers.names() if FILES[name][0]])
+@pytest.mark.parametrize("count", [FAST, pytest.param(SLOW, marks=pytest.mark.slow)])
+def test_only_sentences_leave_a_reader(reader: str, count: int) -> None:
+    files, others = FILES[reader]
+    assert not all_read(reader, {name: make(content) for name, (content, make) in files.items()} | others)
+    ended = 0
+
+    @settings(max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=HEALTHY)
+    @given(st.integers(0, 2**62))
+    def check(seed: int) -> None:
+        nonlocal ended
+        ended += len(all_read(reader, mutated(files, random.Random(seed)) | others))
+
+    check()
+    assert ended > count / 4
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (b'{"answers": [3]}', r"f:1: answers\[0\]: must be text, or"),
+        (b'{"answers": "two"}', "f:1: answers: must be list"),
+        (b'{"answers": [{"answer": "a", "score": "1"}]}', r"answers\[0\]: score: must be a number"),
+        (b'{"answers": [{"answer": "a", "score": 1}, "b"]}', "answers: some have a score, some have none"),
+        (b'{"answers": [{"answer": "a", "answer_id": 1}]}', r"answers\[0\]: score: is missing"),
+        (b'{"phrases": [{"start": 1}]}', r"phrases\[0\]: end: is missing"),
+        (
+            b'{"phrases": [{"start": 1, "end": 2, "boxes": [], "score": 1}]}',
+            "there is no field 'score'; valid: boxes",
+        ),
+        (b"\xff\xfe{\x00}\x00", "is text in UTF-16; save it as UTF-8"),
+        (b'{"text": "x \\ud83d y"}', "f:1: not JSON: .*hex escape"),
+        (b'{"phrases": ' + b"[" * 5000 + b"]" * 5000 + b"}", "not JSON: recursion limit"),
+        (b'{"image": 1' + b"0" * 400 + b"}", "image: must be string, not 1000"),
+    ],
+)
+def test_nested_values_are_named(row: bytes, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        jsonl._answers(checked(row, jsonl.Line, "f:1")["answers"], "f:1")
+
+
+def test_answers_in_the_ways_they_are_written() -> None:
+    line = {"image": "a.jpg", "text": "how many?", "split": None}
+
+    def read(**more: Any) -> list[tuple[str, float]]:
+        held = raws({"t.jsonl": b"\xef\xbb\xbf" + as_lines([line | more]), **PHOTOS})
+        (row,) = jsonl.examples(held, set(PHOTOS))
+        return [(answer["answer"], answer["score"]) for answer in row["answers"]]
+
+    assert read(answer="two") == [("two", 1.0)]
+    assert read(answers=["two", "2", "two"]) == [("two", 1.0), ("2", 1.0)]
+    people = ["two"] * 7 + ["2"] * 2 + ["some"]
+    votes = [("two", 1.0), ("2", 0.6), ("some", 0.3)]
+    assert read(answers=people) == votes
+    vqa = [{"answer": answer, "answer_confidence": "yes", "answer_id": n} for n, answer in enumerate(people, 1)]
+    assert read(answers=vqa) == votes
+    assert read(answers=[{"answer": "two", "score": 0.6}]) == [("two", 0.6)]
+    assert set(ExampleRow.__annotations__) < set(jsonl.Line.__annotations__)
