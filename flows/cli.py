@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from flows import cli_features
 from flows.cli_preprocess import preprocess
+from flows.cli_runs import gc, keep, runs, there
 from flows.options import JsonOption, MachineOption, Set, StoreOption
 from vbert.artifacts.children import Stopped
 from vbert.artifacts.errors import BuildError, UserError, nearest
@@ -39,21 +40,16 @@ def _store(root: str | None) -> Store:
     return Store(root or default_root())
 
 
-def _there(root: str | None) -> Store:
-    """A store for commands about what it holds. Raises UserError where there is none."""
-    store = _store(root)
-    if not store.exists():
-        raise UserError(f"no store in {store.location}; give one with --store or VBERT_STORE (`vbert run` makes it)")
-    return store
+def _changes(changes: list[str], limit: int | None = None) -> dict[str, Any]:
+    from flows.recipe import parse_changes
+
+    return parse_changes(changes, "--set") | ({} if limit is None else {"limit": limit})
 
 
-def _recipe(name: str, changes: list[str], limit: int | None = None) -> Recipe:
-    from flows.recipe import parse_changes, resolve
+def _recipe(name: str, changes: list[str]) -> Recipe:
+    from flows.recipe import resolve
 
-    changed = parse_changes(changes, "--set")
-    if limit is not None:
-        changed["limit"] = limit
-    return resolve(name, changed)
+    return resolve(name, _changes(changes))
 
 
 def _graph(recipe: Recipe) -> Artifact:
@@ -112,16 +108,18 @@ def run(
 
     if local and prefect:
         raise UserError("--local and --prefect exclude each other")
-    from flows.recipe import machine_of
+    from flows.recipe import machine_of, resolve
+    from flows.runs import origin
 
-    resolved = _recipe(recipe, changes, limit)
+    changed = _changes(changes, limit)
+    resolved = resolve(recipe, changed)
     running = Running(resolved, _store(store), machine_of(resolved, machine), until)
     if dry_run:
         running.show_plan()
     elif force:
         running.compare(force)
     else:
-        running.run("local" if local else "prefect" if prefect else "auto", recipe, changes, limit)
+        running.run("local" if local else "prefect" if prefect else "auto", origin(recipe), changed)
     if json_:
         print(json.dumps(running.summary()), flush=True)
 
@@ -209,6 +207,7 @@ def build(step: Path, /, *, units: str | None = None, store: StoreOption = None,
     """
     from flows.recipe import machine_from
     from flows.running import engine_here
+    from flows.runs import noted, slug
     from flows.terminal import Terminal
     from vbert.artifacts.build import UnitsMade
     from vbert.artifacts.stage import artifact_from_json
@@ -217,13 +216,18 @@ def build(step: Path, /, *, units: str | None = None, store: StoreOption = None,
         document = json.loads(step.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{step}: {error}; `vbert path RECIPE STAGE --step` writes one") from None
-    artifact = artifact_from_json(document)
-    with Terminal() as terminal, engine_here(_store(store), machine_from(machine), terminal, artifact) as engine:
+    artifact, at = artifact_from_json(document), _store(store)
+    name = f"build-{slug(artifact.title)}-{artifact.fingerprint[:8]}"  # one record, however many machines make parts
+    with (
+        noted(at, name, f"build {artifact.title} {artifact.fingerprint[:8]}", [artifact], not at.read_only()),
+        Terminal() as terminal,
+        engine_here(at, machine_from(machine), terminal, artifact) as engine,
+    ):
         made = engine.ensure(artifact) if units is None else engine.make_units(artifact, _range(units))
     if isinstance(made, UnitsMade):
         print(f"{made.done} of {made.total} units are there")
     else:
-        print(_store(store).place(made.manifest))
+        print(at.place(made.manifest))
 
 
 def _range(units: str) -> range:
@@ -239,7 +243,7 @@ def verify(*, store: StoreOption = None, json_: JsonOption = False) -> None:
     from flows.terminal import Terminal
     from vbert.artifacts.upkeep import verify as check
 
-    at = _there(store)
+    at = there(store)
     with Terminal() as terminal:
         damaged = check(at, terminal.counted("verify"))
     for damage in damaged:
@@ -250,35 +254,6 @@ def verify(*, store: StoreOption = None, json_: JsonOption = False) -> None:
         print(f"{len(damaged)} damaged files" if damaged else "every file is what its manifest says")
     if damaged:
         raise SystemExit(1)
-
-
-@app.command
-def keep(run_id: str, /, *, store: StoreOption = None) -> None:
-    """Keep what a run made from `vbert gc`. Example: `vbert keep 20261124-101500-demo`"""
-    from vbert.artifacts.upkeep import keep as mark
-
-    mark(_there(store), run_id)
-    print(f"kept {run_id}")
-
-
-@app.command
-def gc(
-    *, delete: Annotated[bool, Parameter(negative=())] = False, store: StoreOption = None, json_: JsonOption = False
-) -> None:
-    """What no kept run, no recipe's last run and no live build needs; with --delete, remove it.
-
-    Example: `vbert gc`, then `vbert gc --delete`
-    """
-    from flows.terminal import size
-    from vbert.artifacts.upkeep import gc as collect
-
-    swept = collect(_there(store), dry_run=not delete)
-    if json_:
-        print(json.dumps(swept.as_json()))
-        return
-    for line in swept.lines():
-        print(line)
-    print(f"{'removed' if delete else 'would remove'} {size(swept.bytes)}" + ("" if delete else "; --delete does it"))
 
 
 @app.command
@@ -348,7 +323,8 @@ def show(recipe: str, /, *, changes: Set = [], json_: JsonOption = False) -> Non
     print(json.dumps(resolved.model_dump(mode="json")) if json_ else as_yaml(resolved), end="\n" if json_ else "")
 
 
-app.command(preprocess)
+for command in (preprocess, runs, keep, gc):
+    app.command(command)
 
 
 def _terminated(*_: Any) -> None:

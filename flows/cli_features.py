@@ -155,7 +155,7 @@ def show(
         at most so many boxes are drawn on an image.
     """
     from flows.graph import weights_of
-    from flows.running import noted, run_id
+    from flows.runs import noted, run_id
     from flows.terminal import Terminal
     from vbert.device import device_of
     from vbert.regions.boxes import Fixed

@@ -75,7 +75,7 @@ def import_features(
     """
     from flows.imported import FeaturesEntry, imported
     from flows.recipe import machine_from
-    from flows.running import noted, run_id
+    from flows.runs import noted, run_id
     from flows.terminal import Terminal
     from vbert.regions.interop.importing import UNKNOWN
 

@@ -52,7 +52,7 @@ def preprocess(
     strict
         end with exit code 1 where an image can't be used; the features of the others are there all the same.
     """
-    from flows.recipe import machine_of
+    from flows.recipe import machine_of, parse_changes
     from flows.running import Running
     from vbert.artifacts.handing_out import hand_out
     from vbert.artifacts.store import Store, default_root
@@ -61,7 +61,8 @@ def preprocess(
         raise UserError(f"{out} holds other files than shards; give an empty or new directory with --out")
     recipe = folder_recipe(folder, detector, weights, boxes, changes)
     running = Running(recipe, Store(store or default_root()), machine_of(recipe, machine), ["regions"])
-    running.run("local" if local else "auto", "preprocess", (), None)
+    asked = {"detector": detector, "weights": weights, "boxes": boxes, **parse_changes(changes, "--set")}
+    running.run("local" if local else "auto", str(folder.absolute()), asked)
     (target,) = running.targets
     shards = target.bound(running.store)
     hand_out(shards, out)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from flows.graph import cut, graph
+from flows.runs import metrics, noted, run_id
 from flows.terminal import Terminal, console, escape, print_plan
-from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.errors import BuildError
 from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, refuse, select, walk
 from vbert.artifacts.verified import VARIABLE
 
@@ -23,44 +24,6 @@ if TYPE_CHECKING:
     from vbert.artifacts.store import Store
 
 How = Literal["auto", "local", "prefect"]
-
-
-def run_id(name: str) -> str:
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{os.getpid()}"
-
-
-@contextmanager
-def noted(
-    store: Store, run: str, recipe: Recipe | str, targets: Sequence[Artifact], builds: bool = True, **more: Any
-) -> Iterator[None]:
-    """The run's record in the store, which `vbert gc` goes by: every step that it needs, made or not, is its own.
-
-    `recipe`: or what the command that has none is called.
-    """
-    began = time.time()
-    named = recipe if isinstance(recipe, str) else recipe.name
-    record: dict[str, Any] = {
-        "recipe": named,
-        **({} if isinstance(recipe, str) else {"resolved": recipe.model_dump(mode="json")}),
-        "targets": [target.fingerprint for target in targets],
-        "steps": [artifact.fingerprint for artifact in walk(*targets)],
-        "started": began,
-        "kept": False,
-        **more,
-    }
-    if builds:
-        store.prepare()
-        store.note_run(run, record | {"status": "running"})
-    outcome = "failed"
-    try:
-        yield
-        outcome = "done"
-    finally:
-        if not store.read_only():
-            with suppress(*([OSError, UserError] if outcome == "failed" else [])):  # a full disk, told by its own error
-                store.prepare()
-                kept = builds and store.runs().get(run, {}).get("kept", False)  # by `vbert keep`, meanwhile
-                store.note_run(run, record | {"status": outcome, "seconds": time.time() - began, "kept": kept})
 
 
 @contextmanager
@@ -82,7 +45,7 @@ class Running:
 
     def __init__(self, recipe: Recipe, store: Store, machine: Machine, until: Sequence[str]) -> None:
         self.recipe, self.store, self.machine = recipe, store, machine
-        self.targets = cut(recipe, until) if until else [graph(recipe)]
+        self.until, self.targets = until, cut(recipe, until) if until else [graph(recipe)]
         self.lines = plan(self.targets, store)
         self.built: dict[str, Built] = {}
         self.run_id = run_id(recipe.name)
@@ -98,8 +61,11 @@ class Running:
         else:
             console().print("everything is there")
 
-    def run(self, how: How, named: str, changes: Sequence[str], limit: int | None) -> None:
-        """Build what is missing, note the run in the store, and print the summary."""
+    def run(self, how: How, source: str, changes: Mapping[str, Any]) -> None:
+        """Build what is missing, note the run in the store, and print the summary.
+
+        `source` and `changes`: where the recipe is from and what was changed in it, for the record.
+        """
         began = time.time()
         refuse(self.lines)
         if how == "auto":
@@ -109,18 +75,18 @@ class Running:
 
             check_installed(self.machine)
         with (
-            noted(self.store, self.run_id, self.recipe, self.targets, bool(self.missing)),
+            noted(self.store, self.run_id, self.recipe, self.targets, bool(self.missing), source, changes, self.until),
             tempfile.NamedTemporaryFile(prefix="vbert-verified-") as verified,
             Terminal() as terminal,
         ):
             os.environ[VARIABLE] = verified.name
             try:
-                self._build(how, terminal, named, changes, limit)
+                self._build(how, terminal)
             finally:
                 del os.environ[VARIABLE]
         self.print_summary(time.time() - began)
 
-    def _build(self, how: How, terminal: Terminal, named: str, changes: Sequence[str], limit: int | None) -> None:
+    def _build(self, how: How, terminal: Terminal) -> None:
         if how == "local" and not self.missing:
             results: list[Built] = []
         elif how == "local":
@@ -147,12 +113,7 @@ class Running:
 
     def metrics(self) -> dict[str, float]:
         """The report's figures: `vqa/easy_vqa/test/accuracy` and the like; empty where the run ended before it."""
-        found: dict[str, float] = {}
-        for target in self.targets:
-            manifest = self.store.find(target.stage_name, target.fingerprint)
-            if manifest is not None and target.stage_name in ("report", "evaluate"):
-                found |= {k: v for k, v in manifest.figures.items() if isinstance(v, int | float)}
-        return found
+        return metrics([target for target in self.targets if target.stage_name in ("report", "evaluate")], self.store)
 
     def summary(self) -> dict[str, Any]:
         stages = []

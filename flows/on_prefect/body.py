@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,7 +16,7 @@ from flows.graph import cut, graph
 from flows.on_prefect.tasks import running
 from flows.on_prefect.view import View, logs_to_prefect, show_plan, show_results
 from flows.recipe import Recipe, resolve
-from flows.running import noted
+from flows.runs import metrics, noted, origin, run_id
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import UserError
@@ -50,18 +49,25 @@ def build(
     whole = graph(found)
     stages = {name for artifact in walk(whole) for name in (artifact.stage_name, artifact.title)}
     targets = cut(found, [name for name in until if name in stages] or until) if until else [whole]
-    return build_targets(targets, Store(store), machine or found.machine, found)
+    asked: dict[str, Any] = {"until": until}
+    if isinstance(recipe, str):
+        asked |= {"source": origin(recipe), "changes": changes or {}}
+    return build_targets(targets, Store(store), machine or found.machine, found, asked)
 
 
 def build_targets(
-    targets: Sequence[Artifact], store: Store, machine: Machine, recipe: Recipe | None = None
+    targets: Sequence[Artifact],
+    store: Store,
+    machine: Machine,
+    recipe: Recipe | None = None,
+    asked: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Build what the targets need and lack, within the flow run that this is called in."""
+    """Build what the targets need and lack, within the flow run that this is called in; `asked`: for its record."""
     here = HERE.get()
     title = recipe.name if recipe is not None else targets[0].title
     lines = [line for line in plan(targets, store) if line.status != "unneeded"]
     view = View(here.events if here is not None else Events())
-    with logs_to_prefect(), _digests_shared(), _noted(store, recipe, targets, lines):
+    with logs_to_prefect(), _digests_shared(), _noted(store, recipe, targets, lines, asked or {}):
         show_plan(lines, recipe, title)
         refuse(lines)
         try:
@@ -73,17 +79,6 @@ def build_targets(
         figures = metrics(targets, store)
         show_results(targets, store, figures, title)
     return figures
-
-
-def metrics(targets: Sequence[Artifact], store: Store) -> dict[str, float]:
-    """The numbers of the targets: `vqa/easy_vqa/test/accuracy` of a report, `regions[shapes]/images` of others."""
-    found = {}
-    for target in targets:
-        prefix = "" if target.stage_name in ("report", "evaluate") else f"{target.title}/"
-        for name, value in target.bound(store).figures.items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                found[prefix + name] = value
-    return found
 
 
 def run_name() -> str:
@@ -112,13 +107,17 @@ def _digests_shared() -> Iterator[None]:
 
 @contextmanager
 def _noted(
-    store: Store, recipe: Recipe | None, targets: Sequence[Artifact], lines: Sequence[Planned]
+    store: Store,
+    recipe: Recipe | None,
+    targets: Sequence[Artifact],
+    lines: Sequence[Planned],
+    asked: Mapping[str, Any],
 ) -> Iterator[None]:
     """The run's record in the store, where the command doesn't write its own."""
     if recipe is None or HERE.get() is not None:
         yield
         return
-    run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{str(flow_run.get_id())[-8:]}"
+    run = run_id(recipe.name, str(flow_run.get_id())[-8:])
     builds = any(line.status != "present" for line in lines)
-    with noted(store, run_id, recipe, targets, builds, flow_run=flow_run.get_id()):
+    with noted(store, run, recipe, targets, builds, **asked, flow_run=flow_run.get_id()):
         yield

@@ -40,6 +40,13 @@ def there(store: Store) -> set[str]:
     return {path.name for path in (store.root / "artifacts").glob("*/*")}
 
 
+def built(store: Store, *targets: Artifact) -> None:
+    """Built longer ago than the grace."""
+    for target in targets:
+        build_here([target], store)
+    aged(store.root / "artifacts", 8 * DAY)
+
+
 def marks(*targets: Artifact) -> set[str]:
     return {artifact.fingerprint for target in targets for artifact in walk(target)}
 
@@ -57,7 +64,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_the_last_run_of_each_recipe_and_kept_runs_stay(store: Store) -> None:
     old, mid, new, other = (toy.squares(toy.numbers(n), SLOW) for n in (1, 2, 3, 4))
-    build_here([old, mid, new, other], store)
+    built(store, old, mid, new, other)
     run(store, "1", old, started=1.0)
     run(store, "2", mid, started=2.0)
     run(store, "3", new, started=3.0)
@@ -80,6 +87,40 @@ def test_the_last_run_of_each_recipe_and_kept_runs_stay(store: Store) -> None:
     assert verify(store) == []
 
 
+def test_the_last_run_of_each_set_of_changes_stays_and_all_recent_ones(store: Store) -> None:
+    """Three seeds are three runs to keep, the same recipe in two places too; one edited and run again is one."""
+    month = time.time() - 31 * DAY
+    one, two, three, four, five = (toy.squares(toy.numbers(n), SLOW) for n in range(1, 6))
+    built(store, one, two, three, four, five)
+    asked = {"recipe": "toy", "source": "toy", "until": []}
+    run(store, "1", one, **asked, changes={"seed": 1}, started=month)
+    run(store, "2", two, **asked, changes={"seed": 2, "machine.units_at_once": 3}, started=month + 1)
+    run(store, "3", three, **asked, changes={"seed": 2}, started=month + 2)  # of a recipe edited in between
+    run(store, "4", four, **asked | {"source": "/elsewhere/toy.yaml"}, changes={"seed": 2}, started=month - 1)
+    run(store, "5", five, recipe="toy", resolved={"seed": 1}, started=month - 2)  # what was changed isn't noted
+    assert gc(store, recent=32 * DAY).items == [], "within the days that are asked for, all of them stay"
+    gc(store, dry_run=False)
+    assert there(store) == marks(one, three, four, five)
+    run(store, "6", two, **asked, changes={"seed": 1}, started=month + 3)
+    run(
+        store, "7", two, **asked, changes={"seed": 1}, started=month + 3, seconds=2 * DAY
+    )  # it took long, and is recent
+    assert {item.name.split("/")[2] for item in gc(store).items} == marks(one)
+
+
+def test_what_was_made_lately_stays_whoever_made_it(store: Store) -> None:
+    """By `build_here`, a notebook, a step on a cluster: no run names it. With all it is made from."""
+    first, again = toy.squares(toy.numbers(2), SLOW), toy.squares(toy.numbers(2, "down"), SLOW)
+    built(store, first)
+    build_here([again], store)  # adopted: an alias of the older one
+    gc(store, dry_run=False)
+    assert there(store) == marks(again) | {first.fingerprint}
+    assert again.bound(store).read() == {"0000.json": 0, "0001.json": 1}
+    aged(store.root / "artifacts" / "toy_squares", 8 * DAY)
+    gc(store, dry_run=False)
+    assert there(store) == marks(toy.numbers(2, "down")), "its own time is not over"
+
+
 def test_keep_names_the_nearest_run(store: Store) -> None:
     run(store, "20261124-101500-demo", toy.numbers(1))
     with pytest.raises(UserError, match=r"no run '20261124-101501-demo'.*did you mean '20261124-101500-demo'"):
@@ -87,14 +128,14 @@ def test_keep_names_the_nearest_run(store: Store) -> None:
 
 
 def test_roots_given_by_hand_and_their_lineage_stay(store: Store) -> None:
-    build_here([toy.graph(2), toy.numbers(9)], store)
+    built(store, toy.graph(2), toy.numbers(9))
     gc(store, keep_roots=[toy.graph(2).fingerprint], dry_run=False)
     assert there(store) == marks(toy.graph(2))
 
 
 def test_a_failed_run_does_not_unroot_the_last_good_one(store: Store) -> None:
     good, failed, older = (toy.squares(toy.numbers(n), SLOW) for n in (2, 3, 1))
-    build_here([older, good, toy.numbers(3)], store)
+    built(store, older, good, toy.numbers(3))
     run(store, "0", older, started=0.5)
     run(store, "1", good, started=1.0)
     run(store, "2", failed, started=2.0, status="failed")
@@ -103,7 +144,7 @@ def test_a_failed_run_does_not_unroot_the_last_good_one(store: Store) -> None:
 
 
 def test_a_run_that_does_not_say_what_it_rests_on_keeps_all(store: Store) -> None:
-    build_here([toy.numbers(1), toy.numbers(2)], store)
+    built(store, toy.numbers(1), toy.numbers(2))
     store.note_run("1", {"recipe": "toy", "targets": [toy.graph(7).fingerprint], "status": "failed"})
     swept = gc(store, dry_run=False)
     assert there(store) == marks(toy.numbers(1), toy.numbers(2))
@@ -112,20 +153,21 @@ def test_a_run_that_does_not_say_what_it_rests_on_keeps_all(store: Store) -> Non
 
 def test_a_run_going_on_is_a_root(store: Store) -> None:
     one, two = toy.squares(toy.numbers(2), SLOW), toy.squares(toy.numbers(3), SLOW)
-    build_here([toy.numbers(2), two], store)
+    built(store, toy.numbers(2), two)
     run(store, "1", one, status="running", started=time.time() - 60)
     run(store, "2", two)
     gc(store, dry_run=False)
     assert there(store) == marks(toy.numbers(2), two)
-    run(store, "1", one, status="running", started=time.time() - 8 * DAY)  # it never ended
+    run(store, "1", one, status="running", started=time.time() - 31 * DAY)  # it never ended
+    run(store, "2", two)
     gc(store, dry_run=False)
     assert there(store) == marks(two)
 
 
 def test_aliases_keep_their_targets_and_go_before_them(store: Store) -> None:
     first, again = toy.squares(toy.numbers(2), SLOW), toy.squares(toy.numbers(2, "down"), SLOW)
-    build_here([first], store)
-    build_here([again], store)
+    built(store, first)
+    built(store, again)
     gc(store, keep_roots=[again.fingerprint], dry_run=False)
     assert there(store) == marks(again) | {first.fingerprint}
     assert again.bound(store).read() == {"0000.json": 0, "0001.json": 1}
@@ -224,7 +266,7 @@ def test_damaged_things_and_trash(store: Store) -> None:
 
 
 def test_what_became_needed_after_the_plan_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    build_here([toy.numbers(2), toy.numbers(3)], store)
+    built(store, toy.numbers(2), toy.numbers(3))
     real = upkeep.Sweeping.plan
 
     def then_a_run_begins(self: Any) -> Any:
@@ -335,7 +377,7 @@ build_here([toy.squares(toy.numbers(2), toy.Slow(seconds=60))], {str(store.root)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert {item.kind for item in gc(store, grace=0).items} == {"artifact", "unfinished", "publishing"}
-    assert {item.kind for item in gc(store).items} == {"artifact", "publishing"}
+    assert {item.kind for item in gc(store).items} == {"publishing"}
     gc(store, dry_run=False, grace=0)
     assert there(store) == set()
     assert [list((store.root / name).glob("*")) for name in ("publishing", "trash")] == [[], []]

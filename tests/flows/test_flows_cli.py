@@ -235,14 +235,19 @@ def test_gc_says_first_and_keeps_what_a_run_needs(vbert: Any, store: Path) -> No
     ]
     runs = sorted((store / "runs").glob("*.json"))
     assert run in {path.stem for path in runs}
-    code, said, _ = vbert("gc", "--store", store)
+    assert "would remove 0 B" in vbert("gc", "--grace", "0", "--store", store)[1], "both are of these days"
+    assert "would remove 0 B" in vbert("gc", "--days", "0", "--grace", "0", "--store", store)[1], "each the last of its"
+    file = store / "runs" / f"{run}.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"until": []}))
+    code, said, _ = vbert("gc", "--days", "0", "--grace", "0", "--store", store)
     assert code == 0
     assert "report" in said, "what only the run before the last needs is not needed"
+    assert "would remove 0 B" in vbert("gc", "--days", "0", "--store", store)[1], "it was made within the grace"
     assert (store / "artifacts" / "report").exists()
     before = next(json.loads(p.read_text()) | {"id": p.stem} for p in runs if p.stem != run)
     assert len(before["steps"]) == 14
     assert vbert("keep", before["id"], "--store", store)[:2] == (0, f"kept {before['id']}\n")
-    assert "would remove 0 B" in vbert("gc", "--store", store)[1]
+    assert "would remove 0 B" in vbert("gc", "--days", "0", "--grace", "0", "--store", store)[1]
     code, _, error = vbert("keep", run[:-1], "--store", store)
     assert code == 2
     assert run in error
@@ -272,6 +277,9 @@ def test_a_step_is_built_in_parts_from_its_file(vbert: Any, store: Path) -> None
         assert vbert("build", "step.json", *units, "--store", store)[:2] == (0, f"{here}\n"), "nothing is made again"
     assert {path: path.stat().st_mtime_ns for path in here.iterdir()} == before
     assert not list((store / "unfinished" / "regions").glob("*"))
+    (row,) = [row for row in json.loads(vbert("runs", "--json", "--store", store)[1])["runs"] if "build" in row["run"]]
+    assert (row["status"], row["metrics"]["regions[shapes]/shards"]) == ("done", 3), "one record of all its parts"
+    assert vbert("gc", "--days", "1", "--grace", "0", "--store", store)[1].count("regions/") == 0
 
 
 # ---------------------------------------------------------------------- ended from outside

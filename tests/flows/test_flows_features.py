@@ -163,7 +163,7 @@ def test_an_import_is_kept_by_gc(features: Any, tmp_path: Path) -> None:
     files.lxmert_tsv(tmp_path / "a.tsv", GIVEN)
     code, out, _ = features("import", "a.tsv", "--detector", "unknown")
     assert code == 0
-    gc(Store("store"), dry_run=False)
+    gc(Store("store"), dry_run=False, grace=0, recent=0)
     assert (Path(out.strip()) / "contract.json").is_file()
 
 

@@ -317,13 +317,20 @@ class RemoteStore(Store):
 
     # ------------------------------------------------------------------ upkeep and runs
 
-    def sweeping(self, roots: frozenset[str], grace: float) -> Sweeping:
+    def sweeping(self, roots: frozenset[str], grace: float, recent: float) -> Sweeping:
         from vbert.artifacts.remote_upkeep import RemoteSweeping
 
-        return RemoteSweeping(self, roots, grace)
+        return RemoteSweeping(self, roots, grace, recent)
 
     def note_run(self, run_id: str, record: dict[str, Any]) -> None:
         self.objects.put(f"runs/{run_id}.json", (json.dumps(record, indent=1) + "\n").encode())
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        got = self.objects.get(f"runs/{run_id}.json")
+        found: dict[str, Any] = {}
+        with suppress(ValueError):
+            found = {} if got is None else json.loads(got[0])
+        return found
 
     def runs(self) -> dict[str, dict[str, Any]]:
         keys = [entry.key for entry in self.objects.list("runs")]

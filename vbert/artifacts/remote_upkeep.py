@@ -61,7 +61,7 @@ class RemoteSweeping(Sweeping):
     def _unneeded(self, name: str, entries: list[Entry], needed: Collection[str], live: set[str]) -> Kind | None:
         """What the thing called `name` is, where it may go; None where it must stay."""
         folder, _, rest = name.partition("/")
-        old = time.time() - max(entry.modified for entry in entries) >= self.grace
+        old = not self._fresh(entries)
         if folder == "damaged":
             return "damaged" if old else None
         stage, mark = rest.split("/")
@@ -72,9 +72,16 @@ class RemoteSweeping(Sweeping):
             return "unfinished" if found is not None or (mark not in needed and old) else None
         if not any(entry.key == f"{name}/{NAME}" for entry in entries):
             return "publishing" if old else None  # of a builder that is gone, or of one that is not yet done
-        if needed is EVERYTHING or mark in needed:
+        if needed is EVERYTHING or mark in needed or not old:
             return None
         return "artifact" if found is None or found.alias_of is None else "alias"
+
+    def _young(self) -> set[str]:
+        names = (name.split("/") for name, entries in self._things.items() if self._fresh(entries))
+        return {parts[2] for parts in names if parts[0] == "artifacts"}
+
+    def _fresh(self, entries: list[Entry]) -> bool:
+        return time.time() - max(entry.modified for entry in entries) < self.grace
 
     def _live(self) -> set[str]:
         """Fingerprints under a lease that may have a holder, and those that a process of this machine is at."""

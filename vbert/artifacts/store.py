@@ -387,11 +387,19 @@ class Store:
                 found[path.stem] = json.loads(path.read_text())
         return found
 
-    def sweeping(self, roots: frozenset[str], grace: float) -> Sweeping:
+    def run(self, run_id: str) -> dict[str, Any]:
+        """The record of a run; empty where there is none."""
+        try:
+            found: dict[str, Any] = json.loads((self.root / "runs" / f"{run_id}.json").read_text())
+        except (ValueError, OSError):
+            return {}
+        return found
+
+    def sweeping(self, roots: frozenset[str], grace: float, recent: float) -> Sweeping:
         """What `gc` goes by."""
         from vbert.artifacts.upkeep import Sweeping
 
-        return Sweeping(self, roots, grace)
+        return Sweeping(self, roots, grace, recent)
 
     def read_only(self) -> bool:
         at = self.root

@@ -6,7 +6,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -15,12 +15,17 @@ from typing import Any, Literal
 
 from vbert.artifacts import durable
 from vbert.artifacts.errors import Damaged, UserError, nearest
+from vbert.artifacts.fingerprint import dumps
+from vbert.artifacts.manifest import NAME as MANIFEST
 from vbert.artifacts.manifest import Manifest
 from vbert.artifacts.owner import GRACE, Owner, untouched
 from vbert.artifacts.store import Store
 from vbert.artifacts.why import lineage, why
 
-__all__ = ["Sweep", "Swept", "gc", "keep", "lineage", "verify", "why"]
+__all__ = ["Sweep", "Swept", "asked", "gc", "keep", "lineage", "verify", "why"]
+
+DAY = 86_400.0
+RECENT = 30 * DAY  # seconds for which a run keeps what it needs, whatever came after it
 
 
 def no_progress(done: int, total: int) -> None: ...
@@ -118,15 +123,23 @@ class Swept:
         }
 
 
-def gc(store: Store, keep_roots: Collection[str] = (), dry_run: bool = True, grace: float = GRACE) -> Swept:
+def gc(
+    store: Store,
+    keep_roots: Collection[str] = (),
+    dry_run: bool = True,
+    grace: float = GRACE,
+    recent: float = RECENT,
+) -> Swept:
     """Remove what nothing needs (with `dry_run`, only say what that is).
 
-    Needed are `keep_roots` (fingerprints), the targets of kept runs, of each recipe's last run and of runs going on,
-    what live builders make, and all that exists of what those are made from. Unfinished work of provably dead owners,
-    and what lies in `damaged/`, goes when it was not touched for `grace` seconds, as does anything whose owner can't be
-    told. A thing is renamed to `trash/` first and deleted there, so that being killed leaves nothing half there.
+    Needed are `keep_roots` (fingerprints), what the records of these runs name: kept ones, those of the last `recent`
+    seconds, and of those that were asked for the same (recipe and changes) the last and the last successful one; what
+    was made in the last `grace` seconds or is being made by live builders; and all that exists of what those are made
+    from. Unfinished work of provably dead owners, and what lies in `damaged/`, goes when it was not touched for `grace`
+    seconds, as does anything whose owner can't be told. A thing is renamed to `trash/` first and deleted there, so that
+    being killed leaves nothing half there.
     """
-    sweeping = store.sweeping(frozenset(keep_roots), grace)
+    sweeping = store.sweeping(frozenset(keep_roots), grace, recent)
     items = sweeping.plan()
     if not dry_run:
         items = [item for item in items if sweeping.remove(item)]
@@ -134,11 +147,20 @@ def gc(store: Store, keep_roots: Collection[str] = (), dry_run: bool = True, gra
     return Swept(items, len(there - swept), not dry_run, sweeping.notes)
 
 
+def asked(record: Mapping[str, Any]) -> str:
+    """What a run was asked for, from its record. Another place of its recipe or other changes are another thing."""
+    changes = record.get("changes")
+    if changes is None:
+        changes = record.get("resolved")  # by a run that didn't note what was changed: the whole of it
+    of_work = {key: value for key, value in (changes or {}).items() if key.partition(".")[0] != "machine"}
+    return dumps([record.get("recipe"), record.get("source"), record.get("until"), of_work])
+
+
 class Sweeping:
     """What of a store on a path nothing needs, and its removal."""
 
-    def __init__(self, store: Store, roots: frozenset[str], grace: float) -> None:
-        self.store, self.roots, self.grace = store, roots, grace
+    def __init__(self, store: Store, roots: frozenset[str], grace: float, recent: float) -> None:
+        self.store, self.roots, self.grace, self.recent = store, roots, grace, recent
         self.notes: list[str] = []
         self._read: dict[tuple[str, str], Manifest | None] = {}
 
@@ -180,7 +202,7 @@ class Sweeping:
         """Fingerprints that stay, or EVERYTHING where a run does not say what it rests on."""
         manifests = {mark: self._manifest(stage, mark) for stage, mark in self.store.names()}
         self.notes.clear()
-        roots = set(self.roots) | self._live()
+        roots = set(self.roots) | self._live() | self._young()
         for run_id, record in self._kept_runs().items():
             targets = set(record.get("targets", []))
             steps = record.get("steps")
@@ -216,21 +238,27 @@ class Sweeping:
                 yield path.read_text()
 
     def _kept_runs(self) -> dict[str, dict[str, Any]]:
-        """Kept ones, each recipe's last and last successful, and those going on (begun within the grace, no end)."""
+        """Kept ones, recent ones, those going on, and the last and the last successful of those asked for the same."""
         runs = self.store.runs()
         last: dict[tuple[str, bool], str] = {}
         for run_id, record in sorted(runs.items(), key=lambda item: (item[1].get("started", 0.0), item[0])):
-            last[str(record.get("recipe")), False] = run_id
+            last[asked(record), False] = run_id
             if record.get("status", "done") == "done":
-                last[str(record.get("recipe")), True] = run_id
+                last[asked(record), True] = run_id
         now = time.time()
-        return {
-            run_id: record
-            for run_id, record in runs.items()
-            if record.get("kept")
-            or run_id in last.values()
-            or (record.get("status") == "running" and now - record.get("started", 0.0) < self.grace)
-        }
+
+        def stays(run_id: str, record: dict[str, Any]) -> bool:
+            age = now - record.get("started", 0.0)
+            running = record.get("status") == "running" and age < self.grace
+            recent = age - record.get("seconds", 0.0) < self.recent
+            return bool(record.get("kept")) or run_id in last.values() or running or recent
+
+        return {run_id: record for run_id, record in runs.items() if stays(run_id, record)}
+
+    def _young(self) -> set[str]:
+        """Fingerprints of what was made within the grace, whoever made it."""
+        artifacts = (self.store.root / "artifacts").glob("*/*")
+        return {path.name for path in artifacts if not self._old(path, path / MANIFEST)}
 
     def _live(self) -> set[str]:
         """Fingerprints that a live (or not provably dead) builder works on."""

@@ -1,0 +1,195 @@
+"""The records of runs in a store: what was asked for, what it rests on, how it ended; and two of them compared."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from vbert.artifacts.children import Stopped
+from vbert.artifacts.errors import UserError, nearest
+from vbert.artifacts.graph import walk
+
+if TYPE_CHECKING:
+    from flows.recipe import Recipe
+    from vbert.artifacts.artifact import Artifact
+    from vbert.artifacts.store import Store
+
+
+def run_id(name: str, mark: str = "") -> str:
+    """When, what, and who makes it: `mark`, else this process's number."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(name)}-{mark or os.getpid()}"
+
+
+def slug(text: str) -> str:
+    """`text` as part of a file's name."""
+    return re.sub(r"[^\w.]+", "-", text).strip("-.") or "run"
+
+
+def origin(recipe: str) -> str:
+    """What sets recipes of one name apart: that of a shipped one, the absolute path of a file."""
+    return os.path.abspath(recipe) if recipe.endswith((".yaml", ".yml")) else recipe
+
+
+@contextmanager
+def noted(
+    store: Store,
+    run: str,
+    recipe: Recipe | str,
+    targets: Sequence[Artifact],
+    builds: bool = True,
+    source: str = "",
+    changes: Mapping[str, Any] | None = None,
+    until: Sequence[str] = (),
+    **more: Any,
+) -> Iterator[None]:
+    """The run's record in the store, which `vbert gc` goes by: every step that it needs, made or not, is its own.
+
+    `recipe`: or what the command that has none is called; `source`: where it is from; `changes`: to its dotted fields,
+    None where it isn't known what was changed. A record of the same name is written over, but for what `vbert keep`
+    said of it.
+    """
+    began = time.time()
+    named = recipe if isinstance(recipe, str) else recipe.name
+    record: dict[str, Any] = {
+        "recipe": named,
+        "source": source,
+        "changes": None if changes is None else dict(changes),
+        "until": list(until),
+        **({} if isinstance(recipe, str) else {"resolved": recipe.model_dump(mode="json")}),
+        "targets": [target.fingerprint for target in targets],
+        "steps": {artifact.fingerprint: artifact.title for artifact in walk(*targets)},
+        "started": began,
+        **more,
+    }
+
+    def note(**outcome: Any) -> None:
+        store.prepare()
+        store.note_run(run, record | outcome | {"kept": store.run(run).get("kept", False)})  # by `vbert keep`
+
+    if builds:
+        note(status="running")
+    outcome: dict[str, Any] = {"status": "failed"}
+    try:
+        yield
+        outcome = {"status": "done", "metrics": metrics(targets, store)}
+    except (KeyboardInterrupt, Stopped):
+        outcome = {"status": "stopped"}
+        raise
+    finally:
+        if not store.read_only():
+            with suppress(*([] if outcome["status"] == "done" else [OSError, UserError])):  # a full disk, told already
+                note(**outcome, seconds=time.time() - began)
+
+
+def metrics(targets: Sequence[Artifact], store: Store) -> dict[str, float]:
+    """The numbers of finished targets: `vqa/easy_vqa/test/accuracy` of a report, `regions[shapes]/images` of others."""
+    found: dict[str, float] = {}
+    for target in targets:
+        manifest = store.find(target.stage_name, target.fingerprint)
+        prefix = "" if target.stage_name in ("report", "evaluate") else f"{target.title}/"
+        for name, value in manifest.figures.items() if manifest is not None else ():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found[prefix + name] = value
+    return found
+
+
+def rows(store: Store, recipe: str | None = None) -> list[dict[str, Any]]:
+    """A row a run (of one recipe), oldest first: run, recipe, changes, started, seconds, status, metrics, kept."""
+    records = sorted(store.runs().items(), key=lambda item: (item[1].get("started", 0.0), item[0]))
+    if recipe is not None:
+        names = {str(record.get("recipe")) for _, record in records}
+        if recipe not in names:
+            raise UserError(f"no run of a recipe {recipe!r} in {store.location}; {nearest(recipe, names)}")
+        records = [item for item in records if item[1].get("recipe") == recipe]
+    return [
+        {
+            "run": run,
+            "recipe": record.get("recipe"),
+            "changes": record.get("changes") or {},
+            "until": record.get("until") or [],
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.get("started", 0.0))),
+            "seconds": record.get("seconds"),
+            "status": record.get("status"),
+            "metrics": record.get("metrics") or {},
+            "kept": bool(record.get("kept")),
+        }
+        for run, record in records
+    ]
+
+
+def row_lines(row: Mapping[str, Any], most: int = 4) -> list[str]:
+    """A row for people: what, when and how it ended; below it, its first metrics."""
+    changes = [f"{key}={value}" for key, value in row["changes"].items()] + [f"until {name}" for name in row["until"]]
+    took = "" if row["seconds"] is None else f" in {row['seconds']:,.0f} s"
+    said = [row["run"], row["recipe"], *changes, row["started"], f"{row['status']}{took}", *["kept"] * row["kept"]]
+    shown = [f"{name} {figure(value)}" for name, value in list(row["metrics"].items())[:most]]
+    more = len(row["metrics"]) - len(shown)
+    told = "  ".join([*shown, *[f"and {more} more"] * (more > 0)])
+    return ["  ".join(map(str, said)), *[f"    {told}"] * bool(shown)]
+
+
+def figure(value: float) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+
+
+def difference(store: Store, a: str, b: str) -> dict[str, dict[str, list[Any]]]:
+    """Where two runs differ: `settings` by dotted field, `artifacts` by title, `metrics`; of each [that of a, of b].
+
+    None stands for what one of them has not. Raises UserError with the nearest name for a run that isn't there.
+    """
+    runs = store.runs()
+    for name in (a, b):
+        if name not in runs:
+            raise UserError(f"no run {name!r} in {store.location}; {nearest(name, runs)}")
+    one, two = runs[a], runs[b]
+    return {
+        "settings": _different(_leaves(one.get("resolved")), _leaves(two.get("resolved"))),
+        "artifacts": _different(_by_title(one), _by_title(two)),
+        "metrics": _different(one.get("metrics") or {}, two.get("metrics") or {}),
+    }
+
+
+def difference_lines(found: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[str]:
+    """What `difference` found, a line each."""
+
+    def said(part: str, value: Any) -> str:
+        if value is None:
+            return "(none)"
+        if part == "artifacts":
+            return " ".join(mark[:8] for mark in value)
+        return figure(value) if part == "metrics" else str(value)
+
+    lines = []
+    for part, differences in found.items():
+        lines.append(f"{part}:" if differences else f"{part}: the same")
+        for name, (x, y) in differences.items():
+            by = f"  ({y - x:+.4g})" if part == "metrics" and None not in (x, y) else ""
+            lines.append(f"  {name}  {said(part, x)} → {said(part, y)}{by}")
+    return lines
+
+
+def _different(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any]]:
+    names = dict.fromkeys([*a, *b])
+    return {name: [a.get(name), b.get(name)] for name in names if a.get(name) != b.get(name)}
+
+
+def _by_title(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    steps = record.get("steps") or {}
+    for mark, title in steps.items() if isinstance(steps, Mapping) else ((mark, mark[:8]) for mark in steps):
+        found.setdefault(title, []).append(mark)
+    return {title: sorted(marks) for title, marks in found.items()}
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names; lists are values."""
+    if not isinstance(value, Mapping):
+        return {} if value is None and not name else {name: value}
+    out: dict[str, Any] = {}
+    for key, item in value.items():
+        out |= _leaves(item, f"{name}.{key}" if name else str(key))
+    return out
