@@ -7,6 +7,7 @@ from pathlib import Path
 from vbert.artifacts.build import Build
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.stage import Figures, stage
+from vbert.data.names import count_of
 from vbert.data.raw import Raw
 from vbert.data.spec import Source
 
@@ -55,7 +56,7 @@ def _figures(files: int, size: int, sha256: str, aside: list[str]) -> Figures:
         some = ", ".join(repr(name)[:200] for name in aside[:3])
         figures["set_aside"] = len(aside)
         figures["notes"] = [
-            f"{len(aside):,} files are set aside: a backslash, control characters or no UTF-8 in their names; "
+            f"set aside for a backslash, control characters or no UTF-8 in the name: {count_of(aside, 'file')}; "
             f"rename {some}{' …' if len(aside) > 3 else ''}"
         ]
     return figures

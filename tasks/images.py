@@ -10,7 +10,7 @@ from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.artifacts.settings import Plugin
 from vbert.artifacts.stage import Figures, stage
 from vbert.data.images import Images
-from vbert.data.names import IMAGE_ENDINGS, is_image, kinds
+from vbert.data.names import IMAGE_ENDINGS, count_of, is_image, kinds
 from vbert.data.raw import Raw
 from vbert.data.spec import Reading, share_of
 
@@ -65,7 +65,7 @@ def images(
     without = sum(row["split"] is None for row in kept)
     if 0 < without < len(kept):
         figures["no_split"] = without
-        sentences.append(f"{without:,} of {len(kept):,} images are in no split, so neither trained on nor evaluated")
+        sentences.append(f"in no split, so neither trained on nor evaluated: {without:,} of {count_of(kept, 'image')}")
     return figures | ({"notes": sentences} if sentences else {})
 
 
@@ -84,9 +84,11 @@ def _beside(raws: Mapping[str, Raw], listed: set[str], own: tuple[str, ...] | No
                 other.append(name)
     notes = []
     if unlisted:
-        notes.append(Note("unlisted_images", len(unlisted), f"{len(unlisted):,} image files that no annotation names"))
+        notes.append(
+            Note("unlisted_images", len(unlisted), f"{count_of(unlisted, 'image file')} that no annotation names")
+        )
     if other:
-        notes.append(Note("other_files", len(other), f"{len(other):,} files of other kinds: {kinds(other)}"))
+        notes.append(Note("other_files", len(other), f"{count_of(other, 'file')} of other kinds: {kinds(other)}"))
     return notes
 
 

@@ -108,7 +108,7 @@ def test_what_a_folder_holds_beside_images_is_counted(tmp_path: Path) -> None:
     assert found.figures["notes"] == ["4 files of other kinds: .txt 2, .pdf 1, no ending 1"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.heic").write_bytes(b"x")
-    with pytest.raises(BuildError, match=r"finds no image in data \(1 files of other kinds: \.heic 1\).*\.jpg \.jpeg"):
+    with pytest.raises(BuildError, match=r"finds no image in data \(1 file of other kinds: \.heic 1\).*\.jpg \.jpeg"):
         index(tmp_path / "store", "folder", tmp_path / "other")
     assert kinds([f"x.{i}" for i in range(9)]).endswith("…")
 
@@ -188,8 +188,10 @@ def test_lists_of_splits_are_understood(tmp_path: Path) -> None:
     assert splits == {"a": "train", "my photo 1": "train", "b": "val", "d": "train", "e": None}
     assert found.figures["listed_but_missing"] == 1
     assert found.figures["no_split"] == 1
-    assert "lists of splits name 1 images without an XML: 'gone'" in found.figures["notes"]
-    assert any("1 of 5 images are in no split" in note for note in found.figures["notes"])
+    assert "lists of splits name 1 image without an XML: 'gone'" in found.figures["notes"]
+    assert any(
+        "in no split, so neither trained on nor evaluated: 1 of 5 images" in note for note in found.figures["notes"]
+    )
 
 
 def test_lists_that_match_nothing_are_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -24,6 +25,17 @@ def test_a_built_chain_has_figures_seconds_and_settings(tmp_path: Path) -> None:
     assert found.size == sum(node.manifest.size for node in found.nodes if node.manifest) > 0
     assert found.nodes[1].settings["settings"] == {"scale": 1, "seconds": 0.0}
     assert found.nodes[1].settings["numbers"] == {"artifact": found.nodes[0].key}
+
+
+def test_what_was_left_out_is_a_note_and_no_figure(tmp_path: Path) -> None:
+    (total,) = build_here([graph(count=2)], tmp_path / "store")
+    node = chain([total]).nodes[0]
+    assert node.manifest is not None
+    assert node.notes == []
+    figures = {"images": 3, "boxes_empty": 1, "notes": ["1 of 3 boxes ..."]}
+    told = replace(node, manifest=node.manifest.model_copy(update={"figures": figures}))
+    assert told.notes == ["1 of 3 boxes ..."]
+    assert told.figures == {"images": 3, "boxes_empty": 1}
 
 
 def test_what_is_no_longer_stored_is_still_in_the_chain(tmp_path: Path) -> None:

@@ -62,6 +62,11 @@ def kinds(names: Iterable[str]) -> str:
     return ", ".join(said) + (" …" if len(found) > len(said) else "")
 
 
+def count_of(things: Collection[object], word: str) -> str:
+    """`1 file`, `3 files`."""
+    return f"{len(things):,} {word}{'' if len(things) == 1 else 's'}"
+
+
 def ending(name: str) -> str:
     """`.jpg` of `a/b.jpg`; empty where there is none."""
     stem, dot, last = name.rpartition("/")[2].rpartition(".")

@@ -65,7 +65,13 @@ class Node:
 
     @property
     def figures(self) -> Mapping[str, Any]:
-        return self.manifest.figures if self.manifest else {}
+        found = self.manifest.figures if self.manifest else {}
+        return {name: value for name, value in found.items() if name != "notes"}
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out on the way, in sentences."""
+        return self.manifest.figures.get("notes", []) if self.manifest else []
 
     @property
     def seconds(self) -> float:

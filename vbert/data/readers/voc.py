@@ -26,7 +26,7 @@ from xml.parsers import expat
 
 from vbert.artifacts.errors import UserError, nearest
 from vbert.data.boxes import Corners, Pixels, Stated
-from vbert.data.names import Names
+from vbert.data.names import Names, count_of
 from vbert.data.readers import BoxRow, ImageRow, Note
 from vbert.data.readers._photos import Photos, Place
 from vbert.data.readers._rows import chosen, flag
@@ -60,7 +60,9 @@ def images(
         yield {"image_id": stems[name], "path": member, "source": found, "split": split}
     if lost:
         some = ", ".join(repr(name)[:80] for name in lost[:3])
-        yield Note("listed_but_missing", len(lost), f"lists of splits name {len(lost):,} images without an XML: {some}")
+        yield Note(
+            "listed_but_missing", len(lost), f"lists of splits name {count_of(lost, 'image')} without an XML: {some}"
+        )
 
 
 def boxes(

@@ -108,11 +108,12 @@ def draw(source: FeatureSet, images: Path, target: Path, count: int, boxes: int)
     Returns sentences on images that could not be drawn. Raises UserError where none could.
     """
     from vbert.data.decode import BadImage, decode
-    from vbert.regions.interop.sizes import IMAGES, Names
+    from vbert.data.names import is_image
+    from vbert.regions.interop.sizes import Names
 
     check_name(target)
     files = LocalFiles(images)
-    names = Names(name for name in files.members() if name.lower().endswith(IMAGES))
+    names = Names(name for name in files.members() if is_image(name))
     tiles: list[Image.Image] = []
     said: list[str] = []
     for image_id in source.ids:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from vbert.artifacts.errors import UserError
 from vbert.data.decode import BadImage, size
+from vbert.data.names import bare, is_image
 from vbert.regions.interop.boxes_in import Size
 from vbert.regions.interop.found import BadEntry
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from vbert.data.raw import Raw
 
 TABLES = (".csv", ".tsv", ".json", ".parquet")
-IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class Files(Protocol):
@@ -46,7 +46,7 @@ class Sizes:
         self._table: dict[str, Size] | None = None if table is None else {}
         if table is not None:
             self._table = _read_table(raw, table)
-        self._names = Names(self._table or [n for n in names if n.lower().endswith(IMAGES)])
+        self._names = Names(self._table or [n for n in names if is_image(n)])
         if not len(self._names):
             raise UserError(f"{raw.title}: neither images nor a table of their sizes ({', '.join(TABLES)})")
 
@@ -91,10 +91,8 @@ class Names:
 
 def _meant(name: str) -> list[str]:
     """Ways of writing a name, the more exact first."""
-    path = PurePosixPath(name.lower())
+    path = PurePosixPath(bare(name))
     stem = path.name
-    for ending in IMAGES:
-        stem = stem.removesuffix(ending)
     digits = stem[len(stem.rstrip("0123456789")) :]
     whole = str(path.parent / stem) if str(path.parent) != "." else stem
     return list(dict.fromkeys([whole, stem, *([f"#{int(digits)}"] if digits else [])]))
