@@ -11,7 +11,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from flows.imported import imported
-from flows.recipe import DataEntry, DetectorEntry, Recipe
+from flows.recipe import DataEntry, DetectorEntry, PretrainEntry, Recipe
 from tasks.bert import bert
 from tasks.detector import detector
 from tasks.download import download
@@ -62,12 +62,13 @@ def graph(recipe: Recipe) -> Report:
     data, found, shards = preprocessed(recipe)
     pretrained: dict[tuple[str, int], Model] = {}
     for key, entry in recipe.pretrainings().items():
-        fresh = start_of(recipe, data, entry.start)
         for seed in recipe.seeds_of(entry):
+            begun = start_for(recipe, entry, seed, pretrained, data)
+            fresh = start_of(recipe, data) if isinstance(begun, Model) else begun
             model = pretrain(
                 {name: PretrainData(texts_of(data, name), shards[name]) for name in entry.data},
                 fresh.vocabulary,
-                fresh.bert,
+                begun if isinstance(begun, Model) else fresh.bert,
                 fresh.model,
                 plain(entry, PretrainSettings),
                 recipe.numerics.pretrain,
@@ -221,17 +222,17 @@ def start_of(recipe: Recipe, data: Mapping[str, DataSet], init: str | None = Non
 
 def start_for(
     recipe: Recipe,
-    entry: DownstreamSettings,
+    entry: PretrainEntry | DownstreamSettings,
     seed: int,
     pretrained: Mapping[tuple[str, int], Model],
     data: Mapping[str, DataSet],
 ) -> Model | Fresh:
-    """What fine-tuning with `seed` starts from: of a pre-training with several seeds, the one with the same."""
-    if entry.start == "none":
+    """What training with `seed` starts from: of a pre-training with several seeds, the one with the same."""
+    if entry.start is None or entry.start == "none":
         return start_of(recipe, data)
-    if entry.start not in recipe.pretrainings() and entry.start != "pretrained":
+    key = recipe.started_by(entry.start)
+    if key not in recipe.pretrainings():
         return start_of(recipe, data, entry.start)
-    key = list(recipe.pretrainings())[-1] if entry.start == "pretrained" else entry.start
     begun = recipe.seeds_of(recipe.pretrainings()[key])
     return pretrained[key, seed if len(begun) > 1 else begun[0]]
 

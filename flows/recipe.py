@@ -98,7 +98,9 @@ class ModelEntry(ModelSettings):
 class PretrainEntry(PretrainSettings):
     data: Annotated[tuple[str, ...], Wiring]
     start: Annotated[str | None, Wiring] = Field(
-        None, description="a BERT in data_specs/models; None: as `model` says, from its `init` or from random weights"
+        None,
+        description="an earlier one under `pretrain`, or a BERT as `model.init` names it; None: as `model` says, "
+        "from its `init` or from random weights",
     )
     seed: Annotated[int | None, Wiring] = Field(None, ge=0, description="None: the recipe's")
     seeds: Annotated[tuple[int, ...], Wiring] = Field(
@@ -165,24 +167,28 @@ class Recipe(Settings):
         for name, data in self.data.items():
             if data.features is None and self.detector is None:
                 raise Misplaced(("data", name), "has no `features`, and there is no `detector` to make them: give one")
+        known: list[str] = []
         for key, pretraining in self.pretrainings().items():
             self._seeded(_place(key), pretraining)
             if key in (*STARTS, *model_names()):
                 raise Misplaced(_place(key), "names a start of its own; give the pre-training another name")
-            if pretraining.start is not None and pretraining.start not in model_names():
-                said = (
-                    f"no model {pretraining.start!r} in data_specs/models; {nearest(pretraining.start, model_names())}"
-                )
-                raise Misplaced((*_place(key), "start"), said)
+            if pretraining.start is not None:
+                self._started(_place(key), pretraining, pretraining.start, known)
+            known.append(key)
         for name, entry in self.downstream.items():
             if "@" in name:
                 raise Misplaced(("downstream", name), "a name has no @: it stands before the seed")
             self._seeded(("downstream", name), entry)
-            self._started(name, entry)
+            if entry.start == "pretrained" and not known:
+                where = ("downstream", name, "start")
+                raise Misplaced(where, "pretrained, but there is no `pretrain`; write none")
+            if entry.start != "none":
+                self._started(("downstream", name), entry, entry.start, [*known, "pretrained"])
         used = {entry.start for entry in self.downstream.values()}
-        for key in list(self.pretrainings())[:-1]:
+        used |= {entry.start or "" for entry in self.pretrainings().values()}
+        for key in known[:-1]:
             if key not in used:
-                raise Misplaced(_place(key), "nothing starts from it: name it in a `start` under `downstream`")
+                raise Misplaced(_place(key), "nothing starts from it: name it in a `start`")
         return self
 
     def _seeded(self, where: tuple[str, ...], entry: PretrainEntry | DownstreamSettings) -> None:
@@ -191,21 +197,20 @@ class Recipe(Settings):
         if len(set(entry.seeds)) < len(entry.seeds) or min(entry.seeds, default=0) < 0:
             raise Misplaced((*where, "seeds"), "seeds are different whole numbers from 0 on")
 
-    def _started(self, name: str, entry: DownstreamSettings) -> None:
-        """The start of a downstream entry exists, for each of its seeds."""
-        where, named = ("downstream", name, "start"), self.pretrainings()
-        if entry.start == "pretrained" and not named:
-            raise Misplaced(where, "pretrained, but there is no `pretrain`; write none")
-        if entry.start == "none" or entry.start in model_names():
-            return
-        if entry.start != "pretrained" and entry.start not in named:
-            known = [*STARTS, *(key for key in named if key), *model_names()]
-            raise Misplaced(where, f"nothing to start from is called {entry.start!r}; {nearest(entry.start, known)}")
-        begun = self.seeds_of(self.pretraining(entry.start))
+    def _started(
+        self, where: tuple[str, ...], entry: PretrainEntry | DownstreamSettings, start: str, pretrained: Sequence[str]
+    ) -> None:
+        """`start` is a BERT or one of `pretrained`, which then has the seeds of the entry."""
+        if start not in pretrained:
+            if start in model_names() or start.endswith((".yaml", ".yml")) or "/" in start:
+                return
+            known = [*(name for name in (*pretrained, *STARTS) if name), *model_names()]
+            said = f"nothing to start from is called {start!r}; {nearest(start, known)}"
+            raise Misplaced((*where, "start"), said)
+        begun = self.seeds_of(self.pretrainings()[self.started_by(start)])
         if len(begun) > 1 and (absent := [seed for seed in self.seeds_of(entry) if seed not in begun]):
-            raise Misplaced(
-                where, f"{entry.start} is not pre-trained with seed {absent[0]}, but with {', '.join(map(str, begun))}"
-            )
+            said = f"{start} is not pre-trained with seed {absent[0]}, but with {', '.join(map(str, begun))}"
+            raise Misplaced((*where, "start"), said)
 
     def pretrainings(self) -> dict[str, PretrainEntry]:
         """The pre-trainings by name, in their order; one without a name is called by the empty one."""
@@ -213,10 +218,9 @@ class Recipe(Settings):
             return {"": self.pretrain}
         return dict(self.pretrain or {})
 
-    def pretraining(self, start: str) -> PretrainEntry:
-        """The one that `start` of a downstream entry names; `pretrained` is the last."""
-        every = self.pretrainings()
-        return list(every.values())[-1] if start == "pretrained" else every[start]
+    def started_by(self, start: str) -> str:
+        """The name of the pre-training that `start` names; `pretrained` is the last one."""
+        return list(self.pretrainings())[-1] if start == "pretrained" else start
 
     def seeds_of(self, entry: PretrainEntry | DownstreamSettings) -> tuple[int, ...]:
         return entry.seeds or (self.seed if entry.seed is None else entry.seed,)

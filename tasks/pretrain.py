@@ -19,17 +19,18 @@ def pretrain(
     build: Build,
     data: Mapping[str, PretrainData],
     vocabulary: Vocabulary,
-    start: BertWeights | None,
+    start: BertWeights | Model | None,
     model: ModelSettings,
     settings: PretrainSettings,
     numerics: Numerics,
     seed: int,
 ) -> Figures:
-    """From weights drawn from `seed`, or a BERT's. The data sets' regions must have one contract."""
+    """From weights drawn from `seed`, a BERT's, or a model pre-trained before, which brings vocabulary, sizes and the
+    statistics of its visual input. All regions, those that it was trained on among them, must have one contract."""
     from vbert.training.start import Fresh
 
-    fresh = Fresh(vocabulary, model, start)
-    return build.process(_pretrain, data, fresh, settings, numerics, seed, processes=numerics.processes)
+    begun = start if isinstance(start, Model) else Fresh(vocabulary, model, start)
+    return build.process(_pretrain, data, begun, settings, numerics, seed, processes=numerics.processes)
 
 
 def _pretrain(*arguments: object) -> Figures:

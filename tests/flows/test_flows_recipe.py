@@ -74,6 +74,19 @@ def test_pre_trainings_by_name_and_seeds_become_one_step_each(tmp_path: Path) ->
     assert argument("report", "pretrained") == found["pretrain[bert]"]
 
 
+def test_a_pre_training_starts_from_an_earlier_one(tmp_path: Path) -> None:
+    pretrain = f"{{a: {{{INNER}, seeds: [0, 1]}}, b: {{{INNER}, start: a, seeds: [0, 1]}}}}"
+    found = by_title(recipe(tmp_path, pretrain, {"x": "seeds: [0, 1]"}))
+    for seed in (0, 1):
+        second, tuned = found[f"pretrain[b@{seed}]"].step, found[f"finetune[x@{seed}]"].step
+        assert second is not None
+        assert tuned is not None
+        assert second.arguments["start"] == found[f"pretrain[a@{seed}]"]
+        assert tuned.arguments["start"] == found[f"pretrain[b@{seed}]"]
+    with pytest.raises(UserError, match=r"pretrain\.a\.start: nothing to start from is called 'b'"):
+        recipe(tmp_path, pretrain.replace("a: {", "a: {start: b, "), {"x": "start: b"})
+
+
 def test_one_pre_training_is_what_it_was(tmp_path: Path) -> None:
     """By a name or without, of one seed given here or there, it is the same work."""
     plain = by_title(recipe(tmp_path, ONE, {"a": "start: pretrained"}))["finetune[a]"]
@@ -100,7 +113,7 @@ def test_changes_reach_into_a_named_pre_training(tmp_path: Path) -> None:
         (
             SEVERAL.replace("minilm_l6", "minilm"),
             "start: none",
-            r"pretrain\.bert\.start: no model 'minilm'.*'minilm_l6'",
+            r"pretrain\.bert\.start: nothing to start from is called 'minilm'.*'minilm_l6'",
         ),
         (SEVERAL.replace("words", "none"), "start: none", r"pretrain\.none: names a start of its own"),
         (SEVERAL.replace("itm: 0", "itn: 0"), "start: none", r"pretrain\.words\.itn: there is no such key; .*'itm'"),

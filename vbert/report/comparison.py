@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.stage import Figures
 from vbert.metrics.paired import Difference, paired_difference
+from vbert.model.bert import BertWeights
+from vbert.model.trained import Model
 from vbert.report.results import FLOOR, SCRATCH, Group, Run
 
 RESAMPLES = 2000
@@ -105,10 +106,9 @@ def _baseline(run: Run, entries: Mapping[str, Sequence[Run]]) -> Sequence[Run] |
 def _origin(run: Run) -> str:
     """The BERT behind a run, behind its pre-training too; empty for weights drawn at random."""
     start: Any = run.held.model.step.arguments.get("start") if run.held.model.step else None
-    if isinstance(start, Artifact):
+    while isinstance(start, Model):
         start = start.step.arguments.get("start") if start.step else None
-        return start.fingerprint if isinstance(start, Artifact) else ""
-    bert = getattr(start, "bert", None)
+    bert = start if isinstance(start, BertWeights) else getattr(start, "bert", None)
     return bert.fingerprint if bert else ""
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from vbert.artifacts.build import Job
 from vbert.artifacts.settings import Numerics
 from vbert.artifacts.stage import Figures
-from vbert.model.trained import write_model
+from vbert.model.trained import Model, write_model
 from vbert.objectives.mlm_itm import PretrainData, Pretraining, PretrainSettings
 from vbert.regions.contract import check
 from vbert.training.downstream import last_figures
@@ -18,7 +19,12 @@ from vbert.training.start import Fresh
 
 
 def run_pretrain(
-    job: Job, data: Mapping[str, PretrainData], start: Fresh, settings: PretrainSettings, numerics: Numerics, seed: int
+    job: Job,
+    data: Mapping[str, PretrainData],
+    start: Model | Fresh,
+    settings: PretrainSettings,
+    numerics: Numerics,
+    seed: int,
 ) -> Figures:
     """Trains on the splits `train`, looks at `val`, writes a `Model` with both pre-training heads."""
     torch.set_num_threads(numerics.threads)
@@ -26,10 +32,15 @@ def run_pretrain(
     contracts = {name: data[name].shards.contract() for name in names}
     for name in names[1:]:
         check(contracts[names[0]], contracts[name], (f"the regions of {names[0]}", f"those of {name}"))
-    model = start.build(contracts[names[0]].dim, seed)
+    model: Any
+    if isinstance(start, Model):
+        check(start.contract(), contracts[names[0]])
+        model, vocabulary = start.load(), start.vocabulary()
+    else:
+        model, vocabulary = start.build(contracts[names[0]].dim, seed), start.vocabulary
     config = model.encoder.config
-    task = Pretraining(data, start.vocabulary.encoder(), model, config.box_input, settings, seed)
-    if config.standardise:
+    task = Pretraining(data, vocabulary.encoder(), model, config.box_input, settings, seed)
+    if config.standardise and isinstance(start, Fresh):
         model.encoder.set_statistics(*task.statistics())
     curves = run_training(job, task, settings, numerics, seed)
     if job.rank == 0:
@@ -37,7 +48,7 @@ def run_pretrain(
             job.directory,
             model=model,
             config=config,
-            vocabulary=start.vocabulary,
+            vocabulary=vocabulary,
             contract=contracts[names[0]].with_box_input(config.box_input),
             head={"kind": "pretraining", "objective": "mlm_itm"},
             curves=curves,
