@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vbert.artifacts.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def device_of(wanted: str) -> Literal["cpu", "cuda"]:
@@ -16,6 +19,18 @@ def device_of(wanted: str) -> Literal["cpu", "cuda"]:
     if not torch.cuda.is_available():
         raise UserError("machine.device is cuda, but torch sees none: set it to auto or cpu")
     return "cuda"
+
+
+def of_rank(device: str, rank: int, count: int | None = None) -> torch.device:
+    """The device of a process of several: the GPUs in turns, of which there are `count` (by default, those torch sees).
+
+    For work that is not shared in collectives: training wants a GPU a process, and accelerate gives it one.
+    """
+    import torch
+
+    if device == "cpu":
+        return torch.device("cpu")
+    return torch.device(device, rank % (torch.cuda.device_count() if count is None else count))
 
 
 def device_name(device: str) -> str:

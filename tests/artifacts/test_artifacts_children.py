@@ -17,7 +17,7 @@ import psutil
 import pytest
 from artifacts import toy
 
-from vbert.artifacts import build, children
+from vbert.artifacts import build, children, manifest
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Build, Job, Machine
 from vbert.artifacts.children import ChildDied, Children, Overdue, Stopped
@@ -496,3 +496,62 @@ def test_ranks(tmp_path: Path) -> None:
 def test_a_failed_rank_ends_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="rank 1 failed"):
         build_here([ranked(Numerics(processes=2), failing=1)], tmp_path)
+
+
+class Gpu:
+    """Of torch, what looks at the device in use."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name, self.emptied, self.cuda = name, 0, self
+
+    def is_initialized(self) -> bool:
+        return self.name is not None
+
+    def get_device_name(self) -> str | None:
+        return self.name
+
+    def empty_cache(self) -> None:
+        self.emptied += 1
+
+
+@pytest.mark.parametrize(("name", "device", "emptied"), [(None, "cpu", 0), ("H100", "H100", 1)])
+def test_after_a_call_a_gpus_memory_is_given_back(
+    monkeypatch: pytest.MonkeyPatch, name: str | None, device: str, emptied: int
+) -> None:
+    torch = Gpu(name)
+    monkeypatch.setitem(sys.modules, "torch", torch)  # type: ignore[arg-type]
+    assert manifest.used_device() == device
+    children._free_device()
+    assert torch.emptied == emptied
+
+
+def test_children_that_have_made_units_can_be_let_go() -> None:
+    """They keep a detector; those of trainings are used again."""
+    pool = Children(2)
+    _, made_units = pool.run(seen)
+    ((_, kept),) = seen_at_once(pool, 1)
+    assert kept == made_units
+    pool.release()
+    ((_, fresh),) = seen_at_once(pool, 1)
+    assert fresh != made_units
+    pool.release()
+    assert seen_at_once(pool, 1) == [(None, fresh)]
+    pool.close()
+
+
+@pytest.mark.parametrize(("device", "gpus", "released"), [("auto", ["0"], 1), ("cpu", ["0"], 0), ("auto", [], 0)])
+def test_training_on_a_gpu_begins_without_idle_detectors_and_its_manifest_says_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Any, gpus: list[str], released: int
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(children, "cuda_devices", lambda: gpus)
+    monkeypatch.setattr(build, "release", lambda: calls.append(1))
+    total = build_here([toy.graph(2)], tmp_path, Machine(device=device))[0]
+    assert len(calls) == released
+    assert total.manifest.environment["device"] == "cpu"
+
+
+def test_the_device_counts_where_bits_are_compared() -> None:
+    here = manifest.environment()
+    cpu, gpu = (manifest.numerics_class(here | {"device": device}) for device in ("cpu", "H100"))
+    assert cpu == manifest.numerics_class(here) != gpu

@@ -17,9 +17,10 @@ from vbert.artifacts.settings import Numerics
 from vbert.data.decode import BadImage
 from vbert.data.images import Images
 from vbert.objectives import detection
-from vbert.objectives.detection import Annotated, DetectionTask, train_detector
+from vbert.objectives.detection import Annotated, DetectionTask, Unreadable, train_detector
 from vbert.regions.backends.faster_rcnn import StableRpn
 from vbert.regions.detector import DetectorTraining, DetectorWeights
+from vbert.training.ranks import Ranks
 
 COLOURS = ("red", "blue")
 TRAINING = DetectorTraining(data="tiny", steps=6, batch_size=4, validate_every=3)
@@ -197,27 +198,94 @@ def test_faulty_collections_are_named(tmp_path: Path, images: Images) -> None:
         DetectionTask(images, small_spec(classes=("circles", "square")), TRAINING, 0)
 
 
-def test_images_that_can_not_be_decoded_are_left_out(tmp_path: Path, images: Images) -> None:
-    task = DetectionTask(images, small_spec(), TRAINING, 0)
-    whole = task.collate([(0, 0), (1, 0)])
+def damaged(images: Images, *ids: str) -> Any:
+    """The same images, of which some can't be decoded although the index has their sizes."""
 
-    class OneDamaged:
+    class Some:
         title, table, boxes = images.title, images.table, images.boxes
 
         @staticmethod
         def open(image_id: str) -> Image.Image:
-            if image_id == task.train.ids[0]:
+            if image_id in ids:
                 raise BadImage("damaged", "cut short")
             return images.open(image_id)
 
-    task.images = OneDamaged()
-    left = task.collate([(0, 0), (1, 0)])
-    assert torch.equal(left.pixels, whole.pixels[1:])
-    assert len(left.targets) == len(left.shapes) == 1
-    with pytest.raises(BuildError, match=f"can be decoded \\({task.train.ids[0]}\\)"):
-        task.collate([(0, 0)])
-    _, found = detection.evaluate(task.detector(), task.spec, task.images, task.train)
-    assert list(found) == task.train.ids[1:]
+    return Some()
+
+
+def test_in_place_of_an_image_that_can_not_be_decoded_comes_the_next(tmp_path: Path, images: Images) -> None:
+    """A batch of one is a batch still."""
+    unreadable = Unreadable(tmp_path / "unreadable")
+    task = DetectionTask(images, small_spec(), TRAINING, 0, unreadable=unreadable)
+    first, second, *rest = task.train.ids
+    whole = task.collate([(1, 0)])
+    task.images = damaged(images, first, task.val.ids[0])
+    left = task.collate([(0, 0)])
+    assert torch.equal(left.pixels, whole.pixels)
+    assert left.targets[0]["boxes"].equal(whole.targets[0]["boxes"])
+    assert unreadable.ids() == {first}
+    found = detection.detections(task.detector(), task.spec, task.images, task.train.ids, None, unreadable)
+    assert list(found) == [second, *rest]
+    task.images = damaged(images, *task.train.ids)
+    with pytest.raises(BuildError, match=f"no image can be decoded from {second} on; mend the files"):
+        task.collate([(1, 0)])
+
+
+def test_what_can_not_be_decoded_is_counted_alike_with_and_without_a_kill(
+    tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = TRAINING.model_copy(update={"batch_size": 1, "steps": 20, "validate_every": 0})
+    ids = [*Annotated(images, "train").ids[:2], *Annotated(images, "val").ids[:1]]
+    files = {row["image_id"]: encoded(images.open(row["image_id"])) for row in images.table().to_pylist()}
+    boxes = images.boxes()
+    assert boxes is not None
+    bad = collection(tmp_path / "bad", files | {i: files[i][:-40] for i in ids} | {"none": b"x"}, boxes.to_pylist())
+
+    def figures(at: str) -> dict[str, Any]:
+        for part in ("made", "scratch"):
+            (tmp_path / at / part).mkdir(parents=True, exist_ok=True)
+        machine = Machine(device="cpu", loader_workers=0, checkpoint_steps=3)
+        return train_detector(
+            Job(tmp_path / at / "made", tmp_path / at / "scratch", machine), bad, small_spec(), one, Numerics(), 0
+        )
+
+    whole = figures("whole")
+    assert whole["unreadable"] == 4
+    with monkeypatch.context() as patch:
+        original, calls = DetectionTask.loss, []
+
+        def dying(self: DetectionTask, batch: Any, model: Any) -> Any:
+            calls.append(batch)
+            if len(calls) == 8:
+                raise KeyboardInterrupt
+            return original(self, batch, model)
+
+        patch.setattr(DetectionTask, "loss", dying)
+        with pytest.raises(KeyboardInterrupt):
+            figures("killed")
+    assert figures("killed") == whole
+
+
+class Together:
+    """Two ranks in one process: what each gathers is kept, and both parts given to rank 0."""
+
+    def __init__(self, rank: int, parts: list[Any], job: Job) -> None:
+        self.rank, self.world, self.parts, self.job = rank, 2, parts, job
+
+    def gather(self, value: Any) -> list[Any]:
+        self.parts.append(value)
+        return self.parts
+
+
+def test_ranks_share_the_images_of_a_validation(tmp_path: Path) -> None:
+    images = scenes(tmp_path / "s", 60)
+    task = DetectionTask(images, small_spec(), TRAINING, 0)
+    job = Job(tmp_path, tmp_path, Machine(device="cpu"))
+    alone = task.validate(Ranks(job))
+    parts: list[Any] = []
+    assert task.validate(Together(1, parts, job)) is None  # type: ignore[arg-type]
+    assert task.validate(Together(0, parts, job)) == alone  # type: ignore[arg-type]
+    assert sorted(len(part) for part in parts) == [len(task.val.ids) // 2, -(-len(task.val.ids) // 2)]
 
 
 def test_batches_travel_to_a_device(images: Images) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from vbert.artifacts import children
 from vbert.artifacts.build import Stopped
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.settings import Numerics
+from vbert.training import loop
 from vbert.training.checkpoint import Checkpoints, State
 from vbert.training.schedule import Schedule
 
@@ -100,6 +104,67 @@ def test_sigterm_leaves_a_checkpoint(
     monkeypatch.undo()
     resumed = train(job(tmp_path), ToyTask(), SCHEDULE)
     assert resumed == golden | {"calls": 15}
+
+
+@pytest.fixture
+def term(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """SIGTERM as a child's handler notes it."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: monkeypatch.setattr(children, "_stopping", True))
+    yield
+    signal.signal(signal.SIGTERM, previous)
+
+
+@pytest.mark.usefixtures("term")
+@pytest.mark.parametrize(
+    ("task", "said", "validations"),
+    [
+        (ToyTask(term_at=8), "stopped at step 8", 0),
+        (ToyTask(term_in_validation=2), "stopped at step 20, before its validation", 2),
+        (ToyTask(term_at=20), "stopped at step 20", 1),  # its validation would begin now
+        (ToyTask(term_at=23), "stopped at step 23", 2),  # the last one, likewise
+    ],
+)
+def test_sigterm_is_seen_at_every_step_where_losses_are_read_seldom(
+    golden: dict[str, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    task: ToyTask,
+    said: str,
+    validations: int,
+) -> None:
+    """As on a GPU; and no validation begins, or is believed, meanwhile."""
+    monkeypatch.setitem(loop.BEATS, "cpu", 10)
+    with pytest.raises(Stopped, match=said):
+        train(job(tmp_path, checkpoint_steps=100), task, SCHEDULE)
+    assert task.validations == validations
+    monkeypatch.setattr(children, "_stopping", False)
+    assert train(job(tmp_path, checkpoint_steps=100), ToyTask(), SCHEDULE) == golden | {"calls": 23 - task.calls}
+
+
+def stopped(task: ToyTask, at: Path, rank: int, port: int) -> None:
+    children._working = True
+    signal.signal(signal.SIGTERM, children._stop)
+    loop.BEATS["cpu"] = 10
+    os.environ.update(children.rank_environment(rank, 2, port))
+    try:
+        train(job(at, rank, 2, checkpoint_steps=100), task, SCHEDULE)
+    except Stopped as stop:
+        (at / f"rank{rank}").write_text(str(stop))
+
+
+def test_ranks_stop_together_at_the_step_at_which_one_is_told(tmp_path: Path) -> None:
+    context, port = multiprocessing.get_context("fork"), children.free_port()
+    ranks = [
+        context.Process(target=stopped, args=(ToyTask(term_at=6 if rank else -1), tmp_path, rank, port))
+        for rank in range(2)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(100)
+    # The first call is that of the throw-away step of a fresh DDP.
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in range(2)] == ["training stopped at step 5"] * 2
+    assert (tmp_path / "checkpoints" / "000005").is_dir()
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])

@@ -22,6 +22,7 @@ from vbert.artifacts import children
 from vbert.artifacts.build import Job, Machine
 from vbert.artifacts.settings import Numerics
 from vbert.training.loop import Schedule, run_training
+from vbert.training.ranks import Ranks
 from vbert.training.sampler import generator
 
 SIZE = 50
@@ -35,6 +36,7 @@ class ToyTask:
     kill_at: int = -1  # SIGKILL to this process in the loss of that step
     term_at: int = -1  # SIGTERM, likewise
     term_workers_at: int = -1  # SIGTERM to the loader workers alone
+    term_in_validation: int = -1  # SIGTERM in the validation of this number
     best_at: int = -1  # the call after which `validation/late` is largest
     dropout: float = 0.2
     width: int = 32
@@ -47,7 +49,7 @@ class ToyTask:
         self.model: nn.Module = nn.Sequential(
             nn.Linear(8, w), nn.LayerNorm(w), nn.Dropout(self.dropout), nn.GELU(), nn.Linear(w, w), nn.Linear(w, 3)
         )
-        self.calls = 0
+        self.calls = self.validations = 0
         self.weights: dict[str, float] = {}
 
     def size(self) -> int:
@@ -78,7 +80,10 @@ class ToyTask:
             loss = loss * float("nan")
         return {"loss": loss}
 
-    def validate(self) -> dict[str, float] | None:
+    def validate(self, ranks: Ranks) -> dict[str, float] | None:
+        self.validations += 1
+        if self.validations == self.term_in_validation:
+            os.kill(os.getpid(), signal.SIGTERM)
         with torch.no_grad():
             value = float(self.model(torch.ones(4, 8)).sum())
         return {"validation/sum": value, "validation/late": -float(abs(self.calls - self.best_at))}

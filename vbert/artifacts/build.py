@@ -20,7 +20,7 @@ from vbert.artifacts import children, durable
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.children import ChildDied, Children, Overdue, Stopped
 from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.manifest import FileEntry
+from vbert.artifacts.manifest import FileEntry, environment, used_device
 from vbert.artifacts.owner import GRACE, SUFFIX, Owner, untouched
 from vbert.artifacts.room import no_room, short_of_room
 from vbert.artifacts.settings import Settings
@@ -112,6 +112,14 @@ def pool(count: int, devices: Sequence[str] = ()) -> Children:
         return _pools.setdefault((count, pinned), Children(count, pinned))  # no process starts before its first call
 
 
+def release() -> None:
+    """A detector that idle children keep for the next unit would take room on a GPU from what comes now."""
+    with _pools_lock:
+        pools = list(_pools.values())
+    for each in pools:
+        each.release()
+
+
 @dataclass(frozen=True)
 class Work:
     """The making of one unit: data that any worker on this store can be handed and call."""
@@ -199,6 +207,7 @@ class StoreBuild:
     say: Callable[[str], None] = lambda _: None
     only: range | None = None  # make these units of each plan and no more
     hashed: dict[str, FileEntry] = field(default_factory=dict)
+    devices: set[str] = field(default_factory=set)  # on which it was computed
     _units: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -208,6 +217,11 @@ class StoreBuild:
     @property
     def unfinished(self) -> Path:
         return self.store.unfinished(self.artifact.stage_name, self.artifact.fingerprint)
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the manifest records, with the devices that children have computed on so far."""
+        return environment() | {"device": " and ".join(sorted(self.devices)) or "cpu"}
 
     def _shared(self) -> set[str]:
         """Keys of the units that other machines have committed; who publishes brings them here."""
@@ -265,6 +279,7 @@ class StoreBuild:
         if missing:
             raise BuildError(f"{self.artifact.title}: {len(missing)} units are missing, the first is {missing[0]}")
         self._units = {key: have[key] for key in keys}
+        self.devices |= {have[key]["environment"].get("device", "cpu") for key in keys}
         for key in keys:
             for raw in have[key]["files"]:
                 entry = FileEntry.model_validate(raw)
@@ -286,13 +301,17 @@ class StoreBuild:
         if (note := self.store.scratch_note(self.scratch)) is not None:
             self.say(f"{self.artifact.title}: {note}")
         port = children.free_port() if processes > 1 else 0
+        if self.machine.device != "cpu" and children.cuda_devices():
+            release()
         kept = pool(self.machine.units_at_once)
         with kept.borrowed(processes) as ranks, ThreadPoolExecutor(processes) as threads:
             shows = [self.progress, *[None] * (processes - 1)]
             try:
                 for rank, child in enumerate(ranks):
                     job = Job(self.directory, self.scratch, self.machine, rank, processes)
-                    child.start(function, (job, *arguments), children.rank_environment(rank, processes, port))
+                    child.start(
+                        _with_device, (function, job, *arguments), children.rank_environment(rank, processes, port)
+                    )
                 waits = [threads.submit(c.result, show, deadline) for c, show in zip(ranks, shows, strict=True)]
                 results = [future.result() for future in _failed_first(waits)]
             except Overdue:
@@ -301,7 +320,8 @@ class StoreBuild:
             except BaseException:
                 children.terminate(ranks)
                 raise
-        return results[0]  # type: ignore[no-any-return]
+        self.devices |= {device for _, device in results}
+        return results[0][0]  # type: ignore[no-any-return]
 
     def not_of_units(self) -> UserError:
         return UserError(f"{self.artifact.title} is not made of units; leave out --units")
@@ -323,6 +343,12 @@ class StoreBuild:
             with suppress(UserError):  # made by a version of a stage that this checkout has no more
                 out.append(artifact_from_json(record.step).bound(self.store))
         return out
+
+
+def _with_device(function: Callable[..., Figures], job: Job, *arguments: Any) -> tuple[Figures, str]:
+    """What the function returns, and the device that was used: `cpu` where no other was asked for."""
+    figures = function(job, *arguments)
+    return figures, "cpu" if job.machine.device == "cpu" else used_device()
 
 
 def _failed_first(futures: Sequence[Future[Any]]) -> list[Future[Any]]:

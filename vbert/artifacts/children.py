@@ -6,6 +6,7 @@ A child is a fresh interpreter (`python -m vbert.artifacts.children`), so nothin
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -53,6 +54,7 @@ class Child:
 
     def __init__(self, device: str | None = None) -> None:
         self.device, self.caller = device, ""
+        self.made_units = False  # and so keeps what units want loaded
         ours, theirs = socket.socketpair()
         alive, self._lifeline = os.pipe()  # the child sees its end close when this process is gone, however it went
         environment = os.environ | {PARENT_PATH: os.pathsep.join(p or os.getcwd() for p in sys.path)}
@@ -136,8 +138,9 @@ class Children:
         progress: Callable[..., None] | None = None,
         timeout: float | None = None,
     ) -> Any:
-        """One call in one child. Raises what the function raises, ChildDied, Overdue."""
+        """One call in one child, which may keep what it loads. Raises what the function raises, ChildDied, Overdue."""
         with self.borrowed(1) as (child,):
+            child.made_units = True
             child.start(function, arguments, {})
             return child.result(progress, None if timeout is None else time.monotonic() + timeout)
 
@@ -170,6 +173,14 @@ class Children:
             child = Child(min(self._devices, key=taken.count, default=None))
             self._all.add(child)
             return child
+
+    def release(self) -> None:
+        """Idle children that have made units go, and what they keep on a device with them."""
+        with self._lock:
+            idle = [child for child in self._idle if child.made_units]
+            self._idle = [child for child in self._idle if not child.made_units]
+        for child in idle:
+            child.close()
 
     def close(self) -> None:
         with self._lock:
@@ -287,20 +298,33 @@ def _serve(connection: Connection) -> bool:
     except (EOFError, OSError):
         return False
     _working = True
-    try:
-        function, arguments, env = pickle.loads(message)
-        for name in RANK_VARIABLES:  # of the call before
-            os.environ.pop(name, None)
-        os.environ.update(env)
-        answer = pickle.dumps(("done", function(*arguments)))
-    except BaseException as error:
-        answer = _failure(error)
+    answer = _answer(message)
+    _free_device()
     try:
         connection.send_bytes(answer)
     except OSError:
         return False
     _working = False
     return not _stopping
+
+
+def _answer(message: bytes) -> bytes:
+    try:
+        function, arguments, env = pickle.loads(message)
+        for name in RANK_VARIABLES:  # of the call before
+            os.environ.pop(name, None)
+        os.environ.update(env)
+        return pickle.dumps(("done", function(*arguments)))
+    except BaseException as error:
+        return _failure(error)
+
+
+def _free_device() -> None:
+    """Give back the memory of a GPU that torch holds for later: another process may need it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def _failure(error: BaseException) -> bytes:

@@ -13,7 +13,7 @@ from vbert.artifacts import durable
 from vbert.artifacts.artifact import Artifact, Step, map_artifacts
 from vbert.artifacts.build import Machine, Runner, StoreBuild, UnitsMade, attempt_directory, run_works
 from vbert.artifacts.errors import BuildError, Damaged, NotAccepted, UserError, nearest
-from vbert.artifacts.manifest import Manifest, environment
+from vbert.artifacts.manifest import Manifest, environment, numerics_class
 from vbert.artifacts.room import no_room, short_of_room
 from vbert.artifacts.stage import steps_as_json
 from vbert.artifacts.store import Store, Unconfirmed
@@ -225,7 +225,7 @@ class Engine:
             assert bound.step is not None
             resolved = self._bound_step(bound).resolved()
             if (same := self.store.resolved(stage, resolved)) is not None:
-                self.store.adopt(self._record(bound, {}, 0.0, resolved), same)
+                self.store.adopt(self._record(bound, {}, 0.0, resolved, environment()), same)
                 return self._finish(artifact, "adopted", 0.0, same)
             self._accept(artifact)  # what its inputs tell
             began = time.monotonic()
@@ -259,7 +259,9 @@ class Engine:
         arguments = map_artifacts(dict(artifact.step.arguments), lambda a: a.bound(self.store))
         return Step(artifact.step.stage, arguments)
 
-    def _record(self, artifact: Artifact, figures: dict[str, Any], seconds: float, resolved: str) -> Manifest:
+    def _record(
+        self, artifact: Artifact, figures: dict[str, Any], seconds: float, resolved: str, made_in: dict[str, Any]
+    ) -> Manifest:
         assert artifact.step is not None
         return Manifest(
             stage=artifact.stage_name,
@@ -270,7 +272,7 @@ class Engine:
             step=steps_as_json(artifact),
             resolved=resolved,
             figures=figures,
-            environment=environment(),
+            environment=made_in,
             seconds=round(seconds, 3),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
@@ -278,7 +280,7 @@ class Engine:
     def _build(self, artifact: Artifact, resolved: str) -> Manifest:
         with self.building(artifact) as build:
             figures, seconds = self.make(artifact, build)
-            record = self._record(artifact, figures, seconds, resolved)
+            record = self._record(artifact, figures, seconds, resolved, build.environment)
             same_bits = artifact.step is None or artifact.step.stage.same_bits
             published = self.store.publish(build.directory, record, build.hashed, build.say, same_bits)
         self.store.clear(artifact.stage_name, artifact.fingerprint)
@@ -358,7 +360,12 @@ class Engine:
             }
         self.store.clear(artifact.stage_name, artifact.fingerprint)
         before = {entry.name: entry.sha256 for entry in standing.files}
-        return sorted(name for name in before.keys() | again.keys() if before.get(name) != again.get(name))
+        different = sorted(name for name in before.keys() | again.keys() if before.get(name) != again.get(name))
+        there, here = numerics_class(standing.environment), numerics_class(build.environment)
+        if different and there != here:
+            changes = " and ".join(f"{was} → {now}" for was, now in zip(there, here, strict=True) if was != now)
+            self.events.said(artifact, f"{artifact.title}: other bits are allowed, it was made elsewhere: {changes}")
+        return different
 
 
 def build_here(

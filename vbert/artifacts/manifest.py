@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -113,9 +114,16 @@ def environment() -> dict[str, Any]:
     }
 
 
+def used_device() -> str:
+    """`cpu`, or the name of the GPU that this process has put to use; torch is not imported to find out."""
+    torch = sys.modules.get("torch")
+    return str(torch.cuda.get_device_name()) if torch is not None and torch.cuda.is_initialized() else "cpu"
+
+
 def numerics_class(recorded: dict[str, Any]) -> tuple[Any, ...]:
-    """Within one of these the same bits are promised: processor family and library versions."""
-    return recorded.get("processor"), dumps(recorded.get("libraries")), recorded.get("device")
+    """Within one of these the same bits are promised: processor family, library versions, and the kind of GPU."""
+    device = recorded.get("device")
+    return recorded.get("processor"), dumps(recorded.get("libraries")), None if device == "cpu" else device
 
 
 def _processor() -> str:

@@ -17,7 +17,7 @@ from vbert.artifacts import durable
 from vbert.artifacts.contents import gathered
 from vbert.artifacts.errors import BuildError
 from vbert.artifacts.fingerprint import sha256
-from vbert.artifacts.manifest import FileEntry, environment
+from vbert.artifacts.manifest import FileEntry, environment, used_device
 from vbert.artifacts.owner import SUFFIX, Owner, clear_dead
 from vbert.artifacts.stage import Figures
 from vbert.artifacts.store import Store
@@ -54,7 +54,7 @@ def make_unit(unfinished: Path, key: str, make: Callable[[Path, Any], Figures], 
             "files": [entry.model_dump() for entry in entries],
             "figures": figures,
             "seconds": round(time.monotonic() - began, 3),
-            "environment": environment(),
+            "environment": environment() | {"device": used_device()},
         }
         commit(making, unfinished, key, _sealed(record))
         return unit_record(target)["figures"]  # type: ignore[no-any-return]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vbert.artifacts import durable
+from vbert.artifacts.build import Stopped
 from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.data.decode import BadImage
 from vbert.metrics.detection import Boxes, attribute_accuracy, average_precision
@@ -26,10 +29,15 @@ if TYPE_CHECKING:
     from vbert.artifacts.build import Job
     from vbert.artifacts.settings import Numerics
     from vbert.data.images import Images
+    from vbert.regions.detector import Prepared
+    from vbert.training.ranks import Ranks
+
+log = logging.getLogger("vbert.detection")
 
 # What is evaluated: COCO's usual cut.
 EVALUATED = Adaptive(minimum=0, maximum=100, score=0.05)
 SHOWN = 12  # held-out images whose detections are kept for the report
+TRIES = 100  # images in a row that can't be decoded, before training ends
 HELD_OUT = 20  # where a collection has no official splits: one image of so many is val, another test
 
 
@@ -45,6 +53,22 @@ class Scenes:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Scenes:
         targets = [{k: t.to(device, non_blocking=non_blocking) for k, t in one.items()} for one in self.targets]
         return Scenes(self.pixels.to(device, non_blocking=non_blocking), self.shapes, targets)
+
+
+class Unreadable:
+    """Ids of images that the index holds for whole and whose pixels can't be decoded, noted by whichever process meets
+    them: in a folder of the scratch, so that one who goes on after a kill, or a loader's worker, adds to the same."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def note(self, image_id: str) -> None:
+        durable.make_directories(self._folder)
+        with suppress(FileExistsError):
+            durable.write_file(self._folder / f"{derive(image_id):x}", image_id.encode())
+
+    def ids(self) -> set[str]:
+        return {path.read_text() for path in self._folder.glob("*")}
 
 
 class Annotated:
@@ -112,14 +136,20 @@ def train_detector(
     if isinstance(spec, Started):
         begun = copy_only(spec.weights, job.scratch / f"start-{job.rank}", f"what {spec.spec.name} starts from")
         spec = spec.spec
-    task = DetectionTask(images, spec, training, seed, begun)
+    unreadable = Unreadable(job.scratch / "unreadable")
+    task = DetectionTask(images, spec, training, seed, begun, unreadable)
     curves = run_training(job, task, training, numerics, seed)
     if job.rank:
         return {}
     write_weights(job.directory, spec, task.classes, task.model.state_dict())
     lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in curves)
     (job.directory / "curves.jsonl").write_text(lines, encoding="utf-8")
-    return write_evaluation(job.directory, task.detector(), spec, images)
+    figures: dict[str, Any] = write_evaluation(job.directory, task.detector(), spec, images, job, unreadable)
+    bad = unreadable.ids()
+    if bad:
+        log.warning("%s: %d images can't be decoded, %s the first", images.title, len(bad), min(bad))
+    bad |= {row["image_id"] for row in images.table().select(["image_id", "width"]).to_pylist() if not row["width"]}
+    return figures | ({"unreadable": len(bad)} if bad else {})
 
 
 class DetectionTask:
@@ -132,10 +162,12 @@ class DetectionTask:
         training: DetectorTraining,
         seed: int,
         begun: Path | None = None,
+        unreadable: Unreadable | None = None,
     ) -> None:
-        """`begun`: the file of weights to start from; none: from scratch."""
+        """`begun`: the file of weights to start from; none: from scratch. `unreadable`: where bad images are noted."""
         self.images, self.spec, self.training, self.seed = images, spec, training, seed
         self.weights = {"attributes": training.attribute_weight}
+        self.unreadable = unreadable
         self.train, self.val = Annotated(images, "train"), Annotated(images, "val")
         self.classes = class_names(spec, self.train, images.title)
         with torch.random.fork_rng(devices=[]):
@@ -149,23 +181,28 @@ class DetectionTask:
         return len(self.train.ids)
 
     def collate(self, items: Sequence[tuple[int, int]]) -> Scenes:
-        scenes = [scene for i, epoch in items if (scene := self._scene(self.train.ids[i], epoch)) is not None]
-        if not scenes:
-            names = ", ".join(self.train.ids[i] for i, _ in items)
-            raise BuildError(f"{self.images.title}: none of a batch's images can be decoded ({names:.200})")
-        pixels, targets = zip(*scenes, strict=True)
+        pixels, targets = zip(*(self._scene(i, epoch) for i, epoch in items), strict=True)
         shapes = [(p.shape[1], p.shape[2]) for p in pixels]
         batch = torch.zeros(len(pixels), 3, max(h for h, _ in shapes), max(w for _, w in shapes))
         for one, p in zip(batch, pixels, strict=True):
             one[:, : p.shape[1], : p.shape[2]] = p
         return Scenes(batch, shapes, list(targets))
 
-    def _scene(self, image_id: str, epoch: int) -> tuple[Tensor, dict[str, Tensor]] | None:
-        """Pixels and targets; None where the image can't be decoded (`regions` reports those)."""
-        try:
-            prepared = prepare(self.images.open(image_id), self._preprocessing(image_id, epoch))
-        except BadImage:
-            return None
+    def _readable(self, index: int, epoch: int) -> tuple[str, Prepared]:
+        """The image and its id; in place of one that can't be decoded, the next one that can, so that a batch of one
+        is a batch still. Raises BuildError behind TRIES of them."""
+        ids = self.train.ids
+        for image_id in (ids[(index + k) % len(ids)] for k in range(min(TRIES, len(ids)))):
+            try:
+                return image_id, prepare(self.images.open(image_id), self._preprocessing(image_id, epoch))
+            except BadImage:
+                if self.unreadable is not None:
+                    self.unreadable.note(image_id)
+        raise BuildError(f"{self.images.title}: no image can be decoded from {ids[index]} on; mend the files")
+
+    def _scene(self, index: int, epoch: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pixels and targets."""
+        image_id, prepared = self._readable(index, epoch)
         true = self.train.truth(image_id, self.classes)
         boxes = torch.from_numpy(true.boxes) * torch.tensor(prepared.scale * 2)
         pixels = prepared.pixels
@@ -197,12 +234,17 @@ class DetectionTask:
         losses: dict[str, Tensor] = model(batch.pixels, batch.shapes, batch.targets)
         return losses
 
-    def validate(self) -> dict[str, float] | None:
+    def validate(self, ranks: Ranks) -> dict[str, float] | None:
+        """Each rank looks at its share of the images."""
         if not self.val.ids:
             return None
+        detector, mine = self.detector(), self.val.ids[ranks.rank :: ranks.world]
         with torch.autocast(next(self.model.parameters()).device.type, enabled=False):
-            figures, _ = evaluate(self.detector(), self.spec, self.images, self.val)
-        return figures
+            found = detections(detector, self.spec, self.images, mine, ranks.job, self.unreadable)
+        parts = ranks.gather(found)
+        if ranks.rank:
+            return None
+        return scored(detector, self.val, {name: boxes for part in parts for name, boxes in part.items()})
 
     def detector(self) -> Detector:
         device = str(next(self.model.parameters()).device)
@@ -213,18 +255,41 @@ def evaluate(
     detector: Detector, spec: DetectorSpec, images: Images, held_out: Annotated
 ) -> tuple[dict[str, float], dict[str, Boxes]]:
     """map50, map and attribute accuracy on `held_out`, and the detections of each of its images that can be decoded."""
+    found = detections(detector, spec, images, held_out.ids)
+    return scored(detector, held_out, found), found
+
+
+def detections(
+    detector: Detector,
+    spec: DetectorSpec,
+    images: Images,
+    ids: Sequence[str],
+    job: Job | None = None,
+    unreadable: Unreadable | None = None,
+) -> dict[str, Boxes]:
+    """What is found in each image that can be decoded; of those before SIGTERM came to `job`."""
     found = {}
-    for name in held_out.ids:
-        with suppress(BadImage):
+    for name in ids:
+        if job is not None and job.stopping:
+            break
+        try:
             found[name] = found_boxes(detector, spec, images, name)
+        except BadImage:
+            if unreadable is not None:
+                unreadable.note(name)
+    return found
+
+
+def scored(detector: Detector, held_out: Annotated, found: dict[str, Boxes]) -> dict[str, float]:
+    """map50, map and attribute accuracy over the images of `found`, whatever their order."""
     classes = held_out.known(detector.classes)
-    truth = [held_out.truth(name, classes) for name in found]
-    detections = list(found.values())
-    figures = average_precision(truth, detections)
-    accuracy = attribute_accuracy(truth, detections, detector.attributes)
+    names = sorted(found)
+    truth, boxes = [held_out.truth(name, classes) for name in names], [found[name] for name in names]
+    figures = average_precision(truth, boxes)
+    accuracy = attribute_accuracy(truth, boxes, detector.attributes)
     if accuracy is not None:
         figures["attribute_accuracy"] = accuracy
-    return figures, found
+    return figures
 
 
 def found_boxes(detector: Detector, spec: DetectorSpec, images: Images, image_id: str) -> Boxes:
@@ -237,11 +302,16 @@ def found_boxes(detector: Detector, spec: DetectorSpec, images: Images, image_id
     return Boxes(kept.boxes.cpu().numpy(), kept.classes.cpu().numpy(), attributes, kept.scores.cpu().numpy())
 
 
-def write_evaluation(directory: Path, detector: Detector, spec: DetectorSpec, images: Images) -> dict[str, float]:
+def write_evaluation(
+    directory: Path, detector: Detector, spec: DetectorSpec, images: Images, job: Job, unreadable: Unreadable
+) -> dict[str, float]:
     """Evaluate on test, or on val where test has no boxes; write `evaluation.json` and some `detections.jsonl`."""
     held_out = Annotated(images, "test") or Annotated(images, "val")
     classes = held_out.known(detector.classes)
-    figures, found = evaluate(detector, spec, images, held_out)
+    found = detections(detector, spec, images, held_out.ids, job, unreadable)
+    if job.stopping:
+        raise Stopped("stopped during the evaluation; training is kept")
+    figures = scored(detector, held_out, found)
     (directory / "evaluation.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     with open(directory / "detections.jsonl", "w", encoding="utf-8") as out:
         for name, one in list(found.items())[:SHOWN]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from vbert.model.vocabulary import Encoder
     from vbert.training.batches import Batch, Text
+    from vbert.training.ranks import Ranks
 
 NAME, VERSION = "mlm_itm", 1
 PLUGIN = Plugin(name=NAME, version=VERSION)
@@ -314,8 +315,10 @@ class Pretraining:
             (match.argmax(1) == true_match).sum(),
         )
 
-    def validate(self) -> dict[str, float] | None:
+    def validate(self, ranks: Ranks) -> dict[str, float] | None:
         """Losses and accuracies on held-out images, with masks and wrong texts that are the same each time."""
+        if ranks.rank:
+            return None
         from vbert.training.sampler import derive
 
         device = next(self.model.parameters()).device

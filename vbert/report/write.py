@@ -201,7 +201,7 @@ def _tuning(group: results.Group, runs: Sequence[results.Run]) -> list[Chart | N
 
 def _elsewhere(lineage: Chain) -> list[tuple[str, list[str]]]:
     """(facts of an environment that is not this report's own, the artifacts made in it)."""
-    here = _flat(environment())
+    here = _flat(environment() | {"device": "cpu"})
     found: dict[str, list[str]] = {}
     for node in lineage.nodes:
         there = _flat(node.manifest.environment) if node.manifest else {}

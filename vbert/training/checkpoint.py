@@ -27,7 +27,8 @@ KEPT = 2  # whole checkpoints kept, besides the best model
 
 @dataclass
 class State:
-    """What stands in state.json. `window`: figures of the steps since the last row of `curves`."""
+    """What stands in state.json. `window`: figures of the steps since the last row of `curves`; `due`: of a row that
+    is still to be written, validation included."""
 
     digest: str
     step: int = 0
@@ -35,6 +36,7 @@ class State:
     window: list[dict[str, float]] = field(default_factory=list)
     best_step: int = 0
     best_value: float | None = None
+    due: bool = False
 
 
 class NotWhole(Exception):

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from vbert.artifacts import durable
-from vbert.artifacts.build import Job
+from vbert.artifacts.build import Job, Stopped
 from vbert.artifacts.settings import Numerics, Plugin
 from vbert.artifacts.stage import Figures
 from vbert.data.examples import Examples
-from vbert.device import device_of
+from vbert.device import device_of, of_rank
 from vbert.model.trained import Model, write_model
 from vbert.model.visualbert import Packed
 from vbert.model.vocabulary import Encoder
@@ -24,6 +24,7 @@ from vbert.regions.contract import check
 from vbert.regions.shards import Shards
 from vbert.training.batches import Batch, Rows, Visuals, image_groups, statistics
 from vbert.training.loop import run_training
+from vbert.training.ranks import Ranks
 from vbert.training.sampler import derive
 from vbert.training.start import Fresh
 
@@ -83,7 +84,9 @@ class Downstream:
     def loss(self, batch: Batch, model: nn.Module) -> dict[str, Tensor]:
         return self.train.objective.loss(model(batch.packed, batch.tensors["at"]), batch.tensors, self.train.head)
 
-    def validate(self) -> dict[str, float] | None:
+    def validate(self, ranks: Ranks) -> dict[str, float] | None:
+        if ranks.rank:
+            return None
         objective, head = self.held_out.objective, self.held_out.head
         predictions, seen = [], []
         for outputs, rows in self.held_out.outputs(self.model, self.chosen, 256):
@@ -193,7 +196,7 @@ def run_predict(
     torch.set_num_threads(numerics.threads)
     check(model.contract(), shards.contract())
     objective, head, network = load(plugin.name), model.head(), model.load()
-    device = device_of(job.machine.device)
+    device = of_rank(device_of(job.machine.device), job.rank)
     network = network.to(device)
     rows = Rows(examples, shards, [split], objective.KINDS)
     side = Examined(objective, head, model.vocabulary().encoder(), rows, shards, model.config().box_input)
@@ -204,7 +207,7 @@ def run_predict(
         if not target.exists():
             indices = list(range(chunk * CHUNK, min(len(rows), (chunk + 1) * CHUNK)))
             lines = []
-            with torch.autocast(device, torch.bfloat16, enabled=numerics.precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=numerics.precision == "bf16"):
                 for outputs, part in side.outputs(network, indices, settings.batch_size):
                     lines += [json.dumps(p, ensure_ascii=False) for p in objective.decode(outputs, part, head)]
             making = folder / f"{chunk:06d}.{job.rank}.part"
@@ -212,6 +215,8 @@ def run_predict(
             durable.write_file(making, "".join(f"{line}\n" for line in lines).encode())
             durable.rename(making, target)
         job.progress(min(len(rows), (chunk + 1) * CHUNK), len(rows))
+        if job.stopping:
+            raise Stopped(f"stopped behind {min(len(rows), (chunk + 1) * CHUNK)} of {len(rows)} examples")
     return {}
 
 

@@ -32,12 +32,14 @@ from vbert.artifacts.settings import Numerics
 from vbert.device import device_of
 from vbert.training.checkpoint import Checkpoints, NotWhole, State
 from vbert.training.optimizer import clip_gradients, make_optimizer, optimizer_tensors, restore_optimizer
+from vbert.training.ranks import Ranks
 from vbert.training.sampler import Batches, Keys, derive
 from vbert.training.schedule import Schedule
 
 __all__ = ["Batch", "Schedule", "Task", "run_training"]
 
 log = logging.getLogger("vbert.training")
+BEATS = {"cpu": 1}  # steps between two readings of the losses, by kind of device
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 Batch = Any  # what a task's `collate` makes and its `loss` takes: tensors, or an object with `to` and `pin_memory`
 
@@ -69,8 +71,8 @@ class Task(Protocol):
         """By loss, its sum over this part: scalars. `model` is `self.model`, as DDP wraps it. A loss that is the only
         one may be called "loss", as their weighted sum is."""
 
-    def validate(self) -> dict[str, float] | None:
-        """Figures on held-out examples, of `self.model` in eval mode; called on rank 0 alone."""
+    def validate(self, ranks: Ranks) -> dict[str, float] | None:
+        """Figures on held-out examples, of `self.model` in eval mode. Called on every rank; those of rank 0 count."""
 
 
 def run_training(
@@ -102,12 +104,13 @@ class _Run:
         self.accelerator = _accelerator(job, numerics)
         torch.set_num_threads(numerics.threads)  # after accelerate, which sets its own
         self.device = self.accelerator.device
+        self.ranks = Ranks(job)
         self.model = self.accelerator.prepare_model(task.model)
         self.optimizer = make_optimizer(task.model, schedule)
         self.checkpoints = Checkpoints(job.scratch / "checkpoints", self._digest(numerics))
         self.state = State(self.checkpoints.digest)
         # Reading a loss waits for the device: at once on a CPU, every few steps elsewhere.
-        self.beat = 1 if self.device.type == "cpu" else 10
+        self.beat = BEATS.get(self.device.type, 10)
         self.row = max(1, schedule.steps // 100)
         self.losses: list[dict[str, Tensor]] = []  # of the steps since the last beat
 
@@ -162,6 +165,8 @@ class _Run:
 
     def _steps(self) -> None:
         last = self.schedule.steps
+        if self.state.due:
+            self._write_row(True)
         with _held(signal.SIGTERM):  # workers inherit it: sent to the whole group, the signal is the trainer's to obey
             batches = iter(self._loader(self.state.step, last, self.job.machine.loader_workers))
         while self.state.step < last:
@@ -171,14 +176,17 @@ class _Run:
             checkpoint = step == last or step % self.job.machine.checkpoint_steps == 0
             validate = step == last or bool(self.schedule.validate_every and step % self.schedule.validate_every == 0)
             row = step == last or step % self.row == 0 or validate
-            if checkpoint or row or step % self.beat == 0:
-                stopping = self._gather()
-                if row:
+            stopping = self.ranks.stopping()  # at every step: whoever sent SIGTERM will not wait long
+            if checkpoint or row or stopping or step % self.beat == 0:
+                self._gather()
+            if row:
+                self.state.due = validate and stopping  # validation may take longer than there is time for
+                if not self.state.due:
                     self._write_row(validate)
-                if checkpoint or stopping:
-                    self._save()
-                if stopping and step < last:
-                    raise Stopped(f"training stopped at step {step}")
+            if checkpoint or stopping:
+                self._save()
+            if stopping and (step < last or self.state.due):
+                raise Stopped(f"training stopped at step {step}")
 
     def _step(self, batches: Iterator[Batch]) -> None:
         step, parts = self.state.step, self.schedule.accumulate
@@ -222,15 +230,13 @@ class _Run:
         """DDP averages gradients over ranks, and they are to be added."""
         self.accelerator.backward(losses["loss"] * self.job.world)
 
-    def _gather(self) -> bool:
-        """Add up the losses of the last steps over ranks into the window; whether SIGTERM came to any rank."""
+    def _gather(self) -> None:
+        """Add up the losses of the last steps over ranks into the window."""
         names = sorted(self.losses[0])
         table = torch.stack([torch.stack([entry[name] for name in names]) for entry in self.losses])
-        flags = torch.tensor([[float(self.job.stopping)] * len(names)], dtype=table.dtype, device=table.device)
-        table = torch.cat([table, flags])
         if self.job.world > 1:
             torch.distributed.all_reduce(table)
-        *rows, flag = table.tolist()
+        rows = table.tolist()
         first = self.state.step - len(rows) + 1
         self.losses = []
         for step, row in enumerate(rows, first):
@@ -242,22 +248,35 @@ class _Run:
                 )
             self.state.window.append(dict(zip(names, row, strict=True)))
         self.job.progress(self.state.step, self.schedule.steps, loss=self.state.window[-1]["loss"])
-        return bool(flag[0] > 0)
 
     def _write_row(self, validate: bool) -> None:
         step, window = self.state.step, self.state.window
         row: dict[str, float] = {"step": step, "learning_rate": self.schedule.rate(step - 1)}
         for name in window[0]:
             row[name] = math.fsum(entry[name] for entry in window) / len(window)
-        self.state.window = []
-        if validate and self.job.rank == 0:
-            self.model.eval()
-            with torch.no_grad(), self.accelerator.autocast():
-                figures = self.task.validate() or {}
+        if validate:
+            figures = self._validate()
             row |= figures
-            self._compare(figures)
+            if self.job.rank == 0:
+                self._compare(figures)
+        self.state.window, self.state.due = [], False
         self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=step)
         self.state.curves.append(row)
+
+    def _validate(self) -> dict[str, float]:
+        """Rank 0's figures, in every rank: the others wait here, not in a collective of devices.
+
+        Stopped meanwhile, it leaves a checkpoint that says that this validation is still to be made.
+        """
+        self.model.eval()
+        try:
+            with torch.no_grad(), self.accelerator.autocast():
+                figures = self.task.validate(self.ranks) or {}
+            return self.ranks.gather(figures)[0]
+        except Stopped:
+            self.state.due = True
+            self._save()
+            raise Stopped(f"training stopped at step {self.state.step}, before its validation") from None
 
     def _compare(self, figures: dict[str, float]) -> None:
         """Keep the model where it is better than the best before."""

@@ -1,0 +1,47 @@
+"""What the processes of one training agree on beside their gradients: whether to stop, and what each has found.
+
+It goes over the hosts (gloo), not the devices: asking every step waits for no kernel, and who waits for another's
+validation waits as long as that takes, where a collective on devices ends the run after ten minutes.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed
+
+from vbert.artifacts.build import Job, Stopped
+
+LONGEST = timedelta(days=30)  # a process that is gone is noticed by its parent, which ends the others
+
+T = TypeVar("T")
+
+
+class Ranks:
+    """Made by every process of a job at the same point, once torch.distributed is ready."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.rank, self.world = job, job.rank, job.world
+        self._group: Any = None
+        if job.world > 1:
+            self._group = torch.distributed.new_group(backend="gloo", timeout=LONGEST)
+
+    def stopping(self) -> bool:
+        """Whether SIGTERM came to any process; the same answer in all of them."""
+        if self._group is None:
+            return self.job.stopping
+        flag = torch.tensor([float(self.job.stopping)])
+        torch.distributed.all_reduce(flag, group=self._group)
+        return bool(flag > 0)
+
+    def gather(self, value: T) -> list[T]:
+        """Every process's value, in the order of ranks. Raises Stopped, in all, where SIGTERM came to any."""
+        found: list[T] = [value]
+        if self._group is not None:
+            found = [value] * self.world
+            torch.distributed.all_gather_object(found, value, group=self._group)
+        if self.stopping():
+            raise Stopped("stopped between two steps")
+        return found
