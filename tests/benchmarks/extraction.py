@@ -1,13 +1,15 @@
 """Region features, images/s from JPEG to file: our extraction against the loop that people write around the detector.
 
-    python tests/benchmarks/extraction.py PHOTOS [--case detectron2 bottom_up] [--precision fp32] [--device cpu]
-        [--images 16] [--rounds 3] [--children 2] [--batch 1] [--loaders 1] [--no-limit]
+    python tests/benchmarks/extraction.py PHOTOS [--case detectron2 torchvision bottom_up] [--precision fp32]
+        [--device cpu] [--images 16] [--peer-images 16] [--rounds 3] [--children 2] [--batch 1] [--loaders 1]
 
 PHOTOS: a folder of real photos. Both sides have the same weights, drawn at random (the classifier's scaled, so that
 classes score apart), and read the same files.
 
 - `detectron2`: R50-FPN at short side 800. Peer: detectron2's own predictor as its users extract features with it: one
   image at a time, fp32, all threads; features of the kept proposals from its box head, saved as `.npy`.
+- `torchvision`: the same with torchvision's `fasterrcnn_resnet50_fpn`, for where detectron2 is not installed. Peer: the
+  model as torchvision builds it, in the same loop; features of the boxes it finds, from its own pooling and box head.
 - `bottom_up`: ResNet-101 C4 at short side 600, 300 proposals, 1,600 classes and 400 attributes. Peer: the same network
   one image at a time, fp32, all threads, normalisation apart, NMS class by class (torchvision's), saved as `.npy`.
 
@@ -38,7 +40,21 @@ from vbert.artifacts.build import Machine
 from vbert.artifacts.graph import build_here
 from vbert.regions.detector import DetectorSpec, detector_file, load_backend, write_weights
 
-SPECS = {"detectron2": "detectron2_faster_rcnn_R_50_FPN_3x", "bottom_up": "bottom_up_attention_36"}
+SPECS = {
+    "detectron2": "detectron2_faster_rcnn_R_50_FPN_3x",
+    "torchvision": "torchvision_fasterrcnn_resnet50_fpn",
+    "bottom_up": "bottom_up_attention_36",
+}
+CLASSIFIERS = {
+    "detectron2": "roi_heads.box_predictor.cls_score.weight",
+    "torchvision": "roi_heads.box_predictor.cls_score.weight",
+    "bottom_up": "head.classes.weight",
+}
+PEER_NAMES = {
+    "detectron2": "detectron2's predictor loop",
+    "torchvision": "a loop around torchvision's model",
+    "bottom_up": "a loop with NMS class by class",
+}
 
 
 def random_weights(spec: DetectorSpec, classes: int) -> dict[str, Tensor]:
@@ -46,8 +62,7 @@ def random_weights(spec: DetectorSpec, classes: int) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         tensors = load_backend(spec.backend.name).network(spec, classes).state_dict()
-    scaled = {"detectron2": "roi_heads.box_predictor.cls_score.weight", "bottom_up": "head.classes.weight"}
-    tensors[scaled[spec.backend.name]] *= 100
+    tensors[CLASSIFIERS[spec.backend.name]] *= 100
     return {name: tensor for name, tensor in tensors.items() if "pixel_" not in name}
 
 
@@ -105,7 +120,29 @@ def peer_bottom_up(spec: DetectorSpec, tensors: dict[str, Tensor], device: str) 
     return extract
 
 
-PEERS = {"detectron2": peer_detectron2, "bottom_up": peer_bottom_up}
+def peer_torchvision(spec: DetectorSpec, tensors: dict[str, Tensor], device: str) -> Callable[[Path, Path], None]:
+    from torchvision.models.detection import fasterrcnn_resnet50_fpn
+    from torchvision.transforms.functional import to_tensor
+
+    rows = len(tensors[CLASSIFIERS["torchvision"]])
+    model = fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=rows).eval()
+    unknown = model.load_state_dict(tensors, strict=False)
+    assert not unknown.missing_keys, unknown.missing_keys
+    model.to(device)
+
+    @torch.no_grad()
+    def extract(file: Path, target: Path) -> None:
+        images, _ = model.transform([to_tensor(Image.open(file).convert("RGB")).to(device)])
+        maps = model.backbone(images.tensors)
+        proposals, _ = model.rpn(images, maps)
+        found, _ = model.roi_heads(maps, proposals, images.image_sizes)
+        pooled = model.roi_heads.box_roi_pool(maps, [found[0]["boxes"]], images.image_sizes)
+        np.save(target / f"{file.stem}.npy", model.roi_heads.box_head(pooled).half().cpu().numpy())
+
+    return extract
+
+
+PEERS = {"detectron2": peer_detectron2, "torchvision": peer_torchvision, "bottom_up": peer_bottom_up}
 
 
 def loop(extract: Callable[[Path, Path], None], files: Sequence[Path], threads: int) -> float:
@@ -124,6 +161,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--images", type=int, default=16)
+    parser.add_argument("--peer-images", type=int, help="of the images, those that the peer goes through; all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--children", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--loaders", type=int, default=1)
@@ -182,14 +220,15 @@ def main() -> None:
         extract = PEERS[given.case](spec, tensors, given.device)
         ours(at / "few")  # children start and load the detector
         threads = torch.get_num_threads()
-        work = {"ours": lambda: ours(at / "photos"), "peer": lambda: loop(extract, files, threads), "limit": limit}
+        peers = files[: given.peer_images]
+        work = {"ours": lambda: ours(at / "photos"), "peer": lambda: loop(extract, peers, threads), "limit": limit}
         taken = alternate(work, given.rounds, warm_up=0 if given.device == "cpu" else 1)
     settings: dict[str, Any] = {name: value for name, value in vars(given).items() if name != "photos"}
     line = result(
         "extraction",
         ours=taken["ours"],
         peer=taken["peer"],
-        peer_name="detectron2's predictor loop" if given.case == "detectron2" else "a loop with NMS class by class",
+        peer_name=PEER_NAMES[given.case],
         limit=taken["limit"],
         unit="images/s",
         settings=settings | {"rates": {who: [round(r, 3) for r in rates] for who, rates in taken.items()}},

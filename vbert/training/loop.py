@@ -330,6 +330,11 @@ class _Run:
 
 def _accelerator(job: Job, numerics: Numerics) -> Accelerator:
     cpu = device_of(job.machine.device) == "cpu"
+    if not cpu and job.world > torch.cuda.device_count():
+        raise UserError(
+            f"numerics: processes {job.world} want a GPU each and there are {torch.cuda.device_count()}; lower it, or "
+            "set machine.device=cpu"
+        )
     os.environ.setdefault("OMP_NUM_THREADS", str(numerics.threads))  # or accelerate chooses, and warns
     if not torch.distributed.is_initialized():
         AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process
