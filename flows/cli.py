@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -104,7 +105,7 @@ def run(
     prefect
         go through Prefect even when everything is there.
     """
-    from flows.running import Running
+    from flows.running import Running, plan_rows
 
     if local and prefect:
         raise UserError("--local and --prefect exclude each other")
@@ -114,6 +115,9 @@ def run(
     changed = _changes(changes, limit)
     resolved = resolve(recipe, changed)
     running = Running(resolved, _store(store), machine_of(resolved, machine), until)
+    if dry_run and json_:
+        print(json.dumps({"store": running.store.location, "stages": plan_rows(running.lines, running.store)}))
+        return
     if dry_run:
         running.show_plan()
     elif force:
@@ -127,32 +131,23 @@ def run(
 @app.command
 def status(recipe: str, /, *, changes: Set = [], store: StoreOption = None, json_: JsonOption = False) -> None:  # noqa: B006
     """What of a recipe is present, unfinished (with how much) or missing. Example: `vbert status demo`"""
+    from flows.running import plan_rows
     from flows.terminal import print_plan
+    from vbert.artifacts.estimate import estimates
     from vbert.artifacts.graph import plan
 
-    lines = plan([_graph(_recipe(recipe, changes))], _store(store))
-    print_plan(lines)
+    at = _store(store)
+    lines = plan([_graph(_recipe(recipe, changes))], at)
     if json_:
-        rows = [
-            {
-                "stage": line.artifact.stage_name,
-                "label": line.artifact.label,
-                "fingerprint": line.artifact.fingerprint,
-                "status": line.status,
-                "size": line.size,
-                "seconds": line.seconds,
-                "units_done": line.units_done,
-                "objection": line.objection,
-            }
-            for line in lines
-        ]
-        print(json.dumps({"store": _store(store).location, "stages": rows}))
+        print(json.dumps({"store": at.location, "stages": plan_rows(lines, at)}))
+    else:
+        print_plan(lines, estimates(lines, at))
 
 
 @app.command
 def why(
     recipe: str,
-    stage: str,
+    stage: str | None = None,
     /,
     *,
     changes: Set = [],  # noqa: B006
@@ -161,11 +156,24 @@ def why(
 ) -> None:
     """What sets a stage apart from the most alike artifact in the store; with a fingerprint, its lineage.
 
-    Example: `vbert why demo regions[easy_vqa]`
+    Example: `vbert why demo 'regions[easy_vqa]'`, or `vbert why 3fa2c1d0`
+
+    Parameters
+    ----------
+    recipe
+        a shipped recipe's name or a YAML file; or, alone, the fingerprint of a finished artifact, or its beginning.
+    stage
+        `detector`, or one of several: `regions[easy_vqa]`.
     """
+    from vbert.artifacts.upkeep import lineage
     from vbert.artifacts.upkeep import why as explain
 
-    said = explain(_store(store), _one(_recipe(recipe, changes), stage))
+    if stage is not None:
+        said = explain(_store(store), _one(_recipe(recipe, changes), stage))
+    elif re.fullmatch("[0-9a-f]{4,64}", recipe):
+        said = lineage(there(store), recipe)
+    else:
+        raise UserError(f"name a stage of {recipe} (`vbert status {recipe}` lists them), or give a fingerprint alone")
     print(json.dumps(said) if json_ else "\n".join(said))
 
 

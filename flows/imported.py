@@ -8,32 +8,38 @@ from typing import Annotated
 from pydantic import Field
 
 from vbert.artifacts.errors import UserError
-from vbert.artifacts.settings import Settings, Wiring
+from vbert.artifacts.settings import LocalPath, Settings, Wiring
 from vbert.data.raw import Raw
 from vbert.regions.contract import Layer
 from vbert.regions.shards import Shards
 
 
 class FeaturesEntry(Settings):
-    """A file or folder of features, and what must be said of it; paths are relative to where the run starts."""
+    """A file or folder of features, and what must be said of it; paths are relative to the recipe."""
 
-    path: Annotated[str, Wiring] = Field(description="the file or folder, of any format that can be imported")
-    detector: Annotated[str, Wiring] = Field(description="what made them: in data_specs/detectors, or `unknown`")
+    path: Annotated[str, Wiring, LocalPath()] = Field(
+        description="the file or folder, of any format that can be imported"
+    )
+    detector: Annotated[str, Wiring, LocalPath(or_name=True)] = Field(
+        description="what made them: a name in data_specs/detectors, a .yaml file of your own, or `unknown`"
+    )
     format: Annotated[str | None, Wiring] = Field(None, description="how to read them, where it isn't recognised")
     layer: Annotated[Layer | None, Wiring] = Field(None, description="of an unknown detector")
     weights: Annotated[str | None, Wiring] = Field(None, description="sha256 of the detector's weights")
     boxes_in: Annotated[str | None, Wiring] = Field(
         None, description="original, recorded, resized:SHORT[,LONG], normalised or none; else what the format says"
     )
-    sizes: Annotated[str | None, Wiring] = Field(
+    sizes: Annotated[str | None, Wiring, LocalPath()] = Field(
         None, description="of the images: their folder, or a table of image_id, width, height"
     )
     ids: Annotated[str | None, Wiring] = Field(
         None, description="regular expression; its first group in a file's name of an image is the image's id"
     )
     cap: Annotated[int | None, Wiring] = Field(None, ge=1, description="at most so many regions an image")
-    classes: Annotated[str | None, Wiring] = Field(None, description="file of the classes that numbers stand for")
-    attributes: Annotated[str | None, Wiring] = Field(None, description="of the attributes likewise")
+    classes: Annotated[str | None, Wiring, LocalPath()] = Field(
+        None, description="file of the classes that numbers stand for"
+    )
+    attributes: Annotated[str | None, Wiring, LocalPath()] = Field(None, description="of the attributes likewise")
     images_per_shard: Annotated[int, Wiring] = Field(500, ge=1)
     quarantine: Annotated[float, Wiring] = Field(0.01, ge=0, le=1, description="share that may be unusable")
 

@@ -43,7 +43,7 @@ def dataset_rows(store: Store) -> list[dict[str, Any]]:
 def print_datasets(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
-    from flows.terminal import console, size
+    from flows.terminal import page, size
 
     table = Table(box=None, pad_edge=False)
     for title in ("data set", "images", "examples", "download", "licence", "downstream tasks", "in the store"):
@@ -58,4 +58,4 @@ def print_datasets(rows: list[dict[str, Any]]) -> None:
             ", ".join(row["tasks"]),
             f"yes, {size(row['held'])}" if row["present"] else "no",
         )
-    console().print(table)
+    page().print(table)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from flows.imported import FeaturesEntry
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.settings import Numerics, Settings, Wiring
+from vbert.artifacts.settings import LocalPath, Numerics, Settings, Wiring
 from vbert.data.spec import BoxShare, dataset_names
 from vbert.data.yaml import Misplaced, load_yaml, parse, parse_value, read_yaml
 from vbert.model.bert import model_names
@@ -48,10 +48,12 @@ class DataEntry(Settings):
     the spec.
     """
 
-    spec: Annotated[Annotated[str, AfterValidator(_data_set)] | None, Wiring] = Field(
+    spec: Annotated[Annotated[str, AfterValidator(_data_set)] | None, Wiring, LocalPath(or_name=True)] = Field(
         None, description="a name in data_specs/datasets, or a .yaml file of your own"
     )
-    folder: Annotated[str | None, Wiring] = Field(None, description="of images; relative to where the run starts")
+    folder: Annotated[str | None, Wiring, LocalPath()] = Field(
+        None, description="of images, subfolders too, without texts"
+    )
     features: Annotated[FeaturesEntry | None, Wiring] = Field(
         None, description="of another system, in place of those that the detector makes"
     )
@@ -70,11 +72,13 @@ class DataEntry(Settings):
 class DetectorEntry(Settings):
     """Trained here, or with weights: those of the spec, or `weights`, a file or URL."""
 
-    spec: Annotated[str, Wiring, AfterValidator(_detector)] = Field(
+    spec: Annotated[str, Wiring, AfterValidator(_detector), LocalPath(or_name=True)] = Field(
         description="a name in data_specs/detectors, or a .yaml file of your own"
     )
-    weights: Annotated[str | None, Wiring] = Field(None, description="a file or URL, in place of the spec's weights")
-    start: Annotated[str | None, Wiring] = Field(
+    weights: Annotated[str | None, Wiring, LocalPath()] = Field(
+        None, description="a file or URL, in place of the spec's weights"
+    )
+    start: Annotated[str | None, Wiring, LocalPath()] = Field(
         None, description="a file or URL that training starts from, in place of the spec's"
     )
     train: DetectorTraining | None = None
@@ -89,10 +93,13 @@ class DetectorEntry(Settings):
 
 
 class ModelEntry(ModelSettings):
-    """`init`: the BERT whose sizes and vocabulary are then the model's: a name in data_specs/models, a folder, or a
-    `.yaml` of one's own."""
+    """The model's sizes, or the BERT that it starts from."""
 
-    init: Annotated[str | None, Wiring] = None
+    init: Annotated[str | None, Wiring, LocalPath(or_name=True)] = Field(
+        None,
+        description="the BERT whose sizes and vocabulary are then the model's: a name in data_specs/models, a folder "
+        "(./my_bert), or a .yaml file of your own",
+    )
 
 
 class PretrainEntry(PretrainSettings):

@@ -7,13 +7,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from flows.graph import cut, graph
 from flows.runs import metrics, noted, run_id
-from flows.terminal import Terminal, console, escape, print_plan
+from flows.terminal import Terminal, console, escape, page, print_expected, print_plan
 from vbert.artifacts.errors import BuildError
+from vbert.artifacts.estimate import estimates
 from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, refuse, select, walk
 from vbert.artifacts.verified import VARIABLE
 
@@ -40,6 +42,28 @@ def engine_here(store: Store, machine: Machine, events: Events, target: Artifact
         yield engine
 
 
+def plan_rows(lines: Sequence[Planned], store: Store) -> list[dict[str, Any]]:
+    """The plan as JSON. Size and seconds of what is missing are estimates, null where nothing like it was made."""
+    expected = estimates(lines, store)
+    rows = []
+    for line in lines:
+        guess = expected.get(line.artifact.fingerprint)
+        rows.append(
+            {
+                "stage": line.artifact.stage_name,
+                "label": line.artifact.label,
+                "fingerprint": line.artifact.fingerprint,
+                "status": line.status,
+                "size": line.size if guess is None else guess.size and round(guess.size),
+                "seconds": line.seconds if guess is None else guess.seconds and round(guess.seconds, 1),
+                "estimated": guess is not None,
+                "kept": None if line.kept is None else asdict(line.kept),
+                "objection": line.objection,
+            }
+        )
+    return rows
+
+
 class Running:
     """A recipe's graph against a store: what a run finds, does and says."""
 
@@ -55,11 +79,14 @@ class Running:
         return [line for line in self.lines if line.status in ("missing", "unfinished")]
 
     def show_plan(self) -> None:
-        print_plan(self.lines)
+        """The plan, and what its missing part is likely to take, on standard output."""
+        expected = estimates(self.lines, self.store)
+        print_plan(self.lines, expected)
         if self.missing:
-            console().print(f"{len(self.missing)} of {len(self.lines)} stages to build")
+            page().print(f"{len(self.missing)} of {len(self.lines)} stages to build")
+            print_expected(expected)
         else:
-            console().print("everything is there")
+            page().print("everything is there")
 
     def run(self, how: How, source: str, changes: Mapping[str, Any]) -> None:
         """Build what is missing, note the run in the store, and print the summary.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts.graph import Built, Events, Planned
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from vbert.artifacts.artifact import Artifact
+    from vbert.artifacts.estimate import Estimate
 
 EVERY = 5.0  # seconds between two plain lines of one stage
+WIDE = 400  # columns of a table in a pipe or file
 WORDS = {"built": "built", "cached": "there", "adopted": "same content as before"}
 
 
@@ -28,10 +30,17 @@ def escape(text: str) -> str:
 
 
 def console() -> Console:
-    """Everything for people goes to standard error; standard output is for `--json` and paths."""
+    """What a command says while it works, and of its work, goes to standard error."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, markup=True, soft_wrap=True)
+
+
+def page() -> Console:
+    """What a command was asked to show goes to standard output, in full where that is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, markup=True, soft_wrap=True)
 
 
 class Terminal(Events):
@@ -145,8 +154,16 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def print_plan(lines: list[Planned]) -> None:
-    """The plan as a table: what is there, what is missing, how big, how long it took."""
+def duration(seconds: float) -> str:
+    """`12.3 s`, `2 min 34 s`, `2 h 5 min`."""
+    whole = round(seconds)
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 6000 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def print_plan(lines: list[Planned], expected: Mapping[str, Estimate]) -> None:
+    """The plan as a table: what is there, what is missing, how big, how long it took or is likely to take."""
     from rich.table import Table
 
     colours = {"present": "green", "unfinished": "yellow", "missing": "red", "unneeded": "dim"}
@@ -156,26 +173,40 @@ def print_plan(lines: list[Planned]) -> None:
         ("fingerprint", "left"),
         ("state", "left"),
         ("size", "right"),
-        ("took", "right"),
+        ("time", "right"),
     ):
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
     for line in lines:
         state = f"[{colours[line.status]}]{line.status}[/]"
-        if line.units_done:
-            state += f" ({line.units_done} units done)"
+        if line.kept:
+            state += f" ({line.kept} kept)"
         if line.damage:
             state += f" [red]{escape(line.damage)}[/]"
         if line.objection:
             state += " [red]not accepted[/]"
-        present = line.status == "present"
-        table.add_row(
-            escape(line.artifact.title),
-            line.artifact.fingerprint[:8],
-            state,
-            size(line.size) if present else "",
-            f"{line.seconds:.1f} s" if present else "",
-        )
-    console().print(table)
+        if line.status == "present":
+            costs = [size(line.size), duration(line.seconds)]
+        elif (guess := expected.get(line.artifact.fingerprint)) is not None:
+            costs = [_about(guess.size, size), _about(guess.seconds, duration)]
+        else:
+            costs = ["", ""]
+        table.add_row(escape(line.artifact.title), line.artifact.fingerprint[:8], state, *costs)
+    page().print(table)
     for line in lines:
         if line.objection:
-            console().print(f"[red]{escape(line.objection)}[/]")
+            page().print(f"[red]{escape(line.objection)}[/]")
+
+
+def _about(value: float | None, said: Callable[[float], str]) -> str:
+    return "unknown" if value is None else f"about {said(value)}"
+
+
+def print_expected(expected: Mapping[str, Estimate]) -> None:
+    """What all that is missing will take, and how much of it nobody can say."""
+    totals = []
+    for name, said in (("seconds", duration), ("size", size)):
+        values = [getattr(guess, name) for guess in expected.values()]
+        known = [value for value in values if value is not None]
+        more = f" and {len(values) - len(known)} unknown" if len(known) < len(values) else ""
+        totals.append(f"about {said(sum(known))}{more}" if known else "unknown")
+    page().print(f"time: {totals[0]}; size: {totals[1]} (as such stages took here before, scaled)")

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from vbert.artifacts.build import Build
 from vbert.artifacts.settings import Numerics
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.stage import Cost, Figures, stage
 from vbert.data.images import Images
 from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, Started
 
 
-@stage("detector", makes=DetectorWeights, version=2, retries=1)
+@stage(
+    "detector",
+    makes=DetectorWeights,
+    version=2,
+    retries=1,
+    cost=Cost(seconds_by=("training.steps", "training.batch_size")),
+)
 def detector(
     build: Build,
     images: Images,

@@ -6,13 +6,20 @@ from pathlib import Path
 
 from vbert.artifacts.build import Build
 from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.stage import Cost, Figures, stage
 from vbert.data.names import count_of
 from vbert.data.raw import Raw
 from vbert.data.spec import Source
 
 
-@stage("download", makes=Raw, version=1, retries=2, tags=("network",))
+@stage(
+    "download",
+    makes=Raw,
+    version=1,
+    retries=2,
+    tags=("network",),
+    cost=Cost(seconds_by=("source.size",), bytes_are="source.size"),
+)
 def download(build: Build, source: Source) -> Figures:
     """One step a source, so that a corrected annotation file doesn't fetch the photos again."""
     from vbert.data.raw import write_index

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vbert.artifacts.build import Build
 from vbert.artifacts.settings import Numerics, Plugin
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.stage import Cost, Figures, stage
 from vbert.data.examples import Examples
 from vbert.metrics.evaluation import Evaluation
 from vbert.model.trained import Model
@@ -12,7 +12,14 @@ from vbert.objectives import EvaluateSettings
 from vbert.regions.shards import Shards
 
 
-@stage("evaluate", makes=Evaluation, version=2, retries=1, gpus=1)
+@stage(
+    "evaluate",
+    makes=Evaluation,
+    version=2,
+    retries=1,
+    gpus=1,
+    cost=Cost(seconds_by=("shards.images",), bytes_by=("shards.images",)),
+)
 def evaluate(
     build: Build,
     model: Model,

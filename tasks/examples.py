@@ -8,14 +8,20 @@ from typing import Any
 from vbert.artifacts.build import Build
 from vbert.artifacts.errors import BuildError
 from vbert.artifacts.settings import Plugin
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.stage import Cost, Figures, stage
 from vbert.data.examples import Examples
 from vbert.data.images import Images
 from vbert.data.raw import Raw
 from vbert.data.spec import Reading
 
 
-@stage("examples", makes=Examples, version=1, through=False)
+@stage(
+    "examples",
+    makes=Examples,
+    version=1,
+    through=False,
+    cost=Cost(seconds_by=("images.images",), bytes_by=("images.images",)),
+)
 def examples(
     build: Build, raws: Mapping[str, Raw], images: Images, reader: Plugin, reading: Reading | None = None
 ) -> Figures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vbert.artifacts.build import Build
 from vbert.artifacts.settings import Numerics, Plugin
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.stage import Cost, Figures, stage
 from vbert.data.examples import Examples
 from vbert.model.trained import Model
 from vbert.objectives import DownstreamEntry
@@ -12,7 +12,14 @@ from vbert.regions.shards import Shards
 from vbert.training.start import Fresh
 
 
-@stage("finetune", makes=Model, version=1, retries=1, gpus=1)
+@stage(
+    "finetune",
+    makes=Model,
+    version=1,
+    retries=1,
+    gpus=1,
+    cost=Cost(seconds_by=("settings.steps", "settings.batch_size")),
+)
 def finetune(
     build: Build,
     examples: Examples,

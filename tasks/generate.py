@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from vbert.artifacts.build import Build, Figures, Job
-from vbert.artifacts.stage import stage
+from vbert.artifacts.stage import Cost, stage
 from vbert.data.raw import Raw
 from vbert.data.shapes.scenes import ShapesSettings
 
 
-@stage("generate", makes=Raw, version=1, retries=1)
+@stage(
+    "generate",
+    makes=Raw,
+    version=1,
+    retries=1,
+    cost=Cost(seconds_by=("settings.images",), bytes_by=("settings.images", "settings.size", "settings.size")),
+)
 def generate(build: Build, settings: ShapesSettings) -> Figures:
     """Images, scene graphs, texts and oracles of `settings`."""
     return build.process(_generate, settings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vbert.artifacts.build import Build
 from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.artifacts.settings import Plugin
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.stage import Cost, Figures, stage
 from vbert.data.images import Images
 from vbert.data.names import IMAGE_ENDINGS, count_of, is_image, kinds
 from vbert.data.raw import Raw
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 1000
 
 
-@stage("images", makes=Images, version=1)
+@stage(
+    "images",
+    makes=Images,
+    version=1,
+    cost=Cost(seconds_by=("raws.*.files",), bytes_by=("raws.*.files",)),
+)
 def images(
     build: Build, raws: Mapping[str, Raw], reader: Plugin, limit: int | None = None, reading: Reading | None = None
 ) -> Figures:

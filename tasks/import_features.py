@@ -7,13 +7,19 @@ from functools import partial
 
 from vbert.artifacts.build import Build
 from vbert.artifacts.settings import Plugin
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.stage import Cost, Figures, stage
 from vbert.data.raw import Raw
 from vbert.regions.interop.importing import ImportSettings, gather, import_plan, import_shard, paths
 from vbert.regions.shards import Shards
 
 
-@stage("import_features", makes=Shards, version=1, retries=2)
+@stage(
+    "import_features",
+    makes=Shards,
+    version=1,
+    retries=2,
+    cost=Cost(seconds_by=("files.*.bytes",), bytes_by=("files.*.bytes",)),
+)
 def import_features(
     build: Build, files: Mapping[str, Raw], format: Plugin, settings: ImportSettings, sizes: Raw | None = None
 ) -> Figures:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from vbert.artifacts.build import Build
 from vbert.artifacts.settings import Numerics
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.stage import Cost, Figures, stage
 from vbert.model.bert import BertWeights
 from vbert.model.config import ModelSettings
 from vbert.model.trained import Model
@@ -14,7 +14,14 @@ from vbert.model.vocabulary import Vocabulary
 from vbert.objectives.mlm_itm import PretrainData, PretrainSettings
 
 
-@stage("pretrain", makes=Model, version=2, retries=1, gpus=1)
+@stage(
+    "pretrain",
+    makes=Model,
+    version=2,
+    retries=1,
+    gpus=1,
+    cost=Cost(seconds_by=("settings.steps", "settings.batch_size")),
+)
 def pretrain(
     build: Build,
     data: Mapping[str, PretrainData],

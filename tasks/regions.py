@@ -5,14 +5,20 @@ from __future__ import annotations
 from functools import partial
 
 from vbert.artifacts.build import Build
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.stage import Cost, Figures, stage
 from vbert.data.images import Images
 from vbert.regions.detector import DetectorWeights, ExtractionNumerics, RegionSettings
 from vbert.regions.extract import extract_shard, gather, reusable, shard_plan
 from vbert.regions.shards import Shards
 
 
-@stage("regions", makes=Shards, version=1, retries=2)
+@stage(
+    "regions",
+    makes=Shards,
+    version=1,
+    retries=2,
+    cost=Cost(seconds_by=("images.images",), bytes_by=("images.images",)),
+)
 def regions(
     build: Build, images: Images, detector: DetectorWeights, settings: RegionSettings, numerics: ExtractionNumerics
 ) -> Figures:

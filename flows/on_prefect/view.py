@@ -127,7 +127,7 @@ def show_plan(lines: Sequence[Planned], recipe: Recipe | None, title: str) -> No
         {
             "step": line.artifact.title,
             "fingerprint": line.artifact.fingerprint[:8],
-            "found": line.status + (f", {line.units_done} units done" if line.units_done else ""),
+            "found": line.status + (f", {line.kept} kept" if line.kept else ""),
             "size": size(line.size) if line.status == "present" else "",
             "took": f"{line.seconds:.1f} s" if line.status == "present" else "",
         }

@@ -197,7 +197,7 @@ def test_captions_that_count_alike_are_kept_apart(tmp_path: Path) -> None:
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "photo": (
         {"images": [{"id": 1, "file_name": "b.jpg"}]},
-        r"no source holds the photo 'b\.jpg'; did you",
+        r"no source holds the photo 'b\.jpg'; near: 'a",
     ),
     "no name": ({"images": [{"id": 1}]}, r"instances_train\.json: images\[0\]: file_name: is missing"),
     "category": ({"categories": []}, r"annotations\[0\]: a box has category 7, which the"),

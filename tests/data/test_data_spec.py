@@ -33,6 +33,7 @@ def load(text: str) -> DatasetSpec:
 @pytest.mark.parametrize("name", dataset_names())
 def test_every_shipped_spec_loads_and_names_its_readers(name: str) -> None:
     loaded = dataset(name)
+    assert loaded.name == name
     assert loaded.collection().reader("images").version >= 1
     assert loaded.licence
 
@@ -74,7 +75,7 @@ def test_unknown_names_give_the_nearest() -> None:
         ("url: https:", "path: x\n    url: https:", "s.yaml:6:5: sources.photos: give exactly one of url"),
         (SHA256, "abc", "s.yaml:7:13: sources.photos.sha256: 'abc' is not a sha256"),
         ("url: https://example.org/photos.zip", "python_package: a>=1", "s.yaml:6:21: sources.photos.python_package:"),
-        ("reader: jsonl", "reader: jsonl, from: other", "s.yaml:8:9: images: give either a reader, or `from`"),
+        ("reader: jsonl", "reader: jsonl, from: easy_vqa", "s.yaml:8:9: images: give either a reader, or `from`"),
         (
             "reader: jsonl",
             "reader: jsonl, sources: [fotos]",
@@ -123,8 +124,9 @@ def test_own_specs_are_given_by_path_and_their_paths_are_relative_to_them(tmp_pa
     (tmp_path / "mine.yaml").write_text(text)
     assert dataset(str(tmp_path / "mine.yaml")).sources["photos"].path == str(tmp_path / "photos")
     (tmp_path / "other.yaml").write_text(text)
-    with pytest.raises(UserError, match="'mine' must be that of its file, 'other'"):
-        dataset(str(tmp_path / "other.yaml"))
+    assert dataset(str(tmp_path / "other.yaml")).name == "mine", "a file may be called otherwise than what it names"
+    (tmp_path / "texts.yaml").write_text(text.replace("images: {reader: jsonl}", "images: {from: ./mine.yaml}"))
+    assert dataset(str(tmp_path / "texts.yaml")).collection() == dataset(str(tmp_path / "mine.yaml"))
 
 
 def test_two_specs_may_name_one_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

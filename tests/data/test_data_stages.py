@@ -169,7 +169,7 @@ def test_limit_keeps_so_many_of_each_split_and_drops_the_texts_of_the_rest(mine:
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ('{"image": "cats/99.png", "text": "x"}', "texts.jsonl:1: there is no image 'cats/99.png'; did you mean"),
+        ('{"image": "cats/99.png", "text": "x"}', "texts.jsonl:1: there is no image 'cats/99.png'; near: 'cats/9.png'"),
         ('{"image": "cats/1.png", "txt": "x"}', "texts.jsonl:1: there is no field 'txt'; did you mean 'text'?"),
         ('{"image": "cats/1.png"}', "texts.jsonl:1: text: is missing"),
         ('{"text": "x"}', "texts.jsonl:1: image_ids: is missing (or `image`)"),
@@ -199,7 +199,7 @@ def test_wrong_lines_say_file_and_line(line: str, error: str, mine: Path, tmp_pa
         ),
         (
             '{"image": "cats/99.png", "box": [0, 0, 3, 3], "class": "a"}',
-            "boxes.jsonl:1: there is no image 'cats/99.png'; did you mean",
+            "boxes.jsonl:1: there is no image 'cats/99.png'; near: 'cats/9.png'",
         ),
         ('{"image": "cats/1.png", "box": [0, 0, 3, 3]}', "boxes.jsonl:1: a box needs `image` and `class`"),
     ],

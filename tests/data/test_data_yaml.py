@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_type_hints
 
 import pytest
 from pydantic import Field
 
-from vbert.artifacts.errors import UserError
+from vbert.artifacts.errors import FIRST_GUESSES, UserError, near, nearest
 from vbert.artifacts.settings import Settings
 from vbert.data.yaml import MAX_BYTES, load_yaml, parse_value, read_yaml
 
@@ -172,3 +172,68 @@ def test_wrong_changes_say_the_nearest_name(key: str, value: object, error: str)
     with pytest.raises(UserError) as found:
         load_yaml(GOOD, "r.yaml", Recipe, {key: value})
     assert found.value.message == error
+
+
+@pytest.mark.parametrize(
+    ("guess", "valid", "meant"),
+    [
+        ("question", ["text", "text_b", "answers"], "text"),
+        ("image", ["image_ids", "text"], "image_ids"),
+        ("image_id", ["image", "box", "class"], "image"),
+        ("label", ["answer", "answers", "text"], "answer"),
+        ("bbox", ["image", "box", "class"], "box"),
+        ("lr", ["steps", "learning_rate"], "learning_rate"),
+        ("epochs", ["steps", "learning_rate"], "steps"),
+        ("num_workers", ["units_at_once", "loader_workers"], "loader_workers"),
+        ("license", ["name", "licence"], "licence"),
+    ],
+)
+def test_everybodys_first_guess_gets_the_right_name(guess: str, valid: list[str], meant: str) -> None:
+    assert nearest(guess, valid) == f"did you mean {meant!r}?"
+
+
+def test_every_guess_means_a_name_that_exists() -> None:
+    from flows.recipe import Recipe
+    from vbert.data.readers.jsonl import BoxLine, Line
+    from vbert.data.spec import DatasetSpec
+
+    known = {*get_type_hints(Line), *get_type_hints(BoxLine)}
+    todo = [Recipe.model_json_schema(), DatasetSpec.model_json_schema()]
+    for schema in todo:
+        known |= set(schema.get("properties", {}))
+        todo += schema.get("$defs", {}).values()
+    assert {meant for every in FIRST_GUESSES.values() for meant in every} <= known
+
+
+def test_near_ids_are_those_of_another_spelling() -> None:
+    ids = [f"train2014/COCO_train2014_{i:012d}.jpg" for i in range(2000)]
+    assert near("COCO_train2014_17.png", ids).startswith("near: 'train2014/COCO_train2014_000000000017.jpg'")
+    assert near("cats/1.JPG", ["cats/2.jpg", "dogs/1.jpg", "cats/1.jpg"]).startswith("near: 'cats/1.jpg'")
+    assert near("x", []) == "there is none"
+
+
+def test_relative_paths_are_relative_to_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.recipe import resolve
+
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "deep" / "r.yaml").write_text(
+        "data:\n"
+        "  a:\n"
+        "    spec: specs/mine.yaml\n"
+        "    features: {path: f.tsv, detector: own.yaml, sizes: ../sizes.csv, classes: ~/c.txt}\n"
+        "  b: {folder: photos}\n"
+        "  c: {spec: easy_vqa}\n"
+        "detector: {spec: shapes_cnn, weights: https://example.org/w.pt}\n"
+    )
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = resolve("../deep/r.yaml", {"data.b.folder": "here"})
+    deep, features = tmp_path / "deep", found.data["a"].features
+    assert found.data["a"].spec == str(deep / "specs" / "mine.yaml")
+    assert features is not None
+    assert (features.path, features.detector) == (str(deep / "f.tsv"), str(deep / "own.yaml"))
+    assert (features.sizes, features.classes) == (str(tmp_path / "sizes.csv"), str(Path.home() / "c.txt"))
+    assert found.data["b"].folder == str(tmp_path / "elsewhere" / "here"), "a change is relative to where it is typed"
+    assert found.data["c"].spec == "easy_vqa"
+    assert found.detector is not None
+    assert found.detector.weights == "https://example.org/w.pt"

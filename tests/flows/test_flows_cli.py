@@ -76,7 +76,7 @@ WRONG = [  # in tiny.yaml, instead of it, what is said
     (
         "  vqa: {",
         "  vqa: {start: x, ",
-        "13:16: downstream.vqa.start: input should be 'pretrained' or 'none' (got \"x\")",
+        "13:16: downstream.vqa.start: nothing to start from is called 'x'; valid: ",
     ),
     ("seed: 0", "seed: [", "4:5: not YAML: "),
 ]
@@ -99,7 +99,7 @@ def test_a_wrong_recipe_is_refused_with_its_place(was: str, wrong: str, said: st
     [
         ("run dmo", "no recipe 'dmo'; did you mean 'demo'?, or give a .yaml file"),
         ("run nix.yaml", "nix.yaml: can't be read: No such file or directory"),
-        ("run demo --set pretrain.stepz=3", "--set pretrain.stepz: there is no 'stepz'; did you mean 'steps'?"),
+        ("run demo --set pretrain.stepz=3", "--set pretrain.stepz: pretrain.stepz: there is no such key; did you"),
         ("run demo --set seed", "--set 'seed': write it as KEY=VALUE, for example --set seed=1"),
         ("run demo --until regionz", "no stage 'regionz' in this recipe; did you mean 'regions'?"),
         ("run demo --force regionz", "no stage 'regionz' in this recipe; did you mean 'regions'?"),
@@ -190,17 +190,49 @@ def test_status_and_path_of_a_finished_recipe(vbert: Any, store: Path) -> None:
 
 
 def test_the_plan_of_nothing_and_of_all(vbert: Any, store: Path, tmp_path: Path) -> None:
-    _, _, nothing = vbert("run", TINY, "--dry-run")
+    _, nothing, said = vbert("run", TINY, "--dry-run")
     assert "14 of 14 stages to build" in nothing
+    assert "time: unknown" in nothing
+    assert "size: about 3.2 MB and 13 unknown" in nothing, "the spec says how large the download is"
+    assert said == ""
     assert not (tmp_path / "store").exists()
-    _, _, everything = vbert("run", TINY, "--dry-run", "--store", store)
+    _, everything, _ = vbert("run", TINY, "--dry-run", "--store", store)
     assert "everything is there" in everything
+    plan = json.loads(vbert("run", TINY, "--dry-run", "--store", store, "--json")[1])
+    assert {row["status"] for row in plan["stages"]} == {"present"}
+
+
+def test_what_is_missing_is_estimated_from_the_last_seen_scaled(vbert: Any, store: Path) -> None:
+    before = {row["stage"]: row for row in rows_of(vbert, "status", TINY, "--store", store) if row["label"] != "shapes"}
+    rows = rows_of(vbert, "run", TINY, "--dry-run", "--store", store, "--set", "downstream.vqa.steps=80")
+    there = {row["stage"]: row for row in rows}
+    assert there["finetune"]["seconds"] == pytest.approx(10 * before["finetune"]["seconds"], abs=0.06)
+    assert there["finetune"]["size"] == before["finetune"]["size"]
+    assert there["evaluate"]["seconds"] == pytest.approx(before["evaluate"]["seconds"], abs=0.06)
+    _, out, _ = vbert("run", TINY, "--dry-run", "--store", store, "--set", "downstream.vqa.steps=80")
+    assert "3 of 14 stages to build" in out
+    assert "time: about " in out
+
+
+def rows_of(vbert: Any, *arguments: Any) -> list[dict[str, Any]]:
+    return json.loads(vbert(*arguments, "--json")[1])["stages"]
 
 
 def test_why_names_the_field(vbert: Any, store: Path) -> None:
     code, out, _ = vbert("why", TINY, "finetune", "--set", "downstream.vqa.learning_rate=0.5", "--store", store)
     assert code == 0
     assert "learning_rate 0.0007 → 0.5" in out
+
+
+def test_why_of_a_fingerprint_is_its_lineage(vbert: Any, store: Path) -> None:
+    row = next(row for row in rows_of(vbert, "status", TINY, "--store", store) if row["stage"] == "detector")
+    code, out, _ = vbert("why", row["fingerprint"][:12], "--store", store)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["generate[shapes]", "images[shapes]", "detector"]
+    assert row["fingerprint"][:8] in out.splitlines()[-1]
+    code, _, error = vbert("why", "0000000000", "--store", store)
+    assert (code, error.startswith("vbert: no artifact begins with '0000000000'")) == (2, True)
+    assert "name a stage of demo" in vbert("why", "demo", "--store", store)[2]
 
 
 def test_force_builds_again_and_finds_the_same_bits(vbert: Any, store: Path) -> None:
@@ -264,7 +296,9 @@ def test_a_step_is_built_in_parts_from_its_file(vbert: Any, store: Path) -> None
     assert (code, said) == (0, "2 of 3 units are there\n")
     _, out, _ = vbert("status", TINY, "--store", store, "--json")
     (row,) = [r for r in json.loads(out)["stages"] if r["status"] == "unfinished"]
-    assert (row["stage"], row["label"], row["units_done"]) == ("regions", "shapes", 2)
+    assert (row["stage"], row["label"]) == ("regions", "shapes")
+    assert row["kept"] == {"done": 2, "total": 3, "of": "units"}
+    assert "unfinished (2 of 3 units kept)" in vbert("status", TINY, "--store", store)[1]
     code, said, _ = vbert("build", "step.json", "--units", "2-9", "--store", store)
     assert (code, said) == (0, "3 of 3 units are there\n")
     assert not here.exists()

@@ -92,6 +92,11 @@ class Job:
         if self.rank == 0:
             children.report(done, total, **figures)
 
+    def kept(self, done: int, total: int) -> None:
+        """Note that a checkpoint of `done` of `total` steps is whole, for those who ask how far the artifact is."""
+        if self.rank == 0:
+            durable.hint(self.scratch / "kept.json", {"done": done, "total": total})
+
     @property
     def stopping(self) -> bool:
         """SIGTERM came: write a checkpoint and raise Stopped."""
@@ -244,6 +249,7 @@ class StoreBuild:
         # Read whole once: what an earlier run committed has lain on the disk since. Workers of a part leave that to
         # whoever publishes, or each would read the units of all.
         there = set(committed(self.unfinished, contents=self.only is None, say=self.say)) | self._shared()
+        self.store.planned(self.artifact.stage_name, self.artifact.fingerprint, len(units))
         counts = {key: count(argument) for key, argument in units}
         tally = Tally(counts, [key for key in keys if key in there], self.progress)
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None

@@ -7,14 +7,16 @@ them and enumerate the crash states that the order allows.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import stat
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 Observer = Callable[..., None]
@@ -103,6 +105,14 @@ def write_file(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
         path.unlink(missing_ok=True)
         raise
     _log("fsync", path)
+
+
+def hint(path: Path, document: Any) -> None:
+    """A small JSON file that nothing rests on: replaced whole, not synced."""
+    fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    fresh.write_text(json.dumps(document))
+    fresh.chmod(SHARED_FILE)
+    fresh.replace(path)
 
 
 def sync_file(path: Path, mode: int = FILE_MODE) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from heapq import nlargest
+from os.path import commonprefix
 
 
 class UserError(Exception):
@@ -44,8 +46,98 @@ class NotAccepted(BuildError):
     """What was made is whole and stays, but the settings that say what is accepted refuse it."""
 
 
+# Field names that other systems use, and what is meant by them here; the first one that is valid where it stands.
+FIRST_GUESSES: dict[str, tuple[str, ...]] = {
+    # rows of examples and boxes
+    **dict.fromkeys(("question", "sentence", "caption", "statement", "prompt", "query", "sent"), ("text",)),
+    **dict.fromkeys(("text2", "sentence2", "premise", "hypothesis"), ("text_b",)),
+    **dict.fromkeys(("image_id", "img", "img_id", "image_path", "file_name", "filename", "photo"), ("image", "images")),
+    "image": ("image_ids", "images"),
+    "images": ("image_ids",),
+    **dict.fromkeys(("label", "labels", "target", "gt"), ("answer", "answers", "class")),
+    **dict.fromkeys(("multiple_choice_answer", "ground_truth"), ("answer",)),
+    **dict.fromkeys(("id", "uid", "qid", "question_id"), ("example_id", "name")),
+    **dict.fromkeys(("bbox", "bounding_box", "xyxy"), ("box",)),
+    **dict.fromkeys(("category", "class_name", "object"), ("class",)),
+    "type": ("question_type", "kind"),
+    "sentid": ("example_id",),
+    # specs
+    **dict.fromkeys(("annotations", "questions", "texts", "captions"), ("examples",)),
+    **dict.fromkeys(("photos", "pictures"), ("images",)),
+    **dict.fromkeys(("val", "validation_split", "dev"), ("validation",)),
+    **dict.fromkeys(("format", "loader"), ("reader", "format")),
+    **dict.fromkeys(("file", "dir", "root", "directory", "location"), ("path", "folder")),
+    **dict.fromkeys(("description", "display_name"), ("title",)),
+    "link": ("url",),
+    "checksum": ("sha256",),
+    # recipes
+    **dict.fromkeys(("lr", "rate"), ("learning_rate",)),
+    **dict.fromkeys(("epochs", "max_steps", "iterations", "num_steps", "num_train_epochs"), ("steps",)),
+    **dict.fromkeys(("bs", "batch", "per_device_train_batch_size"), ("batch_size", "batch")),
+    **dict.fromkeys(("gradient_accumulation_steps", "grad_accum"), ("accumulate",)),
+    **dict.fromkeys(("warmup_steps", "warmup_ratio"), ("warmup",)),
+    **dict.fromkeys(("wd", "decay"), ("weight_decay",)),
+    **dict.fromkeys(("max_grad_norm", "grad_clip"), ("clip",)),
+    **dict.fromkeys(("lr_scheduler", "scheduler"), ("schedule",)),
+    **dict.fromkeys(("optim", "optimiser"), ("optimizer",)),
+    **dict.fromkeys(("eval_steps", "eval_every"), ("validate_every",)),
+    **dict.fromkeys(("dataset", "datasets"), ("data",)),
+    **dict.fromkeys(("task", "head"), ("objective",)),
+    **dict.fromkeys(("tasks", "finetune", "fine_tune", "finetuning"), ("downstream",)),
+    **dict.fromkeys(("pretraining", "pre_train"), ("pretrain",)),
+    **dict.fromkeys(("features", "extraction"), ("regions",)),
+    **dict.fromkeys(("checkpoint", "pretrained", "from_pretrained", "initialize_from"), ("init", "weights", "start")),
+    **dict.fromkeys(("num_layers", "num_hidden_layers", "depth"), ("layers",)),
+    **dict.fromkeys(("hidden", "dim", "d_model", "width"), ("hidden_size",)),
+    **dict.fromkeys(("num_heads", "num_attention_heads"), ("heads",)),
+    **dict.fromkeys(("dropout", "hidden_dropout_prob"), ("hidden_dropout",)),
+    "attention_probs_dropout_prob": ("attention_dropout",),
+    **dict.fromkeys(("max_length", "max_seq_length", "max_position_embeddings"), ("max_text", "max_positions")),
+    **dict.fromkeys(("max_boxes", "num_boxes"), ("count", "maximum", "cap")),
+    **dict.fromkeys(("min_boxes",), ("minimum",)),
+    **dict.fromkeys(("threshold", "conf_threshold", "confidence"), ("score",)),
+    **dict.fromkeys(("fp16", "bf16", "amp", "dtype"), ("precision",)),
+    **dict.fromkeys(("random_seed", "random_state"), ("seed",)),
+    # --machine
+    **dict.fromkeys(("workers", "num_workers", "dataloader_num_workers"), ("loader_workers",)),
+    **dict.fromkeys(("units", "jobs", "parallel", "num_proc"), ("units_at_once", "processes")),
+    **dict.fromkeys(("gpu", "gpus", "cuda", "accelerator"), ("device",)),
+    **dict.fromkeys(("save_steps", "checkpoint_every"), ("checkpoint_steps",)),
+    "dask": ("units_on",),
+}
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of a sentence that refuses `name`: the nearest valid name, or all of them."""
+    """The end of a sentence that refuses `name`: the valid name that is meant or nearest, or all of them."""
     choices = sorted(valid)
-    close = get_close_matches(name, choices, n=1, cutoff=0.6)
+    meant = [choice for choice in FIRST_GUESSES.get(name.lower(), ()) if choice in choices]
+    close = meant or get_close_matches(name, choices, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(choices) or 'none'}"
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+NEAR = 3  # ids that are listed
+LOOKED_AT = 500  # of those that begin and end most like it
+
+
+def near(name: str, ids: Iterable[str]) -> str:
+    """The end of a sentence that finds no id `name` among very many: those most like it."""
+    wanted, turned, number = name.lower(), name.lower()[::-1], _number(name)
+
+    def likeness(other: str) -> int:
+        """Characters that both begin and end with; the same number in another spelling counts most."""
+        folded = other.lower()
+        ends = len(commonprefix((wanted, folded))) + len(commonprefix((turned, folded[::-1])))  # noqa: RUF071  characters
+        return ends + 100 * (number == _number(folded))
+
+    alike = nlargest(LOOKED_AT, ids, key=likeness)
+    same = [other for other in alike[:NEAR] if _number(other) == number]
+    found = list(dict.fromkeys([*same, *get_close_matches(name, alike, n=NEAR, cutoff=0.5)]))[:NEAR]
+    return f"near: {', '.join(map(repr, found))}" if found else f"one is {min(alike)!r}" if alike else "there is none"
+
+
+def _number(name: str) -> str:
+    """`train/COCO_000017.JPG` → `17`; the whole name where it holds no number."""
+    digits = name.rstrip(LETTERS).rpartition(".")[0] or name
+    number = digits[len(digits.rstrip("0123456789")) :].lstrip("0")
+    return number or name.lower()

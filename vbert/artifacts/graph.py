@@ -17,6 +17,7 @@ from vbert.artifacts.manifest import Manifest, environment, numerics_class
 from vbert.artifacts.room import no_room, short_of_room
 from vbert.artifacts.stage import steps_as_json
 from vbert.artifacts.store import Store, Unconfirmed
+from vbert.artifacts.tally import Kept
 
 Status = Literal["present", "unfinished", "missing", "unneeded"]
 
@@ -60,7 +61,7 @@ class Planned:
     status: Status
     size: int = 0
     seconds: float = 0.0
-    units_done: int = 0
+    kept: Kept | None = None  # of what is unfinished
     damage: str | None = None
     objection: str | None = None
 
@@ -113,9 +114,9 @@ def plan(targets: Sequence[Artifact], store: Store, force: Iterable[str] = ()) -
         elif mark not in needed:
             lines.append(Planned(artifact, "unneeded", damage=damage.get(mark)))
         else:
-            done = store.units_done(artifact.stage_name, mark)
-            status: Status = "missing" if done is None else "unfinished"
-            lines.append(Planned(artifact, status, units_done=done or 0, damage=damage.get(mark), objection=objection))
+            kept = store.kept(artifact.stage_name, mark)
+            status: Status = "missing" if kept is None else "unfinished"
+            lines.append(Planned(artifact, status, kept=kept, damage=damage.get(mark), objection=objection))
     return lines
 
 

@@ -31,6 +31,7 @@ from vbert.artifacts.manifest import FileEntry, Manifest, content_digest
 from vbert.artifacts.objects import NotAllowed, Objects
 from vbert.artifacts.shared import SharedUnits
 from vbert.artifacts.store import FORMAT, Store
+from vbert.artifacts.tally import Kept
 from vbert.artifacts.transfer import Wrong, each
 
 if TYPE_CHECKING:
@@ -217,10 +218,13 @@ class RemoteStore(Store):
     def _units(self, stage: str, fingerprint: str) -> SharedUnits:
         return SharedUnits(self.objects, stage, fingerprint, self.unfinished(stage, fingerprint))
 
-    def units_done(self, stage: str, fingerprint: str) -> int | None:
-        here = self.unfinished(stage, fingerprint)
-        keys = {path.name for path in (here / "units").glob("*")} | self._units(stage, fingerprint).keys()
-        return len(keys) if keys or here.is_dir() else None
+    def kept(self, stage: str, fingerprint: str) -> Kept | None:
+        shared = self._units(stage, fingerprint).keys()
+        here = super().kept(stage, fingerprint)
+        return Kept(len(shared), None, "units") if here is None and shared else here
+
+    def _committed(self, stage: str, fingerprint: str) -> set[str]:
+        return super()._committed(stage, fingerprint) | self._units(stage, fingerprint).keys()
 
     def share_unit(self, stage: str, fingerprint: str, key: str) -> None:
         """Upload a committed unit, its record last; the first record of a key stands."""

@@ -32,6 +32,16 @@ class Wiring:
 
 
 @dataclass(frozen=True)
+class LocalPath:
+    """`Annotated[str, LocalPath()]`: a file or folder, relative to the file that names it; a URL stays as it is.
+
+    `or_name`: what has no slash and doesn't end in .yaml is the name of something, and no path.
+    """
+
+    or_name: bool = False
+
+
+@dataclass(frozen=True)
 class Since:
     """`Annotated[float, Since(0.0)]`: a field added later; at this value the fingerprints of before stay."""
 

@@ -27,15 +27,28 @@ Figures = dict[str, Any]  # the few numbers worth a line in a table
 REGISTRY: dict[str, Stage[Any, Any]] = {}
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What the seconds and bytes of a step grow with, as dotted arguments: their product counts.
+
+    A part behind an input is a figure of it (`images.images`), `*` sums over a mapping (`raws.*.bytes`). `bytes_are` is
+    an argument that says the bytes outright.
+    """
+
+    seconds_by: tuple[str, ...] = ()
+    bytes_by: tuple[str, ...] = ()
+    bytes_are: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Stage(Generic[P, A]):
     """A kind of step. `version` is raised by hand when the stage starts to make something else.
 
-    `retries`, `timeout` (seconds), `gpus` and `tags` say how to run it and are not hashed. `through` is whether it
-    reads through its inputs to theirs (pixels behind an index), so that those must be at hand too. `same_bits` is
-    whether two builds of it must agree: not where times are part of what it makes. `early` is whether it checks what
-    somebody gave, and so is made before what takes long. `shows` is whether it is about its inputs, so that a run that
-    asks for it brings them back too, where it is finished and they are gone.
+    `retries`, `timeout` (seconds), `gpus` and `tags` say how to run it, `cost` how to estimate it; none is hashed.
+    `through` is whether it reads through its inputs to theirs (pixels behind an index), so that those must be at hand
+    too. `same_bits` is whether two builds of it must agree: not where times are part of what it makes. `early` is
+    whether it checks what somebody gave, and so is made before what takes long. `shows` is whether it is about its
+    inputs, so that a run that asks for it brings them back too, where it is finished and they are gone.
     """
 
     name: str
@@ -50,6 +63,7 @@ class Stage(Generic[P, A]):
     same_bits: bool = True
     early: bool = False
     shows: bool = False
+    cost: Cost = Cost()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> A:
         try:
@@ -93,6 +107,7 @@ def stage(
     same_bits: bool = True,
     early: bool = False,
     shows: bool = False,
+    cost: Cost = Cost(),
 ) -> Callable[[Callable[Concatenate[Build, P], Figures]], Stage[P, A]]:
     """Declare a stage. Its name is explicit and unique, so renaming the function changes no fingerprint."""
 
@@ -104,7 +119,7 @@ def stage(
         ):
             raise TypeError(f"two stages are called {name!r}: one in {other.module}, one in {function.__module__}")
         declared: Stage[P, A] = Stage(
-            name, makes, version, function, retries, timeout, gpus, tags, through, same_bits, early, shows
+            name, makes, version, function, retries, timeout, gpus, tags, through, same_bits, early, shows, cost
         )
         REGISTRY[name] = declared
         return declared

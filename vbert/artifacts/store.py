@@ -26,6 +26,7 @@ from vbert.artifacts.errors import BuildError, Damaged, UserError
 from vbert.artifacts.locks import held
 from vbert.artifacts.manifest import FileEntry, Manifest
 from vbert.artifacts.owner import SUFFIX, Owner, clear_dead
+from vbert.artifacts.tally import Kept
 from vbert.artifacts.verified import Verified
 
 if TYPE_CHECKING:
@@ -236,19 +237,33 @@ class Store:
     def describe(self, stage: str, fingerprint: str, document: dict[str, Any]) -> None:
         """Beside the unfinished work, what it is of: a hint for `gc`, which must leave its inputs."""
         unfinished = durable.make_directories(self.unfinished(stage, fingerprint), sync=False)
-        fresh = unfinished / f".step.{uuid.uuid4().hex}"
-        fresh.write_text(json.dumps(document))
-        fresh.chmod(durable.SHARED_FILE)
-        fresh.replace(unfinished / "step.json")
+        durable.hint(unfinished / "step.json", document)
 
     def scratch_note(self, scratch: Path) -> str | None:
         """What a user should know of where checkpoints are, if anything."""
         return None
 
-    def units_done(self, stage: str, fingerprint: str) -> int | None:
-        """How many units are committed; None where nothing was begun."""
+    def planned(self, stage: str, fingerprint: str, units: int) -> None:
+        """Note of how many units the artifact is made: a hint, for those who ask how far it is."""
+        durable.hint(self.unfinished(stage, fingerprint) / "units.json", {"total": units})
+
+    def kept(self, stage: str, fingerprint: str) -> Kept | None:
+        """How far the unfinished artifact is: its committed units, or the step of its last checkpoint.
+
+        None where nothing was begun.
+        """
         there = self.unfinished(stage, fingerprint)
-        return len(list((there / "units").glob("*"))) if durable.patiently(there.is_dir) else None
+        if not durable.patiently(there.is_dir):
+            return None
+        units, total = self._committed(stage, fingerprint), _read_hint(there / "units.json").get("total")
+        if units or total is not None:
+            return Kept(len(units), total, "units")
+        notes = sorted(there.glob("scratch/*/content/kept.json"), key=lambda path: int(path.parents[1].name))
+        last = _read_hint(notes[-1]) if notes else {}
+        return Kept(last.get("done", 0), last.get("total"), "steps")
+
+    def _committed(self, stage: str, fingerprint: str) -> set[str]:
+        return {path.name for path in (self.unfinished(stage, fingerprint) / "units").glob("*")}
 
     def share_unit(self, stage: str, fingerprint: str, key: str) -> None:
         """Bring a committed unit to where other machines see it; on a path they all have, it is there."""
@@ -406,6 +421,14 @@ class Store:
         while not at.exists():
             at = at.parent
         return not os.access(at, os.W_OK)
+
+
+def _read_hint(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 class Unconfirmed(BuildError):

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
-from vbert.artifacts.errors import UserError, nearest
+from vbert.artifacts.errors import UserError, near
 
 MACOSX = "__MACOSX"  # the folder of resource forks in zips that macOS makes
 
@@ -19,7 +19,6 @@ IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".avifs"),
     *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
-HINTED = 2000  # names that are looked through for a near one
 
 
 def safe_name(name: str) -> str:
@@ -128,6 +127,4 @@ class Names:
             return found[0]
         if found:
             raise UserError(f"{where}: the {what} {name!r:.80} may be {' or '.join(map(repr, sorted(found)[:2]))}")
-        begins = name[:1].casefold()
-        near = [one for one in self._names if one[:1].casefold() == begins][:HINTED] or self.some()
-        raise UserError(f"{where}: there is no {what} {name!r:.80}; {nearest(name, near):.200}")
+        raise UserError(f"{where}: there is no {what} {name!r:.80}; {near(name, self._names):.200}")

@@ -10,7 +10,7 @@ import hashlib
 import io
 import tarfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self
 
 from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import BuildError, UserError, nearest
+from vbert.artifacts.errors import BuildError, UserError, near
 from vbert.data.names import hidden, safe_name
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Raw(Artifact):
     def _member(self, name: str) -> Member:
         index = self._index()
         if name not in index:
-            raise UserError(f"{self._said('')} holds no file {name!r}; {nearest(name, _near(name, index))}")
+            raise UserError(f"{self._said('')} holds no file {name!r}; {near(name, index)}")
         return index[name]
 
     def _local(self, member: Member) -> Path:
@@ -147,13 +147,6 @@ def copy_only(raw: Raw, folder: Path, wanted: str) -> Path:
     with raw.open(names[0]) as source, path.open("wb") as copy:
         copyfileobj(source, copy, 1 << 20)
     return path
-
-
-def _near(name: str, index: Mapping[str, Member]) -> list[str]:
-    """Few candidates for a hint: names of the same folder or the same last part, or the first few."""
-    folder, _, last = name.rpartition("/")
-    alike = [n for n in index if n.rpartition("/")[0] == folder or n.endswith(last)]
-    return (alike or list(index))[:20]
 
 
 @lru_cache(maxsize=8)

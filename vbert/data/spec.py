@@ -6,7 +6,6 @@ A new data set is one such file and, if its format is new, one reader. Two data 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validator
 
 from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.settings import Acceptance, Location, Plugin, Settings
+from vbert.artifacts.settings import Acceptance, LocalPath, Location, Plugin, Settings
 from vbert.data import readers
 from vbert.data.names import safe_name
 from vbert.data.yaml import read_yaml
@@ -49,6 +48,14 @@ def without_secrets(url: str) -> str:
 def _known_reader(name: str) -> str:
     if name not in readers.names():
         raise ValueError(f"no reader {name!r}; {nearest(name, readers.names())}")
+    return name
+
+
+def _known_spec(name: str) -> str:
+    if not name.endswith((".yaml", ".yml")) and name not in dataset_names():
+        raise ValueError(
+            f"no data set {name!r} in data_specs/datasets; {nearest(name, dataset_names())}, or a .yaml file"
+        )
     return name
 
 
@@ -101,7 +108,7 @@ class Source(Settings):
 
     url: Annotated[Url | None, Location] = None
     python_package: Package | None = None
-    path: Annotated[str | None, Location] = None
+    path: Annotated[str | None, Location, LocalPath()] = None
     sha256: Sha256 | None = None
     size: Annotated[int, Field(ge=0, description="bytes")] | None = None
     mirrors: Annotated[tuple[Url, ...], Location] = ()
@@ -166,7 +173,9 @@ class ImagesSpec(Settings):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    from_: Name | None = Field(None, alias="from", description="the spec whose collection this is")
+    from_: Annotated[Annotated[str, AfterValidator(_known_spec)] | None, LocalPath(or_name=True)] = Field(
+        None, alias="from", description="the spec whose images these are: its name, or its .yaml file"
+    )
     reader: Annotated[str, AfterValidator(_known_reader)] | None = None
     sources: tuple[str, ...] | None = None
     options: dict[str, JsonValue] = Field({}, description="keyword arguments of the reader")
@@ -270,16 +279,4 @@ def dataset(name: str) -> DatasetSpec:
             f"no data set {name!r}; {nearest(name, dataset_names())} (specs: {FOLDER.parent.name}/{FOLDER.name}, "
             f"or give the path of your own .yaml)"
         )
-    spec = read_yaml(path, DatasetSpec)
-    if spec.name != path.stem:
-        raise UserError(f"{path}: name: {spec.name!r} must be that of its file, {path.stem!r}")
-    sources = {key: absolute(source, path.parent) for key, source in spec.sources.items()}
-    return spec.model_copy(update={"sources": sources})
-
-
-def absolute(source: Source, folder: Path) -> Source:
-    """The source with a local path made absolute; relative ones are relative to the spec."""
-    if source.path is None:
-        return source
-    path = os.path.abspath(folder / Path(source.path).expanduser())
-    return source.model_copy(update={"path": path})
+    return read_yaml(path, DatasetSpec)

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from vbert.artifacts.errors import UserError, nearest
+from vbert.artifacts.settings import LocalPath
 
 M = TypeVar("M", bound=BaseModel)
 
 MAX_BYTES = 256 * 1024  # of one file
 MAX_DEPTH = 32
+SET = "--set"  # where a change stands, instead of a file
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Node:
 def read_yaml(path: Path, model: type[M], changes: Mapping[str, Any] | None = None) -> M:
     """The file `path` as a `model`. `changes`: dotted keys (`train.steps`) to values that replace those of the file.
 
+    Local paths in the file (fields marked `LocalPath`) are relative to it, those in `changes` to the working directory.
     Raises UserError at the first fault (further ones in its details) as `file:line:column: field: what`.
     """
     try:
@@ -53,16 +57,19 @@ def read_yaml(path: Path, model: type[M], changes: Mapping[str, Any] | None = No
         text = data.decode()
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
-    return load_yaml(text, str(path), model, changes)
+    return load_yaml(text, str(path), model, changes, path.parent)
 
 
-def load_yaml(text: str, source: str, model: type[M], changes: Mapping[str, Any] | None = None) -> M:
-    """Like `read_yaml`, of a text; `source` is what errors call it."""
+def load_yaml(
+    text: str, source: str, model: type[M], changes: Mapping[str, Any] | None = None, folder: Path = Path()
+) -> M:
+    """Like `read_yaml`, of a text that errors call `source`; its relative paths are relative to `folder`."""
     root = parse(text, source)
     if not isinstance(root.value, dict):
         raise UserError(f"{root.at}: the file must hold `key: value` lines, not {_kind(root.value)}")
     for key, value in (changes or {}).items():
-        _change(root, key, _node(value, f"--set {key}"), model)
+        _change(root, key, _node(value, f"{SET} {key}"), model)
+    _rooted(root, model, folder)
     try:
         # JSON mode is strict as YAML is typed: no "3" for 3, yet lists for tuples and 1 for 1.0.
         return model.model_validate_json(json.dumps(root.plain()), strict=True)
@@ -206,6 +213,33 @@ def _change(root: Node, key: str, new: Node, model: type[BaseModel]) -> None:
                 place = inner
         else:
             raise UserError(f"--set {key}: {'.'.join(parts[:i])} is {place.value!r}, nothing can be set inside it")
+
+
+def _rooted(place: Node, annotation: Any, folder: Path) -> None:
+    """Make local paths in `place` absolute, where the fields of the model say that they are paths."""
+    for choice in _members(annotation):
+        if isinstance(choice, type) and issubclass(choice, BaseModel) and isinstance(place.value, dict):
+            for name, info in choice.model_fields.items():
+                inner = place.value.get(info.alias or name)
+                if inner is None:
+                    continue
+                marks = [mark for mark in info.metadata if isinstance(mark, LocalPath)]
+                if marks and _is_path(inner.value, marks[0]):
+                    base = Path() if inner.at.startswith(SET) else folder
+                    absolute = os.path.abspath(base / Path(inner.value).expanduser())
+                    place.value[info.alias or name] = replace(inner, value=absolute)
+                else:
+                    _rooted(inner, info.annotation, folder)
+        elif isinstance(place.value, list | dict) and get_args(choice):
+            inside = get_args(choice)[0 if get_origin(choice) in (list, tuple) else -1]
+            for inner in place.value.values() if isinstance(place.value, dict) else place.value:
+                _rooted(inner, inside, folder)
+
+
+def _is_path(value: Any, mark: LocalPath) -> bool:
+    if not isinstance(value, str) or not value or "://" in value:
+        return False
+    return not mark.or_name or "/" in value or value.endswith((".yaml", ".yml"))
 
 
 def _likeliest(root: Node, faults: Sequence[Any]) -> list[Any]:

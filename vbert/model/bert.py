@@ -11,7 +11,7 @@ from pydantic import Field
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Settings
-from vbert.data.spec import Source, absolute
+from vbert.data.spec import Source
 from vbert.data.yaml import read_yaml
 from vbert.model.config import ModelSettings, VisualBertConfig
 from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary
@@ -72,10 +72,7 @@ def model_spec(name: str) -> ModelSpec:
             f"no model {name!r} in data_specs/models; {nearest(name, model_names())}, or give the folder of a BERT, or "
             "your own .yaml"
         )
-    spec = read_yaml(path, ModelSpec)
-    if isinstance(spec.source, Source):
-        spec = spec.model_copy(update={"source": absolute(spec.source, path.parent)})
-    return spec
+    return read_yaml(path, ModelSpec)
 
 
 def bert_source(where: str) -> tuple[HubSource | Source, str]:

@@ -19,7 +19,7 @@ from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.artifacts.settings import Acceptance, Numerics, Plugin, Settings, Since, Wiring
 from vbert.data.raw import Raw
-from vbert.data.spec import Source, absolute
+from vbert.data.spec import Source
 from vbert.regions.backends.architectures import Architecture
 from vbert.regions.boxes import BoxRule, Nms, NmsRule
 from vbert.regions.contract import Contract, Layer, Preprocessing
@@ -110,12 +110,7 @@ def detector_file(name: str) -> DetectorFile:
         raise UserError(
             f"no detector {name!r} in data_specs/detectors; {nearest(name, detector_names())}, or give your own .yaml"
         )
-    found = read_yaml(path, DetectorFile)
-    if found.name != path.stem:
-        raise UserError(f"{path}: name: {found.name!r} must be that of its file, {path.stem!r}")
-    weights = {key: absolute(source, path.parent) for key, source in found.weights.items()}
-    start = None if found.start is None else absolute(found.start, path.parent)
-    return found.model_copy(update={"weights": weights, "start": start})
+    return read_yaml(path, DetectorFile)
 
 
 class RegionSettings(Settings):

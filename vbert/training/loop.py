@@ -301,6 +301,7 @@ class _Run:
         if self.job.rank == 0:
             optimizer = _on_cpu(optimizer_tensors(self.optimizer))
             self.checkpoints.save(self.state, _on_cpu(self.task.model.state_dict()), optimizer)
+            self.job.kept(self.state.step, self.schedule.steps)
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
         self.task.model.load_state_dict(tensors)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from vbert.artifacts.errors import UserError, nearest
-from vbert.data.names import HINTED, bare, ending, folded, is_image, plain
+from vbert.artifacts.errors import UserError, near
+from vbert.data.names import bare, ending, folded, is_image, plain
 
 if TYPE_CHECKING:
     from vbert.data.raw import Raw
@@ -50,7 +50,7 @@ class Photos:
             if found:
                 both = " and ".join(f"{source}/{member}" for source, member in found[:2])
                 raise UserError(f"{where}: the photo {name!r:.200} may be {both}; name it with its folder")
-        hint = nearest(name, [member.rpartition("/")[2] for _, member in self._all[:HINTED]])
+        hint = near(name, [member.rpartition("/")[2] for _, member in self._all])
         raise UserError(f"{where}: no source holds the photo {name!r:.200}; {hint:.200}; are all sources given?")
 
     def _like(self, name: str, folder: str, key: Callable[[str], str]) -> list[Place]:

@@ -54,7 +54,7 @@ class Statement(Settings):
         if layer not in (None, spec.layer):
             raise UserError(f"--layer {layer}: the detector {detector!r} makes features of {spec.layer}; leave it out")
         return cls(
-            detector=detector,
+            detector=file.name,
             backend=spec.backend,
             weights=weights,
             layer=spec.layer,

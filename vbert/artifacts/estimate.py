@@ -1,0 +1,113 @@
+"""What a missing step will cost: seconds and bytes of one like it, scaled by what they grow with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.manifest import Manifest
+from vbert.artifacts.store import Store
+from vbert.artifacts.tally import Kept
+
+if TYPE_CHECKING:
+    from vbert.artifacts.graph import Planned
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """None where nothing like it was ever made here."""
+
+    seconds: float | None = None
+    size: float | None = None
+
+    def without(self, kept: Kept | None) -> Estimate:
+        """Of what is left to do."""
+        if self.seconds is None or kept is None or not kept.total:
+            return self
+        return replace(self, seconds=self.seconds * max(0.0, 1 - kept.done / kept.total))
+
+
+def estimates(lines: Iterable[Planned], store: Store) -> dict[str, Estimate]:
+    """Fingerprint → estimate of every line that a run would build.
+
+    Each is measured against the newest finished artifact of its stage, one with the same label where there is one.
+    """
+    missing = [line for line in lines if line.status in ("missing", "unfinished")]
+    if not missing:
+        return {}
+    seen = _Seen([found for found in store.manifests() if found.alias_of is None])
+    return {line.artifact.fingerprint: seen.estimate(line.artifact).without(line.kept) for line in missing}
+
+
+class _Seen:
+    def __init__(self, manifests: Sequence[Manifest]) -> None:
+        self._made = {found.fingerprint: found for found in manifests}
+        self._newest = sorted(manifests, key=lambda found: found.created, reverse=True)
+
+    def estimate(self, artifact: Artifact) -> Estimate:
+        assert artifact.step is not None
+        cost, alike = artifact.step.stage.cost, self._alike(artifact)
+        outright = None if cost.bytes_are is None else _number(_at(artifact.step.hashed["arguments"], cost.bytes_are))
+        if alike is None:
+            return Estimate(None, outright)
+        seconds, size = self._ratio(artifact, alike, cost.seconds_by), self._ratio(artifact, alike, cost.bytes_by)
+        return Estimate(
+            None if seconds is None else alike.seconds * seconds,
+            outright if outright is not None else None if size is None else alike.size * size,
+        )
+
+    def _alike(self, artifact: Artifact) -> Manifest | None:
+        of_stage = [found for found in self._newest if found.stage == artifact.stage_name]
+        return next((found for found in of_stage if found.label == artifact.label), next(iter(of_stage), None))
+
+    def _ratio(self, artifact: Artifact, alike: Manifest, by: Sequence[str]) -> float | None:
+        """How much more of it there is than in `alike`; None where that can't be known yet."""
+        assert artifact.step is not None
+        inputs = {held.fingerprint: held for held in artifact.step.inputs()}
+        ratio = 1.0
+        for name in by:
+            new = self._amount(artifact.step.hashed["arguments"], name, inputs)
+            old = self._amount(alike.hashed["arguments"], name, {})
+            if new is None or not old:
+                return None
+            ratio *= new / old
+        return ratio
+
+    def _amount(self, arguments: Any, name: str, inputs: Mapping[str, Artifact]) -> float | None:
+        head, star, tail = name.partition(".*.")
+        if star:
+            parts = _at(arguments, head)
+            each = [self._value(part, tail, inputs) for part in parts.values()] if isinstance(parts, dict) else [None]
+            return None if None in each else sum(value for value in each if value is not None)
+        return self._value(arguments, name, inputs)
+
+    def _value(self, held: Any, name: str, inputs: Mapping[str, Artifact]) -> float | None:
+        for part in name.split("."):
+            if isinstance(held, dict) and set(held) == {"artifact"}:
+                return self._figure(held["artifact"], part, inputs)
+            held = held.get(part) if isinstance(held, dict) else None
+        return _number(held)
+
+    def _figure(self, fingerprint: str, name: str, inputs: Mapping[str, Artifact]) -> float | None:
+        """A figure of an input: of the finished one, else what it will be, from one like it."""
+        made = self._made.get(fingerprint)
+        if made is not None:
+            return _number(made.figures.get(name))
+        wanted = inputs.get(fingerprint)
+        alike = None if wanted is None else self._alike(wanted)
+        if wanted is None or alike is None or wanted.step is None:
+            return None
+        known, ratio = _number(alike.figures.get(name)), self._ratio(wanted, alike, wanted.step.stage.cost.bytes_by)
+        return None if known is None or ratio is None else known * ratio
+
+
+def _at(value: Any, name: str) -> Any:
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
