@@ -42,6 +42,14 @@ def test_what_is_the_same_in_both_cancels() -> None:
     assert found.by_seed == (pytest.approx(0.25),) * 3
 
 
+def test_equal_answers_everywhere_have_a_bound_that_holds() -> None:
+    """None of 100 images differs: up to 3.6 % of images may, as for no success in 100."""
+    same = np.ones((3, IMAGES * EACH))
+    found = paired_difference(same, same, GROUPS, 100)
+    assert (found.value, found.high) == (0, pytest.approx(1 - 0.025 ** (1 / 100)))
+    assert found.low == -found.high
+
+
 def test_seeds_that_disagree_widen_it() -> None:
     theirs = np.zeros((3, IMAGES * EACH))
     ours = theirs + np.array([[0.02], [0.05], [0.11]])
