@@ -19,7 +19,7 @@ from flows.on_prefect.body import Here
 from flows.on_prefect.here import in_this_process
 from flows.on_prefect.schedule import schedule
 from vbert.artifacts.build import Machine
-from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.errors import BuildError, NotAccepted, UserError
 from vbert.artifacts.graph import Events, build_here, walk
 from vbert.artifacts.store import Store
 
@@ -101,6 +101,24 @@ def test_what_the_page_of_a_run_shows(api: Api, tmp_path: Path, monkeypatch: pyt
     assert squares["name"].startswith("toy_squares[one] ")
     fingerprint = toy.graph().fingerprint[:8]
     assert f"toy_total {fingerprint}: building" in api.logs(flow_run, "toy_total")
+
+
+def test_what_will_not_be_accepted_ends_the_run_before_more_is_made(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As soon as an input tells; and at once where it is known already."""
+
+    def objection(self: toy.Squares) -> str | None:
+        assert self.store is not None
+        (numbers,) = self.inputs()
+        return None if self.store.find("toy_numbers", numbers.fingerprint) is None else f"{self.title}: too many"
+
+    monkeypatch.setattr(toy.Squares, "objection", objection)
+    for built in (["toy_numbers[one]"], []):
+        _, state, here = run(tmp_path / "store")
+        with pytest.raises(NotAccepted, match=r"^toy_squares\[one\]: too many$"):
+            state.result()
+        assert [one.artifact.title for one in here.built] == built
 
 
 def test_what_was_made_of_the_same_content_is_adopted(api: Api, tmp_path: Path) -> None:
