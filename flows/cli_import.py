@@ -22,6 +22,7 @@ def import_features(
     layer: Literal["fc6", "fc7", "res5_pool"] | None = None,
     weights: str | None = None,
     boxes_in: str | None = None,
+    dtype: Literal["float16", "float32", "float64"] | None = None,
     images: Path | None = None,
     sizes: Path | None = None,
     ids: str | None = None,
@@ -37,7 +38,8 @@ def import_features(
 ) -> None:
     """Bring features of another system into shards, with a contract that says how they came about.
 
-    Reads LXMERT and bottom-up-attention TSV, Oscar TSV, MMF/Pythia .npy, MMF and UNITER LMDB, BAN HDF5, VisualBERT .th.
+    Reads LXMERT and bottom-up-attention TSV, Oscar TSV, MMF/Pythia .npy, MCAN .npz, MMF, UNITER and ViLBERT LMDB, BAN
+    HDF5, VisualBERT .th.
 
     Example: `vbert features import train2014_obj36.tsv --detector unknown --layer res5_pool --out features/train`
 
@@ -56,6 +58,8 @@ def import_features(
     boxes_in
         what box numbers are: original (pixels of the image), recorded (pixels of the size that the file records),
         resized:SHORT or resized:SHORT,LONG, normalised, or none (leave boxes out); by default what the format says.
+    dtype
+        of the features, in tables that don't say it; float32 otherwise.
     images
         folder of the images, for their sizes.
     sizes
@@ -94,6 +98,7 @@ def import_features(
             layer=layer,
             weights=weights,
             boxes_in=boxes_in,
+            dtype=dtype,
             sizes=said(images if images is not None else sizes),
             ids=ids,
             cap=cap,
@@ -113,7 +118,7 @@ def import_features(
     if detector == UNKNOWN:
         say(f"detector unknown: nothing says which features these fit (give --detector when you know it); {made.title}")
     if made.figures["quarantined"]:
-        say(f"{made.figures['quarantined']} images are left out: see {made.path / 'quarantine.parquet'}")
+        say(f"{made.figures['quarantined']} entries are left out: see {made.path / 'quarantine.parquet'}")
     if out is not None:
         from vbert.artifacts.handing_out import hand_out
 

@@ -11,6 +11,7 @@ from vbert.artifacts.errors import UserError
 from vbert.artifacts.settings import LocalPath, Settings, Wiring
 from vbert.data.raw import Raw
 from vbert.regions.contract import Layer
+from vbert.regions.interop import Dtype
 from vbert.regions.shards import Shards
 
 
@@ -29,6 +30,7 @@ class FeaturesEntry(Settings):
     boxes_in: Annotated[str | None, Wiring] = Field(
         None, description="original, recorded, resized:SHORT[,LONG], normalised or none; else what the format says"
     )
+    dtype: Annotated[Dtype | None, Wiring] = Field(None, description="of the features, where the file doesn't say it")
     sizes: Annotated[str | None, Wiring, LocalPath()] = Field(
         None, description="of the images: their folder, or a table of image_id, width, height"
     )
@@ -56,6 +58,7 @@ def imported(entry: FeaturesEntry) -> Shards:
     settings = ImportSettings(
         statement=Statement.of(entry.detector, entry.layer, entry.weights),
         boxes_in=None if entry.boxes_in is None else BoxesIn.parse(entry.boxes_in),
+        dtype=entry.dtype,
         ids=entry.ids,
         cap=entry.cap,
         classes=_vocabulary(entry.classes),

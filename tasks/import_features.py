@@ -16,7 +16,7 @@ from vbert.regions.shards import Shards
 @stage(
     "import_features",
     makes=Shards,
-    version=1,
+    version=2,
     retries=2,
     cost=Cost(seconds_by=("files.*.bytes",), bytes_by=("files.*.bytes",)),
 )

@@ -164,6 +164,39 @@ def mmf_lmdb(folder: Path, given: list[Image], subfolder: str = "train2014/") ->
     return folder
 
 
+def vilbert_lmdb(folder: Path, given: list[Image], volta: bool = False, arrays: bool = False) -> Path:
+    """facebookresearch/vilbert-multi-task's and e-bug/volta's: base64 in pickled dicts, numbers as text."""
+    import lmdb
+
+    with lmdb.open(str(folder), map_size=2**28) as env, env.begin(write=True) as txn:
+        for one in given:
+            size = {"img_h": one.height, "img_w": one.width} if volta else {"image_h": str(one.height)}
+            held: dict[str, object] = {"image_id": one.name, "num_boxes": str(len(one.boxes)), **size}
+            held |= {} if volta else {"image_w": str(one.width), "cls_prob": b64(one.probabilities, "<f4")}
+            for name, value in (("features", one.features), ("boxes", one.boxes)):
+                held[name] = value if arrays else b64(value, "<f4").encode()
+            if volta:
+                held |= {"objects_id": b64(one.objects, "<i8"), "objects_conf": b64(one.conf, "<f4")}
+                held |= {"attrs_id": b64(one.attrs, "<i8"), "attrs_conf": b64(one.attrs_conf, "<f4")}
+            txn.put(one.name.encode(), pickle.dumps(held))
+        txn.put(b"keys", pickle.dumps([one.name.encode() for one in given]))
+    return folder
+
+
+def mcan_npz(folder: Path, given: list[Image], by_rows: bool = False) -> Path:
+    """MILVLG/mcan-vqa (features by columns) and MILVLG/bottom-up-attention.pytorch (by rows, with `info`)."""
+    folder.mkdir(parents=True)
+    for one in given:
+        about = {"bbox": one.boxes, "num_bbox": len(one.boxes), "image_h": one.height, "image_w": one.width}
+        if by_rows:
+            info = {"image_id": one.name, "objects_id": one.objects, "objects_conf": one.conf}
+            info |= {"attrs_id": one.attrs, "attrs_conf": one.attrs_conf}
+            np.savez_compressed(folder / f"{one.name}.jpg.npz", x=one.features, **about, info=np.array(info, object))
+        else:
+            np.savez_compressed(folder / f"{one.name}.jpg.npz", x=one.features.T, **about)
+    return folder
+
+
 def uniter_lmdb(parent: Path, given: list[Image], compressed: bool = True, counts: bool = True) -> Path:
     """ChenRocks/UNITER's convert_imgdir: npz bytes with a stray `allow_pickle`, or msgpack by msgpack_numpy."""
     import lmdb

@@ -9,7 +9,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from regions.interop_files import Image
 from vbert.artifacts.errors import UserError
 from vbert.data.pickles import UnsafePickle
 from vbert.regions import interop
+from vbert.regions.interop.boxes_in import in_pixels
 from vbert.regions.interop.found import BadEntry, Found
 from vbert.regions.interop.npy_bytes import read_npz
 
@@ -82,6 +83,20 @@ WRITTEN = {
         lambda p: files.mmf_lmdb(p / "x.lmdb", GIVEN),
         lambda name: f"train2014/{name}",
         knows="sizes scores classes distributions",
+    ),
+    "vilbert": Written("vilbert_lmdb", lambda p: files.vilbert_lmdb(p / "x.lmdb", GIVEN), knows="sizes distributions"),
+    "volta": Written(
+        "vilbert_lmdb", lambda p: files.vilbert_lmdb(p / "x.lmdb", GIVEN, volta=True), knows="sizes scores classes"
+    ),
+    "vilbert with arrays": Written(
+        "vilbert_lmdb", lambda p: files.vilbert_lmdb(p / "x.lmdb", GIVEN, arrays=True), knows="sizes distributions"
+    ),
+    "mcan": Written("npz", lambda p: files.mcan_npz(p / "npz", GIVEN), lambda name: f"{name}.jpg", knows="sizes"),
+    "bottom-up-attention.pytorch": Written(
+        "npz",
+        lambda p: files.mcan_npz(p / "npz", GIVEN, by_rows=True),
+        lambda name: f"{name}.jpg",
+        knows="sizes scores classes",
     ),
     "ban": Written("ban_hdf5", lambda p: files.ban_hdf5(p / "train.hdf5", GIVEN), number, knows="sizes"),
     "visualbert": Written("visualbert_th", lambda p: files.visualbert_th(p / "a.th", GIVEN), png, knows="scores"),
@@ -355,3 +370,133 @@ def test_an_npz_entry_beyond_all_files_is_refused() -> None:
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, len(listed), 0, 0)
     with pytest.raises(BadEntry, match=r"no whole \.npz"):
         read_npz(listed + end, ["features"], "a")
+
+
+def whole_numbers(path: Path, kind: str) -> Path:
+    """Boxes as int64, ids as int32, confidences as float64: what scripts of one's own write."""
+    given = [replace(one, boxes=np.round(one.boxes)) for one in GIVEN]
+    if kind == "lxmert":
+        files.lxmert_tsv(path / "a.tsv", given)
+        lines = [line.split("\t") for line in (path / "a.tsv").read_text().splitlines()]
+        for row, one in zip(lines, given, strict=True):
+            row[3], row[4] = files.b64(one.objects, "<i4"), files.b64(one.conf, "<f8")
+            row[8] = files.b64(one.boxes, "<i8")
+        (path / "a.tsv").write_text("\n".join("\t".join(row) for row in lines))
+        return path / "a.tsv"
+    if kind == "bottom-up":
+        files.bottom_up_tsv(path / "a.tsv", given)
+        lines = [line.split("\t") for line in (path / "a.tsv").read_text().splitlines()]
+        for row, one in zip(lines, given, strict=True):
+            row[4] = files.b64(one.boxes, "<i4")
+        (path / "a.tsv").write_text("\n".join("\t".join(row) for row in lines))
+        return path / "a.tsv"
+    given = [replace(one, boxes=one.boxes.astype(np.int32)) for one in given]
+    return files.mmf_npy(path / "npy", given) if kind == "mmf" else files.mcan_npz(path / "npz", given)
+
+
+@pytest.mark.parametrize("kind", ["lxmert", "bottom-up", "mmf", "mcan"])
+def test_whole_numbers_are_boxes(kind: str, tmp_path: Path) -> None:
+    found = list(read_all(whole_numbers(tmp_path, kind)).values())
+    boxes = {tuple(map(tuple, np.round(one.boxes).tolist())) for one in GIVEN}
+    assert {tuple(map(tuple, one.boxes.tolist())) for one in found} == boxes  # type: ignore[union-attr]
+    assert all(one.boxes.dtype == np.float32 for one in found)  # type: ignore[union-attr]
+
+
+def with_features(path: Path, dtype: str) -> Path:
+    files.bottom_up_tsv(path, GIVEN)
+    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    for row, one in zip(lines, GIVEN, strict=True):
+        row[5] = files.b64(one.features, dtype)
+    path.write_text("\n".join("\t".join(row) for row in lines))
+    return path
+
+
+@pytest.mark.parametrize(("dtype", "code"), [("float16", "<f2"), ("float64", "<f8")])
+def test_bytes_of_another_type_are_refused_or_read_as_stated(dtype: str, code: str, tmp_path: Path) -> None:
+    path = with_features(tmp_path / "a.tsv", code)
+    module = interop.load("bottom_up_tsv")
+    local = module.files(path)
+    entries = list(module.index(local))
+    with module.opened(local) as read:
+        for entry in entries:
+            with pytest.raises(
+                BadEntry, match=rf"are no features: .*; as {dtype} they are 16 numbers .*--dtype {dtype}"
+            ):
+                read(*entry)
+    with interop.reading(module, local, dtype) as read:  # type: ignore[arg-type]
+        for entry, one in zip(entries, GIVEN, strict=True):
+            assert (read(*entry).features == one.features.astype(code)).all()
+    with pytest.raises(UserError, match=r"--dtype float16: .* says the type of its numbers itself; leave it out"):
+        interop.reading(interop.load("npy"), {}, "float16")
+
+
+def pixels(kind: str) -> list[Image]:
+    """Features of 256 numbers, and in `shares` what stands where Oscar's boxes do."""
+    given = files.images(dim=256)
+    for one in given:
+        sides = one.boxes[:, 2:] - one.boxes[:, :2]
+        six = np.concatenate([one.boxes, sides], 1)
+        six = np.roll(six, 1, 1) if kind == "no box" else six
+        one.features = np.concatenate([one.features, six], 1).astype(np.float32)
+    return given
+
+
+@pytest.mark.parametrize("kind", ["pixels", "no box"])
+def test_the_last_six_of_oscars_numbers_are_never_taken_for_features(kind: str, tmp_path: Path) -> None:
+    path = files.oscar_tsv(tmp_path / "a.tsv", pixels(kind), boxes=False)
+    if kind == "no box":
+        with pytest.raises(BadEntry, match="262 numbers are 256 and the six of a box, but the last six are no box"):
+            read_all(path)
+        return
+    for one, read in zip(pixels(kind), read_all(path).values(), strict=True):
+        assert (read.features == one.features[:, :256]).all()
+        assert (read.boxes == one.boxes).all()  # type: ignore[union-attr]
+        assert read.unit == "pixels"
+        with pytest.raises(
+            BadEntry, match="the last six of its 262 numbers are boxes in pixels, and the image's size isn't"
+        ):
+            in_pixels(read, None, None, "a")
+
+
+NPZ: dict[str, tuple[dict[str, object], str]] = {
+    "no x": ({"features": np.zeros((3, 4), np.float32)}, "no float x of two axes"),
+    "as many as long": ({"x": np.ones((4, 4), np.float32), "bbox": np.zeros((4, 4))}, "two readings: x is"),
+    "neither axis": ({"x": np.ones((5, 7), np.float32), "bbox": np.zeros((4, 4))}, "there are 4 boxes"),
+    "more than there are": ({"x": np.ones((4, 7), np.float32), "bbox": np.zeros((4, 4)), "num_bbox": 9}, "9 count"),
+    "no count": ({"x": np.ones((4, 7), np.float32)}, "there are None boxes"),
+    "half a box": ({"x": np.ones((4, 7), np.float32), "bbox": np.zeros((4, 4)), "num_bbox": 1.5}, "not a whole number"),
+    "other ids": (
+        {"x": np.ones((4, 7), np.float32), "bbox": np.zeros((4, 4)), "info": np.array({"objects_id": [1]}, object)},
+        "objects_id is int64",
+    ),
+    "code": (
+        {"x": np.ones((4, 7), np.float32), "bbox": np.zeros((4, 4)), "info": np.array({"a": Path}, object)},
+        "unsafe pickle",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", NPZ)
+def test_an_npz_that_can_not_be_understood_is_named(kind: str, tmp_path: Path) -> None:
+    held, said = NPZ[kind]
+    np.savez(tmp_path / "7.npz", **held)  # type: ignore[arg-type]
+    with pytest.raises(BadEntry, match=said) as bad:
+        read_all(tmp_path, "npz")
+    assert bad.value.where.startswith(str(tmp_path / "7.npz"))
+
+
+def test_an_npz_counts_its_boxes_and_leaves_the_rest(tmp_path: Path) -> None:
+    x = np.arange(28, dtype=np.float32).reshape(7, 4)
+    np.savez(tmp_path / "7.npz", x=x, bbox=np.zeros((4, 4)), num_bbox=np.array(3), image_w=10, image_h=0)
+    (found,) = read_all(tmp_path, "npz").values()
+    assert (found.features == x.T[:3]).all()
+    assert (found.width, found.height) == (10, None)
+
+
+def test_an_lmdb_of_tensorpack_is_named(tmp_path: Path) -> None:
+    import lmdb
+
+    with lmdb.open(str(tmp_path / "x")) as env, env.begin(write=True) as txn:
+        txn.put(b"__keys__", b"\x92\xc4\x011\xc4\x012")
+    with pytest.raises(UserError, match="tensorpack's, of ViLBERT's or volta's pre-training"):
+        read_all(tmp_path / "x")

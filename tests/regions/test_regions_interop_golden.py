@@ -16,6 +16,8 @@ MADE: dict[str, Callable[[Path], Path]] = {
     "bottom_up_tsv": lambda folder: files.bottom_up_tsv(folder / "a.tsv", GIVEN),
     "oscar_tsv": lambda folder: files.oscar_tsv(folder / "a.tsv", GIVEN),
     "uniter_lmdb": lambda folder: files.uniter_lmdb(folder / "x", GIVEN),
+    "vilbert_lmdb": lambda folder: files.vilbert_lmdb(folder / "x.lmdb", GIVEN),
+    "npz": lambda folder: files.mcan_npz(folder / "npz", GIVEN, by_rows=True),
     "mmf_lmdb": lambda folder: files.mmf_lmdb(folder / "x.lmdb", GIVEN),
     "ban_hdf5": lambda folder: files.ban_hdf5(folder / "train.hdf5", GIVEN),
     "visualbert_th": lambda folder: files.visualbert_th(folder / "a.th", GIVEN),

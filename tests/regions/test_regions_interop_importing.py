@@ -22,7 +22,7 @@ from vbert.regions import interop
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, scale
 from vbert.regions.interop.found import BadEntry, Found
 from vbert.regions.interop.importing import ImportSettings, Statement, capped
-from vbert.regions.interop.opened import LocalFiles
+from vbert.regions.interop.opened import LocalFiles, opened
 from vbert.regions.interop.sizes import Names, Sizes
 from vbert.regions.shards import Shards
 
@@ -240,6 +240,40 @@ def test_broken_entries_go_to_the_quarantine(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(row)
     boxes_of(shards, GIVEN[:-1])
     assert shards.figures["quarantined"] == 1
+
+
+def test_a_whole_copy_after_a_broken_one_counts(tmp_path: Path) -> None:
+    """As in bottom-up attention's published files: a line that was cut off, and the whole one at the end."""
+    path = files.lxmert_tsv(tmp_path / "a.tsv", [*GIVEN, GIVEN[2], GIVEN[2]])
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2][:-300] + b"\n"
+    path.write_bytes(b"".join(lines))
+    shards = imported(tmp_path / "store", path, quarantine=0.9)
+    boxes_of(shards, GIVEN)
+    rows = shards.quarantine().to_pylist()
+    assert [(row["image_id"], row["reason"]) for row in rows] == [
+        (GIVEN[2].name, "broken copy"),
+        (GIVEN[2].name, "twice"),
+    ]
+    assert rows[0]["path"] == "a.tsv:3"
+    assert rows[0]["detail"].startswith("truncated: ")
+    assert rows[0]["detail"].endswith("one after it counts")
+    with opened(path) as features:
+        assert (features.read(GIVEN[2].name).features == GIVEN[2].features).all()
+
+
+def test_numbers_of_another_type_stop_the_import_unless_stated(tmp_path: Path) -> None:
+    path = files.bottom_up_tsv(tmp_path / "a.tsv", GIVEN)
+    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    for row, one in zip(lines, GIVEN, strict=True):
+        row[5] = files.b64(one.features, "<f2")
+    path.write_text("\n".join("\t".join(row) for row in lines))
+    with pytest.raises(UserError, match=r"no image with regions can be read: .* give --dtype float16"):
+        imported(tmp_path / "store", path)
+    shards = imported(tmp_path / "store", path, dtype="float16")
+    boxes_of(shards, GIVEN, lambda name: str(int(name.rpartition("_")[2])))
+    with pytest.raises(UserError, match="says the type of its numbers itself"):
+        imported(tmp_path / "store", files.mmf_npy(tmp_path / "npy", GIVEN), dtype="float16")
 
 
 def test_entries_that_do_not_fit_the_others(tmp_path: Path) -> None:

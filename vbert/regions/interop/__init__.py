@@ -10,6 +10,9 @@ A format is a module of this package and a line in FORMATS. One that reads has (
     def index(files) -> Iterator[(key, place)]   every image's name in the file and where it is, without the features
     def opened(files) -> context manager         of a function (key, place) → Found, for one process
 
+One whose files say how many bytes an image's features take, but not of which type, has `BY_LENGTH = True` and an
+`opened(files, dtype)` that takes what `--dtype` says.
+
 Keys are the file's own names; places are numbers and texts. Only `index` and `opened` import heavy libraries. Files are
 untrusted: pickles go through `vbert.data.pickles`, sizes are compared with the bytes there before memory is taken.
 A file that can't be one raises UserError, one entry that can't be read BadEntry; both say where.
@@ -21,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Plugin
@@ -29,6 +32,7 @@ from vbert.regions.interop.found import Found
 
 Place = tuple[Any, ...]
 Read = Callable[[str, Place], Found]
+Dtype = Literal["float16", "float32", "float64"]
 
 # name → its module in this package. Those that look alike stand in the order in which they are tried.
 FORMATS = {
@@ -36,9 +40,11 @@ FORMATS = {
     "bottom_up_tsv": "bottom_up_tsv",
     "oscar_tsv": "oscar_tsv",
     "uniter_lmdb": "uniter_lmdb",
+    "vilbert_lmdb": "vilbert_lmdb",
     "mmf_lmdb": "mmf_lmdb",
     "ban_hdf5": "ban_hdf5",
     "visualbert_th": "visualbert_th",
+    "npz": "npz_files",
     "npy": "npy_files",
 }
 WRITERS = {"lxmert_tsv": "lxmert_tsv", "npy": "npy_files", "arrow": "hf_arrow"}
@@ -62,6 +68,15 @@ def load(name: str) -> Format:
     if name not in FORMATS:
         raise UserError(f"no format {name!r} that can be read; {nearest(name, FORMATS)}")
     return cast(Format, import_module(f"{__name__}.{FORMATS[name]}"))
+
+
+def reading(module: Format, files: Mapping[str, Path], dtype: Dtype | None) -> AbstractContextManager[Read]:
+    """`module.opened`, of features of the type `dtype`, if stated. Raises UserError where the format says it itself."""
+    if dtype is None:
+        return module.opened(files)
+    if not getattr(module, "BY_LENGTH", False):
+        raise UserError(f"--dtype {dtype}: {module.TITLE} says the type of its numbers itself; leave it out")
+    return cast(Any, module).opened(files, dtype)  # type: ignore[no-any-return]
 
 
 def plugin(name: str) -> Plugin:

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from vbert.regions.interop import Place, Read, tsv
+from vbert.regions.interop import Dtype, Place, Read, tsv
 from vbert.regions.interop.found import Found
 
-VERSION = 1
+VERSION = 2
 TITLE = "bottom-up attention TSV (6 columns)"
+BY_LENGTH = True
 COLUMNS = 6
 
 
@@ -32,16 +33,16 @@ def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
     return tsv.lines(files)
 
 
-def opened(files: Mapping[str, Path]) -> AbstractContextManager[Read]:
-    return tsv.opened_table(files, _parse)
+def opened(files: Mapping[str, Path], dtype: Dtype | None = None) -> AbstractContextManager[Read]:
+    return tsv.opened_table(files, _parse, dtype)
 
 
-def _parse(row: Sequence[bytes], where: str) -> Found:
+def _parse(row: Sequence[bytes], where: str, dtype: Dtype | None) -> Found:
     _, width, height, count, boxes, features = tsv.checked_columns(row, COLUMNS, where)
     n = tsv.whole(count, "num_boxes", where)
     return Found(
-        features=tsv.array(features, "<f4", (n, -1), "features", where),
-        boxes=tsv.array(boxes, "<f4", (n, 4), "boxes", where),
+        features=tsv.features(features, n, dtype, where),
+        boxes=tsv.boxes(boxes, n, where),
         width=tsv.whole(width, "image_w", where),
         height=tsv.whole(height, "image_h", where),
     )

@@ -68,8 +68,8 @@ def in_pixels(found: Found, boxes_in: BoxesIn | None, size: Size | None, where: 
         raise BadEntry(
             where,
             "no size",
-            "the image's size isn't known: give --images FOLDER or --sizes FILE, or "
-            "--boxes-in none to leave the boxes out",
+            f"{found.note}{', and ' if found.note else ''}the image's size isn't known: give --images FOLDER or "
+            "--sizes FILE, or --boxes-in none to leave the boxes out",
         )
     if kind == "original" and recorded is not None and recorded != original:
         raise BadEntry(

@@ -20,7 +20,7 @@ class Found:
 
     features [n, d]; boxes [n, 4] x1 y1 x2 y2 in pixels, or `normalised`: divided by width and height; width and height
     as recorded beside them; scores [n]; classes and attributes: names, or numbers as text where the file has those;
-    attribute_scores [n]; distributions [n, C].
+    attribute_scores [n]; distributions [n, C]; `note`: how the file was understood, where that is no matter of course.
     """
 
     features: NDArray[np.floating[Any]]
@@ -33,6 +33,7 @@ class Found:
     attributes: Sequence[Sequence[str]] | None = None
     attribute_scores: Sequence[Sequence[float]] | None = None
     distributions: NDArray[np.floating[Any]] | None = None
+    note: str = ""
 
 
 class BadEntry(Exception):
@@ -44,6 +45,28 @@ class BadEntry(Exception):
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}: {self.detail}"
+
+
+SMALLEST, LARGEST = 2.0**-24, 65504.0  # of float16, other than 0
+TINY, HUGE = 0.05, 0.1  # shares of numbers beyond them that no features of a network have
+
+
+def out_of_proportion(features: NDArray[np.floating[Any]]) -> str | None:
+    """What of the numbers shows that they are no features of a network, or bytes of another type; None for nothing.
+
+    Bytes of float16, float64 or whole numbers, read as float32, have exponents of all sizes: 20 to 50 % of them are
+    below 6e-8. Of features none is, but those that are 0.
+    """
+    import numpy as np
+
+    sizes = np.abs(np.asarray(features, np.float64))
+    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+    if not len(sizes):
+        return None
+    tiny, huge = float((sizes < SMALLEST).mean()), float((sizes > LARGEST).mean())
+    if tiny <= TINY and huge <= HUGE:
+        return None
+    return f"of its numbers other than 0, {tiny:.0%} are below {SMALLEST:.0e} and {huge:.0%} above {LARGEST:g}"
 
 
 def numbered(ids: Any) -> list[str]:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from vbert.artifacts.errors import UserError
-from vbert.artifacts.settings import Acceptance, Plugin, Settings
+from vbert.artifacts.settings import Acceptance, Plugin, Settings, Since
 from vbert.regions import interop
 from vbert.regions.boxes import BoxRule, NmsRule
 from vbert.regions.contract import Contract, Layer, Preprocessing
-from vbert.regions.interop import Place
+from vbert.regions.interop import Dtype, Place
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels
-from vbert.regions.interop.found import BadEntry, Found
+from vbert.regions.interop.found import BadEntry, Found, out_of_proportion
 
 if TYPE_CHECKING:
     from vbert.data.raw import Raw
@@ -76,6 +76,7 @@ class ImportSettings(Settings):
 
     statement: Statement
     boxes_in: BoxesIn | None = Field(None, description="None: what the format says")
+    dtype: Annotated[Dtype | None, Since(None)] = Field(None, description="of features whose type the file doesn't say")
     ids: str | None = None
     cap: int | None = Field(None, ge=1, description="at most so many regions an image, the most confident ones")
     classes: tuple[str, ...] | None = Field(None, description="names of the classes that the file numbers")
@@ -94,10 +95,10 @@ class Expected:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The work of one shard: (image_id, key, place) of its images."""
+    """The work of one shard: its images with the (key, place) of each entry that is theirs; one, as a rule."""
 
     shard: int
-    entries: Sequence[tuple[str, str, Place]]
+    entries: Sequence[tuple[str, Sequence[tuple[str, Place]]]]
     expected: Expected
 
 
@@ -105,7 +106,6 @@ class Chunk:
 class Plan:
     units: Sequence[tuple[str, Chunk]]
     expected: Expected
-    twice: Mapping[str, list[str]]  # rows for the quarantine, by column
 
 
 def paths(files: Mapping[str, Raw]) -> dict[str, Path]:
@@ -116,26 +116,19 @@ def import_plan(files: Mapping[str, Raw], format: Plugin, settings: ImportSettin
     """Images by sorted id, `images_per_shard` at a time. Raises UserError for what no image can be imported with."""
     module = _module(format)
     local = paths(files)
-    entries: dict[str, tuple[str, str, Place]] = {}
-    twice: list[dict[str, str]] = []
+    entries: dict[str, list[tuple[str, Place]]] = {}
     for key, place in module.index(local):
-        image_id = image_id_of(key, settings.ids)
-        if image_id in entries:
-            detail = f"{key!r} has the id {image_id!r}, as has {entries[image_id][1]!r} before it"
-            twice.append({"image_id": image_id, "path": key, "reason": "twice", "detail": detail})
-        else:
-            entries[image_id] = (image_id, key, place)
+        entries.setdefault(image_id_of(key, settings.ids), []).append((key, place))
     if not entries:
         raise UserError(f"{local['features']}: there are no images in it")
-    rows = [entries[image_id] for image_id in sorted(entries)]
+    rows = [(image_id, entries[image_id]) for image_id in sorted(entries)]
     expected = _expected(local, module, rows, settings, sizes)
     starts = range(0, len(rows), settings.images_per_shard)
     units = [
         (f"{shard:06d}", Chunk(shard, rows[start : start + settings.images_per_shard], expected))
         for shard, start in enumerate(starts)
     ]
-    columns = ("image_id", "path", "reason", "detail")
-    return Plan(units, expected, {name: [row[name] for row in twice] for name in columns})
+    return Plan(units, expected)
 
 
 def image_id_of(key: str, ids: str | None) -> str:
@@ -164,17 +157,18 @@ def _module(format: Plugin) -> interop.Format:
 def _expected(
     files: Mapping[str, Path],
     module: interop.Format,
-    rows: Sequence[tuple[str, str, Place]],
+    rows: Sequence[tuple[str, Sequence[tuple[str, Place]]]],
     settings: ImportSettings,
     sizes: Raw | None,
 ) -> Expected:
     """What the first image that has regions tells of all. Raises UserError where it can't be imported so at all."""
     stated = settings.statement
     bad: BadEntry | None = None
-    with module.opened(files) as read:
-        for _, key, place in rows[:100]:
+    with interop.reading(module, files, settings.dtype) as read:
+        for key, place in (entry for _, copies in rows[:100] for entry in copies):
             try:
                 found = read(key, place)
+                _refuse_other_numbers(found, settings, f"{files['features'].name}: {key}")
             except BadEntry as error:
                 bad = bad or error
                 continue
@@ -197,6 +191,11 @@ def _expected(
                 _refuse_without_size(found, settings)
             return Expected(dim, boxes)
     raise UserError(f"{files['features']}: no image with regions can be read" + (f": {bad}" if bad else ""))
+
+
+def _refuse_other_numbers(found: Found, settings: ImportSettings, where: str) -> None:
+    if settings.dtype is None and (seen := out_of_proportion(found.features)) is not None:
+        raise BadEntry(where, "numbers", f"these are no features of a network: {seen}")
 
 
 def _refuse_without_size(found: Found, settings: ImportSettings) -> None:
@@ -224,16 +223,31 @@ def import_shard(
     local = paths(files)
     name, here = local["features"].name, f"{local['features'].parent}/"
 
-    def samples(read: interop.Read) -> Iterator[Sample]:
-        for image_id, key, place in chunk.entries:
-            try:
-                yield _sample(image_id, key, read(key, place), settings, known, chunk.expected, f"{name}: {key}")
-            except BadEntry as bad:
-                row = {"image_id": image_id, "path": bad.where, "reason": bad.reason, "detail": bad.detail}
-                for column, value in row.items():
-                    quarantine[column].append(value.replace(here, ""))  # where the files lie is no part of what is made
+    def set_aside(image_id: str, path: str, reason: str, detail: str) -> None:
+        row = {"image_id": image_id, "path": path, "reason": reason, "detail": detail}
+        for column, value in row.items():
+            quarantine[column].append(value.replace(here, ""))  # where the files lie is no part of what is made
 
-    with _module(format).opened(local) as read:
+    def samples(read: interop.Read) -> Iterator[Sample]:
+        for image_id, copies in chunk.entries:
+            broken: list[BadEntry] = []
+            for at, (key, place) in enumerate(copies):
+                try:
+                    made = _sample(image_id, key, read(key, place), settings, known, chunk.expected, f"{name}: {key}")
+                except BadEntry as bad:
+                    broken.append(bad)
+                    continue
+                for one in broken:
+                    set_aside(image_id, one.where, "broken copy", f"{one.reason}: {one.detail}; one after it counts")
+                for other, _ in copies[at + 1 :]:
+                    set_aside(image_id, other, "twice", f"{other!r} has the id {image_id!r}, as has {key!r} before it")
+                yield made
+                break
+            else:
+                for one in broken:
+                    set_aside(image_id, one.where, one.reason, one.detail)
+
+    with interop.reading(_module(format), local, settings.dtype) as read:
         offsets = write_shard(directory, chunk.shard, samples(read))
     return {"images": len(offsets["n"]), "regions": sum(offsets["n"]), "offsets": offsets, "quarantine": quarantine}
 
@@ -254,6 +268,7 @@ def _sample(
 
     size, sha256 = (None, None) if sizes is None else sizes.find(key.removesuffix(".npz"), where)
     found = capped(in_pixels(found, settings.boxes_in, size, where), settings.cap, where)
+    _refuse_other_numbers(found, settings, where)
     n = len(found.features)
     features = np.zeros((0, expected.dim), np.float16) if not n else found.features
     if features.shape[1] != expected.dim:
@@ -322,6 +337,6 @@ def gather(directory: Path, units: Iterable[Mapping[str, Any]], plan: Plan, sett
     from vbert.regions.shards import write_contents
 
     rows = list(units)
-    bad = [*(row["quarantine"] for row in rows), plan.twice]
+    bad = [row["quarantine"] for row in rows]
     contract = settings.statement.contract(plan.expected.dim, plan.expected.boxes)
     return write_contents(directory, [row["offsets"] for row in rows], bad, contract)

@@ -83,3 +83,12 @@ def has_key(path: Path, key: bytes) -> bool:
             return transaction.get(key) is not None
     except UserError:
         return False
+
+
+def first_value(path: Path, but: bytes) -> bytes | None:
+    """The value of the first entry whose key is not `but`; None where there is none, or no whole LMDB."""
+    try:
+        with opened_lmdb(path) as transaction, transaction.cursor() as cursor:
+            return next((bytes(value) for key, value in cursor if bytes(key) != but), None)
+    except UserError:
+        return None

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from vbert.artifacts.errors import UserError
-from vbert.regions.interop import Place, Read, tsv
+from vbert.regions.interop import Dtype, Place, Read, tsv
 from vbert.regions.interop.found import Found, numbered
 
-VERSION = 1
+VERSION = 2
 TITLE = "LXMERT TSV (10 columns)"
+BY_LENGTH = True
 COLUMNS = 10
 VOCABULARIES = ("objects_vocab.txt", "attributes_vocab.txt")
 
@@ -38,23 +39,23 @@ def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
     return tsv.lines(files)
 
 
-def opened(files: Mapping[str, Path]) -> AbstractContextManager[Read]:
-    return tsv.opened_table(files, _parse)
+def opened(files: Mapping[str, Path], dtype: Dtype | None = None) -> AbstractContextManager[Read]:
+    return tsv.opened_table(files, _parse, dtype)
 
 
-def _parse(row: Sequence[bytes], where: str) -> Found:
+def _parse(row: Sequence[bytes], where: str, dtype: Dtype | None) -> Found:
     _, height, width, *_ = tsv.checked_columns(row, COLUMNS, where)
     n = tsv.whole(row[7], "num_boxes", where)
-    read = partial(tsv.array, where=where)
-    attributes = read(row[5], "<i8", (n,), "attrs_id")
-    attribute_scores = read(row[6], "<f4", (n,), "attrs_conf")
+    read = partial(tsv.numbers, where=where)
+    attributes = read(row[5], "i", (n,), "attrs_id")
+    attribute_scores = read(row[6], "f", (n,), "attrs_conf")
     return Found(
-        features=read(row[9], "<f4", (n, -1), "features"),
-        boxes=read(row[8], "<f4", (n, 4), "boxes"),
+        features=tsv.features(row[9], n, dtype, where),
+        boxes=tsv.boxes(row[8], n, where),
         width=tsv.whole(width, "img_w", where),
         height=tsv.whole(height, "img_h", where),
-        scores=read(row[4], "<f4", (n,), "objects_conf"),
-        classes=numbered(read(row[3], "<i8", (n,), "objects_id")),
+        scores=read(row[4], "f", (n,), "objects_conf"),
+        classes=numbered(read(row[3], "i", (n,), "objects_id")),
         attributes=[[name] for name in numbered(attributes)],
         attribute_scores=[[float(score)] for score in attribute_scores],
     )

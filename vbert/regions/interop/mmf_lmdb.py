@@ -23,7 +23,7 @@ from vbert.regions.interop.npy_files import described, unpickled
 if TYPE_CHECKING:
     import numpy as np
 
-VERSION = 1
+VERSION = 2
 TITLE = "MMF LMDB (pickled dicts)"
 KEYS = b"keys"
 

@@ -53,7 +53,13 @@ def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtyp
 
 def read_npz(data: bytes, wanted: Collection[str], where: str) -> dict[str, NDArray[Any]]:
     """The `wanted` arrays of an `.npz`, those that are there; arrays of objects and other members are left alone."""
-    found: dict[str, NDArray[Any]] = {}
+    members = read_members(data, wanted, where)
+    return {name: value for name, value in members.items() if not isinstance(value, bytes)}
+
+
+def read_members(data: bytes, wanted: Collection[str], where: str) -> dict[str, NDArray[Any] | bytes]:
+    """The same, with the pickles of arrays of objects, unread. Raises BadEntry."""
+    found: dict[str, NDArray[Any] | bytes] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for info in archive.infolist():
@@ -64,9 +70,7 @@ def read_npz(data: bytes, wanted: Collection[str], where: str) -> dict[str, NDAr
                     raise BadEntry(where, "too large", f"{info.filename} is {info.file_size:,} bytes inflated")
                 with archive.open(info) as member:
                     inflated = member.read(info.file_size)
-                value = read_npy(io.BytesIO(inflated), len(inflated), f"{where}/{info.filename}")
-                if not isinstance(value, bytes):
-                    found[name] = value
+                found[name] = read_npy(io.BytesIO(inflated), len(inflated), f"{where}/{info.filename}")
     except BROKEN_ZIP as error:
         raise BadEntry(where, "truncated", f"no whole .npz ({error})") from None
     return found

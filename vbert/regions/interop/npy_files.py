@@ -28,7 +28,7 @@ from vbert.regions.interop.found import BadEntry, Found, numbered, sibling
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 TITLE = "MMF / Pythia .npy (a folder of them, or one)"
 INFO = "_info.npy"
 LOOKED_AT = 1000  # entries of a folder in which one must be an .npy
@@ -118,7 +118,7 @@ def described(features: NDArray[Any], about: Any, where: str) -> Found:
             raise BadEntry(where, "damaged", f"{name} is {held.dtype} {held.shape} for {n} of {rows} regions")
         return held[:n]
 
-    boxes = part("bbox", lambda a: a.ndim == 2 and a.shape[1] == 4 and a.dtype.kind == "f")
+    boxes = part("bbox", lambda a: a.ndim == 2 and a.shape[1] == 4 and a.dtype.kind in "fiu")
     objects = part("objects", lambda a: a.ndim == 1 and a.dtype.kind in "iu")
     shares = part("cls_prob", lambda a: a.ndim == 2 and a.dtype.kind == "f")
     scores = None
@@ -126,7 +126,7 @@ def described(features: NDArray[Any], about: Any, where: str) -> Found:
         scores = shares[np.arange(n), objects]  # what the detector gives the class that it names
     return Found(
         features=features[:n],
-        boxes=boxes,
+        boxes=None if boxes is None else boxes.astype(np.float32),
         width=_side(about.get("image_width")),
         height=_side(about.get("image_height")),
         scores=scores,

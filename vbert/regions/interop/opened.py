@@ -79,14 +79,20 @@ def opened(
     name = interop.recognised(path, format)
     module = interop.load(name)
     files = module.files(path)
-    entries: dict[str, tuple[str, interop.Place]] = {}
+    entries: dict[str, list[tuple[str, interop.Place]]] = {}
     for key, place in module.index(files):
-        entries.setdefault(image_id_of(key, ids), (key, place))
+        entries.setdefault(image_id_of(key, ids), []).append((key, place))
     with module.opened(files) as take:
 
         def read(image_id: str) -> Found:
-            key, place = entries[image_id]
-            return _settled(take(key, place), key, boxes_in, sizes, f"{path}: {key}")
+            first: BadEntry | None = None
+            for key, place in entries[image_id]:
+                try:
+                    return _settled(take(key, place), key, boxes_in, sizes, f"{path}: {key}")
+                except BadEntry as bad:
+                    first = first or bad
+            assert first is not None
+            raise first
 
         yield FeatureSet(path, name, module.TITLE, sorted(entries), None, read)
 

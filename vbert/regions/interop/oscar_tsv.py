@@ -2,8 +2,9 @@
 
 Captioning has two columns: image id · JSON {"num_boxes": n, "features": base64}; pre-training three or more: image id ·
 n · … · base64. The array is float32 [n, d]; d follows from the bytes, never from a flag. With d = 2054 (or whenever
-they fit) the last six are the box over the image's size: x1/W, y1/H, x2/W, y2/H, w/W, h/H. The file has no image sizes,
-so boxes in pixels need those from elsewhere.
+they fit) the last six are the box over the image's size: x1/W, y1/H, x2/W, y2/H, w/W, h/H; some write them in pixels.
+With d = 2054 and the like (six more than a multiple of 256) and six that are no box an entry is refused. The file has
+no image sizes, so boxes in pixels need those from elsewhere.
 Source: `oscar/run_captioning.py`, `oscar/datasets/oscar_tsv.py` and `oscar/utils/tsv_file.py` of
 github.com/microsoft/Oscar.
 """
@@ -16,15 +17,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbert.regions.interop import Place, Read, tsv
+from vbert.regions.interop import Dtype, Place, Read, tsv
 from vbert.regions.interop.found import BadEntry, Found
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 TITLE = "Oscar TSV (image id and JSON, or image id, count and features)"
+BY_LENGTH = True
 NEAR = 2e-3  # of the image's size, by which x2 − x1 and w may differ
+PIXEL = 1.01  # by which they may differ in pixels: inclusive corners, and rounding
 
 
 def holds(path: Path) -> bool:
@@ -39,11 +42,11 @@ def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
     return tsv.lines(files)
 
 
-def opened(files: Mapping[str, Path]) -> AbstractContextManager[Read]:
-    return tsv.opened_table(files, _parse)
+def opened(files: Mapping[str, Path], dtype: Dtype | None = None) -> AbstractContextManager[Read]:
+    return tsv.opened_table(files, _parse, dtype)
 
 
-def _parse(row: Sequence[bytes], where: str) -> Found:
+def _parse(row: Sequence[bytes], where: str, dtype: Dtype | None) -> Found:
     if len(row) < 2:
         raise BadEntry(where, "truncated", "one column: the line is cut off")
     if len(row) == 2:
@@ -56,19 +59,27 @@ def _parse(row: Sequence[bytes], where: str) -> Found:
     else:
         count, text = row[1], row[-1]
     n = tsv.whole(count, "num_boxes", where)
-    values = tsv.array(text, "<f4", (n, -1), "features", where)
-    if n and _ends_in_boxes(values):
-        return Found(features=values[:, :-6], boxes=values[:, -6:-2], unit="normalised")
-    return Found(features=values)
+    values = tsv.features(text, n, dtype, where)
+    length = values.shape[1]
+    if not n or length < 7:
+        return Found(features=values)
+    last = values[:, -6:]
+    if _are_boxes(last, NEAR) and last[:, 2:4].max() <= 1 + NEAR:
+        return Found(features=values[:, :-6], boxes=last[:, :4], unit="normalised")
+    if (length - 6) % 256:
+        return Found(features=values)
+    if not _are_boxes(last, PIXEL) or last[:, 2:4].max() <= 2:
+        seen = " ".join(f"{value:.4g}" for value in last[0])
+        detail = f"{length} numbers are {length - 6} and the six of a box, but the last six are no box ({seen})"
+        raise BadEntry(where, "no box", f"{detail}; mend them, or cut them off")
+    note = f"the last six of its {length} numbers are boxes in pixels"
+    return Found(features=values[:, :-6], boxes=last[:, :4], note=note)
 
 
-def _ends_in_boxes(values: NDArray[Any]) -> bool:
-    """Whether the last six numbers of all rows are x1 y1 x2 y2 w h within the unit square."""
+def _are_boxes(six: NDArray[Any], near: float) -> bool:
+    """Whether the numbers [n, 6] are x1 y1 x2 y2 w h, `near` enough; none left of the image or above it."""
     import numpy as np
 
-    if values.shape[1] < 7:
-        return False
-    x1, y1, x2, y2, w, h = values[:, -6:].T.astype(np.float64)
-    inside = min(x1.min(), y1.min()) >= -NEAR and max(x2.max(), y2.max()) <= 1 + NEAR
-    sides = max(np.abs(x2 - x1 - w).max(), np.abs(y2 - y1 - h).max()) <= NEAR
-    return bool(inside and sides and w.max() > 0 and h.max() > 0)
+    x1, y1, x2, y2, w, h = six.T.astype(np.float64)
+    sides = max(np.abs(x2 - x1 - w).max(), np.abs(y2 - y1 - h).max()) <= near
+    return bool(sides and min(x1.min(), y1.min()) >= -near and w.max() > 0 and h.max() > 0)

@@ -5,15 +5,19 @@ from __future__ import annotations
 import binascii
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vbert.artifacts.errors import UserError
-from vbert.regions.interop.found import BadEntry, Found
+from vbert.regions.interop import Dtype
+from vbert.regions.interop.found import BadEntry, Found, out_of_proportion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+CODES: dict[str, str] = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}
+USUAL = 1000.0  # which no number of known detectors' features is above
 LONGEST = 256 * 2**20  # bytes of a line; 100 regions of 2,048 float32 take 1.1 MB
 
 
@@ -78,16 +82,16 @@ def _begins_line(file: BinaryIO, offset: int) -> bool:
 
 @contextmanager
 def opened_table(
-    files: Mapping[str, Path], parse: Callable[[Sequence[bytes], str], Found]
+    files: Mapping[str, Path], parse: Callable[[Sequence[bytes], str, Dtype | None], Found], dtype: Dtype | None
 ) -> Iterator[Callable[[str, tuple[Any, ...]], Found]]:
-    """A reader of lines by their places, for one process."""
+    """A reader of lines by their places, for one process; `dtype` of the features, where it is stated."""
     path = files["features"]
     with path.open("rb") as file:
 
         def read(_: str, place: tuple[Any, ...]) -> Found:
             offset, length, number = place
             file.seek(offset)
-            return parse(file.read(length).rstrip(b"\r\n").split(b"\t"), f"{path}:{number}")
+            return parse(file.read(length).rstrip(b"\r\n").split(b"\t"), f"{path}:{number}", dtype)
 
         yield read
 
@@ -108,21 +112,74 @@ def whole(text: bytes, name: str, where: str) -> int:
     return value
 
 
-def array(text: bytes, dtype: str, shape: tuple[int, ...], name: str, where: str) -> NDArray[Any]:
-    """A base64 array of `shape`, whose one −1 follows from the bytes. Raises BadEntry.
+def features(text: bytes, n: int, dtype: Dtype | None, where: str) -> NDArray[Any]:
+    """The features [n, d] in base64; d follows from the bytes, which are float32 unless `dtype` is stated.
 
-    `b'…'` around it is what scripts of Python 2 write under Python 3.
+    Raises BadEntry, and says of which other type they may be, for numbers that no features are.
     """
+    data = decoded(text, "features", where)
+    values = _shaped(data, CODES[dtype or "float32"], n, where)
+    if dtype is None and (seen := out_of_proportion(values)) is not None:
+        raise BadEntry(
+            where, "numbers", f"read as float32 its {len(data):,} bytes are no features: {seen}{_others(data, n)}"
+        )
+    return values
+
+
+def _shaped(data: bytes, code: str, n: int, where: str) -> NDArray[Any]:
     import numpy as np
 
+    try:
+        return np.frombuffer(data, code).reshape((n, -1) if n else (0, 0))
+    except ValueError:
+        raise BadEntry(where, "damaged", f"features has {len(data):,} bytes, which is no {n} × d of {code}") from None
+
+
+def _others(data: bytes, n: int) -> str:
+    """The types of which the bytes would be features, as a hint."""
+    import numpy as np
+
+    for dtype in ("float16", "float64"):
+        try:
+            values = np.frombuffer(data, CODES[dtype]).reshape(n, -1)
+        except ValueError:
+            continue
+        if np.isfinite(values).all() and np.abs(values).max() < USUAL and out_of_proportion(values) is None:
+            within = f"{values.shape[1]} numbers a region from {values.min():.3g} to {values.max():.3g}"
+            return f"; as {dtype} they are {within}: give --dtype {dtype} if that is what they are"
+    return ""
+
+
+def boxes(text: bytes, n: int, where: str) -> NDArray[Any]:
+    """The boxes [n, 4] in base64: floats of any length, or whole numbers. Raises BadEntry."""
+    import numpy as np
+
+    values = numbers(text, "f", (n, 4), "boxes", where)
+    # Whole numbers that stand for pixels are next to nothing when they are read as floats.
+    if values.any() and np.abs(values[values != 0]).max() < (0.01 if values.itemsize == 2 else 1e-30):
+        values = values.view(f"<i{values.itemsize}")
+    return values.astype(np.float32) if values.dtype != np.float32 else values
+
+
+def numbers(text: bytes, kind: str, shape: tuple[int, ...], name: str, where: str) -> NDArray[Any]:
+    """A base64 array of `shape`, of floats (`f`) or whole numbers (`i`) as long as its bytes say. Raises BadEntry."""
+    import numpy as np
+
+    data = decoded(text, name, where)
+    size, rest = divmod(len(data), prod(shape)) if prod(shape) else (4, len(data))
+    if rest or size not in ((2, 4, 8) if kind == "f" else (1, 2, 4, 8)):
+        wanted = " × ".join(map(str, shape))
+        raise BadEntry(
+            where, "damaged", f"{name} has {len(data):,} bytes, which is no {wanted} of <{kind}4 or <{kind}8"
+        )
+    return np.frombuffer(data, f"<{kind}{size}").reshape(shape)
+
+
+def decoded(text: bytes, name: str, where: str) -> bytes:
+    """The bytes behind base64. `b'…'` around it is what scripts of Python 2 write under Python 3. Raises BadEntry."""
     if text.startswith(b"b'") and text.endswith(b"'"):
         text = text[2:-1]
     try:
-        data = binascii.a2b_base64(text, strict_mode=True)
+        return binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise BadEntry(where, "truncated", f"{name} is not whole base64 ({error})") from None
-    try:
-        return np.frombuffer(data, dtype).reshape(shape if shape[0] or -1 not in shape else (0, 0))
-    except ValueError:
-        wanted = " × ".join("d" if n < 0 else str(n) for n in shape)
-        raise BadEntry(where, "damaged", f"{name} has {len(data):,} bytes, which is no {wanted} of {dtype}") from None

@@ -62,7 +62,9 @@ def _json(data: bytes, where: str, kind: type) -> Any:
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({str(error)[:100]})") from None
+        tensorpack = where.endswith("__keys__") and not data.lstrip().startswith((b"[", b"{"))
+        hint = ": is it tensorpack's, of ViLBERT's or volta's pre-training? That is not read; give what it was made of"
+        raise UserError(f"{where}: not JSON ({str(error)[:100]}){hint if tensorpack else ''}") from None
     if not isinstance(found, kind):
         raise UserError(f"{where}: a {type(found).__name__} where a {kind.__name__} is wanted")
     return found

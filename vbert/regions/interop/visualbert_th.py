@@ -26,7 +26,7 @@ from vbert.regions.interop.found import BadEntry, Found
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 TITLE = "VisualBERT NLVR2 .th"
 ENDING = ".npz"
 
@@ -77,14 +77,16 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
 def _found(features: Any, boxes: Any, scores: Any, where: str) -> Found:
     import numpy as np
 
-    if not all(isinstance(part, np.ndarray) and part.dtype.kind == "f" for part in (features, boxes, scores)):
+    if not all(isinstance(part, np.ndarray) and part.dtype.kind == "f" for part in (features, scores)) or not (
+        isinstance(boxes, np.ndarray) and boxes.dtype.kind in "fiu"
+    ):
         raise BadEntry(where, "damaged", "features, boxes or confidences are no numbers")
     n = len(features)
     if features.ndim != 2 or boxes.shape != (n, 4) or scores.shape != (n,):
         raise BadEntry(
             where, "damaged", f"shapes {features.shape}, {boxes.shape}, {scores.shape}, not [n, d], [n, 4], [n]"
         )
-    return Found(features, boxes, scores=scores)
+    return Found(features, boxes.astype(np.float32), scores=scores)
 
 
 def _place(tensor: Any, starts: Mapping[str, int]) -> list[Any] | None:
