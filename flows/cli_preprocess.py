@@ -61,7 +61,8 @@ def preprocess(
         raise UserError(f"{out} holds other files than shards; give an empty or new directory with --out")
     recipe = folder_recipe(folder, detector, weights, boxes, changes)
     running = Running(recipe, Store(store or default_root()), machine_of(recipe, machine), ["regions"])
-    asked = {"detector": detector, "weights": weights, "boxes": boxes, **parse_changes(changes, "--set")}
+    given = {"detector": detector, "weights": weights, "boxes": boxes}
+    asked = {name: value for name, value in given.items() if value is not None} | parse_changes(changes, "--set")
     running.run("local" if local else "auto", str(folder.absolute()), asked)
     (target,) = running.targets
     shards = target.bound(running.store)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from training_toy import ToyTask, in_processes, job, train
 from vbert.artifacts import children
 from vbert.artifacts.build import Stopped
 from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.settings import Numerics
+from vbert.artifacts.settings import Numerics, Since
 from vbert.training import loop
 from vbert.training.checkpoint import Checkpoints, State
 from vbert.training.schedule import Schedule
@@ -220,6 +221,17 @@ def test_a_lost_best_model_is_found_again(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_says_what_to_lower(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"step 7: loss nan.*lower learning_rate \(0.01\)"):
         train(job(tmp_path), ToyTask(nan_at=7), SCHEDULE)
+
+
+def test_a_setting_added_since_leaves_checkpoints_valid(golden: dict[str, object], tmp_path: Path) -> None:
+    """Its fingerprint is the same, so the upgraded code finds them: they are gone on from, not refused."""
+
+    class Later(Schedule):
+        added: Annotated[int, Since(0)] = 0
+
+    in_processes(tmp_path, 1, [ToyTask(kill_at=17)], SCHEDULE)
+    resumed = train(job(tmp_path), ToyTask(), Later(**SCHEDULE.model_dump()))
+    assert (resumed["digest"], resumed["calls"]) == (golden["digest"], SCHEDULE.steps - 15)
 
 
 def test_wrong_settings_are_refused(tmp_path: Path) -> None:
