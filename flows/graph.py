@@ -125,16 +125,18 @@ def data_set(name: str, entry: DataEntry, recipe: Recipe) -> DataSet:
     own = sources_of(spec, entry)
     collection = spec.collection()
     held = own if collection is spec else sources_of(collection, entry)
-    reading = collection.reading("images")
-    if entry.unusable_boxes is not None:
-        reading = reading.model_copy(update={"unusable_boxes": entry.unusable_boxes})
+    accepted = {} if entry.unusable_boxes is None else {"unusable_boxes": entry.unusable_boxes}
     photos = images(
-        {key: held[key] for key in collection.read_by("images")}, collection.reader("images"), recipe.limit, reading
+        {key: held[key] for key in collection.read_by("images")},
+        collection.reader("images"),
+        recipe.limit,
+        collection.reading("images").model_copy(update=accepted),
     ).named(name)
     if spec.examples is None:
         return DataSet(photos, None)
     raws = {key: own[key] for key in spec.read_by("examples")}
-    return DataSet(photos, examples(raws, photos, spec.reader("examples"), spec.reading("examples")).named(name))
+    reading = spec.reading("examples").model_copy(update=accepted)
+    return DataSet(photos, examples(raws, photos, spec.reader("examples"), reading).named(name))
 
 
 def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str, Raw]:

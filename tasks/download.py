@@ -53,7 +53,7 @@ def _by_reference(build: Build, source: Source) -> Figures:
         members = [Member(n, n, 0, size, size, sha256=sha256, local=True) for n, (size, sha256) in digests.items()]
     else:
         members = lay_out(root, source.file, build.directory, local=True, set_aside=aside)
-    files = write_index(build.directory, members)
+    files = write_index(build.directory, members, None if root.is_dir() else source.sha256)
     return _figures(files, sum(size for size, _ in digests.values()), source.sha256, aside)
 
 

@@ -28,15 +28,19 @@ def examples(
     """Every example whose images are all in `images`.
 
     Those of images that a limit left out are dropped; an image that the collection never had is an error. The split is
-    the reader's, else that of the first image; `reading.validation` applies to both.
+    the reader's, else that of the first image; `reading.validation` applies to both. Boxes of phrases are fitted to
+    their images (see `vbert.data.boxes`).
     """
     from vbert.data import readers
+    from vbert.data.boxes import Fitting, Photo
     from vbert.data.examples import write_examples
 
     reading = reading or Reading()
     module = readers.of(reader)
-    table = images.table().select(["image_id", "split"]).to_pydict()
+    table = images.table().select(["image_id", "split", "width", "height"]).to_pydict()
     splits: dict[str, str | None] = dict(zip(table["image_id"], table["split"], strict=True))
+    sizes = zip(table["image_id"], table["width"], table["height"], strict=True)
+    fitting = Fitting({image_id: Photo(width, height) for image_id, width, height in sizes})
     left_out = images.left_out()
     rows = readers.call(module, "examples", raws, splits.keys() | left_out, options=reading.options)
     dropped = 0
@@ -55,10 +59,18 @@ def examples(
                 dropped += 1
                 continue
             first = row["image_ids"][0]
+            if row.get("phrases"):
+                place = f"example {row['example_id']!r:.80}"
+                fitted = [p | {"boxes": fitting.kept_of(row["image_ids"], p["boxes"], place)} for p in row["phrases"]]
+                row = row | {"phrases": fitted}
             yield {**row, "split": reading.split(row.get("split"), first) or splits[first]}
 
     counts = write_examples(build.directory, kept())
     if not counts:
         raise BuildError(f"examples: reader {reader.name!r} finds none in {', '.join(raws)}; are they the right files?")
     figures: Figures = {"examples": sum(counts.values()), **counts}
-    return figures | ({"dropped": dropped} if dropped else {})
+    if dropped:
+        figures["dropped"] = dropped
+    if fitting.counts:
+        figures |= {"boxes": fitting.kept, **fitting.figures(), "notes": fitting.said()}
+    return figures

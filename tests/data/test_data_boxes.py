@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from data.test_data_coco import own, photo
-from data.test_data_stages import built, described
+from data.test_data_stages import built, described, mine
 from data.test_data_voc import devkit, item, xml
 
 from tasks.download import download
@@ -20,7 +20,9 @@ from vbert.artifacts.store import Store
 from vbert.data import readers
 from vbert.data.boxes import Fitting, Frame, Photo, Stated, frame
 from vbert.data.images import Images
-from vbert.data.spec import Reading, Source
+from vbert.data.spec import Reading, Source, dataset
+
+__all__ = ["mine"]  # a fixture
 
 NAN, INF = float("nan"), float("inf")
 
@@ -135,6 +137,23 @@ def test_every_reader_counts_what_it_leaves_out(tmp_path: Path, reader: str) -> 
     with pytest.raises(NotAccepted, match=r"more than the accepted 30 %.*--set data\.mine\.unusable_boxes=0\.4`"):
         Engine(store).ensure_all([index(0.3)])
     assert index(0.3).bound(store).path.is_dir()
+
+
+def test_boxes_of_phrases_are_fitted_too(mine: Path, tmp_path: Path) -> None:
+    """In images of 4×3 pixels."""
+
+    def written(*boxes: list[float]) -> Path:
+        row = {"image": "cats/1.png", "text": "a cat", "phrases": [{"start": 0, "end": 5, "boxes": boxes}]}
+        (tmp_path / "texts.jsonl").write_text(json.dumps(row))
+        return mine
+
+    store = Store(tmp_path / "store")
+    (texts,) = built(store, described(dataset(str(written([0, 0, 9, 2], [1, 1, 2, 3]))))[1])
+    assert texts.table()["phrases"].to_pylist() == [[{"start": 0, "end": 5, "boxes": [[0, 0, 4, 2], [1, 1, 2, 3]]}]]
+    assert texts.figures["boxes_cut"] == 1
+    said = r"1 of 2 boxes can't be used .*outside \(the first: example 'texts\.jsonl:1'"
+    with pytest.raises(NotAccepted, match=said):
+        built(store, described(dataset(str(written([8, 0, 9, 2], [1, 1, 2, 3]))))[1])
 
 
 def test_what_an_option_leaves_out_is_counted(tmp_path: Path) -> None:

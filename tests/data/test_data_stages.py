@@ -153,6 +153,16 @@ def test_local_archives_are_read_where_they_are(tmp_path: Path) -> None:
     assert raw.names() == ["members.parquet"]
 
 
+def test_a_local_file_changed_in_place_is_read_again(mine: Path, tmp_path: Path) -> None:
+    """Of the same length: sizes, names and offsets tell no difference, and what was made of the old one was adopted."""
+    store = Store(tmp_path / "store")
+    texts = tmp_path / "texts.jsonl"
+    for answer in ("one", "two"):
+        texts.write_text(json.dumps({"image": "cats/3.png", "text": "how many cats?", "answer": answer}))
+        (found,) = built(store, described(dataset(str(mine)))[1])
+        assert [a["answer"] for row in found.table().to_pylist() for a in row["answers"]] == [answer]
+
+
 def test_limit_keeps_so_many_of_each_split_and_drops_the_texts_of_the_rest(mine: Path, tmp_path: Path) -> None:
     mine.write_text(mine.read_text() + "validation: {of: train, share: 0.4}\n")
     store = Store(tmp_path / "store")

@@ -208,6 +208,24 @@ class Fitting:
                 f"`options: {{scale_boxes: true}}` scales their boxes"
             )
 
+    def kept_of(self, image_ids: Sequence[str], boxes: Sequence[Sequence[float]], where: str) -> list[Sequence[float]]:
+        """Boxes of one text, in pixels as shown, those that can be used; of several images, whatever their size."""
+        photo = self._photos.get(image_ids[0]) if len(image_ids) == 1 else None
+        pixels = frame(photo or Photo(0, 0), None)
+        kept: list[Sequence[float]] = []
+        for box in boxes:
+            if len(box) != 4 or pixels is None:  # no box at all: refused where it is written
+                kept.append(box)
+                continue
+            x1, y1, x2, y2 = box
+            wrong, corners = pixels.fit((x1, y1, x2, y2))
+            if wrong:
+                self._count(wrong, where)
+            if wrong not in UNUSABLE:
+                self.kept += 1
+                kept.append(list(corners))
+        return kept
+
     def _count(self, reason: str, where: str) -> None:
         self.counts[reason] += 1
         self._first.setdefault(reason, where)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import BuildError
+from vbert.data.acceptance import objection
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,6 +20,10 @@ SPLITS = ("train", "val", "test")
 
 class Examples(Artifact):
     """`examples.parquet`, sorted by example_id."""
+
+    def objection(self) -> str | None:
+        """More boxes of phrases that can't be used than the data set accepts."""
+        return objection(self)
 
     def table(self) -> pa.Table:
         """All examples, as EXAMPLES_SCHEMA says."""

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import BuildError, Damaged, nearest
-from vbert.artifacts.settings import least
-from vbert.data.boxes import UNUSABLE
+from vbert.artifacts.errors import BuildError, nearest
+from vbert.data.acceptance import objection
 from vbert.data.decode import BadImage, decode
-from vbert.data.spec import Reading
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,14 +47,7 @@ class Images(Artifact):
 
     def objection(self) -> str | None:
         """More boxes that can't be used than the data set accepts."""
-        if self.step is None or self.store is None:
-            return None
-        with suppress(Damaged):  # then it is made again first
-            if (made := self.store.find(self.stage_name, self.fingerprint)) is not None:
-                reading: Reading | None = self.step.arguments.get("reading")
-                accepted = Reading().unusable_boxes if reading is None else reading.unusable_boxes
-                return _too_many(self.title, made.figures, accepted, self.label or "NAME")
-        return None
+        return objection(self)
 
     def left_out(self) -> set[str]:
         """Ids of the images that a limit dropped."""
@@ -95,19 +85,6 @@ class Images(Artifact):
     def open(self, image_id: str) -> Image.Image:
         """The image as shown: RGB, EXIF orientation applied. Raises BadImage where it can't be decoded."""
         return decode(self.read(image_id))
-
-
-def _too_many(title: str, figures: Mapping[str, Any], accepted: float, data: str) -> str | None:
-    bad = sum(figures.get(f"boxes_{reason}", 0) for reason in UNUSABLE)
-    total = bad + figures.get("boxes", 0)
-    if not bad or bad / total <= accepted:
-        return None
-    said = next((sentence for sentence in figures.get("notes", ()) if "boxes can't be used" in sentence), "")
-    return (
-        f"{title}: {said}, more than the accepted {100 * accepted:.3g} %: mend them, or accept them with "
-        f"`--set data.{data}.unusable_boxes={least(bad, total)}` (in a spec: `unusable_boxes` of its `images`), which "
-        f"reads nothing again"
-    )
 
 
 @lru_cache(maxsize=4)

@@ -159,8 +159,11 @@ def _read_index(path: str, _mtime_ns: int) -> dict[str, Member]:
     }
 
 
-def write_index(directory: Path, members: Iterable[Member]) -> int:
+def write_index(directory: Path, members: Iterable[Member], sha256: str | None = None) -> int:
     """Write `members.parquet`, sorted by name, into `directory`; returns the number of members.
+
+    `sha256`: of a file that stays where it is. Names, sizes and offsets are the same for other bytes as well, and what
+    was made of those may not be taken for what is made of these.
 
     Raises BuildError where a name occurs twice.
     """
@@ -183,7 +186,10 @@ def write_index(directory: Path, members: Iterable[Member]) -> int:
         "local": pa.bool_(),
     }
     columns = {field: pa.array([getattr(row, field) for row in rows], kind) for field, kind in kinds.items()}
-    pq.write_table(pa.table(columns), directory / INDEX, compression="zstd", write_page_checksum=True)
+    table = pa.table(columns)
+    if sha256 is not None:
+        table = table.replace_schema_metadata({"sha256": sha256})
+    pq.write_table(table, directory / INDEX, compression="zstd", write_page_checksum=True)
     return len(rows)
 
 

@@ -248,7 +248,8 @@ class DatasetSpec(Settings):
         if part == "images":
             accepted = self.images.unusable_boxes
             return Reading(options=self.images.options, validation=self.validation, unusable_boxes=accepted)
-        return Reading(options=self.examples.options if self.examples else {}, validation=self.validation)
+        given = self.examples.options if self.examples else {}
+        return Reading(options=given, validation=self.validation, unusable_boxes=self.images.unusable_boxes)
 
     def reader(self, part: Literal["images", "examples"]) -> Plugin:
         """The reader of that part, with its version."""

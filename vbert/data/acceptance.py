@@ -1,0 +1,39 @@
+"""Whether images and examples are accepted: the share of their boxes that can't be used."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from vbert.artifacts.errors import Damaged
+from vbert.artifacts.settings import least
+from vbert.data.boxes import UNUSABLE
+from vbert.data.spec import Reading
+
+if TYPE_CHECKING:
+    from vbert.artifacts.artifact import Artifact
+
+
+def objection(artifact: Artifact) -> str | None:
+    """Why an index made by a step is not accepted, with the setting under which it is; None where it is, or isn't made.
+
+    Its figures say how many boxes there are, how many can't be used (see `boxes.Fitting`), and its notes which.
+    """
+    if artifact.step is None or artifact.store is None:
+        return None
+    made = None
+    with suppress(Damaged):  # then it is made again first
+        made = artifact.store.find(artifact.stage_name, artifact.fingerprint)
+    if made is None:
+        return None
+    bad = sum(made.figures.get(f"boxes_{reason}", 0) for reason in UNUSABLE)
+    total = bad + made.figures.get("boxes", 0)
+    reading: Reading = artifact.step.arguments.get("reading") or Reading()
+    if not bad or bad / total <= reading.unusable_boxes:
+        return None
+    said = next((sentence for sentence in made.figures.get("notes", ()) if "boxes can't be used" in sentence), "")
+    return (
+        f"{artifact.title}: {said}, more than the accepted {100 * reading.unusable_boxes:.3g} %: mend them, or accept "
+        f"them with `--set data.{artifact.label or 'NAME'}.unusable_boxes={least(bad, total)}` (in a spec: "
+        f"`unusable_boxes` of its `images`), which reads nothing again"
+    )
