@@ -12,7 +12,7 @@ from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeigh
 @stage(
     "detector",
     makes=DetectorWeights,
-    version=2,
+    version=3,
     retries=1,
     cost=Cost(seconds_by=("training.steps", "training.batch_size")),
 )

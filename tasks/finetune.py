@@ -15,7 +15,7 @@ from vbert.training.start import Fresh
 @stage(
     "finetune",
     makes=Model,
-    version=1,
+    version=2,
     retries=1,
     gpus=1,
     cost=Cost(seconds_by=("settings.steps", "settings.batch_size")),

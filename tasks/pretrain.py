@@ -17,7 +17,7 @@ from vbert.objectives.mlm_itm import PretrainData, PretrainSettings
 @stage(
     "pretrain",
     makes=Model,
-    version=2,
+    version=3,
     retries=1,
     gpus=1,
     cost=Cost(seconds_by=("settings.steps", "settings.batch_size")),

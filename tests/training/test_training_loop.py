@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from training_toy import ToyTask, in_processes, job, train
+from transformers import get_scheduler
 
 from vbert.artifacts import children
 from vbert.artifacts.build import Stopped
@@ -276,11 +278,32 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_rates() -> None:
-    linear = Schedule(steps=100, learning_rate=1.0, warmup=0.1)
-    assert [linear.rate(s) for s in (0, 9, 10, 55, 99)] == pytest.approx([0.1, 1.0, 1.0, 0.5, 1 / 90])
-    cosine = Schedule(steps=100, learning_rate=1.0, warmup=0.0, schedule="cosine")
-    assert [cosine.rate(s) for s in (0, 50)] == pytest.approx([1.0, 0.5])
-    constant = Schedule(steps=100, learning_rate=1.0, warmup=0.5, schedule="constant")
-    assert [constant.rate(s) for s in (24, 49, 99)] == pytest.approx([0.5, 1.0, 1.0])
-    assert Schedule(steps=3, learning_rate=1.0, warmup=1.0).rate(2) == pytest.approx(1.0)
+@pytest.mark.parametrize("steps", [1, 7, 100])
+@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.1, 0.1879, 1.0])
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+def test_rates_are_those_of_transformers(steps: int, warmup: float, kind: Any) -> None:
+    schedule = Schedule(steps=steps, learning_rate=0.3, warmup=warmup, schedule=kind)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    name = "constant_with_warmup" if kind == "constant" else kind
+    theirs = get_scheduler(name, optimizer, math.ceil(steps * warmup), steps)
+    for step in range(steps):
+        assert schedule.rate(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-15), step
+        optimizer.step()
+        theirs.step()
+
+
+@pytest.mark.parametrize("steps", [1, 7, 100])
+@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.1, 0.1879])
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+def test_rates_of_bert_adam_are_the_originals(steps: int, warmup: float, kind: Any) -> None:
+    """pytorch_pretrained_bert's schedules, of the step's progress before the step is counted."""
+    schedule = Schedule(steps=steps, learning_rate=0.3, warmup=warmup, schedule=kind, optimizer="bert_adam")
+    for step in range(steps):
+        progress = step / steps
+        if progress < warmup:
+            rate = progress / warmup
+        elif kind == "linear":
+            rate = (progress - 1) / (warmup - 1)
+        else:
+            rate = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) if kind == "cosine" else 1.0
+        assert schedule.rate(step) == pytest.approx(0.3 * rate, abs=1e-15), step

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from vbert.model.visualbert import Fused, Layer, VisualBertConfig
 from vbert.training.optimizer import clip_gradients, make_optimizer, optimizer_tensors, restore_optimizer
 from vbert.training.schedule import Schedule
 
+CONFIG = VisualBertConfig(hidden_size=4, layers=1, heads=1, vocab_size=10, visual_dim=4)
 SCHEDULE = Schedule(steps=10, learning_rate=0.1, weight_decay=0.3, epsilon=1e-6)
 
 
@@ -70,6 +72,28 @@ def test_clipping_is_global_or_per_tensor() -> None:
             assert norms.tolist() == pytest.approx([0.5] * 4, rel=1e-4)
         else:
             assert norms.tolist() == pytest.approx(torch.stack(before).tolist())
+
+
+def test_clipping_takes_query_key_and_value_apart() -> None:
+    """As the original, where they are three tensors; their biases too."""
+    net = nn.ModuleDict({"qkv": Fused(4, 4, 3), "out": nn.Linear(4, 4)})
+    gradients(net, 0)
+    found = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+    for name in ("qkv.weight", "qkv.bias"):
+        found[name][4:8] *= 1e-3  # the keys': below what is clipped to
+    theirs = []
+    for name, gradient in found.items():
+        for part in gradient.clone().chunk(3 if "qkv" in name else 1):
+            alone = nn.Parameter(torch.empty_like(part))
+            alone.grad = part
+            nn.utils.clip_grad_norm_(alone, 0.5)
+            theirs.append(part)
+    clip_gradients(net, SCHEDULE.model_copy(update={"clip": 0.5, "clip_rule": "per_tensor"}))
+    ours = [part for name, gradient in found.items() for part in gradient.chunk(3 if "qkv" in name else 1)]
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+    assert len(ours) == 8
+    assert [m.parts for m in Layer(CONFIG).modules() if isinstance(m, Fused)] == [3]
 
 
 @pytest.mark.parametrize("kind", ["adamw", "bert_adam"])

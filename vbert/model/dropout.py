@@ -20,12 +20,22 @@ def dropout(hidden: Tensor, probability: float, training: bool) -> Tensor:
         return hidden
     if hidden.is_cuda:
         return F.dropout(hidden, probability)
-    return hidden * drop_mask(hidden.shape, probability, hidden.dtype)
+    if hidden.dtype in (torch.float32, torch.float64):
+        return hidden * drop_mask(hidden.shape, probability, hidden.dtype)
+    # The scale of 0.1 would be 0.16 % too small in bf16: a factor beside the tensor is not rounded to its type.
+    kept, scale = _kept(hidden.shape, probability)
+    return torch.where(kept, hidden * scale, 0.0)
 
 
 def drop_mask(shape: Sequence[int], probability: float, dtype: torch.dtype) -> Tensor:
     """A tensor of `shape` on the CPU: 0 where dropped, else the reciprocal of the share kept."""
+    kept, scale = _kept(shape, probability)
+    return kept.to(dtype).mul_(scale)
+
+
+def _kept(shape: Sequence[int], probability: float) -> tuple[Tensor, float]:
+    """(bool of `shape`, whether an element is kept; the reciprocal of the share kept)."""
     count = torch.Size(shape).numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None).view(torch.int16)[:count]
     dropped = min(max(round(probability * LEVELS), 1), LEVELS - 1)
-    return bits.ge(dropped - LEVELS // 2).to(dtype).mul_(LEVELS / (LEVELS - dropped)).view(shape)
+    return bits.ge(dropped - LEVELS // 2).view(shape), LEVELS / (LEVELS - dropped)

@@ -130,13 +130,21 @@ class Embeddings(nn.Module):
         return dropout(self.norm(tokens), self.dropout, self.training)
 
 
+class Fused(nn.Linear):
+    """Several linear layers of one input, computed as one: the original's weights and biases, one after the other."""
+
+    def __init__(self, inputs: int, outputs: int, parts: int) -> None:
+        super().__init__(inputs, outputs * parts)
+        self.parts = parts
+
+
 class Layer(nn.Module):
     """One post-norm transformer layer (Devlin et al. 2019)."""
 
     def __init__(self, config: VisualBertConfig) -> None:
         super().__init__()
         size = config.hidden_size
-        self.qkv = nn.Linear(size, 3 * size)
+        self.qkv = Fused(size, size, 3)
         self.out = nn.Linear(size, size)
         self.norm1 = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.up = nn.Linear(size, config.intermediate_size)

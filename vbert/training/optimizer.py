@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vbert.model.visualbert import Fused
 from vbert.training.schedule import Schedule
 
 
@@ -52,15 +53,20 @@ def make_optimizer(model: nn.Module, schedule: Schedule) -> torch.optim.Optimize
 
 
 def clip_gradients(model: nn.Module, schedule: Schedule) -> None:
-    """Scale gradients down to the norm `schedule.clip`, of all together or of each tensor (the original)."""
+    """Scale gradients down to the norm `schedule.clip`, of all together or of each tensor of the original, of which a
+    `Fused` layer holds several."""
     if not schedule.clip:
         return
-    trained = [p for p in model.parameters() if p.grad is not None]
     if schedule.clip_rule == "global":
-        nn.utils.clip_grad_norm_(trained, schedule.clip)
-    else:
-        for parameter in trained:
-            nn.utils.clip_grad_norm_(parameter, schedule.clip)
+        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], schedule.clip)
+        return
+    fused = {p: m.parts for m in model.modules() if isinstance(m, Fused) for p in m.parameters(recurse=False)}
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            continue
+        for gradient in parameter.grad.chunk(fused.get(parameter, 1)):
+            norm = torch.linalg.vector_norm(gradient)
+            gradient.mul_((schedule.clip / (norm + 1e-6)).clamp(max=1.0))  # as torch's clip_grad_norm_
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

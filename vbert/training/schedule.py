@@ -14,7 +14,9 @@ class Schedule(Settings):
     """Settings of one run of the loop. All of it decides the weights, so all of it is hashed.
 
     `optimizer: bert_adam` with `clip_rule: per_tensor` and `epsilon: 1e-6` is what the original VisualBERT used
-    (pytorch_pretrained_bert's BertAdam: no bias correction).
+    (pytorch_pretrained_bert's BertAdam: no bias correction). Warm-up is counted as both count it: the first step has
+    the rate 0, and in the step after the warm-up it is whole. transformers makes the warm-up whole steps, upwards;
+    BertAdam takes the share as it is.
     """
 
     steps: int = Field(ge=0, description="optimiser steps")
@@ -24,7 +26,9 @@ class Schedule(Settings):
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps")
     weight_decay: float = Field(0.01, ge=0, description="not on biases and norms")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: none")
-    clip_rule: Literal["global", "per_tensor"] = "global"
+    clip_rule: Literal["global", "per_tensor"] = Field(
+        "global", description="per_tensor: the original's tensors, of which query, key and value are three"
+    )
     optimizer: Literal["adamw", "bert_adam"] = "adamw"
     beta2: float = Field(0.999, gt=0, lt=1)
     epsilon: float = Field(1e-8, gt=0)
@@ -32,10 +36,16 @@ class Schedule(Settings):
     validate_every: int = Field(0, ge=0, description="optimiser steps; 0: at the end only")
 
     def rate(self, step: int) -> float:
-        """The learning rate of the optimiser step `step` (0-based): linear warm-up, then the schedule down to 0."""
+        """The learning rate of the optimiser step `step` (0-based): linear warm-up, then the schedule down to 0.
+
+        Source: transformers.optimization's lambdas with TrainingArguments.get_warmup_steps; the vendored
+        pytorch_pretrained_bert/optimization.py of VisualBERT.
+        """
         warm = self.warmup * self.steps
+        if self.optimizer != "bert_adam":
+            warm = math.ceil(warm)
         if step < warm:
-            return self.learning_rate * min(1.0, (step + 1) / warm)
+            return self.learning_rate * step / warm
         if self.schedule == "constant":
             return self.learning_rate
         left = (self.steps - step) / max(1.0, self.steps - warm)
