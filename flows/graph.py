@@ -211,9 +211,8 @@ def start_of(recipe: Recipe, data: Mapping[str, DataSet], init: str | None = Non
     init: the BERT, in place of what `model` says.
     """
     sizes = plain(recipe.model, ModelSettings)
-    if init is not None and recipe.model.init is None:  # the recipe's sizes are those of its other models
-        sizes = ModelSettings.model_validate(sizes.model_dump(exclude=set(SIZES)))
     if init := init or recipe.model.init:
+        sizes = ModelSettings.model_validate(sizes.model_dump(exclude=set(SIZES)))  # the BERT's; these are of others
         source, name = bert_source(init)
         held = bert(source if isinstance(source, HubSource) else download(source.pinned()).named(name)).named(name)
         return Fresh(bert_vocabulary(held), sizes, held)

@@ -6,15 +6,24 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
+from flows.fitting import check_fits
 from flows.imported import FeaturesEntry
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import LocalPath, Numerics, Settings, Wiring
 from vbert.data.spec import BoxShare, dataset_names
 from vbert.data.yaml import Misplaced, load_yaml, parse, parse_value, read_yaml
-from vbert.model.bert import model_names
+from vbert.model.bert import SIZES, known_sizes, model_names
 from vbert.model.config import ModelSettings
 from vbert.model.vocabulary import VocabularySettings
 from vbert.objectives import OBJECTIVES, DownstreamEntry, DownstreamSettings
@@ -100,6 +109,25 @@ class ModelEntry(ModelSettings):
         description="the BERT whose sizes and vocabulary are then the model's: a name in data_specs/models, a folder "
         "(./my_bert), or a .yaml file of your own",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_of_init(cls, data: Any) -> Any:
+        """Sizes beside `init` are the BERT's, or refused."""
+        init = data.get("init") if isinstance(data, Mapping) else None
+        known = known_sizes(init) if isinstance(init, str) else None
+        if known is None:
+            return data
+        for field in SIZES:
+            if field in data and (field not in known or data[field] != known[field]):
+                brings = f"{known[field]} is that of init {init}" if field in known else f"init {init} brings its own"
+                raise Misplaced((field,), f"{data[field]}, but {brings}: leave it out")
+        return data
+
+    @model_serializer(mode="wrap")
+    def _without_sizes_of_init(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return written if self.init is None else {name: v for name, v in written.items() if name not in SIZES}
 
 
 class PretrainEntry(PretrainSettings):
@@ -196,6 +224,7 @@ class Recipe(Settings):
         for key in known[:-1]:
             if key not in used:
                 raise Misplaced(_place(key), "nothing starts from it: name it in a `start`")
+        check_fits(self, {_place(key): key for key in self.pretrainings()})
         return self
 
     def _seeded(self, where: tuple[str, ...], entry: PretrainEntry | DownstreamSettings) -> None:

@@ -79,6 +79,16 @@ WRONG = [  # in tiny.yaml, instead of it, what is said
         "13:16: downstream.vqa.start: nothing to start from is called 'x'; valid: ",
     ),
     ("seed: 0", "seed: [", "4:5: not YAML: "),
+    (
+        "model: {layers: 1",
+        "model: {init: minilm_l6",
+        "10:39: model.hidden_size: 32, but 384 is that of init minilm_l6: leave it out",
+    ),
+    (
+        "data: easy_vqa, steps: 8",
+        "data: easy_vqa, steps: 0",
+        "13:32: downstream.vqa.steps: 0 evaluates what it starts ",
+    ),
 ]
 
 

@@ -121,7 +121,7 @@ def test_every_block_of_the_recipe_is_covered() -> None:
 def test_what_somebody_gave_is_checked_before_what_takes_long(tmp_path: Path) -> None:
     (tmp_path / "my_bert").mkdir()
     (tmp_path / "my_bert" / "config.json").write_text("{}")
-    recipe = resolve("demo", {"model.init": str(tmp_path / "my_bert")})
+    recipe = resolve("demo", {"model": {"init": str(tmp_path / "my_bert")}})
     order = [line.artifact.title for line in plan([graph(recipe)], Store(tmp_path / "store"))]
     assert order[:2] == ["download[my_bert]", "bert[my_bert]"]
     assert order.index("bert[my_bert]") < order.index("images[shapes]") < order.index("regions[shapes]")

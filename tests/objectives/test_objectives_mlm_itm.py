@@ -20,7 +20,7 @@ from vbert.training.pretraining import run_pretrain
 from vbert.training.sampler import generator
 from vbert.training.start import Fresh
 
-BASE = PretrainSettings(steps=150, batch_size=64, learning_rate=5e-3, matched=("caption", "question"))
+BASE = PretrainSettings(steps=150, batch_size=64, learning_rate=5e-3, matched=("caption", "question"), max_text=40)
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +202,13 @@ def test_it_learns_from_images_and_its_model_is_whole(world: World, tmp_path: Pa
     assert [row["step"] for row in model.curves() if "validation/loss" in row] == [50, 100, 150]
     mean = model.load().state_dict()["encoder.embeddings.feature_mean"]
     assert mean[11] == 5
+
+
+def test_texts_beyond_the_positions_are_refused(world: World, tmp_path: Path) -> None:
+    data = {"world": PretrainData(world.examples, world.shards)}
+    settings = BASE.model_copy(update={"max_text": 41})
+    with pytest.raises(UserError, match=r"max_text 41 is beyond the model's 40 positions"):
+        run_pretrain(job(tmp_path), data, Fresh(world.vocabulary, MODEL), settings, Numerics(), 0)
 
 
 def test_settings_are_checked() -> None:

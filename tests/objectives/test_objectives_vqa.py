@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from vbert.regions.shards import Shards
 from vbert.training.downstream import run_finetune, run_predict, run_score
 from vbert.training.start import Fresh
 
-SETTINGS = VqaSettings(data="world", steps=200, batch_size=64, learning_rate=5e-3)
+SETTINGS = VqaSettings(data="world", steps=200, batch_size=64, learning_rate=5e-3, max_text=40)
 ENCODER = Encoder([*SPECIAL, "what", "is", "it", "?", "？"], TextRules())
 
 
@@ -195,6 +196,24 @@ def test_select_best_keeps_the_best_step(world: World, tmp_path: Path) -> None:
     curves = Model.at(tmp_path / "a" / "out").curves()
     best = max(row["validation/accuracy"] for row in curves if "validation/accuracy" in row)
     assert evaluate(tmp_path / "e", world, tmp_path / "a" / "out", "val").metrics()["accuracy"] == pytest.approx(best)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"select": "best", "validation_examples": 0}, r"select: best, but there are no labelled held-out examples"),
+        ({"select": "best"}, r"no labelled held-out examples to select by in .* \(split val\); write select: last"),
+        ({"steps": 0}, r"steps: 0 evaluates the start as it is, and it has no answer head"),
+        ({"max_text": 41}, r"max_text 41 is beyond the model's 40 positions \(max_positions\); set it to 40"),
+    ],
+)
+def test_what_can_not_end_well_is_refused_before_the_first_step(
+    changes: dict[str, Any], said: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vqa, "labelled", lambda row: row["split"] != "val")
+    monkeypatch.setattr("vbert.training.downstream.run_training", lambda *_: pytest.fail("it began to train"))
+    with pytest.raises(UserError, match=said):
+        finetune(tmp_path, world, SETTINGS.model_copy(update=changes))
 
 
 def test_other_features_are_refused(world: World, trained: Path, tmp_path: Path) -> None:

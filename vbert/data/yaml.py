@@ -273,15 +273,16 @@ def _fault(root: Node, model: type[BaseModel], fault: Any) -> str:
     at = place.at
     reason = fault.get("ctx", {}).get("error")
     location = (*fault["loc"], *(reason.location if isinstance(reason, Misplaced) else ()))
-    for part in location:
+    for depth, part in enumerate(location):
         if (inner := _step(place, part)) is not None:
             place = inner
         elif fault["type"] == "missing" and part == location[-1]:
             named.append(str(part))
             at = place.key_at or place.at
             break
-        else:
-            continue  # the name of a union's member, not a key of the file
+        else:  # the name of a union's member, not a key of the file; or a key that the file leaves at its default
+            named += [str(part)] * (depth >= len(fault["loc"]))
+            continue
         named.append(str(part))
         at = place.at
     field = ".".join(named) or "the file"

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Settings
 from vbert.data.spec import Source
-from vbert.data.yaml import read_yaml
+from vbert.data.yaml import Misplaced, read_yaml
 from vbert.model.config import ModelSettings, VisualBertConfig
 from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+MAX_CONFIG = 1 << 20  # bytes of a config.json
 FOLDER = Path(__file__).parents[2] / "data_specs" / "models"
 
 # config.json's name of each size; what is missing there has BERT base's value.
@@ -51,6 +53,16 @@ class ModelSpec(Settings):
     homepage: str
     kind: Literal["bert"] = "bert"
     source: HubSource | Source
+    sizes: dict[str, int | float | str] = Field(
+        {}, description="by the fields of `model`: what its config.json says, known before it is fetched"
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> ModelSpec:
+        for name in self.sizes:
+            if name not in SIZES:
+                raise Misplaced(("sizes", name), f"a BERT decides no such size; {nearest(name, SIZES)}")
+        return self
 
 
 def model_names() -> list[str]:
@@ -89,6 +101,24 @@ def bert_source(where: str) -> tuple[HubSource | Source, str]:
         return Source(path=os.path.abspath(folder)), folder.resolve().name
     spec = model_spec(where)
     return spec.source, spec.name
+
+
+def known_sizes(where: str) -> dict[str, Any] | None:
+    """Of the sizes that the BERT called `where` (see `bert_source`) decides, those that are known before its stage has
+    run: what its spec says, or config.json in its folder, whose faults its stage names. None where there is no such
+    BERT."""
+    try:
+        source, _ = bert_source(where)
+    except UserError:
+        return None
+    try:
+        if isinstance(source, Source) and source.path is not None:
+            with (Path(source.path) / "config.json").open("rb") as file:
+                given = json.loads(file.read(MAX_CONFIG))
+            return {ours: given[theirs] for ours, theirs in SIZES.items() if theirs in given}
+        return dict(model_spec(where).sizes)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
 
 
 class BertWeights(Artifact):

@@ -45,6 +45,13 @@ class ModelSettings(Settings):
         return self
 
 
+def too_long(max_text: int, max_positions: int) -> str:
+    """What is wrong where a text has more tokens than the model has positions for; else nothing."""
+    if max_text <= max_positions:
+        return ""
+    return f"{max_text} is beyond the model's {max_positions} positions (max_positions); set it to {max_positions}"
+
+
 class VisualBertConfig(ModelSettings):
     """A model's sizes, with those that its vocabulary and its regions decide."""
 

@@ -46,6 +46,9 @@ class Objective(Protocol):
     KINDS: Sequence[str]  # of examples
     SELECTS: str  # the metric whose largest value on `val` is `select: best`
 
+    def labelled(self, row: Row) -> bool:
+        """Whether the example says what is right, so that a prediction of it can be scored."""
+
     def head(self, rows: Sequence[Row], settings: Any) -> Head:
         """What the head is, from the training examples: kind, labels, how sequences are read."""
 

@@ -37,12 +37,16 @@ class VqaSettings(DownstreamSettings):
     minimum_count: int = Field(1, ge=1)
 
 
+def labelled(row: dict[str, Any]) -> bool:
+    return bool(row["answers"])
+
+
 def head(rows: Sequence[dict[str, Any]], settings: VqaSettings) -> dict[str, Any]:
     """The answers that score in at least `minimum_count` training examples, the most frequent first."""
     counts = Counter(a["answer"] for row in rows for a in row["answers"] or () if a["score"] > 0)
     kept = [(n, answer) for answer, n in counts.items() if n >= settings.minimum_count]
     labels = [answer for _, answer in sorted(kept, key=lambda item: (-item[0], item[1]))]
-    if not labels and settings.steps:
+    if not labels:
         raise BuildError("vqa: no training example has an answer: look at the splits and the reader of the data")
     return {
         "kind": "answer",
@@ -119,10 +123,10 @@ def scores(rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]]
     """accuracy: the soft score of each predicted answer, also by question type."""
     from vbert.metrics.vqa import soft_accuracy
 
-    if not any(row["answers"] for row in rows):
+    if not any(map(labelled, rows)):
         return {}
     each: list[float | None] = [
-        soft_accuracy(p["answer"], row["answers"]) if row["answers"] else None
+        soft_accuracy(p["answer"], row["answers"]) if labelled(row) else None
         for row, p in zip(rows, predictions, strict=True)
     ]
     found = {"accuracy": each}

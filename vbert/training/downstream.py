@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from vbert.artifacts import durable
 from vbert.artifacts.build import Job, Stopped
+from vbert.artifacts.errors import UserError
 from vbert.artifacts.settings import Numerics, Plugin
 from vbert.artifacts.stage import Figures
 from vbert.data.examples import Examples
 from vbert.device import device_of, of_rank
+from vbert.model.config import too_long
 from vbert.model.trained import Model, write_model
 from vbert.model.visualbert import Packed
 from vbert.model.vocabulary import Encoder
@@ -116,6 +118,8 @@ def run_finetune(
     held_out = Rows(examples, shards, ["val"], objective.KINDS)
     head = {**_head(objective, train, start, settings), "objective": plugin.name, "images": settings.images}
     model, vocabulary, contract = _model(objective, head, train, start, shards, seed)
+    if said := too_long(head["max_text"], model.encoder.config.max_positions):
+        raise UserError(f"max_text {said}")
     encoder = vocabulary.encoder()
     box_input = model.encoder.config.box_input
     training = Examined(objective, head, encoder, train, shards, box_input)
@@ -123,8 +127,14 @@ def run_finetune(
     if isinstance(start, Fresh) and start.model.standardise:
         used = [image for images in train.column("image_ids") for image in images]
         model.encoder.set_statistics(*statistics([(training.visuals, used)]))
+    task = Downstream(model, training, validation, settings)
     best = f"validation/{objective.SELECTS}" if settings.select == "best" else None
-    curves = run_training(job, Downstream(model, training, validation, settings), settings, numerics, seed, best)
+    if best and not any(map(objective.labelled, held_out[task.chosen])):
+        raise UserError(
+            f"select: best, but there are no labelled held-out examples to select by in {examples.title} (split val); "
+            "write select: last"
+        )
+    curves = run_training(job, task, settings, numerics, seed, best)
     if job.rank == 0:
         config = model.encoder.config
         write_model(
@@ -140,9 +150,11 @@ def run_finetune(
 
 
 def _head(objective: Objective, train: Rows, start: Model | Fresh, settings: DownstreamSettings) -> dict[str, Any]:
-    """What the head is; a start that has one keeps it where nothing is trained."""
+    """What the head is; a start that has one keeps it where nothing is trained. Raises UserError where it has none."""
     head = {"max_text": settings.max_text}
-    if isinstance(start, Model) and not settings.steps and start.labels():
+    if not settings.steps:
+        if isinstance(start, Fresh) or start.head()["kind"] == "pretraining":
+            raise UserError("steps: 0 evaluates the start as it is, and it has no answer head: train 1 step or more")
         return {**head, **start.head()}
     return {**head, **objective.head(train[list(range(len(train)))], settings)}
 

@@ -93,12 +93,8 @@ class _Run:
         self, job: Job, task: Task, schedule: Schedule, numerics: Numerics, seed: int, best: str | None
     ) -> None:
         self.job, self.task, self.schedule, self.seed, self.best = job, task, schedule, seed, best
-        share = job.world * schedule.accumulate
-        if schedule.batch_size % share:
-            raise UserError(
-                f"batch_size {schedule.batch_size} is not a multiple of processes × accumulate = {share}; "
-                f"set it to {-(-schedule.batch_size // share) * share}"
-            )
+        if said := schedule.uneven(job.world):
+            raise UserError(f"batch_size {said}")
         if schedule.steps and not task.size():
             raise BuildError("there are no training examples: look at the splits of the data and at --limit")
         self.accelerator = _accelerator(job, numerics)

@@ -35,6 +35,14 @@ class Schedule(Settings):
     accumulate: int = Field(1, ge=1, description="parts a process computes its share of a batch in")
     validate_every: int = Field(0, ge=0, description="optimiser steps; 0: at the end only")
 
+    def uneven(self, processes: int) -> str:
+        """What is wrong where a batch can't be cut into equal parts; else nothing."""
+        share = processes * self.accumulate
+        if self.batch_size % share == 0:
+            return ""
+        nearest = -(-self.batch_size // share) * share
+        return f"{self.batch_size} is not a multiple of processes × accumulate = {share}; set it to {nearest}"
+
     def rate(self, step: int) -> float:
         """The learning rate of the optimiser step `step` (0-based): linear warm-up, then the schedule down to 0.
 

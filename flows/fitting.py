@@ -1,0 +1,86 @@
+"""What of a recipe can't go together: all that can be known of it before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from vbert.data.spec import dataset
+from vbert.data.yaml import Misplaced
+from vbert.model.bert import known_sizes, model_names
+from vbert.model.config import too_long
+from vbert.training.schedule import Schedule
+
+if TYPE_CHECKING:
+    from flows.recipe import Recipe
+    from vbert.objectives.entry import DownstreamSettings
+
+Place = tuple[str, ...]
+
+
+def check_fits(recipe: Recipe, pretrainings: dict[Place, str]) -> None:
+    """Raises Misplaced at the first thing that the stages would refuse later, after others have worked.
+
+    pretrainings: where each pre-training stands, and its name.
+    """
+    for place, schedule, processes in _schedules(recipe, pretrainings):
+        if said := schedule.uneven(processes):
+            raise Misplaced((*place, "batch_size"), said)
+    for place, name in pretrainings.items():
+        entry = recipe.pretrainings()[name]
+        init = entry.start or recipe.model.init
+        _check_text(recipe, place, init, entry.max_text)
+        if entry.captions == 2 and _size(recipe, init, "type_vocab") == 1:
+            raise Misplaced((*place, "captions"), "2, but the model has one segment type: set model.type_vocab to 2")
+    for name, task in recipe.downstream.items():
+        place = ("downstream", name)
+        if task.steps == 0:
+            raise Misplaced(
+                (*place, "steps"),
+                "0 evaluates what it starts from as it is, and that has no answer head: train 1 step or more",
+            )
+        _check_text(recipe, place, _begun(recipe, task), task.max_text)
+        if task.select == "best" and (lacking := _not_held_out(recipe, task)):
+            raise Misplaced((*place, "select"), f"best, but {lacking}; write last")
+
+
+def _schedules(recipe: Recipe, pretrainings: dict[Place, str]) -> Iterator[tuple[Place, Schedule, int]]:
+    """Every training: where it stands, and in how many processes."""
+    if recipe.detector is not None and recipe.detector.train is not None:
+        yield ("detector", "train"), recipe.detector.train, recipe.numerics.detector.processes
+    for place, name in pretrainings.items():
+        yield place, recipe.pretrainings()[name], recipe.numerics.pretrain.processes
+    for name, task in recipe.downstream.items():
+        yield ("downstream", name), task, recipe.numerics.finetune.processes
+
+
+def _begun(recipe: Recipe, task: DownstreamSettings) -> str | None:
+    """The BERT behind what a downstream entry starts from; None: random weights."""
+    if task.start == "none":
+        return recipe.model.init
+    if task.start not in recipe.pretrainings() and task.start in model_names():
+        return task.start
+    return recipe.pretraining(task.start).start or recipe.model.init
+
+
+def _size(recipe: Recipe, init: str | None, field: str) -> object:
+    """A size of the model that starts from the BERT `init`; None where it is not known yet."""
+    return getattr(recipe.model, field) if init is None else (known_sizes(init) or {}).get(field)
+
+
+def _check_text(recipe: Recipe, place: Place, init: str | None, max_text: int) -> None:
+    positions = _size(recipe, init, "max_positions")
+    if isinstance(positions, int) and (said := too_long(max_text, positions)):
+        raise Misplaced((*place, "max_text"), said)
+
+
+def _not_held_out(recipe: Recipe, task: DownstreamSettings) -> str:
+    """Why there are no held-out examples to select by, as far as the recipe and the spec tell; else nothing."""
+    if not task.validation_examples:
+        return "validation_examples is 0"
+    spec = recipe.data[task.data].spec
+    told = dataset(spec) if spec is not None else None
+    if told is None or told.examples is None or told.validation is not None:
+        return ""
+    counts = told.examples.counts or told.images.counts
+    return f"{task.data} has no split val" if counts and "val" not in counts else ""

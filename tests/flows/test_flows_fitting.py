@@ -1,0 +1,103 @@
+"""What can't go together is refused when the recipe is read, with the field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.graph import graph
+from flows.recipe import as_yaml, resolve
+from vbert.artifacts.errors import UserError
+from vbert.model.bert import known_sizes, model_names, model_spec
+from vbert.model.config import ModelSettings
+
+TINY = str(Path(__file__).parents[1] / "tiny.yaml")
+BERT = {"model": {"init": "minilm_l6"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pretrain.max_text": 513}, "pretrain.max_text: 513 is beyond the model's 512 positions (max_positions); "),
+        (
+            {"model.max_positions": 64, "pretrain.max_text": 64},
+            "downstream.vqa.max_text: 128 is beyond the model's 64 ",
+        ),
+        ({"model.max_positions": 64}, "tiny.yaml:11:11: pretrain.max_text: 128 is beyond the model's 64 positions"),
+        ({**BERT, "downstream.vqa.max_text": 600}, "downstream.vqa.max_text: 600 is beyond the model's 512 "),
+        ({"downstream.vqa.start": "minilm_l6", "downstream.vqa.max_text": 600}, "600 is beyond the model's 512 "),
+        (
+            {"model": {"init": "minilm_l6", "layers": 12}},
+            "model.layers: 12, but 6 is that of init minilm_l6: leave it ",
+        ),
+        ({"model": {"init": "minilm_l6", "initializer_range": 0.1}}, "0.1, but init minilm_l6 brings its own"),
+        (
+            {"downstream.vqa.steps": 0},
+            "downstream.vqa.steps: 0 evaluates what it starts from as it is, and that has no",
+        ),
+        (
+            {"downstream.vqa.select": "best", "downstream.vqa.validation_examples": 0},
+            "downstream.vqa.select: best, but validation_examples is 0; write last",
+        ),
+        ({"pretrain.accumulate": 3}, "batch_size: 8 is not a multiple of processes × accumulate = 3; set it to 9"),
+        ({"numerics.finetune.processes": 3}, "8 is not a multiple of processes × accumulate = 3; set it to 9"),
+        ({"detector.train.accumulate": 3}, "4 is not a multiple of processes × accumulate = 3; set it to 6"),
+        ({"pretrain.captions": 2, "model.type_vocab": 1}, "pretrain.captions: 2, but the model has one segment type"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_field(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        resolve(TINY, changes)
+    assert said in refused.value.message
+
+
+def test_what_fits_is_taken() -> None:
+    for changes in (
+        {"pretrain.max_text": 512},
+        {"model.max_positions": 64, "pretrain.max_text": 64, "downstream.vqa.max_text": 64},
+        {"model": {"init": "minilm_l6", "layers": 6, "hidden_size": 384, "box_input": "none"}},
+        {"downstream.vqa.select": "best"},
+        {"numerics.pretrain.processes": 2, "pretrain.accumulate": 4},
+        {**BERT, "pretrain.captions": 2},
+    ):
+        resolve(TINY, changes)
+
+
+def test_a_split_that_a_spec_does_not_have_is_not_selected_by(tmp_path: Path) -> None:
+    spec = (Path(__file__).parents[2] / "data_specs" / "datasets" / "easy_vqa.yaml").read_text()
+    own = tmp_path / "own.yaml"
+    changes = {"data.easy_vqa.spec": str(own), "downstream.vqa.select": "best"}
+    own.write_text(spec.replace("name: easy_vqa", "name: own"))
+    resolve(TINY, changes)
+    own.write_text(spec.replace("name: easy_vqa", "name: own").replace("validation:", "# validation:"))
+    with pytest.raises(UserError, match=r"downstream.vqa.select: best, but easy_vqa has no split val; write last"):
+        resolve(TINY, changes)
+
+
+def test_a_recipe_with_init_is_written_without_the_sizes_that_the_bert_brings(tmp_path: Path) -> None:
+    """Written out it is read back; that the BERT's sizes are said again changes nothing."""
+    recipe = resolve(TINY, BERT)
+    (tmp_path / "again.yaml").write_text(as_yaml(recipe))
+    again = resolve(str(tmp_path / "again.yaml"), {"name": recipe.name})
+    assert graph(again).fingerprint == graph(recipe).fingerprint
+    assert graph(resolve(recipe, {"seed": 0})).fingerprint == graph(recipe).fingerprint
+    said = resolve(TINY, {"model": {"init": "minilm_l6", "layers": 6, "hidden_size": 384}})
+    assert graph(said).fingerprint == graph(recipe).fingerprint
+
+
+def test_sizes_are_known_before_a_bert_is_fetched(tmp_path: Path) -> None:
+    for name in model_names():
+        ModelSettings.model_validate(model_spec(name).sizes)
+        assert {"layers", "hidden_size", "heads", "intermediate_size", "max_positions"} <= model_spec(name).sizes.keys()
+    (tmp_path / "bert").mkdir()
+    assert known_sizes(str(tmp_path / "bert")) == {}
+    (tmp_path / "bert" / "config.json").write_text("[")
+    assert known_sizes(str(tmp_path / "bert")) == {}
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({"max_position_embeddings": 40, "vocab_size": 9}))
+    assert known_sizes(str(tmp_path / "bert")) == {"max_positions": 40}
+    assert known_sizes(str(tmp_path / "none")) is None
+    with pytest.raises(UserError, match=r"pretrain.max_text: 128 is beyond the model's 40 positions"):
+        resolve(TINY, {"model": {"init": str(tmp_path / "bert")}})
