@@ -68,7 +68,7 @@ def _size(recipe: Recipe, init: str | None, field: str) -> object:
     return getattr(recipe.model, field) if init is None else (known_sizes(init) or {}).get(field)
 
 
-def _check_text(recipe: Recipe, place: Place, init: str | None, max_text: int) -> None:
+def _check_text(recipe: Recipe, place: Place, init: str | None, max_text: int | None) -> None:
     positions = _size(recipe, init, "max_positions")
     if isinstance(positions, int) and (said := too_long(max_text, positions)):
         raise Misplaced((*place, "max_text"), said)

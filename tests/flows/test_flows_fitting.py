@@ -22,11 +22,7 @@ BERT = {"model": {"init": "minilm_l6"}}
     ("changes", "said"),
     [
         ({"pretrain.max_text": 513}, "pretrain.max_text: 513 is beyond the model's 512 positions (max_positions); "),
-        (
-            {"model.max_positions": 64, "pretrain.max_text": 64},
-            "downstream.vqa.max_text: 128 is beyond the model's 64 ",
-        ),
-        ({"model.max_positions": 64}, "tiny.yaml:11:11: pretrain.max_text: 128 is beyond the model's 64 positions"),
+        ({"model.max_positions": 64, "downstream.vqa.max_text": 65}, "vqa.max_text: 65 is beyond the model's 64 "),
         ({**BERT, "downstream.vqa.max_text": 600}, "downstream.vqa.max_text: 600 is beyond the model's 512 "),
         ({"downstream.vqa.start": "minilm_l6", "downstream.vqa.max_text": 600}, "600 is beyond the model's 512 "),
         (
@@ -57,7 +53,7 @@ def test_what_does_not_fit_is_refused_with_its_field(changes: dict[str, Any], sa
 def test_what_fits_is_taken() -> None:
     for changes in (
         {"pretrain.max_text": 512},
-        {"model.max_positions": 64, "pretrain.max_text": 64, "downstream.vqa.max_text": 64},
+        {"model.max_positions": 64, "pretrain.max_text": 64},
         {"model": {"init": "minilm_l6", "layers": 6, "hidden_size": 384, "box_input": "none"}},
         {"downstream.vqa.select": "best"},
         {"numerics.pretrain.processes": 2, "pretrain.accumulate": 4},
@@ -99,5 +95,7 @@ def test_sizes_are_known_before_a_bert_is_fetched(tmp_path: Path) -> None:
     (tmp_path / "bert" / "config.json").write_text(json.dumps({"max_position_embeddings": 40, "vocab_size": 9}))
     assert known_sizes(str(tmp_path / "bert")) == {"max_positions": 40}
     assert known_sizes(str(tmp_path / "none")) is None
-    with pytest.raises(UserError, match=r"pretrain.max_text: 128 is beyond the model's 40 positions"):
-        resolve(TINY, {"model": {"init": str(tmp_path / "bert")}})
+    with pytest.raises(UserError, match=r"pretrain.max_text: 41 is beyond the model's 40 positions"):
+        resolve(TINY, {"model": {"init": str(tmp_path / "bert")}, "pretrain.max_text": 41})
+    with pytest.raises(UserError, match=r"model.hidden_size: 32, but init .*/bert brings its own: leave it out"):
+        resolve(TINY, {"model.init": str(tmp_path / "bert")})

@@ -20,7 +20,7 @@ from vbert.training.pretraining import run_pretrain
 from vbert.training.sampler import generator
 from vbert.training.start import Fresh
 
-BASE = PretrainSettings(steps=150, batch_size=64, learning_rate=5e-3, matched=("caption", "question"), max_text=40)
+BASE = PretrainSettings(steps=150, batch_size=64, learning_rate=5e-3, matched=("caption", "question"))
 
 
 @pytest.fixture(scope="module")

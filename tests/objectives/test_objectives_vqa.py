@@ -26,7 +26,7 @@ from vbert.regions.shards import Shards
 from vbert.training.downstream import run_finetune, run_predict, run_score
 from vbert.training.start import Fresh
 
-SETTINGS = VqaSettings(data="world", steps=200, batch_size=64, learning_rate=5e-3, max_text=40)
+SETTINGS = VqaSettings(data="world", steps=200, batch_size=64, learning_rate=5e-3)
 ENCODER = Encoder([*SPECIAL, "what", "is", "it", "?", "？"], TextRules())
 
 

@@ -30,7 +30,7 @@ from vbert.training.start import Fresh
 # As the demo pre-trains.
 DEMO = PretrainSettings(
     steps=1, batch_size=32, learning_rate=1e-3, itm_rows="unmasked", altered=0.5, itm_share=0.25, content=0.3,
-    answers=1.0, validation_examples=0, max_text=40,
+    answers=1.0, validation_examples=0,
 )  # fmt: skip
 
 

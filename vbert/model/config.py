@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from vbert.artifacts.errors import UserError
 from vbert.artifacts.settings import Settings
 
+LONGEST_TEXT = 128  # tokens, where nothing is said: the original's max_seq_length
 BOX_NUMBERS = 6  # what `append6` adds to a feature
 
 
@@ -45,11 +47,18 @@ class ModelSettings(Settings):
         return self
 
 
-def too_long(max_text: int, max_positions: int) -> str:
-    """What is wrong where a text has more tokens than the model has positions for; else nothing."""
-    if max_text <= max_positions:
+def too_long(max_text: int | None, max_positions: int) -> str:
+    """What is wrong where a text may have more tokens than the model has positions for; else nothing."""
+    if max_text is None or max_text <= max_positions:
         return ""
     return f"{max_text} is beyond the model's {max_positions} positions (max_positions); set it to {max_positions}"
+
+
+def text_limit(max_text: int | None, max_positions: int) -> int:
+    """How many tokens a text may have: `max_text`, or as many as there are positions. Raises UserError beyond them."""
+    if said := too_long(max_text, max_positions):
+        raise UserError(f"max_text {said}")
+    return min(LONGEST_TEXT, max_positions) if max_text is None else max_text
 
 
 class VisualBertConfig(ModelSettings):

@@ -41,6 +41,8 @@ class DownstreamSettings(Schedule):
     evaluate: Annotated[EvaluateSettings, Wiring] = EvaluateSettings()  # read by the stage `evaluate` alone
     images: Literal["own", "shuffled"] = "own"
     select: Literal["best", "last"] = "last"
-    max_text: int = Field(128, ge=4, description="tokens of a text, special ones included")
+    max_text: int | None = Field(
+        None, ge=4, description="tokens of a text, special ones included; None: max_positions, 128 at most"
+    )
     train_pooler: bool = Field(True, description="the original leaves the pooler out of its optimiser")
     validation_examples: int = Field(1000, ge=0, description="held-out examples looked at while training")

@@ -14,6 +14,7 @@ from pydantic import Field
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.settings import Plugin, Since
 from vbert.data.examples import Examples
+from vbert.model.config import text_limit
 from vbert.regions.shards import Shards
 from vbert.training.schedule import Schedule
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from vbert.model.heads import PretrainingModel
     from vbert.model.vocabulary import Encoder
     from vbert.training.batches import Batch, Text
     from vbert.training.ranks import Ranks
@@ -63,7 +65,9 @@ class PretrainSettings(Schedule):
         "own",
         description="shuffled: each image's texts stand beside another's regions, a control of what compute gives",
     )
-    max_text: int = Field(128, ge=3, description="tokens of a sequence's text, special ones included")
+    max_text: int | None = Field(
+        None, ge=3, description="tokens of a sequence's text, special ones included; None: max_positions, 128 at most"
+    )
     train_pooler: bool = Field(True, description="the original leaves the pooler out of its optimiser")
     validation_examples: int = Field(1000, ge=0, description="held-out examples, a data set")
 
@@ -179,12 +183,14 @@ class Pretraining:
         self,
         data: Mapping[str, PretrainData],
         encoder: Encoder,
-        model: nn.Module,
+        model: PretrainingModel,
         box_input: str,
         settings: PretrainSettings,
         seed: int,
     ) -> None:
-        self.model, self.encoder, self.settings, self.seed = model, encoder, settings, seed
+        self.model: nn.Module = model
+        self.encoder, self.settings, self.seed = encoder, settings, seed
+        self.max_text = text_limit(settings.max_text, model.encoder.config.max_positions)
         self.weights = {"mlm": settings.mlm, "itm": settings.itm}
         names = sorted(data)
         self.train = [Corpus(data[name], ["train"], settings, box_input) for name in names]
@@ -234,7 +240,7 @@ class Pretraining:
         if settings.itm_rows == "unmasked":
             matched = bool(rng.random() < settings.itm_share) and matched
         match, texts = self._texts(corpus, i, matched, rng)
-        text = sentence(encoder, texts, settings.max_text)
+        text = sentence(encoder, texts, self.max_text)
         at: list[int] = []
         true: list[int] = []
         if settings.itm_rows == "masked" or not matched:

@@ -17,7 +17,7 @@ from vbert.artifacts.settings import Numerics, Plugin
 from vbert.artifacts.stage import Figures
 from vbert.data.examples import Examples
 from vbert.device import device_of, of_rank
-from vbert.model.config import too_long
+from vbert.model.config import text_limit
 from vbert.model.trained import Model, write_model
 from vbert.model.visualbert import Packed
 from vbert.model.vocabulary import Encoder
@@ -118,8 +118,7 @@ def run_finetune(
     held_out = Rows(examples, shards, ["val"], objective.KINDS)
     head = {**_head(objective, train, start, settings), "objective": plugin.name, "images": settings.images}
     model, vocabulary, contract = _model(objective, head, train, start, shards, seed)
-    if said := too_long(head["max_text"], model.encoder.config.max_positions):
-        raise UserError(f"max_text {said}")
+    head["max_text"] = text_limit(head["max_text"], model.encoder.config.max_positions)
     encoder = vocabulary.encoder()
     box_input = model.encoder.config.box_input
     training = Examined(objective, head, encoder, train, shards, box_input)
