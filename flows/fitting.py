@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vbert.data.spec import dataset
 from vbert.data.yaml import Misplaced
-from vbert.model.bert import known_sizes, model_names
+from vbert.model.bert import known_sizes
 from vbert.model.config import too_long
 from vbert.training.schedule import Schedule
 
@@ -28,7 +28,7 @@ def check_fits(recipe: Recipe, pretrainings: dict[Place, str]) -> None:
             raise Misplaced((*place, "batch_size"), said)
     for place, name in pretrainings.items():
         entry = recipe.pretrainings()[name]
-        init = entry.start or recipe.model.init
+        init = _bert_behind(recipe, entry.start)
         _check_text(recipe, place, init, entry.max_text)
         if entry.captions == 2 and _size(recipe, init, "type_vocab") == 1:
             raise Misplaced((*place, "captions"), "2, but the model has one segment type: set model.type_vocab to 2")
@@ -39,7 +39,7 @@ def check_fits(recipe: Recipe, pretrainings: dict[Place, str]) -> None:
                 (*place, "steps"),
                 "0 evaluates what it starts from as it is, and that has no answer head: train 1 step or more",
             )
-        _check_text(recipe, place, _begun(recipe, task), task.max_text)
+        _check_text(recipe, place, _bert_behind(recipe, task.start), task.max_text)
         if task.select == "best" and (lacking := _not_held_out(recipe, task)):
             raise Misplaced((*place, "select"), f"best, but {lacking}; write last")
 
@@ -54,13 +54,12 @@ def _schedules(recipe: Recipe, pretrainings: dict[Place, str]) -> Iterator[tuple
         yield ("downstream", name), task, recipe.numerics.finetune.processes
 
 
-def _begun(recipe: Recipe, task: DownstreamSettings) -> str | None:
-    """The BERT behind what a downstream entry starts from; None: random weights."""
-    if task.start == "none":
+def _bert_behind(recipe: Recipe, start: str | None) -> str | None:
+    """The BERT at the beginning of what `start` names, behind all pre-trainings; None: random weights."""
+    if start is None or start == "none":
         return recipe.model.init
-    if task.start not in recipe.pretrainings() and task.start in model_names():
-        return task.start
-    return recipe.pretraining(task.start).start or recipe.model.init
+    name, named = recipe.started_by(start), recipe.pretrainings()
+    return _bert_behind(recipe, named[name].start) if name in named else start
 
 
 def _size(recipe: Recipe, init: str | None, field: str) -> object:
