@@ -71,6 +71,9 @@ def images(
     if 0 < without < len(kept):
         figures["no_split"] = without
         sentences.append(f"in no split, so neither trained on nor evaluated: {without:,} of {count_of(kept, 'image')}")
+    official = {row.get("split") for row in found if not isinstance(row, readers.Note)} - {None}
+    if reading.validation is not None and official and reading.validation.of not in official:
+        sentences.append(f"validation takes a share of {reading.validation.of!r}, and no image is in that split")
     return figures | ({"notes": sentences} if sentences else {})
 
 

@@ -24,7 +24,7 @@ from vbert.data import readers
 from vbert.data.decode import FORMATS
 from vbert.data.folders import file_digests, folder_digest
 from vbert.data.names import IMAGE_ENDINGS, Names, hidden, is_image, kinds, odd
-from vbert.data.spec import Reading, Source
+from vbert.data.spec import HoldOut, Reading, Source
 
 CAFE = unicodedata.normalize("NFC", "café.jpg")
 
@@ -212,6 +212,10 @@ def test_splits_by_name_that_match_nothing_are_refused(tmp_path: Path) -> None:
     written(tmp_path / "data", "all.json", [{"id": 1, "file_name": "a.jpg"}], [])
     with pytest.raises(UserError, match=r"options\.splits\.val: no file's name ends with 'val\.json'"):
         read(tmp_path / "data", tmp_path / "store", splits={"train": "all.json", "val": "val.json"})
+    raws = {"data": download(Source(path=str(tmp_path / "data")).pinned())}
+    told = Reading(options={"splits": {"test": "train/"}}, validation=HoldOut(of="train"))
+    (found,) = built(Store(tmp_path / "store"), images(raws, readers.reader("jsonl"), None, told))
+    assert "validation takes a share of 'train', and no image is in that split" in found.figures["notes"]
     for splits, said in (
         ({"dev": "x"}, "'dev' is none of train, val, test"),
         (["x"], "must be a mapping"),
