@@ -7,7 +7,7 @@ STORE ?= store
 # Compiled imports are kept, or every process would compile torch again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo test slow check bench
+.PHONY: install dev shell demo test slow check bench
 
 install: .venv/installed
 
@@ -15,24 +15,35 @@ install: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c constraints.txt -e .
+	@touch $@
+
+# What the tests and linters need besides.
+dev: .venv/developed
+
+.venv/developed: .venv/installed
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# A shell with `vbert` on its PATH.
+shell: install
+	@PATH="$(CURDIR)/$(BIN):$$PATH" VIRTUAL_ENV="$(CURDIR)/.venv" $${SHELL:-/bin/sh}
 
 demo: install
 	$(BIN)/vbert run $(RECIPE) --store $(STORE)
 
-test: install
+test: dev
 	$(BIN)/pytest -n 2 -m "not slow"
 
-slow: install
+slow: dev
 	$(BIN)/pytest -m slow
 
-check: install
+check: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install
+bench: dev
 	$(BIN)/python tests/benchmarks/$(NAME).py
 

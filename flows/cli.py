@@ -302,10 +302,36 @@ def schedule(
 
 
 @app.command
-def init(recipe: str | None = None, /, *, to: Path | None = None) -> None:
-    """Copy a shipped recipe here, to be changed; without a name, list them. Example: `vbert init demo`"""
+def init(
+    recipe: str | None = None,
+    /,
+    *,
+    data: Annotated[bool, Parameter(negative=())] = False,
+    to: Path | None = None,
+) -> None:
+    """Copy a shipped recipe here, to be changed; without a name, list them; or begin a data set of your own.
+
+    Example: `vbert init demo`, or `vbert init --data`
+
+    Parameters
+    ----------
+    recipe
+        a shipped recipe's name.
+    data
+        write a folder with a spec, five examples, their images and a recipe that runs.
+    to
+        the file (or with --data the folder, else my_data) to write.
+    """
     from flows.recipe import RECIPES, recipe_names
 
+    if data:
+        from flows.starting import start_data
+
+        if recipe is not None:
+            raise UserError(f"--data writes no recipe {recipe!r}: leave one of them out")
+        for path in start_data(to or Path("my_data")):
+            print(path)
+        return
     if recipe is None:
         for name in recipe_names():
             first = (RECIPES / f"{name}.yaml").read_text().splitlines()[0].lstrip("# ")
@@ -323,10 +349,39 @@ def init(recipe: str | None = None, /, *, to: Path | None = None) -> None:
 
 
 @app.command
-def show(recipe: str, /, *, changes: Set = [], json_: JsonOption = False) -> None:  # noqa: B006
-    """A recipe with its changes and all defaults filled in, as YAML. Example: `vbert show demo --set seed=1`"""
+def show(
+    recipe: str | None = None,
+    /,
+    *,
+    fields: Annotated[bool, Parameter(negative=())] = False,
+    changes: Set = [],  # noqa: B006
+    json_: JsonOption = False,
+) -> None:
+    """A recipe with its changes and all defaults filled in, as YAML; or with --fields what may be written in one.
+
+    Example: `vbert show demo --set seed=1`, or `vbert show --fields downstream.vqa`
+
+    Parameters
+    ----------
+    recipe
+        a shipped recipe's name or a YAML file; with --fields the path of a field: `pretrain.steps`,
+        `machine`; of one in a spec: `datasets.sources`, `detectors`, `models`.
+    fields
+        what each field means, its kind and default.
+    """
     from flows.recipe import as_yaml
 
+    if fields:
+        from flows.fields import fields_at, print_fields
+
+        found = fields_at(recipe)
+        if json_:
+            print(json.dumps({"fields": [vars(field) for field in found]}))
+        else:
+            print_fields(found)
+        return
+    if recipe is None:
+        raise UserError("name a recipe (`vbert init` lists them), or say --fields")
     resolved = _recipe(recipe, changes)
     print(json.dumps(resolved.model_dump(mode="json")) if json_ else as_yaml(resolved), end="\n" if json_ else "")
 

@@ -42,7 +42,7 @@ class FeaturesEntry(Settings):
         None, description="file of the classes that numbers stand for"
     )
     attributes: Annotated[str | None, Wiring, LocalPath()] = Field(None, description="of the attributes likewise")
-    images_per_shard: Annotated[int, Wiring] = Field(500, ge=1)
+    images_per_shard: Annotated[int, Wiring] = Field(500, ge=1, description="images in a shard")
     quarantine: Annotated[float, Wiring] = Field(0.01, ge=0, le=1, description="share that may be unusable")
 
 

@@ -8,6 +8,7 @@ from flows.graph import sources_of
 from vbert.artifacts.errors import Damaged
 from vbert.artifacts.store import Store
 from vbert.data.spec import dataset, dataset_names
+from vbert.objectives import OBJECTIVES
 
 
 def dataset_rows(store: Store) -> list[dict[str, Any]]:
@@ -32,7 +33,7 @@ def dataset_rows(store: Store) -> list[dict[str, Any]]:
                 "examples": sum(spec.examples.counts.values()) if spec.examples else 0,
                 "size": sum(source.size or 0 for source in spec.sources.values()) or None,
                 "licence": spec.licence,
-                "tasks": list(spec.tasks),
+                "tasks": [task for task in spec.tasks if task in OBJECTIVES],
                 "present": len(held) == len(raws),
                 "held": sum(held),
             }

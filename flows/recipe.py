@@ -66,9 +66,9 @@ class DataEntry(Settings):
     features: Annotated[FeaturesEntry | None, Wiring] = Field(
         None, description="of another system, in place of those that the detector makes"
     )
-    images: int | None = Field(None, ge=1)
+    images: int | None = Field(None, ge=1, description="how many to generate, for generated sets")
     size: int | None = Field(None, ge=1, description="side of a generated image in pixels")
-    seed: int | None = Field(None, ge=0)
+    seed: int | None = Field(None, ge=0, description="of a generated set")
     unusable_boxes: Annotated[BoxShare | None, Wiring] = Field(None, description="in place of the spec's")
 
     @model_validator(mode="after")
@@ -131,7 +131,7 @@ class ModelEntry(ModelSettings):
 
 
 class PretrainEntry(PretrainSettings):
-    data: Annotated[tuple[str, ...], Wiring]
+    data: Annotated[tuple[str, ...], Wiring] = Field(description="names under `data`, whose training texts are read")
     start: Annotated[str | None, Wiring] = Field(
         None,
         description="an earlier one under `pretrain`, or a BERT as `model.init` names it; None: as `model` says, "
@@ -174,8 +174,8 @@ class NumericsByStage(Settings):
 class Recipe(Settings):
     """One whole experiment. `machine` reaches only the engine and is never hashed."""
 
-    name: str = ""
-    seed: int = Field(0, ge=0)
+    name: str = Field("", description="what the run and its report are called; else the name of the file")
+    seed: int = Field(0, ge=0, description="of everything drawn at random")
     limit: int | None = Field(None, ge=1, description="at most so many images per data set and split")
     data: dict[str, DataEntry] = Field(min_length=1)
     detector: DetectorEntry | None = Field(None, description="of all data sets without `features`")
@@ -320,7 +320,12 @@ def machine_from(pairs: Sequence[str], base: Machine | None = None) -> Machine:
         raise UserError(
             f"--machine {unknown[0]}: there is no such setting; {nearest(unknown[0], Machine.model_fields)}"
         )
-    return load_yaml(as_yaml(base or Machine()), "--machine", Machine, changes)
+    machine = load_yaml(as_yaml(base or Machine()), "--machine", Machine, changes, option="--machine")
+    if machine.device == "cuda" and machine.units_on == "threads":  # on Dask, other machines have the GPU
+        from vbert.device import device_of
+
+        device_of("cuda")
+    return machine
 
 
 def machine_of(recipe: Recipe, pairs: Sequence[str]) -> Machine:

@@ -17,7 +17,7 @@ def device_of(wanted: str) -> Literal["cpu", "cuda"]:
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return "cpu"
     if not torch.cuda.is_available():
-        raise UserError("machine.device is cuda, but torch sees none: set it to auto or cpu")
+        raise UserError("--machine device=cuda: torch sees no GPU here; say device=auto or device=cpu")
     return "cuda"
 
 

@@ -82,7 +82,7 @@ class Numerics(Settings):
 
     threads: int = Field(1, ge=1, description="operator threads a process")
     processes: int = Field(1, ge=1, description="ranks (training): the batch is split over them")
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of training; bf16 with fp32 weights")
 
 
 class Plugin(Settings):

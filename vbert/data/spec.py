@@ -106,15 +106,21 @@ class Source(Settings):
     Archives (.zip .whl .tar .tar.gz .tgz .tar.bz2 .tar.xz) appear by their members, `.gz .bz2 .xz` by what is in them.
     """
 
-    url: Annotated[Url | None, Location] = None
-    python_package: Package | None = None
-    path: Annotated[str | None, Location, LocalPath()] = None
-    sha256: Sha256 | None = None
-    size: Annotated[int, Field(ge=0, description="bytes")] | None = None
-    mirrors: Annotated[tuple[Url, ...], Location] = ()
-    auth: Annotated[Annotated[str, Field(pattern="^env:[A-Za-z_][A-Za-z0-9_]*$")] | None, Location] = None
+    url: Annotated[Url | None, Location] = Field(None, description="of a file")
+    python_package: Package | None = Field(None, description="name==version, whose wheel is fetched by pip")
+    path: Annotated[str | None, Location, LocalPath()] = Field(
+        None, description="a local file or folder, relative to the spec"
+    )
+    sha256: Sha256 | None = Field(None, description="of the file, by which it is known")
+    size: Annotated[int, Field(ge=0)] | None = Field(None, description="bytes")
+    mirrors: Annotated[tuple[Url, ...], Location] = Field((), description="other URLs of the same file")
+    auth: Annotated[Annotated[str, Field(pattern="^env:[A-Za-z_][A-Za-z0-9_]*$")] | None, Location] = Field(
+        None, description="env:NAME: a variable whose value is sent as a bearer token"
+    )
     # Its name is part of what is made, so it is hashed, unlike the location it is taken from.
-    file: Annotated[str, AfterValidator(_file)] = Field(default_factory=lambda given: _file_name(given))
+    file: Annotated[str, AfterValidator(_file)] = Field(
+        default_factory=lambda given: _file_name(given), description="what the file is called"
+    )
 
     @model_validator(mode="after")
     def _one_kind(self) -> Source:
@@ -144,8 +150,8 @@ class Source(Settings):
 class HoldOut(Settings):
     """A validation split where none is official: the images of split `of` whose id hashes into `share`."""
 
-    of: Split = "train"
-    share: Share = 0.05
+    of: Split = Field("train", description="the split that images are taken from")
+    share: Share = Field(0.05, description="of its images")
 
 
 class Reading(Settings):
@@ -176,8 +182,8 @@ class ImagesSpec(Settings):
     from_: Annotated[Annotated[str, AfterValidator(_known_spec)] | None, LocalPath(or_name=True)] = Field(
         None, alias="from", description="the spec whose images these are: its name, or its .yaml file"
     )
-    reader: Annotated[str, AfterValidator(_known_reader)] | None = None
-    sources: tuple[str, ...] | None = None
+    reader: Annotated[str, AfterValidator(_known_reader)] | None = Field(None, description="what reads the sources")
+    sources: tuple[str, ...] | None = Field(None, description="names of those it reads; else all")
     options: dict[str, JsonValue] = Field({}, description="keyword arguments of the reader")
     counts: dict[Split, Annotated[int, Field(ge=0)]] = Field({}, description="images, as published")
     unusable_boxes: Annotated[BoxShare, Acceptance()] = 0.05
@@ -194,8 +200,8 @@ class ImagesSpec(Settings):
 class ExamplesSpec(Settings):
     """The texts: a reader over the sources (all of them, or those named)."""
 
-    reader: Annotated[str, AfterValidator(_known_reader)]
-    sources: tuple[str, ...] | None = None
+    reader: Annotated[str, AfterValidator(_known_reader)] = Field(description="what reads the sources")
+    sources: tuple[str, ...] | None = Field(None, description="names of those it reads; else all")
     options: dict[str, JsonValue] = Field({}, description="keyword arguments of the reader")
     counts: dict[Split, Annotated[int, Field(ge=0)]] = Field({}, description="examples, as published")
 
@@ -203,13 +209,15 @@ class ExamplesSpec(Settings):
 class DatasetSpec(Settings):
     """One data set. `generate` holds the settings of the built-in generator, in place of sources."""
 
-    name: Name
-    title: str
-    licence: str
-    homepage: Url | None = None
+    name: Name = Field(description="a word of small letters, digits and _")
+    title: str = Field(description="for people")
+    licence: str = Field(description="of the data")
+    homepage: Url | None = Field(None, description="for people")
     tasks: Annotated[tuple[str, ...], Field(description="downstream tasks it serves")] = ()
     sources: dict[Name, Source] = Field({})
-    generate: dict[str, JsonValue] | None = None
+    generate: dict[str, JsonValue] | None = Field(
+        None, description="settings of the built-in generator, in place of sources"
+    )
     images: ImagesSpec
     examples: ExamplesSpec | None = None
     validation: HoldOut | None = None

@@ -61,14 +61,19 @@ def read_yaml(path: Path, model: type[M], changes: Mapping[str, Any] | None = No
 
 
 def load_yaml(
-    text: str, source: str, model: type[M], changes: Mapping[str, Any] | None = None, folder: Path = Path()
+    text: str,
+    source: str,
+    model: type[M],
+    changes: Mapping[str, Any] | None = None,
+    folder: Path = Path(),
+    option: str = "--set",
 ) -> M:
     """Like `read_yaml`, of a text that errors call `source`; its relative paths are relative to `folder`."""
     root = parse(text, source)
     if not isinstance(root.value, dict):
         raise UserError(f"{root.at}: the file must hold `key: value` lines, not {_kind(root.value)}")
     for key, value in (changes or {}).items():
-        _change(root, key, _node(value, f"{SET} {key}"), model)
+        _change(root, key, _node(value, f"{option} {key}"), model)
     _rooted(root, model, folder)
     try:
         # JSON mode is strict as YAML is typed: no "3" for 3, yet lists for tuples and 1 for 1.0.

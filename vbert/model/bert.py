@@ -40,19 +40,19 @@ SIZES = {
 class HubSource(Settings):
     """A repository of the Hugging Face hub at one commit."""
 
-    hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")]
+    hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")] = Field(description="the repository's name")
     revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$", description="the commit; a branch would move")]
 
 
 class ModelSpec(Settings):
     """A published checkpoint that pre-training can start from."""
 
-    name: str
-    title: str
-    licence: str
-    homepage: str
-    kind: Literal["bert"] = "bert"
-    source: HubSource | Source
+    name: str = Field(description="a word")
+    title: str = Field(description="for people")
+    licence: str = Field(description="of the weights")
+    homepage: str = Field(description="for people")
+    kind: Literal["bert"] = Field("bert", description="what it is")
+    source: HubSource | Source = Field(description="where its files are")
     sizes: dict[str, int | float | str] = Field(
         {}, description="by the fields of `model`: what its config.json says, known before it is fetched"
     )

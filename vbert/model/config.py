@@ -17,19 +17,21 @@ BOX_NUMBERS = 6  # what `append6` adds to a feature
 class ModelSettings(Settings):
     """What a recipe chooses of a model. Defaults are those of BERT base (Devlin et al. 2019) where it has them."""
 
-    hidden_size: int = Field(768, ge=1)
-    layers: int = Field(12, ge=1)
-    heads: int = Field(12, ge=1)
+    hidden_size: int = Field(768, ge=1, description="numbers of a token between layers")
+    layers: int = Field(12, ge=1, description="of the encoder")
+    heads: int = Field(12, ge=1, description="of attention, a layer")
     intermediate_size: int = Field(0, ge=0, description="0: four times hidden_size")
-    max_positions: int = Field(512, ge=1)
-    type_vocab: int = Field(2, ge=1)
-    activation: Literal["gelu", "gelu_new", "relu"] = "gelu"
-    hidden_dropout: float = Field(0.1, ge=0, lt=1)
-    attention_dropout: float = Field(0.1, ge=0, lt=1)
-    layer_norm_eps: float = Field(1e-12, gt=0)
-    initializer_range: float = Field(0.02, gt=0)
+    max_positions: int = Field(512, ge=1, description="tokens of a text at most")
+    type_vocab: int = Field(2, ge=1, description="kinds of text segments")
+    activation: Literal["gelu", "gelu_new", "relu"] = Field("gelu", description="of the inner layer")
+    hidden_dropout: float = Field(0.1, ge=0, lt=1, description="share of numbers dropped in training")
+    attention_dropout: float = Field(0.1, ge=0, lt=1, description="share of attention dropped in training")
+    layer_norm_eps: float = Field(1e-12, gt=0, description="added to a norm's variance")
+    initializer_range: float = Field(0.02, gt=0, description="standard deviation of fresh weights")
     # For our own data sets; imported checkpoints say `none` and false. Without box numbers the model sees no positions.
-    box_input: Literal["none", "append6"] = "append6"
+    box_input: Literal["none", "append6"] = Field(
+        "append6", description="append6 lets the model see where a box lies; none is the original"
+    )
     standardise: bool = Field(True, description="visual input by the training shards' mean and deviation")
 
     @model_validator(mode="before")

@@ -29,16 +29,16 @@ CACHED_TEXTS = 200_000
 class TextRules(Settings):
     """How text is normalised before it is cut into pieces: BERT's options, named as in `tokenizer_config.json`."""
 
-    do_lower_case: bool = True
+    do_lower_case: bool = Field(True, description="whether texts are lower-cased")
     strip_accents: bool | None = Field(None, description="None: as do_lower_case")
-    tokenize_chinese_chars: bool = True
+    tokenize_chinese_chars: bool = Field(True, description="whether Chinese characters stand alone")
 
 
 class VocabularySettings(TextRules):
     """size: word pieces at most (more only where the corpus has more characters)."""
 
-    size: int = Field(8000, ge=100)
-    min_frequency: int = Field(2, ge=1)
+    size: int = Field(8000, ge=100, description="pieces at most")
+    min_frequency: int = Field(2, ge=1, description="a piece occurs at least so often")
 
 
 class Pieces(NamedTuple):

@@ -13,8 +13,10 @@ from vbert.training.schedule import Schedule
 class EvaluateSettings(Settings):
     """How predictions are scored."""
 
-    splits: Annotated[tuple[Literal["train", "val", "test"], ...], Wiring] = ("test",)
-    batch_size: int = Field(256, ge=1)
+    splits: Annotated[tuple[Literal["train", "val", "test"], ...], Wiring] = Field(
+        ("test",), description="that are evaluated"
+    )
+    batch_size: int = Field(256, ge=1, description="examples at once")
     resamples: int = Field(2000, ge=0, description="of the bootstrap; 0: no intervals")
 
 
@@ -24,8 +26,8 @@ class DownstreamSettings(Schedule):
     whole images, drawn by the seed; of one seed a smaller share is part of a larger one.
     """
 
-    objective: str
-    data: Annotated[str, Wiring]
+    objective: str = Field(description="the downstream task; else the name of the entry")
+    data: Annotated[str, Wiring] = Field(description="a name under `data`")
     start: Annotated[str, Wiring] = Field(
         "pretrained",
         description="a name under `pretrain`, pretrained (the last one), none (as pre-training starts: from "
@@ -39,8 +41,12 @@ class DownstreamSettings(Schedule):
     )
     share: Annotated[float, Since(1.0)] = Field(1.0, gt=0, le=1, description="of the training examples, by image")
     evaluate: Annotated[EvaluateSettings, Wiring] = EvaluateSettings()  # read by the stage `evaluate` alone
-    images: Literal["own", "shuffled"] = "own"
-    select: Literal["best", "last"] = "last"
+    images: Literal["own", "shuffled"] = Field(
+        "own", description="shuffled trains and evaluates with other images' features: language alone"
+    )
+    select: Literal["best", "last"] = Field(
+        "last", description="which model is kept: of the best validation, or the last"
+    )
     max_text: int | None = Field(
         None, ge=4, description="tokens of a text, special ones included; None: max_positions, 128 at most"
     )

@@ -47,17 +47,21 @@ class PretrainSettings(Schedule):
     masks and the others are masked and true.
     """
 
-    mlm: float = Field(1.0, ge=0)
-    itm: float = Field(1.0, ge=0)
+    mlm: float = Field(1.0, ge=0, description="weight of masked language modelling")
+    itm: float = Field(1.0, ge=0, description="weight of image–text matching")
     kinds: tuple[Kind, ...] = Field(("caption", "question"), min_length=1, description="of examples")
-    matched: tuple[Kind, ...] = ("caption",)
+    matched: tuple[Kind, ...] = Field(("caption",), description="kinds whose texts are matched with images")
     masked: float = Field(0.15, ge=0, lt=1, description="share of word pieces hidden")
     content: float | None = Field(None, ge=0, le=1, description="that of words which decide what is true; None: alike")
     answers: float | None = Field(None, ge=0, le=1, description="that of answers behind their question; None: alike")
-    whole_word: bool = False
-    captions: Literal[1, 2] = 1
-    itm_target: Literal["mismatch", "task_label", "off"] = "mismatch"
-    itm_rows: Literal["masked", "unmasked"] = "masked"
+    whole_word: bool = Field(False, description="whether all pieces of a word are masked together")
+    captions: Literal[1, 2] = Field(1, description="texts a sequence; of 2 the second may be wrong")
+    itm_target: Literal["mismatch", "task_label", "off"] = Field(
+        "mismatch", description="mismatch: the text may be wrong; task_label: as the examples are labelled; off"
+    )
+    itm_rows: Literal["masked", "unmasked"] = Field(
+        "masked", description="masked: both losses of one pass; unmasked: a share `itm_share` is matched without masks"
+    )
     itm_share: float = Field(0.5, ge=0, le=1, description="of `itm_rows: unmasked`")
     mismatched: float = Field(0.5, ge=0, le=1, description="share of wrong texts among those to be matched")
     altered: float = Field(0.0, ge=0, le=1, description="share of the wrong ones made by changing a true attribute")

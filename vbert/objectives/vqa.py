@@ -31,10 +31,10 @@ class VqaSettings(DownstreamSettings):
     """answer_at: mask reads the [MASK] behind the question, pooled the pooled [CLS]. minimum_count: training examples
     an answer needs to become a label."""
 
-    objective: Literal["vqa"] = "vqa"
-    loss: Literal["kl", "bce"] = "kl"
-    answer_at: Literal["mask", "pooled"] = "mask"
-    minimum_count: int = Field(1, ge=1)
+    objective: Literal["vqa"] = Field("vqa", description="the downstream task; else the name of the entry")
+    loss: Literal["kl", "bce"] = Field("kl", description="of the answers")
+    answer_at: Literal["mask", "pooled"] = Field("mask", description="the token that the answer is read from")
+    minimum_count: int = Field(1, ge=1, description="training examples an answer scores in, at least")
 
 
 def labelled(row: dict[str, Any]) -> bool:

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 class Adaptive(Settings):
     """Every box that scores above `score`, at most `maximum`; where fewer do, the `minimum` best."""
 
-    rule: Literal["adaptive"] = "adaptive"
-    version: Literal[1] = 1
-    minimum: int = Field(1, ge=0)
-    maximum: int = Field(100, ge=1)
-    score: float = Field(0.2, ge=0, le=1)
+    rule: Literal["adaptive"] = Field("adaptive", description="the rule by name")
+    version: Literal[1] = Field(1, description="of the rule")
+    minimum: int = Field(1, ge=0, description="boxes kept at least")
+    maximum: int = Field(100, ge=1, description="boxes kept at most")
+    score: float = Field(0.2, ge=0, le=1, description="a box with a lower one is kept only to reach the minimum")
 
     @model_validator(mode="after")
     def _ordered(self) -> Adaptive:
@@ -35,16 +35,16 @@ class Adaptive(Settings):
 class Fixed(Settings):
     """The `count` best boxes, whatever they score."""
 
-    rule: Literal["fixed"] = "fixed"
-    version: Literal[1] = 1
-    count: int = Field(36, ge=1)
+    rule: Literal["fixed"] = Field("fixed", description="the rule by name")
+    version: Literal[1] = Field(1, description="of the rule")
+    count: int = Field(36, ge=1, description="boxes kept, the best ones")
 
 
 class Given(Settings):
     """The boxes of the images' own table, in its order; nothing is detected."""
 
-    rule: Literal["given"] = "given"
-    version: Literal[1] = 1
+    rule: Literal["given"] = Field("given", description="the rule by name")
+    version: Literal[1] = Field(1, description="of the rule")
 
 
 BoxRule = Annotated[Adaptive | Fixed | Given, Field(discriminator="rule")]
@@ -57,9 +57,9 @@ class Nms(Settings):
     detectron2). `class_agnostic`: each proposal under its best class, one suppression over all.
     """
 
-    rule: Literal["per_class", "class_agnostic"] = "per_class"
-    version: Literal[1] = 1
-    iou: float = Field(0.5, gt=0, le=1)
+    rule: Literal["per_class", "class_agnostic"] = Field("per_class", description="the rule by name")
+    version: Literal[1] = Field(1, description="of the rule")
+    iou: float = Field(0.5, gt=0, le=1, description="overlap above which the weaker box goes")
 
 
 class ProposalNms(Settings):
@@ -72,9 +72,9 @@ class ProposalNms(Settings):
     The boxes kept are the proposals, named by their best class, with its score.
     """
 
-    rule: Literal["proposals"]
-    version: Literal[1] = 1
-    iou: float = Field(0.3, gt=0, le=1)
+    rule: Literal["proposals"] = Field(description="the rule by name")
+    version: Literal[1] = Field(1, description="of the rule")
+    iou: float = Field(0.3, gt=0, le=1, description="overlap above which the weaker box goes")
     widths: Literal["continuous", "plus_one"] = Field(
         "plus_one", description="of boxes, in overlaps: x2 − x1, or x2 − x1 + 1 as in Fast R-CNN's code"
     )
@@ -85,11 +85,11 @@ class RisingNms(Settings):
     regressed boxes, whose threshold rises from `iou` by `step` up to `last` until the box rule has as many as it asks
     for (`minimum`, `count`)."""
 
-    rule: Literal["rising"]
-    version: Literal[1] = 1
-    iou: float = Field(0.3, gt=0, le=1)
-    last: float = Field(0.9, gt=0, le=1)
-    step: float = Field(0.1, gt=0, le=1)
+    rule: Literal["rising"] = Field(description="the rule by name")
+    version: Literal[1] = Field(1, description="of the rule")
+    iou: float = Field(0.3, gt=0, le=1, description="overlap that is tried first")
+    last: float = Field(0.9, gt=0, le=1, description="overlap that is tried last")
+    step: float = Field(0.1, gt=0, le=1, description="from one overlap to the next")
 
     @model_validator(mode="after")
     def _rises(self) -> RisingNms:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from pydantic import Field
+
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.settings import Plugin, Settings, Since
 from vbert.regions.boxes import BoxRule, NmsRule
@@ -24,14 +26,16 @@ class Preprocessing(Settings):
     does, by one factor for both sides, to the nearest size in pixels.
     """
 
-    resize: Literal["none", "pillow", "torch", "bilinear", "opencv"] = "none"
-    short_side: int | None = None  # pixels of the shorter side after resizing, unless
-    long_side: int | None = None  # the longer one would get longer than this
-    rounding: Annotated[Literal["down", "nearest"], Since("down")] = "down"  # of both sides: torchvision, detectron2
-    colours: Literal["RGB", "BGR"] = "RGB"
-    scale: float = 1 / 255
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    resize: Literal["none", "pillow", "torch", "bilinear", "opencv"] = Field("none", description="the rule by name")
+    short_side: int | None = Field(None, description="pixels of the shorter side after resizing, unless …")
+    long_side: int | None = Field(None, description="… the longer one would get longer than this")
+    rounding: Annotated[Literal["down", "nearest"], Since("down")] = Field(
+        "down", description="of both sides: torchvision, detectron2"
+    )
+    colours: Literal["RGB", "BGR"] = Field("RGB", description="their order")
+    scale: float = Field(1 / 255, description="pixels are divided so that white is this")
+    mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="subtracted from each colour")
+    std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="each colour is divided by")
 
 
 class Contract(Settings):

@@ -43,21 +43,25 @@ TRAINED_HERE = ("torchvision",)  # the backends whose networks give losses
 
 
 class _Fields(Settings):
-    name: str
-    architecture: Architecture
-    layer: Layer
-    dim: int = Field(ge=1)
-    classes: tuple[str, ...] | None = None  # None: those of the boxes it is trained on, sorted, or of its weights
-    attributes: tuple[str, ...] = ()  # known to the attribute head; none: no such head
-    features_of: Literal["proposals", "regressed"] = "proposals"
+    name: str = Field(description="what it is called")
+    architecture: Architecture = Field(description="the network")
+    layer: Layer = Field(description="whose output the features are")
+    dim: int = Field(ge=1, description="numbers of a feature")
+    classes: tuple[str, ...] | None = Field(
+        None, description="None: those of the boxes it is trained on, sorted, or of its weights"
+    )
+    attributes: tuple[str, ...] = Field((), description="known to the attribute head; none: no such head")
+    features_of: Literal["proposals", "regressed"] = Field(
+        "proposals", description="pooled at proposals, or at the boxes regressed from them"
+    )
     preprocessing: Preprocessing = Preprocessing()
-    nms: NmsRule = Nms()
+    nms: NmsRule = Field(Nms(), description="how overlapping boxes are suppressed")
 
 
 class DetectorSpec(_Fields):
     """What a detector is, but for its weights: enters fingerprints."""
 
-    backend: Plugin
+    backend: Plugin = Field(description="who runs it")
 
 
 class DetectorFile(_Fields):
@@ -67,14 +71,14 @@ class DetectorFile(_Fields):
     starts from. `import_only`: why its features can be imported but not made from images.
     """
 
-    backend: Literal["torchvision", "detectron2", "bottom_up", "elsewhere"]
-    title: str
-    licence: str
-    homepage: str | None = None
+    backend: Literal["torchvision", "detectron2", "bottom_up", "elsewhere"] = Field(description="who runs it")
+    title: str = Field(description="for people")
+    licence: str = Field(description="of the weights")
+    homepage: str | None = Field(None, description="for people")
     weights: dict[str, Source] = Field({})
     start: Source | None = Field(None, description="a classifier or another detector that training starts from")
-    import_only: str | None = None
-    boxes: BoxRule  # the rule where a recipe names none
+    import_only: str | None = Field(None, description="why it can be named for imported features but not run")
+    boxes: BoxRule = Field(description="which boxes are kept")  # the rule where a recipe names none
 
     @model_validator(mode="after")
     def _runs_it(self) -> DetectorFile:
@@ -116,9 +120,9 @@ def detector_file(name: str) -> DetectorFile:
 class RegionSettings(Settings):
     """`boxes` and `nms` default to the detector's spec; `resolved` fills them in before they are hashed."""
 
-    boxes: BoxRule | None = None
-    nms: NmsRule | None = None
-    images_per_shard: int = Field(500, ge=1)
+    boxes: BoxRule | None = Field(None, description="which boxes are kept; none: the detector's own rule")
+    nms: NmsRule | None = Field(None, description="how overlapping boxes are suppressed; none: the detector's own")
+    images_per_shard: int = Field(500, ge=1, description="images in a shard")
     batch: Annotated[int, Since(1)] = Field(1, ge=1, description="images of one padded size that go through together")
     quarantine: Annotated[float, Acceptance(0.01)] = Field(
         0.01, ge=0, le=1, description="share of images that may be unusable; nothing is extracted again for another one"
@@ -131,17 +135,21 @@ class RegionSettings(Settings):
 class ExtractionNumerics(Numerics):
     """`fp16` is for GPUs without bf16."""
 
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # type: ignore[assignment]  # nothing is learnt in it
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="of the detector: bf16 is faster on a GPU, with other bits"
+    )  # type: ignore[assignment]  # nothing is learnt in it
 
 
 class DetectorTraining(Schedule):
     """How a detector is trained on a collection with boxes."""
 
-    data: Annotated[str, Wiring]
-    steps: int = Field(900, ge=0)
-    batch_size: int = Field(16, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
-    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    data: Annotated[str, Wiring] = Field(description="a name under `data`, with boxes")
+    steps: int = Field(900, ge=0, description="optimiser steps")
+    batch_size: int = Field(16, ge=1, description="images an optimiser step")
+    learning_rate: float = Field(2e-3, gt=0, description="the highest")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "cosine", description="how the learning rate falls after the warm-up"
+    )
     attribute_weight: float = Field(0.5, ge=0, description="of the attribute head's loss")
     flip: float = Field(0.5, ge=0, le=1, description="share of images mirrored left to right")
     short_sides: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Since(())] = Field(

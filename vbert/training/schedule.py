@@ -21,17 +21,21 @@ class Schedule(Settings):
 
     steps: int = Field(ge=0, description="optimiser steps")
     batch_size: int = Field(64, ge=1, description="samples an optimiser step, over all processes")
-    learning_rate: float = Field(ge=0)
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    learning_rate: float = Field(ge=0, description="the highest, reached after the warm-up")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="how the learning rate falls after the warm-up"
+    )
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps")
     weight_decay: float = Field(0.01, ge=0, description="not on biases and norms")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: none")
     clip_rule: Literal["global", "per_tensor"] = Field(
         "global", description="per_tensor: the original's tensors, of which query, key and value are three"
     )
-    optimizer: Literal["adamw", "bert_adam"] = "adamw"
-    beta2: float = Field(0.999, gt=0, lt=1)
-    epsilon: float = Field(1e-8, gt=0)
+    optimizer: Literal["adamw", "bert_adam"] = Field(
+        "adamw", description="AdamW, or BertAdam without bias correction (as the original)"
+    )
+    beta2: float = Field(0.999, gt=0, lt=1, description="decay of the mean of squared gradients")
+    epsilon: float = Field(1e-8, gt=0, description="added to the optimiser's denominator")
     accumulate: int = Field(1, ge=1, description="parts a process computes its share of a batch in")
     validate_every: int = Field(0, ge=0, description="optimiser steps; 0: at the end only")
 

@@ -17,17 +17,19 @@ class PlainCnn(Settings):
     """
 
     backend: ClassVar[str] = "torchvision"
-    kind: Literal["plain_cnn"] = "plain_cnn"
-    channels: tuple[int, int, int] = (32, 64, 128)  # at strides 2, 4, 8
-    depth: tuple[int, int] = (2, 2)  # 3×3 convolutions at strides 4 and 8
-    anchors: tuple[tuple[float, ...], tuple[float, ...]] = ((10, 16), (24, 34))
-    ratios: tuple[float, ...] = (0.6, 1.0, 1.6)
-    pooled: int = Field(5, ge=1)  # RoIAlign output side
-    samples: int = Field(1, ge=1)  # and its samples a bin, along each side
-    hidden: int = Field(256, ge=1)  # width of fc6 and fc7
-    proposals: int = Field(50, ge=1)  # rows of the box head, always
-    before_nms: int = Field(200, ge=1)  # anchors a map that go into the RPN's suppression
-    rpn_iou: float = Field(0.7, gt=0, le=1)
+    kind: Literal["plain_cnn"] = Field("plain_cnn", description="the network by name")
+    channels: tuple[int, int, int] = Field((32, 64, 128), description="at strides 2, 4, 8")
+    depth: tuple[int, int] = Field((2, 2), description="3×3 convolutions at strides 4 and 8")
+    anchors: tuple[tuple[float, ...], tuple[float, ...]] = Field(
+        ((10, 16), (24, 34)), description="sides of anchors in pixels, a stage"
+    )
+    ratios: tuple[float, ...] = Field((0.6, 1.0, 1.6), description="heights to widths of anchors")
+    pooled: int = Field(5, ge=1, description="RoIAlign output side")
+    samples: int = Field(1, ge=1, description="and its samples a bin, along each side")
+    hidden: int = Field(256, ge=1, description="width of fc6 and fc7")
+    proposals: int = Field(50, ge=1, description="rows of the box head, always")
+    before_nms: int = Field(200, ge=1, description="anchors a map that go into the RPN's suppression")
+    rpn_iou: float = Field(0.7, gt=0, le=1, description="overlap above which the weaker proposal goes")
 
     @model_validator(mode="after")
     def _alike(self) -> PlainCnn:
@@ -44,25 +46,29 @@ class TorchvisionFasterRcnn(Settings):
     """
 
     backend: ClassVar[str] = "torchvision"
-    kind: Literal["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"]
-    norm: Literal["frozen", "batch"] = "frozen"
-    epsilon: float = Field(1e-5, ge=0)  # of the norms; torchvision sets 0 for its COCO weights of resnet50_fpn
-    trained: int = Field(3, ge=0, le=6)  # of 5 stages, MobileNet's 6
-    before_nms: int = Field(1000, ge=1)  # anchors a map that go into the RPN's suppression
-    proposals: int = Field(1000, ge=1)  # left by it
-    rpn_iou: float = Field(0.7, gt=0, le=1)
-    rpn_score: float = Field(0.0, ge=0, le=1)  # below it an anchor is no proposal
-    rows: int = Field(250, ge=1)  # of the box head at once, always: a row's bits depend on their number
-    taught: Annotated[int, Since(512)] = Field(512, ge=1)  # boxes an image that the box head learns from
+    kind: Literal["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"] = Field(
+        description="the network by name"
+    )
+    norm: Literal["frozen", "batch"] = Field("frozen", description="of the backbone")
+    epsilon: float = Field(
+        1e-5, ge=0, description="of the norms; torchvision sets 0 for its COCO weights of resnet50_fpn"
+    )
+    trained: int = Field(3, ge=0, le=6, description="of 5 stages, MobileNet's 6")
+    before_nms: int = Field(1000, ge=1, description="anchors a map that go into the RPN's suppression")
+    proposals: int = Field(1000, ge=1, description="left by it")
+    rpn_iou: float = Field(0.7, gt=0, le=1, description="overlap above which the weaker proposal goes")
+    rpn_score: float = Field(0.0, ge=0, le=1, description="below it an anchor is no proposal")
+    rows: int = Field(250, ge=1, description="of the box head at once, always: a row's bits depend on their number")
+    taught: Annotated[int, Since(512)] = Field(512, ge=1, description="boxes an image that the box head learns from")
 
 
 class Detectron2(Settings):
     """A model that detectron2 builds from one of its own configurations."""
 
     backend: ClassVar[str] = "detectron2"
-    kind: Literal["detectron2"]
-    config: str  # below detectron2/model_zoo/configs
-    changes: dict[str, JsonValue] = Field({})  # of the configuration, by dotted key
+    kind: Literal["detectron2"] = Field(description="the network by name")
+    config: str = Field(description="below detectron2/model_zoo/configs")
+    changes: dict[str, JsonValue] = Field({}, description="of the configuration, by dotted key")
 
 
 class BottomUp(Settings):
@@ -75,24 +81,24 @@ class BottomUp(Settings):
     """
 
     backend: ClassVar[str] = "bottom_up"
-    kind: Literal["bottom_up_c4"]
-    blocks: tuple[int, int, int, int] = (3, 4, 23, 3)  # residual blocks of res2 to res5
-    width: int = Field(64, ge=1)  # channels of the stem; features are 32 times as wide
-    rpn_channels: int = Field(512, ge=1)
-    pooled: int = Field(14, ge=1)  # RoI pooling output side
-    geometry: Literal["caffe", "detectron2"] = "caffe"
-    proposals: int = Field(300, ge=1)
-    before_nms: int = Field(6000, ge=1)  # proposals that go into the RPN's suppression
-    rpn_iou: float = Field(0.7, gt=0, le=1)
-    rows: int = Field(60, ge=1)  # RoIs a pass of the RoI head, always
+    kind: Literal["bottom_up_c4"] = Field(description="the network by name")
+    blocks: tuple[int, int, int, int] = Field((3, 4, 23, 3), description="residual blocks of res2 to res5")
+    width: int = Field(64, ge=1, description="channels of the stem; features are 32 times as wide")
+    rpn_channels: int = Field(512, ge=1, description="of the proposal network")
+    pooled: int = Field(14, ge=1, description="RoI pooling output side")
+    geometry: Literal["caffe", "detectron2"] = Field("caffe", description="how boxes are rounded and regions pooled")
+    proposals: int = Field(300, ge=1, description="kept after suppression")
+    before_nms: int = Field(6000, ge=1, description="proposals that go into the RPN's suppression")
+    rpn_iou: float = Field(0.7, gt=0, le=1, description="overlap above which the weaker proposal goes")
+    rows: int = Field(60, ge=1, description="RoIs a pass of the RoI head, always")
 
 
 class Elsewhere(Settings):
     """A model that nothing here runs. Features that it made can be imported; its spec says how it made them."""
 
     backend: ClassVar[str] = "elsewhere"
-    kind: Literal["elsewhere"]
-    model: str  # in the words of its own project
+    kind: Literal["elsewhere"] = Field(description="the network by name")
+    model: str = Field(description="in the words of its own project")
 
 
 Architecture = Annotated[

@@ -1,0 +1,161 @@
+"""`vbert show --fields`: every field of recipes, specs and `--machine`, from the models' own descriptions."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from vbert.artifacts.errors import UserError, nearest
+
+ANY = "NAME"  # stands in a path for a key that the user chooses
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field at the dotted `path`; `inside`: whether it has fields of its own."""
+
+    path: str
+    kind: str
+    default: str
+    description: str
+    inside: bool
+
+
+def roots() -> dict[str, type[BaseModel]]:
+    """What has fields: recipes (whose paths begin with their own fields), and the specs by their folder."""
+    from flows.recipe import Recipe
+    from vbert.data.spec import DatasetSpec
+    from vbert.model.bert import ModelSpec
+    from vbert.regions.detector import DetectorFile
+
+    return {"recipe": Recipe, "datasets": DatasetSpec, "detectors": DetectorFile, "models": ModelSpec}
+
+
+def fields_at(path: str | None) -> list[Field]:
+    """The field at `path` and those in it: `pretrain`, `downstream.vqa.steps`, `machine`; `datasets.sources` of specs.
+
+    Raises UserError with the nearest name where there is none.
+    """
+    known = roots()
+    parts = path.split(".") if path else []
+    root = parts.pop(0) if parts and parts[0] in known else "recipe"
+    options: list[Any] = [known[root]]
+    walked = [] if root == "recipe" else [root]
+    found: Field | None = None
+    for part in parts:
+        valid = {name: info for option in options for model in models(option) for name, info in members(model)}
+        inner = [value for option in options for value in keyed(option)]
+        if part in valid:
+            options = [valid[part].annotation]
+            found = described(".".join([*walked, part]), valid[part])
+        elif inner and not nearest(part, valid).startswith("did you mean"):  # a name of the user's own
+            options, found = inner, None
+        else:
+            raise UserError(f"--fields {path}: there is no {part!r}; {nearest(part, valid or known)}")
+        walked.append(part)
+    rows = [] if found is None else [found]
+    while (into := [value for option in options for value in keyed(option)]) and not any(map(models, options)):
+        options = into
+        walked.append(ANY)
+    below = {name: info for option in options for model in models(option) for name, info in members(model)}
+    return rows + [described(".".join([*walked, name]), info) for name, info in below.items()]
+
+
+def members(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    for name, info in model.model_fields.items():
+        yield info.alias or name, info
+
+
+def described(path: str, info: FieldInfo) -> Field:
+    text = info.description or ""
+    if not text:
+        inner = everything(info.annotation)
+        text = (inner[0].__doc__ or "").split("\n\n")[0] if len(inner) == 1 else ""
+    factory = info.default is PydanticUndefined
+    default = "" if factory else shown(info.default)
+    return Field(
+        path,
+        kind_of(info.annotation),
+        "required" if info.is_required() else default,
+        " ".join(text.split()),
+        bool(everything(info.annotation)),
+    )
+
+
+def shown(value: Any) -> str:
+    """A default as it is written in YAML; nothing for what has fields of its own."""
+    if isinstance(value, BaseModel) or value == {}:
+        return ""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def everything(annotation: Any) -> list[type[BaseModel]]:
+    """The models in an annotation, also behind keys and items."""
+    return [*models(annotation), *(model for inner in keyed(annotation) for model in everything(inner))]
+
+
+def models(annotation: Any) -> list[type[BaseModel]]:
+    return [c for c in choices(annotation) if isinstance(c, type) and issubclass(c, BaseModel)]
+
+
+def keyed(annotation: Any) -> list[Any]:
+    """What stands under the keys or items of an annotation."""
+    kinds = (list, tuple, dict, Mapping)
+    every = [(get_origin(choice), get_args(choice)) for choice in choices(annotation)]
+    return [inner[0 if origin in (list, tuple) else -1] for origin, inner in every if origin in kinds and inner]
+
+
+def choices(annotation: Any) -> list[Any]:
+    """The alternatives of an annotation, `Annotated` taken off."""
+    if get_origin(annotation) is Annotated:
+        return choices(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [choice for option in get_args(annotation) for choice in choices(option)]
+    return [annotation]
+
+
+WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false"}
+
+
+def kind_of(annotation: Any) -> str:
+    """In words: `whole number`, `best | last`, `list of text`."""
+    said = []
+    for choice in choices(annotation):
+        origin = get_origin(choice)
+        if choice is type(None):
+            continue
+        if origin is Literal:
+            said.append(" | ".join(map(str, get_args(choice))))
+        elif origin in (list, tuple):
+            said.append(f"list of {kind_of(get_args(choice)[0])}")
+        elif choice in WORDS:
+            said.append(WORDS[choice])
+        else:
+            said.append("mapping")
+    return " or ".join(dict.fromkeys(said))
+
+
+def print_fields(found: list[Field]) -> None:
+    from flows.terminal import escape, page
+
+    out = page()
+    for field in found:
+        default = (
+            f", {field.default}" if field.default == "required" else f" = {field.default}" if field.default else ""
+        )
+        more = " …" if field.inside else ""
+        out.print(f"[bold]{escape(field.path)}[/]{more}  [dim]{escape(field.kind + default)}[/]")
+        if field.description:
+            out.print(f"    {escape(field.description)}")
+    if any(field.inside for field in found):
+        out.print("… has fields of its own: `vbert show --fields PATH`; specs: PATH datasets, detectors or models")
