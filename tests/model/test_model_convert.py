@@ -356,3 +356,26 @@ def test_sizes_and_box_numbers_come_from_the_right_side(tmp_path: Path) -> None:
     config = BertWeights.at(directory).model_config(settings, visual_dim=9)
     assert (config.hidden_size, config.layers, config.activation, config.layer_norm_eps) == (24, 3, "gelu_new", 1e-5)
     assert (config.visual_input, config.standardise, config.hidden_dropout) == (15, True, 0.3)
+
+
+def test_a_visualbert_that_can_not_be_built_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    theirs = VisualBertForPreTraining(hf_config())
+    theirs.save_pretrained(tmp_path / "theirs")
+    config = tmp_path / "theirs" / "config.json"
+    given = json.loads(config.read_text())
+    for change in ({"num_attention_heads": 5}, {"visual_embedding_dim": "wide"}, {"hidden_act": "swish"}):
+        config.write_text(json.dumps(given | change))
+        with pytest.raises(UserError, match=r"config\.json: no sizes of a VisualBERT that can be built here"):
+            load_pretrained(tmp_path / "theirs")
+    config.write_text(json.dumps(given))
+    path = tmp_path / "theirs" / "model.safetensors"
+    tensors = load_file(path)
+    key = "visual_bert.encoder.layer.0.attention.self.key.weight"
+    for other in (torch.zeros(()), torch.zeros(3, 5)):
+        save_file(tensors | {key: other}, path)
+        with pytest.raises(UserError, match="does not fit the model") as refused:
+            load_pretrained(tmp_path / "theirs")
+        assert f"{key} + " in refused.value.details
+    save_file(tensors | {key: torch.full_like(tensors[key], torch.nan)}, path)
+    with pytest.raises(UserError, match=rf"NaN or infinite numbers in 1 of \d+ tensors \({key}\)"):
+        load_pretrained(tmp_path / "theirs")

@@ -268,7 +268,7 @@ def test_numbers_of_another_type_stop_the_import_unless_stated(tmp_path: Path) -
     for row, one in zip(lines, GIVEN, strict=True):
         row[5] = files.b64(one.features, "<f2")
     path.write_text("\n".join("\t".join(row) for row in lines))
-    with pytest.raises(UserError, match=r"no image with regions can be read: .* give --dtype float16"):
+    with pytest.raises(UserError, match=r"no image with regions can be read: .* import them with --dtype float16"):
         imported(tmp_path / "store", path)
     shards = imported(tmp_path / "store", path, dtype="float16")
     boxes_of(shards, GIVEN, lambda name: str(int(name.rpartition("_")[2])))

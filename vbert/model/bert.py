@@ -126,9 +126,9 @@ class BertWeights(Artifact):
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors, float32, named `bert.…` and `cls.…`."""
-        from safetensors.torch import load_file
+        from vbert.data.weight_files import read_safetensors
 
-        return dict(load_file(self.file("model.safetensors")))
+        return read_safetensors(self.file("model.safetensors"))
 
     def sizes(self) -> dict[str, Any]:
         """The fields of `ModelSettings` that the checkpoint decides."""

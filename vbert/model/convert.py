@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from vbert.artifacts.errors import UserError
@@ -124,7 +125,7 @@ def load_pretrained(
     answers = "VisualBertForQuestionAnswering" in (given.get("architectures") or ())
     model: PretrainingModel | AnswerModel
     if answers:
-        if "cls.bias" not in tensors:
+        if "cls.bias" not in tensors or tensors["cls.bias"].dim() != 1:
             raise UserError(f"{folder}: a model for question answering without `cls.bias`")
         model = AnswerModel(config, len(tensors["cls.bias"]))
     else:
@@ -218,7 +219,11 @@ def fill(
             problems += [f"missing {name} (for {ours})" for name in missing]
             continue
         used.update(theirs)
-        joined = torch.cat([given[name] for name in theirs]) if len(theirs) > 1 else given[theirs[0]]
+        parts = [given[name] for name in theirs]
+        if len({part.shape[1:] for part in parts}) > 1 or not all(part.dim() for part in parts):
+            problems.append(f"shapes of {' + '.join(theirs)}: {' and '.join(str(list(p.shape)) for p in parts)}")
+            continue
+        joined = torch.cat(parts) if len(parts) > 1 else parts[0]
         if joined.shape != state[ours].shape:
             shapes = f"{list(joined.shape)} instead of {list(state[ours].shape)}"
             problems.append(f"shape of {' + '.join(theirs)}: {shapes} (for {ours})")
@@ -243,17 +248,21 @@ def _config(given: Mapping[str, Any], box_input: Any, folder: Path) -> VisualBer
         raise UserError(f"{folder}/config.json: bypass_transformer is not supported")
     box_input = box_input or given.get("box_input", "none")
     numbers = BOX_NUMBERS if box_input == "append6" else 0
-    return VisualBertConfig.model_validate(
-        {ours: given[theirs] for ours, theirs in SIZES.items() if theirs in given}
-        | {
-            "vocab_size": given.get("vocab_size", 30522),
-            "visual_dim": given.get("visual_embedding_dim", 512) - numbers,
-            "hidden_dropout": given.get("hidden_dropout_prob", 0.1),
-            "attention_dropout": given.get("attention_probs_dropout_prob", 0.1),
-            "box_input": box_input,
-            "standardise": False,
-        }
-    )
+    try:
+        return VisualBertConfig.model_validate(
+            {ours: given[theirs] for ours, theirs in SIZES.items() if theirs in given}
+            | {
+                "vocab_size": given.get("vocab_size", 30522),
+                "visual_dim": given.get("visual_embedding_dim", 512) - numbers,
+                "hidden_dropout": given.get("hidden_dropout_prob", 0.1),
+                "attention_dropout": given.get("attention_probs_dropout_prob", 0.1),
+                "box_input": box_input,
+                "standardise": False,
+            }
+        )
+    except (ValidationError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{folder}/config.json: no sizes of a VisualBERT that can be built here: {said:.300}") from None
 
 
 @torch.no_grad()

@@ -30,12 +30,11 @@ class Model(Artifact):
 
     def load(self) -> nn.Module:
         """The model on the CPU in eval mode: a `PretrainingModel` or an `AnswerModel` (vbert.model.heads)."""
-        from safetensors.torch import load_file
-
+        from vbert.data.weight_files import read_safetensors
         from vbert.model.heads import assemble
 
         module = assemble(self.config(), self.head())
-        tensors = load_file(self.file(WEIGHTS))
+        tensors = read_safetensors(self.file(WEIGHTS))
         try:
             module.load_state_dict(tensors)
         except RuntimeError as error:

@@ -294,10 +294,10 @@ class DetectorWeights(Artifact):
 
     def load(self, device: str = "cpu") -> Detector:
         """The detector on `device`, in evaluation mode."""
-        from safetensors.torch import load_file
+        from vbert.data.weight_files import read_safetensors
 
         spec = self.spec()
-        tensors = load_file(self.file("weights.safetensors"))
+        tensors = read_safetensors(self.file("weights.safetensors"))
         return load_backend(spec.backend.name).detector(spec, self.classes(), tensors, device)
 
     def contract(self, settings: RegionSettings) -> Contract:

@@ -146,7 +146,7 @@ def _others(data: bytes, n: int) -> str:
             continue
         if np.isfinite(values).all() and np.abs(values).max() < USUAL and out_of_proportion(values) is None:
             within = f"{values.shape[1]} numbers a region from {values.min():.3g} to {values.max():.3g}"
-            return f"; as {dtype} they are {within}: give --dtype {dtype} if that is what they are"
+            return f"; as {dtype} they are {within}: import them with --dtype {dtype} if that is what they are"
     return ""
 
 
