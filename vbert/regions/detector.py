@@ -141,7 +141,11 @@ class ExtractionNumerics(Numerics):
 
 
 class DetectorTraining(Schedule):
-    """How a detector is trained on a collection with boxes."""
+    """How a detector is trained on a collection with boxes.
+
+    Losses are those of the whole batch. What a network does to its input is not: batch norms that learn take their
+    statistics of the images computed at once (batch_size / processes / accumulate), which are padded to their largest.
+    """
 
     data: Annotated[str, Wiring] = Field(description="a name under `data`, with boxes")
     steps: int = Field(900, ge=0, description="optimiser steps")
