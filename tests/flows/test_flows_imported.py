@@ -44,6 +44,16 @@ def stages(target: Artifact) -> set[str]:
     return {artifact.title.partition("[")[0] for artifact in walk(target)}
 
 
+def test_the_type_of_the_numbers_can_be_stated(recipe: Recipe) -> None:
+    def imported(given: Recipe) -> Artifact:
+        return next(a for a in walk(graph(given)) if a.stage_name == "import_features")
+
+    plain, stated = imported(recipe), imported(resolve(recipe, {"data.shapes.features.dtype": "float16"}))
+    assert plain.input("settings").dtype is None
+    assert stated.input("settings").dtype == "float16"
+    assert plain.fingerprint != stated.fingerprint
+
+
 def test_the_chain_runs_on_imported_features(recipe: Recipe, tmp_path: Path) -> None:
     target = graph(recipe)
     assert {"import_features", "pretrain", "finetune", "evaluate", "report"} <= stages(target)
