@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,14 +63,21 @@ def draw_photos(folder: Path, count: int) -> Path:
 def run(command: list[str], seconds: float) -> tuple[int, str, str]:
     """(exit code, output, errors); 124 where it was cut off."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    try:
-        done = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds
-        )
-    except subprocess.TimeoutExpired as late:
-        said = [part.decode() if isinstance(part, bytes) else part or "" for part in (late.stdout, late.stderr)]
-        return 124, said[0], said[1]
-    return done.returncode, done.stdout, done.stderr
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its children too: they hold the GPU
+            return 124, *process.communicate()
+    return process.returncode, out, err
 
 
 def failure(code: int, out: str, err: str) -> dict[str, Any]:
