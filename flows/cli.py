@@ -17,7 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 from flows import cli_features
 from flows.cli_preprocess import preprocess
 from flows.cli_runs import gc, keep, runs, there
-from flows.options import JsonOption, MachineOption, Set, StoreOption
+from flows.options import JsonOption, MachineOption, Set, SharedOption, StoreOption
 from vbert.artifacts.children import Stopped
 from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.artifacts.store import Store, default_root
@@ -75,6 +75,7 @@ def run(
     *,
     changes: Set = [],  # noqa: B006  cyclopts reads the default
     store: StoreOption = None,
+    shared: SharedOption = False,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     limit: int | None = None,
     until: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006
@@ -115,6 +116,8 @@ def run(
     changed = _changes(changes, limit)
     resolved = resolve(recipe, changed)
     running = Running(resolved, _store(store), machine_of(resolved, machine), until)
+    if shared:
+        running.store.share()
     if dry_run and json_:
         print(json.dumps({"store": running.store.location, "stages": plan_rows(running.lines, running.store)}))
         return
@@ -397,7 +400,6 @@ def _terminated(*_: Any) -> None:
 def main() -> None:
     """The entry point: a user's mistake is one sentence without a traceback."""
     signal.signal(signal.SIGTERM, _terminated)
-    os.umask(0o002)  # what a run leaves in a shared store, another of the group goes on from
     code = 1
     try:
         app(sys.argv[1:], result_action="return_value", exit_on_error=False, print_error=True)

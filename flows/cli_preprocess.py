@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from flows.options import JsonOption, MachineOption, Set, StoreOption
+from flows.options import JsonOption, MachineOption, Set, SharedOption, StoreOption
 from vbert.artifacts.errors import BuildError, UserError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def preprocess(
     boxes: int | None = None,
     changes: Set = [],  # noqa: B006  cyclopts reads the default
     store: StoreOption = None,
+    shared: SharedOption = False,
     machine: MachineOption = [],  # noqa: B006
     local: Annotated[bool, Parameter(negative=())] = False,
     strict: Annotated[bool, Parameter(negative=())] = False,
@@ -61,6 +62,8 @@ def preprocess(
         raise UserError(f"{out} holds other files than shards; give an empty or new directory with --out")
     recipe = folder_recipe(folder, detector, weights, boxes, changes)
     running = Running(recipe, Store(store or default_root()), machine_of(recipe, machine), ["regions"])
+    if shared:
+        running.store.share()
     given = {"detector": detector, "weights": weights, "boxes": boxes}
     asked = {name: value for name, value in given.items() if value is not None} | parse_changes(changes, "--set")
     running.run("local" if local else "auto", str(folder.absolute()), asked)

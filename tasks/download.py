@@ -38,7 +38,7 @@ def download(build: Build, source: Source) -> Figures:
 
 def _by_reference(build: Build, source: Source) -> Figures:
     """The index of a local file or folder, whose bytes stay where they are."""
-    from vbert.data.folders import digest_of, file_digests, set_aside
+    from vbert.data.folders import digest_of, file_digests, last_changed, set_aside
     from vbert.data.raw import Member, write_index
     from vbert.data.unpack import lay_out
 
@@ -47,7 +47,8 @@ def _by_reference(build: Build, source: Source) -> Figures:
         raise BuildError(f"{root}: a local source is identified by its content: use `source.pinned()` in the graph")
     digests = file_digests(root)
     if digest_of(root, digests) != source.sha256:
-        raise UserError(f"{root} has changed since it was planned; run again to take it as it is now")
+        said = f"{last_changed(root)} was the last to change; let nothing write there meanwhile, and run again"
+        raise UserError(f"{root} has changed since it was planned: {said}")
     aside = set_aside(root)
     if root.is_dir():
         members = [Member(n, n, 0, size, size, sha256=sha256, local=True) for n, (size, sha256) in digests.items()]

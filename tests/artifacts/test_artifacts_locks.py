@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from artifacts import as_user, toy
 from vbert.artifacts import durable
 from vbert.artifacts import owner as owners
 from vbert.artifacts.build import attempt_directory
-from vbert.artifacts.graph import walk
+from vbert.artifacts.graph import build_here, walk
 from vbert.artifacts.owner import Owner
 from vbert.artifacts.store import Store
 from vbert.artifacts.units import done_with, make_unit, making_directory
@@ -373,6 +374,49 @@ def _until(condition: object, seconds: float = 100) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def modes(root: Path) -> set[int]:
+    return {stat.S_IMODE(path.stat().st_mode) for path in [root, *root.rglob("*")] if not path.is_symlink()}
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o022, 0o002])
+def test_the_users_umask_holds_where_a_store_is_not_shared(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        build_here([toy.nested(toy.numbers(3)), toy.graph(2)], tmp_path / "store")
+        store = Store(tmp_path / "store")
+        store.note_run("x", {})
+        assert os.umask(umask) == umask
+        assert modes(store.root) <= {mode & ~umask for mode in (0o777, 0o666, 0o444)}
+        store.share()
+        store.prepare()
+        assert all(mode & 0o2070 == 0o2070 or not mode & 0o100 for mode in modes(store.root))
+        assert all(mode & 0o040 and (mode & 0o020) == (mode & 0o200) >> 3 for mode in modes(store.root))
+        shared = modes(store.root)
+        build_here([toy.nested(toy.numbers(4))], store)
+        assert modes(store.root) <= shared | {0o2770 | 0o005 & ~umask}
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+
+
+def test_one_user_shares_what_the_other_builds_on(data: Path) -> None:
+    """A store of A alone, its group given to it later."""
+    (data / "mine").mkdir(mode=0o755)
+    os.chown(data / "mine", A, as_user.GROUP)
+    (data / "mine").chmod(0o755)
+    root, nested = data / "mine" / "store", "toy.nested(toy.numbers(3))"
+    assert lines(as_builder(A, 0o077, root, nested))[-1] == 'read {"0": 0, "1": 1, "2": 4}'
+    assert stat.S_IMODE(root.stat().st_mode) == 0o700
+    for path in [root, *root.rglob("*")]:  # `chgrp -R`
+        os.chown(path, A, as_user.GROUP)
+    share = f"from vbert.artifacts.store import Store\nStore({str(root)!r}).share()"
+    assert "closed to this user" in as_user.python(B, share).communicate()[1]
+    assert as_user.python(A, share, 0o077).communicate()[1] == ""
+    assert lines(as_builder(B, 0o077, root, nested))[-2:] == ["cached toy_nested", 'read {"0": 0, "1": 1, "2": 4}']
+    assert lines(as_builder(B, 0o077, root, "toy.numbers(4)"))[-1] == "read [0, 1, 2, 3]"
+    assert lines(as_builder(A, 0o077, root, "toy.numbers(4)"))[-1] == "read [0, 1, 2, 3]"
 
 
 def test_users_build_at_once(data: Path) -> None:

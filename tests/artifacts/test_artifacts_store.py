@@ -50,7 +50,7 @@ def test_a_finished_artifact(tmp_path: Path) -> None:
     assert {"processor", "libraries", "commit", "dirty", "python"} <= set(found.environment)
     assert made.path == store.root / "artifacts" / "toy_nested" / made.fingerprint
     for path in made.path.rglob("*"):
-        assert stat.S_IMODE(path.stat().st_mode) == (0o2775 if path.is_dir() else 0o444)
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o444)
     names = {p.name for p in store.root.iterdir()}
     assert names == {"store.json", "artifacts", "unfinished", "publishing", "locks", "damaged", "runs"}
     assert list((store.root / "publishing").iterdir()) == []
@@ -202,7 +202,7 @@ def test_disk_full_keeps_what_is_finished_and_says_so(tmp_path: Path, monkeypatc
     build_here([toy.numbers(3)], store)
     real = durable.write_file
 
-    def full(path: Path, data: bytes, mode: int = durable.FILE_MODE) -> None:
+    def full(path: Path, data: bytes, mode: int = durable.READ) -> None:
         if path.name == "manifest.json":
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path, data, mode)

@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -282,6 +284,28 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (tmp_path / "f" / "images").symlink_to(tmp_path / "big")
     (tmp_path / "big" / "up").symlink_to(tmp_path / "f")
     assert list(folders.file_digests(tmp_path / "f", tmp_path / "m")) == ["images/x"]
+
+
+def test_what_the_run_itself_makes_in_the_folder_is_not_of_it(tmp_path: Path) -> None:
+    """`cd photos; vbert preprocess . --out features > log`: the store, the shards, the log."""
+    photos, memory = tmp_path / "photos", tmp_path / "m"
+    (photos / "sub").mkdir(parents=True)
+    (photos / "sub" / "1.png").write_text("1")
+    before = folder_digest(photos, memory)
+    store = Store(photos / "sub" / "store")
+    store.prepare()
+    store.note_run("run", {})
+    out = photos / "features"
+    out.mkdir()
+    for name in ("000000.tar", "offsets.parquet", "contract.json", "quarantine.parquet"):
+        (out / name).touch()
+    assert folder_digest(photos, memory) == before
+    assert list(folders.file_digests(out, memory)) == sorted(path.name for path in out.iterdir())
+    code = "import sys, pathlib, vbert.data.folders as f; print(f.folder_digest(*map(pathlib.Path, sys.argv[1:])))"
+    with (photos / "log").open("w") as log:
+        subprocess.run([sys.executable, "-c", code, str(photos), str(memory)], stdout=log, check=True)
+    assert (photos / "log").read_text().strip() == before
+    assert folder_digest(photos, memory) != before  # another's file
 
 
 def test_one_folder_under_two_names_is_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -393,7 +393,7 @@ def attempt_directory(unfinished: Path) -> Path:
         with suppress(OSError):
             if not content.exists():
                 shutil.copytree(last / "content", mine / "copy", copy_function=_copy_if_there)
-                durable.open_mode(mine / "copy", durable.SHARED_DIRECTORY)
+                durable.open_directory(mine / "copy")
                 durable.move(mine / "copy", content)
         durable.remove_tree(mine / "copy")  # half of one, where it could not be made
     if not content.exists():

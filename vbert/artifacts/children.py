@@ -74,7 +74,7 @@ class Child:
     def start(self, function: Callable[..., Any], arguments: tuple[Any, ...], env: Mapping[str, str]) -> None:
         self.caller = CALLER.get()
         try:
-            self._connection.send_bytes(pickle.dumps((function, arguments, dict(env))))
+            self._connection.send_bytes(pickle.dumps((function, arguments, dict(env), _umask())))
         except (OSError, EOFError):
             raise ChildDied(self._epitaph()) from None
 
@@ -238,6 +238,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def _umask() -> int | None:
+    """This process's umask, told without changing it; None where the system doesn't say."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/self/status").read_text().partition("Umask:")[2].split()[0], 8)
+    return None
+
+
 def _has_descriptor(stream: Any) -> bool:
     try:
         stream.fileno()
@@ -285,7 +292,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
     signal.signal(signal.SIGTERM, _stop)
     sys.path[:] = list(dict.fromkeys([*os.environ.pop(PARENT_PATH, "").split(os.pathsep), *sys.path]))
-    os.umask(0o002)  # what it leaves in a shared store, another of the group goes on from
     while _serve(connection):
         pass
 
@@ -310,7 +316,9 @@ def _serve(connection: Connection) -> bool:
 
 def _answer(message: bytes) -> bytes:
     try:
-        function, arguments, env = pickle.loads(message)
+        function, arguments, env, umask = pickle.loads(message)
+        if umask is not None:  # the caller's of now: that of a shared store is another
+            os.umask(umask)
         for name in RANK_VARIABLES:  # of the call before
             os.environ.pop(name, None)
         os.environ.update(env)

@@ -59,6 +59,7 @@ def gathered(directory: Path, maker: str, record: str, known: Mapping[str, FileE
         for path in (Path(folder) / name for name in [*folders, *names]):
             name, mode = path.relative_to(directory).as_posix(), path.lstat().st_mode
             if stat.S_ISDIR(mode):
+                durable.open_directory(path)
                 continue
             if not stat.S_ISREG(mode) or name == record:
                 what = "a file" if stat.S_ISREG(mode) else "something that is no file"

@@ -11,10 +11,11 @@ import json
 import os
 import shutil
 import stat
+import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,11 +23,11 @@ T = TypeVar("T")
 Observer = Callable[..., None]
 _observer: Observer | None = None
 
-FILE_MODE = 0o444  # published files: guards against mistakes
-SHARED_FILE = 0o664  # files that several users of one store write
-# Setgid: what is made in it stays with the store's group. Published directories too: one that only its maker may write
-# could be neither set aside nor collected by anyone else.
-SHARED_DIRECTORY = 0o2775
+# Whose the files are is said by the directory they lie in. One with a group of its own (setgid and group-writable, as
+# `--shared` makes it) is shared: what is made in it is open to the group as the directory is, whatever the umask, and
+# published directories too, or nobody else could set them aside or collect them. Elsewhere the user's umask holds.
+READ, WRITE = 0o444, 0o666  # published files are read-only: a guard against mistakes
+GROUP = stat.S_ISGID | stat.S_IRWXG
 MOMENTS, MOMENT = 25, 0.02  # how often, and after how many seconds, what is not allowed is tried again
 
 
@@ -41,7 +42,13 @@ def _log(operation: str, *paths: Path) -> None:
         _observer(operation, *paths)
 
 
-def open_mode(path: Path, mode: int) -> None:
+def shared(directory: Path) -> int | None:
+    """The mode of a directory that its group shares; None where it is its user's alone."""
+    mode = stat.S_IMODE(directory.stat().st_mode)
+    return mode if mode & GROUP == GROUP else None
+
+
+def _open_mode(path: Path, mode: int) -> None:
     """Give `path` the mode whatever the umask; another user's file stays as it is."""
     try:
         if stat.S_IMODE(path.stat().st_mode) != mode:
@@ -50,8 +57,61 @@ def open_mode(path: Path, mode: int) -> None:
         pass
 
 
+def open_directory(path: Path) -> None:
+    """Have a directory just made be shared as the one above it is."""
+    mode = shared(path.parent)
+    if mode is not None:
+        _open_mode(path, mode)
+
+
+def open_file(path: Path, wanted: int = WRITE) -> None:
+    """Give a file just made the rights `wanted` (READ or WRITE) to those whom the directory it lies in is open to."""
+    _open_mode(path, _file_mode(path, wanted))
+
+
+def _file_mode(path: Path, wanted: int) -> int:
+    # Not the file's own, made with the umask: what a library makes as a temporary file is its user's alone.
+    return wanted & stat.S_IMODE(path.parent.stat().st_mode)
+
+
+def share(root: Path) -> None:
+    """Open all that stands below `root` to its group as it is to its user; what is made there later will be."""
+    for path in [root, *root.rglob("*")]:
+        if not path.is_symlink():
+            mode = stat.S_IMODE(path.stat().st_mode)
+            _open_mode(path, mode | (mode & stat.S_IRWXU) >> 3 | (stat.S_ISGID if path.is_dir() else 0))
+
+
+_open_to_group = 0  # how many builds into shared stores this process is at
+_umask = 0o022  # the user's own, meanwhile
+_umask_lock = threading.Lock()
+
+
+@contextmanager
+def group_umask(directory: Path) -> Iterator[None]:
+    """Where the directory is shared: what others' libraries write meanwhile, checkpoints, is open to the group too.
+
+    What child processes are called for meanwhile is too.
+    """
+    global _open_to_group, _umask
+    if shared(directory) is None:
+        yield
+        return
+    with _umask_lock:
+        if not _open_to_group:
+            _umask = os.umask(0o002)
+        _open_to_group += 1
+    try:
+        yield
+    finally:
+        with _umask_lock:
+            _open_to_group -= 1
+            if not _open_to_group:
+                os.umask(_umask)
+
+
 def make_directories(path: Path, sync: bool = True) -> Path:
-    """`mkdir -p`, group-writable; every directory made is synced into its parent.
+    """`mkdir -p`, shared as the one above is; every directory made is synced into its parent.
 
     Without `sync`, or where another process made one and has not come that far, `settle` sees to it.
     """
@@ -64,7 +124,7 @@ def make_directories(path: Path, sync: bool = True) -> Path:
     except FileExistsError:
         return path
     _log("mkdir", path)
-    open_mode(path, SHARED_DIRECTORY)
+    open_directory(path)
     if sync:
         sync_directory(path.parent)
     return path
@@ -87,18 +147,18 @@ def make_fresh(path: Path) -> Path:
     """A new directory in an existing one, not yet synced: what is built in it is synced when it is published."""
     path.mkdir()
     _log("mkdir", path)
-    open_mode(path, SHARED_DIRECTORY)
+    open_directory(path)
     return path
 
 
-def write_file(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
+def write_file(path: Path, data: bytes, mode: int = READ) -> None:
     """A new file, synced. A failed write leaves no file behind; FileExistsError leaves alone the one that stands."""
     out = open(path, "xb")  # noqa: SIM115  closed below, where a failure is known not to be of another's file
     try:
         with out:
             out.write(data)
             out.flush()
-            os.fchmod(out.fileno(), mode)
+            os.fchmod(out.fileno(), _file_mode(path, mode))
             _log("write", path)
             os.fsync(out.fileno())
     except OSError:
@@ -111,15 +171,16 @@ def hint(path: Path, document: Any) -> None:
     """A small JSON file that nothing rests on: replaced whole, not synced."""
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     fresh.write_text(json.dumps(document))
-    fresh.chmod(SHARED_FILE)
+    open_file(fresh)
     fresh.replace(path)
 
 
-def sync_file(path: Path, mode: int = FILE_MODE) -> None:
+def sync_file(path: Path) -> None:
     """Flush a file that others wrote to the disk, and make it read-only."""
     _log("write", path)
     handle = os.open(path, os.O_RDONLY)
     try:
+        mode = _file_mode(path, READ)
         if stat.S_IMODE(os.fstat(handle).st_mode) != mode:
             os.fchmod(handle, mode)
         os.fsync(handle)
@@ -138,13 +199,15 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Every directory of a tree, bottom-up, open to the group whatever the umask of who made it."""
+    """Every directory of a tree, bottom-up; all are shared where `root` is, whatever the umask of who made them."""
 
     def failed(error: OSError) -> None:
         raise error  # os.walk would pass over what can't be listed
 
+    mode = shared(root)
     for directory, _, _ in os.walk(root, topdown=False, onerror=failed):
-        open_mode(Path(directory), SHARED_DIRECTORY)
+        if mode is not None:
+            _open_mode(Path(directory), mode)
         sync_directory(Path(directory))
 
 
@@ -216,7 +279,8 @@ def remove_tree(path: Path) -> None:
     """Delete a tree, read-only parts too; what is gone already is fine."""
     for directory, _, _ in os.walk(path):
         with suppress(FileNotFoundError):  # another builder clears the same away
-            open_mode(Path(directory), SHARED_DIRECTORY)
+            at = Path(directory)
+            _open_mode(at, stat.S_IMODE(at.stat().st_mode) | stat.S_IRWXU)
     if path.exists():
         shutil.rmtree(path, ignore_errors=True)
         _log("remove", path)

@@ -324,17 +324,18 @@ class Engine:
         self.store.describe(artifact.stage_name, artifact.fingerprint, steps_as_json(artifact))
         directory = self.store.begin(artifact.fingerprint)
         try:
-            yield StoreBuild(
-                artifact=artifact,
-                store=self.store,
-                machine=self.machine,
-                run_units=self.run_units,
-                show=lambda done, total, **figures: self.events.progress(artifact, done, total, figures),
-                directory=directory,
-                scratch=attempt_directory(unfinished),
-                retries=artifact.step.stage.retries if artifact.step else 0,
-                say=lambda sentence: self.events.said(artifact, sentence),
-            )
+            with durable.group_umask(directory):
+                yield StoreBuild(
+                    artifact=artifact,
+                    store=self.store,
+                    machine=self.machine,
+                    run_units=self.run_units,
+                    show=lambda done, total, **figures: self.events.progress(artifact, done, total, figures),
+                    directory=directory,
+                    scratch=attempt_directory(unfinished),
+                    retries=artifact.step.stage.retries if artifact.step else 0,
+                    say=lambda sentence: self.events.said(artifact, sentence),
+                )
         finally:
             self.store.abandon(directory)
 

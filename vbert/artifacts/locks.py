@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,12 +23,12 @@ def held(locks: Path, fingerprint: str, waiting: Callable[[str], None] | None = 
     if not path.exists():  # comes with its mode at once: one left unwritable would shut other users out for ever
         fresh = directory / f".{fingerprint}.{uuid.uuid4().hex}"
         fresh.touch()
-        fresh.chmod(durable.SHARED_FILE)
+        durable.open_file(fresh)
         with suppress(OSError):
             os.link(fresh, path)
         fresh.unlink()
     holder = directory / f"{fingerprint}.holder"
-    lock = FileLock(path, mode=durable.SHARED_FILE, thread_local=False)
+    lock = FileLock(path, mode=stat.S_IMODE(path.stat().st_mode), thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from vbert.artifacts import durable
+from vbert.artifacts.durable import open_file
 
 SUFFIX = ".owner"  # behind the name of what is being made: the record of who makes it
 GRACE = 7 * 86_400.0  # seconds for which what may be of somebody at work is left alone
@@ -46,7 +47,7 @@ class Owner:
         fresh = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         try:
             fresh.write_text(json.dumps(asdict(self)))
-            fresh.chmod(0o664)
+            open_file(fresh)
             os.replace(fresh, path)
         except OSError:
             fresh.unlink(missing_ok=True)

@@ -101,6 +101,9 @@ class RemoteStore(Store):
             self.objects.delete([key])
         self._probed = True
 
+    def share(self) -> None:
+        raise UserError(f"{self.location}: who may build in a bucket is said on its server; leave out --shared")
+
     def read_only(self) -> bool:
         try:
             self._probe()

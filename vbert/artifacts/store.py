@@ -52,7 +52,13 @@ class Store:
         self.root = Path(root).absolute()
         self.checked = Verified()
         record = self.root / "store.json"
-        if record.is_file():
+        try:
+            known = record.is_file()
+        except PermissionError:
+            raise UserError(
+                f"{self.root} is closed to this user; whoever made it opens it to its group by --shared"
+            ) from None
+        if known:
             try:
                 found = int(json.loads(record.read_text())["format"])
             except (ValueError, KeyError, TypeError) as error:
@@ -87,6 +93,8 @@ class Store:
         try:
             for name in ("artifacts", "unfinished", "publishing", "locks", "damaged", "runs"):
                 durable.make_directories(self.root / name, sync=False)
+            if durable.shared(self.root) is not None and durable.shared(self.root / "artifacts") is None:
+                durable.share(self.root)  # given to its group after it was made
         except OSError as error:
             raise UserError(f"no store can be made in {self.root} ({error.strerror}); give another --store") from error
         record = self.root / "store.json"
@@ -95,6 +103,17 @@ class Store:
             fresh = self.root / f".store.{uuid.uuid4().hex}"
             durable.write_file(fresh, json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}).encode())
             durable.move(fresh, record)
+
+    def share(self) -> None:
+        """Let the group of the store's directory build in it too. Raises UserError where that is not ours to say."""
+        try:
+            durable.make_directories(self.root, sync=False)
+            if durable.shared(self.root) is None:
+                durable.share(self.root)
+        except OSError as error:
+            raise UserError(f"{self.root} can't be shared ({error.strerror}); ask its owner") from error
+        if durable.shared(self.root) is None:
+            raise UserError(f"{self.root} can't be shared: it is another user's; ask its owner for `chmod g+ws`")
 
     # ------------------------------------------------------------------ finding and reading
 
@@ -388,7 +407,7 @@ class Store:
         """Write the record of a run (recipe, fingerprints, outcome), replacing what stood under its id."""
         directory = durable.make_directories(self.root / "runs", sync=False)
         fresh = directory / f".{run_id}.{uuid.uuid4().hex}"
-        durable.write_file(fresh, (json.dumps(record, indent=1) + "\n").encode(), durable.SHARED_FILE)
+        durable.write_file(fresh, (json.dumps(record, indent=1) + "\n").encode(), durable.WRITE)
         target = directory / f"{run_id}.json"
         durable.move(fresh, target)
         durable.settle(target, self.root)

@@ -37,7 +37,7 @@ def fetch(objects: Objects, key: str, entry: FileEntry, path: Path, aside: Path)
         if objects.fetch(key, entry.size, part) != entry.sha256:
             compare_size(objects, key, entry)
             raise Wrong("its sha256 is not the recorded one")
-        part.chmod(durable.FILE_MODE)
+        durable.open_file(part, durable.READ)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -43,8 +45,9 @@ def digest_of(path: Path, digests: Mapping[str, tuple[int, str]]) -> str:
 def file_digests(path: Path, memory: Path | None = None) -> dict[str, tuple[int, str]]:
     """name → (bytes, hex sha256) of every file below the folder `path`, or of the file `path` itself.
 
-    Links are followed, hidden files (see `names.hidden`) left out, and those that `set_aside` names. Raises UserError
-    where there is nothing, or it can't be read.
+    Links are followed. Left out are hidden files (see `names.hidden`), those that `set_aside` names, a store or region
+    features below the folder, and the file that this process's own output goes to. Raises UserError where there is
+    nothing, or it can't be read.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; mend `path` in the spec")
@@ -82,12 +85,20 @@ def set_aside(path: Path) -> list[str]:
     return sorted(names)
 
 
+def last_changed(path: Path) -> str:
+    """The name below the folder `path` (or its own) of the file that changed last: what an error points at."""
+    root = str(path.resolve())
+    found = dict(_files(root, [])) if path.is_dir() else {}
+    return max(found, key=lambda name: found[name][1][1], default=path.name)
+
+
 def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[int]]]]:
     """(name, (path, key)) of the files below `root`; names of those set aside are appended to `aside`.
 
     Strings and scandir: a planner passes here at every run.
     """
     ways: Counter[tuple[int, int]] = Counter()
+    own = _own_output()
     folders: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     while folders:
         folder, prefix, above = folders.pop()
@@ -100,21 +111,44 @@ def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[i
             raise UserError(f"{folder}: links lead to it in more than {MAX_WAYS} ways; take some away")
         inside = above | {this}
         try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") or entry.name == MACOSX:
-                        continue
-                    name = prefix + entry.name
-                    if entry.is_dir():
-                        folders.append((entry.path, f"{name}/", inside))
-                    elif odd(name):
-                        aside.append(name)
-                    elif entry.is_file():
-                        yield name, (entry.path, _key(entry.stat()))
-                    elif entry.is_symlink():  # leads nowhere: an empty file, so that it is accounted for
-                        yield name, (entry.path, [0, 0, 0])
+            with os.scandir(folder) as scanned:
+                entries = list(scanned)
+            if prefix and _made_here({entry.name for entry in entries}):
+                continue
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name == MACOSX:
+                    continue
+                name = prefix + entry.name
+                if entry.is_dir():
+                    folders.append((entry.path, f"{name}/", inside))
+                elif odd(name):
+                    aside.append(name)
+                elif entry.is_file():
+                    status = entry.stat()
+                    if (status.st_dev, status.st_ino) not in own:
+                        yield name, (entry.path, _key(status))
+                elif entry.is_symlink():  # leads nowhere: an empty file, so that it is accounted for
+                    yield name, (entry.path, [0, 0, 0])
         except OSError as error:
             raise UserError(f"{folder}: can't be read: {error.strerror}") from error
+
+
+def _made_here(names: set[str]) -> bool:
+    """Whether a folder of these files is a store, or shards that were handed out: where one stands as a rule, inside
+    the folder that is read (`cd photos; vbert preprocess . --out features`)."""
+    return names >= {"store.json", "artifacts"} or names >= {"contract.json", "offsets.parquet"}
+
+
+def _own_output() -> set[tuple[int, int]]:
+    """(device, inode) of the files that our or our parent's output and errors go to: they grow while they are read."""
+    found = set()
+    for process in ("self", os.getppid()):
+        for descriptor in (1, 2):
+            with suppress(OSError):
+                status = os.stat(f"/proc/{process}/fd/{descriptor}")
+                if stat.S_ISREG(status.st_mode):
+                    found.add((status.st_dev, status.st_ino))
+    return found
 
 
 def _key(status: os.stat_result) -> list[int]:
