@@ -299,6 +299,9 @@ def schedule(
     if (cron is None) == (every is None):
         raise UserError("give one of --cron and --every")
     resolved = _recipe(recipe, changes)
+    from flows.on_prefect import import_prefect
+
+    import_prefect()
     from flows.on_prefect.schedule import schedule as serve
 
     serve(recipe, parse_changes(changes, "--set"), _store(store).location, machine_of(resolved, machine), cron, every)

@@ -108,21 +108,24 @@ class Running:
         ):
             os.environ[VARIABLE] = verified.name
             try:
-                self._build(how, terminal)
+                self._build(how, terminal, changes)
             finally:
                 del os.environ[VARIABLE]
         self.print_summary(time.time() - began)
 
-    def _build(self, how: How, terminal: Terminal) -> None:
+    def _build(self, how: How, terminal: Terminal, changes: Mapping[str, Any]) -> None:
         if how == "local" and not self.missing:
             results: list[Built] = []
         elif how == "local":
             with engine_here(self.store, self.machine, terminal, self.targets[0]) as engine:
                 results = engine.ensure_all(self.targets)
         else:
+            from flows.on_prefect import import_prefect
+
+            import_prefect()
             from flows.on_prefect.here import run_on_prefect
 
-            results = run_on_prefect(self.recipe, self.targets, self.store, self.machine, terminal)
+            results = run_on_prefect(self.recipe, self.targets, self.store, self.machine, terminal, changes)
         self.built = {built.artifact.fingerprint: built for built in results}
 
     def compare(self, names: Sequence[str]) -> None:

@@ -4,10 +4,17 @@ The store is the truth; Prefect schedules, retries and shows. Nothing else of vb
 """
 
 import os
+import sys
+from pathlib import Path
+from urllib.request import getproxies
+
+from vbert.artifacts.errors import UserError
 
 HEARTBEAT = 30  # seconds between two signs of life of a flow run, the shortest that Prefect allows
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-# Set before Prefect's first import. Without internet its telemetry logs errors; the terminal is for our own lines.
+# Without internet Prefect's telemetry logs errors; the terminal is for our own lines.
+_given = dict(os.environ)
 for _name, _value in {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -17,3 +24,34 @@ for _name, _value in {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT),
 }.items():
     os.environ.setdefault(_name, _value)
+
+if any(name in getproxies() for name in ("http", "https", "all")):
+    # A server on this machine is never reached by way of a proxy.
+    _named = [name.strip() for name in getproxies().get("no", "").split(",") if name.strip()]
+    if "*" not in _named:
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(dict.fromkeys([*_named, *LOOPBACK]))
+
+if "prefect.context" in sys.modules and dict(os.environ) != _given:
+    # Prefect came first (`prefect deploy`, a notebook, a runner's process) and has read the variables already.
+    from prefect.context import refresh_global_settings_context
+
+    refresh_global_settings_context()
+
+
+def import_prefect() -> None:
+    """Import Prefect. Raises UserError where its own settings, a profile or a variable, keep it from starting."""
+    try:
+        import prefect.context  # noqa: F401  reads them
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"Prefect does not start with its settings ({type(error).__name__}: {said}); mend {profiles()} or the "
+            "PREFECT_ variables, or give --local"
+        ) from None
+
+
+def profiles() -> Path:
+    """Where Prefect's profiles are by its own rules, told without importing it."""
+    given = os.environ.get("PREFECT_PROFILES_PATH")
+    home = os.environ.get("PREFECT_HOME") or "~/.prefect"
+    return Path(given).expanduser() if given else Path(home).expanduser() / "profiles.toml"

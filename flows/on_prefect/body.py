@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from functools import wraps
+from textwrap import shorten
+from typing import Any, ParamSpec, cast
 
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Cancelled
 
 from flows.graph import cut, graph
 from flows.on_prefect.tasks import running
-from flows.on_prefect.view import View, logs_to_prefect, show_plan, show_results
+from flows.on_prefect.view import View, fill_plan, logs_to_prefect, show_plan, show_results, tag_run
 from flows.recipe import Recipe, resolve
 from flows.runs import metrics, noted, origin, run_id
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Machine
+from vbert.artifacts.children import Stopped
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.fingerprint import digest
 from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, refuse, walk
 from vbert.artifacts.store import Store
 from vbert.artifacts.verified import VARIABLE
+
+P = ParamSpec("P")
 
 
 @dataclass
@@ -31,12 +38,33 @@ class Here:
     """What a flow that runs in the command's own process is given beside its parameters, and what it gives back."""
 
     events: Events
+    changes: Mapping[str, Any] = field(default_factory=dict)  # of the recipe, as the command was given them
+    stopped: BaseException | None = None  # what a cancelled run was ended by
     built: list[Built] = field(default_factory=list)
 
 
 HERE: ContextVar[Here | None] = ContextVar("here", default=None)
 
 
+def _cancelled_where_stopped(body: Callable[P, dict[str, float]]) -> Callable[P, dict[str, float]]:
+    """Have a flow that is left off, by Ctrl-C or from the server, end as Cancelled."""
+
+    @wraps(body)
+    def cancellable(*args: P.args, **kwargs: P.kwargs) -> dict[str, float]:
+        try:
+            return body(*args, **kwargs)
+        except (Stopped, KeyboardInterrupt) as stopped:
+            here = HERE.get()
+            if here is not None:
+                here.stopped = stopped
+            how = "Ctrl-C" if isinstance(stopped, KeyboardInterrupt) else "cancelled"
+            state: State[Any] = Cancelled(message=f"{how}: finished work is kept; the next run goes on from there")
+            return cast("dict[str, float]", state)  # a state that a flow returns is the one that it ends in
+
+    return cancellable
+
+
+@_cancelled_where_stopped
 def build(
     recipe: str | Recipe,
     changes: Mapping[str, Any] | None,
@@ -55,6 +83,7 @@ def build(
     return build_targets(targets, Store(store), machine or found.machine, found, asked)
 
 
+@_cancelled_where_stopped
 def build_targets(
     targets: Sequence[Artifact],
     store: Store,
@@ -68,7 +97,8 @@ def build_targets(
     lines = [line for line in plan(targets, store) if line.status != "unneeded"]
     view = View(here.events if here is not None else Events())
     with logs_to_prefect(), _digests_shared(), _noted(store, recipe, targets, lines, asked or {}):
-        show_plan(lines, recipe, title)
+        tag_run(said_changes((asked or {}).get("changes")))
+        table = show_plan(lines, recipe, title, store)
         refuse(lines)
         try:
             with running(Engine(store, machine, view), lines) as run:
@@ -76,19 +106,29 @@ def build_targets(
         finally:
             if here is not None:
                 here.built = list(view.built.values())
+            fill_plan(table, lines, view.built)
         figures = metrics(targets, store)
         show_results(targets, store, figures, title)
     return figures
 
 
+def said_changes(changes: Mapping[str, Any] | None) -> list[str]:
+    """`["seed=1"]`: what was changed of the recipe, by the flow's parameter or on the command line."""
+    here = HERE.get()
+    given = {**(here.changes if here is not None else {}), **(changes or {})}
+    return [f"{key}={value}" for key, value in given.items() if value is not None]
+
+
 def run_name() -> str:
-    """`demo · 3fa2c1d0`: the recipe's name and the beginning of its digest; the flow run's name."""
+    """`demo · 3fa2c1d0 · seed=1`: the recipe's name, the beginning of its digest, its changes; the flow run's name."""
     given = flow_run.get_parameters()
     try:
         recipe = resolve(given["recipe"], given["changes"])
     except UserError:  # the flow's body says so
         return str(given["recipe"])
-    return f"{recipe.name} · {digest(recipe.model_dump(mode='json', exclude={'machine'}))[:8]}"
+    mark = digest(recipe.model_dump(mode="json", exclude={"machine"}))[:8]
+    changes = shorten(" ".join(said_changes(given["changes"])), 80, placeholder=" …")
+    return f"{recipe.name} · {mark}" + (f" · {changes}" if changes else "")
 
 
 @contextmanager

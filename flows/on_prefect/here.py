@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import httpx
+from prefect.context import get_settings_context
+from prefect.exceptions import CancelledRun
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+from flows.on_prefect import own_server, profiles
 from flows.on_prefect.body import HERE, Here
 from flows.recipe import Recipe
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Machine
+from vbert.artifacts.children import Stopped
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.graph import Built, Events, plan
 from vbert.artifacts.store import Store
 
 
 def run_on_prefect(
-    recipe: Recipe, targets: Sequence[Artifact], store: Store, machine: Machine, events: Events
+    recipe: Recipe,
+    targets: Sequence[Artifact],
+    store: Store,
+    machine: Machine,
+    events: Events,
+    changes: Mapping[str, Any] | None = None,
 ) -> list[Built]:
     """Run the pipeline flow in this process, on the server of `PREFECT_API_URL` or one that lives as long as the run.
 
-    Raises what the first failed step raised, UserError where the server does not answer.
+    `changes` are those that made the recipe: the run is called and tagged so. Raises what the first failed
+    step raised, Stopped where the run was cancelled, UserError where the server does not answer.
     """
     from flows.pipeline import pipeline
 
     until = [target.title for target in targets if target.stage_name != "report"]
-    with in_this_process(targets, store, events) as here:
+    with in_this_process(targets, store, events, changes) as here:
         pipeline(recipe, None, store.location, machine, until)
     return here.built
 
 
 @contextmanager
-def in_this_process(targets: Sequence[Artifact], store: Store, events: Events) -> Iterator[Here]:
+def in_this_process(
+    targets: Sequence[Artifact], store: Store, events: Events, changes: Mapping[str, Any] | None = None
+) -> Iterator[Here]:
     """Flows called in this context tell `events` what they do and leave in `Here.built` what they built."""
     url = PREFECT_API_URL.value()
     if url:
@@ -41,13 +56,16 @@ def in_this_process(targets: Sequence[Artifact], store: Store, events: Events) -
     else:
         said = "starting a Prefect server for this run alone (10–20 s); `prefect server start` runs one that stays"
         events.said(targets[0], said)
-    here = Here(events)
+        own_server.start(partial(events.said, targets[0]))
+    here = Here(events, changes or {})
     token = HERE.set(here)
     # The heartbeat's thread is waited for up to a second at the end: not worth it for a run that only looks.
     quick = all(line.status in ("present", "unneeded") for line in plan(targets, store))
     try:
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if quick else {}):
             yield here
+    except CancelledRun:
+        raise here.stopped or Stopped from None
     finally:
         HERE.reset(token)
 
@@ -56,8 +74,16 @@ def check_server(url: str) -> None:
     """Raises UserError where no Prefect server answers at `url`."""
     try:
         httpx.get(f"{url}/health", timeout=10).raise_for_status()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         raise UserError(
             f"no Prefect server answers at {url} ({type(error).__name__}); start one with `prefect server start`, "
-            "unset PREFECT_API_URL, or give --local"
+            f"{_unset()}, or give --local"
         ) from None
+
+
+def _unset() -> str:
+    """How to be rid of the server's URL, which a variable or a profile gives."""
+    if "PREFECT_API_URL" in os.environ:
+        return "unset PREFECT_API_URL"
+    profile = get_settings_context().profile
+    return f"`prefect config unset PREFECT_API_URL` (it stands in the profile {profile.name!r} of {profiles()})"

@@ -6,25 +6,29 @@ used: the lock, the look and the resumption are the store's.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from ctypes import c_ulong, py_object, pythonapi
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import ceil
 from typing import Any, cast
+from uuid import UUID
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.futures import PrefectConcurrentFuture
 from prefect.runtime import flow_run
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task, exponential_backoff
 from prefect.transactions import Transaction
@@ -39,6 +43,7 @@ from vbert.artifacts.errors import BuildError, Damaged, NotAccepted, UserError
 from vbert.artifacts.graph import Built, Engine, Planned, foresee
 
 MOST_UNITS = 300  # task runs of one stage; beyond, a task makes several units (a task run costs 5–10 ms and 12 KB)
+CANCEL_SEEN = 3.0  # seconds between two looks at whether the run is to be cancelled
 
 # ---------------------------------------------------------------------- tasks
 
@@ -55,8 +60,7 @@ def units(title: str, keys: list[str], works: list[Work]) -> State[list[Figures]
 
     The data are their figures.
     """
-    figures = _made(works)
-    return Completed(message=figures_said(figures[0]) if len(figures) == 1 else f"{len(figures)} units", data=figures)
+    return _made(works)
 
 
 def _ensured(fingerprint: str) -> State[str]:
@@ -64,14 +68,25 @@ def _ensured(fingerprint: str) -> State[str]:
     run = RUNS[str(flow_run.get_id())]
     artifact = run.artifacts[fingerprint]
     _tag(artifact)
-    built = run.ensure(artifact)
+    try:
+        built = run.ensure(artifact)
+    except (children.Stopped, Exception) as error:
+        if not run.stopping and not isinstance(error, children.Stopped):
+            raise
+        return Cancelled(message=f"{artifact.title}: stopped; the next run goes on from what is done")
     said = f"{outcome(built)} · {fingerprint} in {run.engine.store.location}"
     return Completed(name="Completed" if built.outcome == "built" else "Cached", message=said, data=fingerprint)
 
 
-def _made(works: list[Work]) -> list[Figures]:
-    make = RUNS[str(flow_run.get_id())].make
-    return [make(work) for work in works]
+def _made(works: list[Work]) -> State[list[Figures]]:
+    run = RUNS[str(flow_run.get_id())]
+    try:
+        figures = [run.make(work) for work in works]
+    except (children.Stopped, Exception) as error:
+        if not run.stopping and not isinstance(error, children.Stopped):
+            raise
+        return Cancelled(message="stopped")
+    return Completed(message=figures_said(figures[0]) if len(figures) == 1 else f"{len(figures)} units", data=figures)
 
 
 def _tag(artifact: Artifact) -> None:
@@ -184,20 +199,20 @@ class Run:
                     foresee(self.artifacts[mark], self.artifacts.values(), self.engine.store)
                 except NotAccepted as error:
                     refused = error
+        if self.stopping:
+            raise children.Stopped
         if failed is not None:
             failed.result()
         if refused is not None:
             raise refused
 
     def ensure(self, artifact: Artifact) -> Built:
-        """`Engine.ensure`, which `stop` can interrupt."""
+        """`Engine.ensure`, which `stop` can interrupt: then it raises Stopped."""
         self._threads[artifact.fingerprint] = threading.get_ident()
         try:
             if self.stopping:
                 raise children.Stopped
             return self.engine.ensure(artifact)
-        except children.Stopped:
-            raise BuildError(f"{artifact.title}: stopped; the next run goes on from what is done") from None
         finally:
             self._threads.pop(artifact.fingerprint, None)
 
@@ -271,12 +286,42 @@ def running(engine: Engine, lines: Sequence[Planned]) -> Iterator[Run]:
             run = RUNS[mark] = Run(engine, {line.artifact.fingerprint: line.artifact for line in lines}, pool, dask)
             engine.run_units = run.make_units
             try:
-                yield run
+                with _cancellable(run, mark):
+                    yield run
             except BaseException:
                 run.stop()
                 raise
             finally:
                 del RUNS[mark]
+
+
+@contextmanager
+def _cancellable(run: Run, mark: str) -> Iterator[None]:
+    """Look at the server, every few seconds, whether the run is to be cancelled: then it leaves off.
+
+    Where a runner or worker started this process, it is the one to do so.
+    """
+    if "PREFECT__FLOW_RUN_ID" in os.environ:
+        yield
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(CANCEL_SEEN):
+            with suppress(Exception):  # a server that is away for a moment must not end the work
+                state = client.read_flow_run(UUID(mark)).state
+                if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                    run.stop()
+                    return
+
+    with get_client(sync_client=True) as client:
+        watcher = threading.Thread(target=copy_context().run, args=(watch,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +20,15 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.logging.handlers import APILogHandler
+from prefect.runtime import flow_run
 
 from flows.recipe import Recipe, as_yaml
 from flows.terminal import size
 from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.estimate import estimates
 from vbert.artifacts.graph import Built, Events, Planned
 from vbert.artifacts.store import Store
 
@@ -91,7 +96,7 @@ class View(Events):
     def _show(self, shown: _Shown, artifact: Artifact, percent: float, said: str) -> None:
         def call() -> None:
             if shown.id is None:
-                made = create_progress_artifact(percent, key=slug(f"{artifact.title}-progress"), description=said)
+                made = create_progress_artifact(percent, key=key(f"{artifact.title}-progress"), description=said)
                 shown.id = made if isinstance(made, UUID) else None
             else:
                 update_progress_artifact(shown.id, percent, description=said)
@@ -118,44 +123,76 @@ def figures_said(figures: Mapping[str, Any], most: int = 6) -> str:
     return " · ".join(said[:most])
 
 
-def show_plan(lines: Sequence[Planned], recipe: Recipe | None, title: str) -> None:
-    """The resolved recipe and what this run finds, as artifacts of the flow run."""
+def tag_run(tags: Sequence[str]) -> None:
+    """Add tags to this flow run; a server that is away for a moment must not end the work."""
+    mark = flow_run.get_id()
+    if tags and mark is not None:
+        with suppress(Exception), get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(mark), tags=[*flow_run.get_tags(), *tags])
+
+
+def show_plan(lines: Sequence[Planned], recipe: Recipe | None, title: str, store: Store) -> UUID | None:
+    """The resolved recipe and what this run finds, as artifacts of the flow run. Returns the id of the plan's table."""
     if recipe is not None:
         text = f"```yaml\n{as_yaml(recipe)}```"
-        create_markdown_artifact(text, key=slug(f"{title}-recipe"), description="the recipe, all defaults filled in")
-    rows = [
-        {
-            "step": line.artifact.title,
-            "fingerprint": line.artifact.fingerprint[:8],
-            "found": line.status + (f", {line.kept} kept" if line.kept else ""),
-            "size": size(line.size) if line.status == "present" else "",
-            "took": f"{line.seconds:.1f} s" if line.status == "present" else "",
-        }
-        for line in lines
-    ]
+        create_markdown_artifact(text, key=key(f"{title}-recipe"), description="the recipe, all defaults filled in")
     missing = sum(line.status != "present" for line in lines)
     said = f"{missing} of {len(lines)} steps to build" if missing else f"all {len(lines)} steps are there"
-    create_table_artifact(rows, key=slug(f"{title}-plan"), description=said)
+    expected = {
+        mark: (_about(found.size, size), _about(found.seconds, "{:.0f} s".format))
+        for mark, found in estimates(lines, store).items()
+    }
+    made = create_table_artifact(_rows(lines, expected), key=key(f"{title}-plan"), description=said)
+    return made if isinstance(made, UUID) else None
+
+
+def fill_plan(table: UUID | None, lines: Sequence[Planned], built: Mapping[str, Built]) -> None:
+    """Write into the plan's table what the steps that were missing came to."""
+    came_to = {mark: (size(b.manifest.size), f"{b.manifest.seconds:.1f} s") for mark, b in built.items()}
+    if table is not None and any(line.status != "present" for line in lines):
+        with suppress(Exception), get_client(sync_client=True) as client:  # it is away: the work is done all the same
+            client.update_artifact(table, ArtifactUpdate(data=json.dumps(_rows(lines, came_to))))
+
+
+def _rows(lines: Sequence[Planned], others: Mapping[str, tuple[str, str]]) -> list[dict[str, str]]:
+    rows = []
+    for line in lines:
+        took = size(line.size), f"{line.seconds:.1f} s"
+        if line.status != "present":
+            took = others.get(line.artifact.fingerprint, ("not built", ""))
+        row = {"step": line.artifact.title, "fingerprint": line.artifact.fingerprint[:8]}
+        rows.append(row | {"found": line.status + (f", {line.kept} kept" if line.kept else "")})
+        rows[-1] |= {"size": took[0], "took": took[1]}
+    return rows
+
+
+def _about(value: float | None, say: Callable[[float], str]) -> str:
+    return "unknown" if value is None else f"about {say(value)}"
 
 
 def show_results(targets: Sequence[Artifact], store: Store, figures: Mapping[str, float], title: str) -> None:
     """The metrics as a table, and where the report is."""
     if figures:
         rows = [{"metric": name, "value": _figure(value)} for name, value in figures.items()]
-        create_table_artifact(rows, key=slug(f"{title}-metrics"), description="metrics of this run")
+        create_table_artifact(rows, key=key(f"{title}-metrics"), description="metrics of this run")
     for target in targets:
         if target.stage_name == "report":
             page = target.bound(store).file("report.html")
             create_link_artifact(
                 page.as_uri(),
                 link_text=f"report of {title}",
-                key=slug(f"{title}-report"),
+                key=key(f"{title}-report"),
                 description=f"A page on the machine that ran this. Browsers open it by its path: `{page}`",
             )
 
 
+def key(text: str) -> str:
+    """An artifact's key, of this run alone: under one of several runs Prefect shows the latest only."""
+    return slug(f"{text}-{str(flow_run.get_id())[-8:]}")
+
+
 def slug(text: str) -> str:
-    """An artifact's key: Prefect takes lower-case letters, digits and dashes."""
+    """As Prefect takes keys: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -92,7 +93,9 @@ def test_what_the_page_of_a_run_shows(api: Api, tmp_path: Path, monkeypatch: pyt
     flow_run, _, _ = run(tmp_path / "store")
     artifacts = api.artifacts(flow_run)
     assert artifacts["toy-total-plan"]["description"] == "5 of 5 steps to build"
-    assert '"step": "toy_squares[one]"' in artifacts["toy-total-plan"]["data"]
+    rows = {row["step"]: row for row in json.loads(artifacts["toy-total-plan"]["data"])}
+    assert rows["toy_squares[one]"]["found"] == "missing"
+    assert all(row["size"].endswith("B") and row["took"].endswith(" s") for row in rows.values())
     assert '"metric": "toy_total/total"' in artifacts["toy-total-metrics"]["data"]
     progress = artifacts["toy-squares-one-progress"]
     assert progress["data"] == 100.0

@@ -114,6 +114,28 @@ def test_a_run_that_waits_for_another_builder_can_be_ended(start: Flows, tmp_pat
     assert store.find("toy_numbers", target.fingerprint) is None
 
 
+@pytest.mark.parametrize("how", ["Ctrl-C", "server"])
+def test_a_run_of_the_command_that_is_cancelled_ends_so_at_a_checkpoint(
+    start: Flows, prefect_server: dict[str, str], tmp_path: Path, fate: Path, how: str
+) -> None:
+    api, store, target = Api(prefect_server["PREFECT_API_URL"]), tmp_path / "store", fragile_graph(str(fate), count=60)
+    process = start("fragile", fate=str(fate), count=60)
+    until(lambda: committed(store, target.fingerprint) >= 1)
+    children, run = children_of(process.pid), api.run_into(store)
+    assert children
+    if how == "Ctrl-C":
+        process.send_signal(signal.SIGINT)
+    else:
+        api.post(f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING"})
+    assert process.wait(20) != 0
+    assert gone(children)
+    assert free(store, target.fingerprint)
+    assert 1 <= committed(store, target.fingerprint) < 60
+    assert api.flow_run(run["id"])["state_type"] == "CANCELLED"
+    tasks = api.post("task_runs/filter", flow_runs={"id": {"any_": [run["id"]]}}, limit=200)
+    assert {task["state_type"] for task in tasks} <= {"COMPLETED", "CANCELLED", "PENDING"}, tasks
+
+
 def test_a_run_cancelled_from_the_server_stops_its_children(
     start: Flows, prefect_server: dict[str, str], tmp_path: Path, fate: Path
 ) -> None:
