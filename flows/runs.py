@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from vbert.artifacts.children import Stopped
 from vbert.artifacts.errors import UserError, nearest
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def run_id(name: str, mark: str = "") -> str:
-    """When, what, and who makes it: `mark`, else this process's number."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(name)}-{mark or os.getpid()}"
+    """When, what, and a mark of its own: containers that share a store may number their processes alike."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(name)}-{mark or uuid4().hex[:8]}"
 
 
 def slug(text: str) -> str:

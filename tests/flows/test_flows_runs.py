@@ -91,3 +91,8 @@ def test_a_run_of_any_name_has_a_file(store: Store) -> None:
         assert "/" not in run
         store.note_run(run, {"recipe": name})
     assert sorted(record["recipe"] for record in store.runs().values()) == sorted(["a/b", "../up", "ü [x] y", "/"])
+
+
+def test_two_runs_of_one_second_have_names_of_their_own() -> None:
+    """Also in two containers, whose processes may have one number."""
+    assert len({run_id("demo") for _ in range(20)}) == 20
