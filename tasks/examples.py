@@ -18,7 +18,7 @@ from vbert.data.spec import Reading
 @stage(
     "examples",
     makes=Examples,
-    version=1,
+    version=2,
     through=False,
     cost=Cost(seconds_by=("images.images",), bytes_by=("images.images",)),
 )

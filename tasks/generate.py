@@ -11,7 +11,7 @@ from vbert.data.shapes.scenes import ShapesSettings
 @stage(
     "generate",
     makes=Raw,
-    version=1,
+    version=2,
     retries=1,
     cost=Cost(seconds_by=("settings.images",), bytes_by=("settings.images", "settings.size", "settings.size")),
 )

@@ -157,7 +157,10 @@ def true(text: str, scene: Json) -> bool:
             return beside(found["x"], found["how"], found["y"], scene)
         if kind in ("some", "none"):
             return (number(found["x"], scene) > 0) is (kind == "some")
-        (item,) = [o for o in scene["objects"] if fits(found["x"], o, scene["width"])]
+        items = [o for o in scene["objects"] if fits(found["x"], o, scene["width"])]
+        if len(items) != 1:  # "the circle" is of one circle
+            return False
+        (item,) = items
         return (found["what"] in (item["color"], item["shape"])) is (found["not"] is None)
     raise AssertionError(f"unknown wording: {text}")
 
@@ -171,6 +174,36 @@ def test_captions_are_true_and_negatives_false(made: Made) -> None:
             assert not true(negative, scene), (row["text"], negative, scene)
             checked += 1
     assert checked > 2 * len(made.rows["caption"])
+
+
+def test_negatives_say_what_they_change(made: Made) -> None:
+    """Seen in the words: color and shape change a word, a relation its preposition."""
+    words = {"color": set(COLOURS), "relation": {"left", "right", "above", "below"}, "shape": set(made.settings.shapes)}
+    found: Counter[str] = Counter()
+    for row in made.rows["caption"]:
+        for negative, changed in zip(row["negatives"], row["changed"], strict=True):
+            found[changed] += 1
+            if changed in words and row["question_type"] != "list" and row["question_type"] != "description":
+                said, denied = (set(re.findall("[a-z]+", text)) for text in (row["text"], negative))
+                plurals = {p for w in words[changed] for p in (w, f"{w}s", f"{w}es")}
+                assert said ^ denied <= plurals, (row["text"], negative, changed)
+    assert set(found) == {"color", "shape", "size", "place", "count", "relation", "negation"}
+
+
+def test_images_that_a_caption_is_false_of(made: Made) -> None:
+    """False of each, and neither an image nor a text is more frequent there than beside true ones."""
+    own: Counter[tuple[str, str]] = Counter()
+    other: Counter[tuple[str, str]] = Counter()
+    missing = 0
+    for row in made.rows["caption"]:
+        for image in row["false_of"]:
+            assert made.scenes[image]["split"] == row["split"]
+            assert not true(row["text"], made.scenes[image]), (row["text"], image)
+            other[image, row["question_type"]] += 1
+            own[row["image_ids"][0], row["question_type"]] += 1
+        missing += made.settings.false_of - len(row["false_of"])
+    assert missing < 0.2 * sum(own.values())
+    assert sum(abs(own[key] - other[key]) for key in {*own, *other}) < 0.25 * sum(own.values())
 
 
 def test_every_scene_has_a_caption_true_of_it_alone(made: Made) -> None:

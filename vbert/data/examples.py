@@ -59,6 +59,10 @@ def _checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
         raise ValueError(f"example {name!r}: split {row.get('split')!r} is none of {', '.join(SPLITS)}")
     if not row.get("image_ids"):
         raise ValueError(f"example {name!r}: no image_ids")
+    if row.get("changed") is not None and len(row["changed"]) != len(row.get("negatives") or ()):
+        raise ValueError(f"example {name!r}: changed has {len(row['changed'])} entries, one for each of negatives")
+    if both := set(row.get("false_of") or ()) & set(row["image_ids"]):
+        raise ValueError(f"example {name!r}: false_of names its own image {min(both)!r}")
     for answer in row.get("answers") or ():
         if not 0.0 <= answer["score"] <= 1.0:
             raise ValueError(f"example {name!r}: answer {answer['answer']!r} has the score {answer['score']}, not 0–1")

@@ -63,6 +63,8 @@ EXAMPLES_SCHEMA = _schema(
             _struct(start=pa.int32(), end=pa.int32(), boxes=pa.list_(pa.list_(pa.float32())))
         ),
         "negatives": pa.list_(pa.string()),  # texts false of this image
+        "changed": pa.list_(pa.string()),  # what each of `negatives` changes of the text, e.g. color
+        "false_of": pa.list_(pa.string()),  # images of the split that the text is known to be false of
         "unique": pa.bool_(),  # a caption true of this image alone within its split
     },
 )

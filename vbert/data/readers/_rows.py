@@ -40,6 +40,8 @@ class ExampleRow(TypedDict, total=False):
     question_type: str | None
     phrases: list[Phrase] | None
     negatives: list[str] | None
+    changed: list[str] | None
+    false_of: list[str] | None
     unique: bool | None
 
 

@@ -47,6 +47,7 @@ def captions(settings: ShapesSettings, split: Split) -> Iterator[tuple[int, Mean
                 if meaning is None or (text := words(meaning, wording)) in texts:
                     continue
                 texts.add(text)
+                wrong = negatives(settings, scene, meaning, wording, rng)
                 row = {
                     "example_id": f"{scene.image_id}/caption/{k}",
                     "kind": "caption",
@@ -54,7 +55,8 @@ def captions(settings: ShapesSettings, split: Split) -> Iterator[tuple[int, Mean
                     "split": scene.split,
                     "text": text,
                     "question_type": kind,
-                    "negatives": negatives(settings, scene, meaning, wording, rng),
+                    "negatives": [negative.text for negative in wrong],
+                    "changed": [negative.changed for negative in wrong],
                     "unique": len(split.candidates(meaning)) == 1,
                 }
                 yield place, meaning, row

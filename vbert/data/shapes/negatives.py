@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 from random import Random
+from typing import NamedTuple
 
 from vbert.data.shapes.language import (
     COLUMNS,
@@ -25,55 +26,65 @@ from vbert.data.shapes.scenes import ShapesSettings
 from vbert.data.shapes.wording import place, words
 
 
-def negatives(settings: ShapesSettings, scene: Facts, meaning: Meaning, wording: int, rng: Random) -> list[str]:
+class Negative(NamedTuple):
+    """A false text, and what of the true one it changes: shape, color, size, place, count, relation or negation."""
+
+    text: str
+    changed: str
+
+
+def negatives(settings: ShapesSettings, scene: Facts, meaning: Meaning, wording: int, rng: Random) -> list[Negative]:
     """Texts false of the scene: the meaning with one attribute, shape, count, relation or its negation changed, in the
     same wording (a changed negation has wordings of its own). What only says that something is there, or isn't, gets
     two, its contrary and another: so false texts deny as often as true ones do."""
-    found: list[str] = []
+    found: dict[str, Negative] = {}
     most = settings.negatives
     others = altered(settings, meaning, rng)
     if isinstance(meaning, Some | Is) and not place(meaning.noun):
         most = min(most, 2)
-        others = chain([meaning._replace(negated=not meaning.negated)], others)
-    for other in others:
+        others = chain([(meaning._replace(negated=not meaning.negated), "negation")], others)
+    for other, changed in others:
         if len(found) == most:
             break
-        if other.truth(scene) is False and (text := words(other, wording)) not in found:
-            found.append(text)
-    return found
+        if other.truth(scene) is False:
+            text = words(other, wording)
+            found.setdefault(text, Negative(text, changed))
+    return list(found.values())
 
 
-def altered(settings: ShapesSettings, meaning: Meaning, rng: Random) -> Iterator[Meaning]:
-    """The meaning with one thing changed, in random order, the opposite relation first; some are as true as it."""
-    changed: list[Meaning] = []
+def altered(settings: ShapesSettings, meaning: Meaning, rng: Random) -> Iterator[tuple[Meaning, str]]:
+    """The meaning with one thing changed, and which, in random order, the opposite relation first; some are as true as
+    it."""
+    changed: list[tuple[Meaning, str]] = []
     match meaning:
         case Some(noun, negated):
-            changed = [Some(n, negated) for n in _others(settings, noun)]
-        case Is(noun, what, negated):
-            changed = [Is(noun, w, negated) for w in _others(settings, what)]
+            changed = [(Some(n, negated), what) for n, what in _others(settings, noun)]
+        case Is(noun, said, negated):
+            changed = [(Is(noun, n, negated), what) for n, what in _others(settings, said)]
         case Number(noun, number):
-            changed = [Number(noun, n) for n in (number - 1, number + 1) if n > 0]
-            changed += [Number(n, number) for n in _others(settings, noun)]
+            changed = [(Number(noun, n), "count") for n in (number - 1, number + 1) if n > 0]
+            changed += [(Number(n, number), what) for n, what in _others(settings, noun)]
         case More(more, fewer):
-            changed = [More(fewer, more)]
-            changed += [More(n, fewer) for n in _others(settings, more) if n != fewer]
+            changed = [(More(fewer, more), "count")]
+            changed += [(More(n, fewer), what) for n, what in _others(settings, more) if n != fewer]
         case Relation(first, how, second):
-            yield Relation(first, OPPOSITE[how], second)
-            changed += [Relation(n, how, second) for n in _others(settings, first) if n != second]
-            changed += [Relation(first, how, n) for n in _others(settings, second) if n != first]
+            yield Relation(first, OPPOSITE[how], second), "relation"
+            changed += [(Relation(n, how, second), what) for n, what in _others(settings, first) if n != second]
+            changed += [(Relation(first, how, n), what) for n, what in _others(settings, second) if n != first]
         case Only(nouns, ground):
             for k, noun in enumerate(nouns):
                 rest = (*nouns[:k], *nouns[k + 1 :])
-                lists = [(*rest, n) for n in _others(settings, noun)] + [(*rest, noun, noun)]
-                lists += [rest] if rest else []
-                changed += [Only(tuple(sorted(other, key=canonical)), ground) for other in lists]
+                lists = [((*rest, n), what) for n, what in _others(settings, noun)] + [((*rest, noun, noun), "count")]
+                lists += [(rest, "count")] if rest else []
+                changed += [(Only(tuple(sorted(other, key=canonical)), ground), what) for other, what in lists]
     yield from rng.sample(changed, len(changed))
 
 
-def _others(settings: ShapesSettings, noun: Noun) -> list[Noun]:
-    """The noun with one of its words changed."""
-    found = [noun._replace(shape=name) for name in settings.shapes if noun.shape not in (None, name)]
-    found += [noun._replace(colour=name) for name in settings.colours if noun.colour not in (None, name)]
-    found += [noun._replace(size=name) for name in ("small", "large") if noun.size not in (None, name)]
-    found += [noun._replace(row=name) for name in ROWS if noun.row not in (None, name)]
-    return found + [noun._replace(column=name) for name in COLUMNS if noun.column not in (None, name)]
+def _others(settings: ShapesSettings, noun: Noun) -> list[tuple[Noun, str]]:
+    """The noun with one of its words changed, and which."""
+    found = [(noun._replace(shape=name), "shape") for name in settings.shapes if noun.shape not in (None, name)]
+    found += [(noun._replace(colour=name), "color") for name in settings.colours if noun.colour not in (None, name)]
+    found += [(noun._replace(size=name), "size") for name in ("small", "large") if noun.size not in (None, name)]
+    found += [(noun._replace(row=name), "place") for name in ROWS if noun.row not in (None, name)]
+    found += [(noun._replace(column=name), "place") for name in COLUMNS if noun.column not in (None, name)]
+    return found

@@ -57,6 +57,7 @@ class ShapesSettings(Settings):
     captions: int = Field(5, ge=1, le=8, description="a scene: whole descriptions, relations, counts")
     statements: int = Field(4, ge=0, le=16, description="a scene: short captions about one attribute")
     negatives: int = Field(3, ge=0, le=8, description="false variants of a caption, at most")
+    false_of: int = Field(6, ge=0, le=64, description="images that a caption is known to be false of, at most")
     questions: int = Field(6, ge=0, le=32, description="a scene")
     pairs: int = Field(1, ge=0, le=8, description="statements over two images, a scene")
 

@@ -12,6 +12,7 @@ from vbert.data.raw import RawWriter
 from vbert.data.shapes import oracles as oracle
 from vbert.data.shapes.captions import captions
 from vbert.data.shapes.draw import png
+from vbert.data.shapes.elsewhere import add_false_of
 from vbert.data.shapes.language import Facts, Split, facts
 from vbert.data.shapes.pairs import pairs, phrases, sentiments
 from vbert.data.shapes.questions import questions
@@ -49,6 +50,7 @@ def texts(settings: ShapesSettings, scenes: Sequence[Facts]) -> tuple[list[Row],
         members = [scene for scene in scenes if scene.split == name]
         split = Split(members)
         told = list(captions(settings, split))
+        add_false_of(settings, split, told)
         rows += [row for _, _, row in told]
         rows += questions(settings, members)
         rows += pairs(settings, members)
