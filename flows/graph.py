@@ -39,8 +39,9 @@ from vbert.model.bert import SIZES, HubSource, bert_source
 from vbert.model.config import ModelSettings
 from vbert.model.trained import Model
 from vbert.objectives import objective
+from vbert.objectives.corpus import PretrainData
 from vbert.objectives.entry import DownstreamSettings
-from vbert.objectives.mlm_itm import PretrainData, PretrainSettings
+from vbert.objectives.mlm_itm import PretrainSettings
 from vbert.regions.detector import TRAINED_HERE, DetectorFile, DetectorWeights, Started, detector_file
 from vbert.regions.shards import Shards
 from vbert.report.page import Downstream, Report

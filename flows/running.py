@@ -18,6 +18,7 @@ from vbert.artifacts.errors import BuildError
 from vbert.artifacts.estimate import estimates
 from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, refuse, select, walk
 from vbert.artifacts.verified import VARIABLE
+from vbert.objectives.matching import doubt
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
@@ -145,6 +146,15 @@ class Running:
         """The report's figures: `vqa/easy_vqa/test/accuracy` and the like; empty where the run ended before it."""
         return metrics([target for target in self.targets if target.stage_name in ("report", "evaluate")], self.store)
 
+    def warnings(self) -> list[str]:
+        """Doubts about what was trained: a pre-training whose matching hardly looks at images."""
+        found = []
+        for artifact in walk(*self.targets):
+            manifest = self.store.find("pretrain", artifact.fingerprint) if artifact.stage_name == "pretrain" else None
+            if manifest is not None and (said := doubt(manifest.figures)):
+                found.append(f"{artifact.title}: {said}")
+        return found
+
     def summary(self) -> dict[str, Any]:
         stages = []
         for line in plan(self.targets, self.store):
@@ -160,7 +170,7 @@ class Running:
                     "seconds": round(built.seconds, 3) if built is not None else 0.0,
                 }
             )
-        return {"run_id": self.run_id, "stages": stages, "metrics": self.metrics()}
+        return {"run_id": self.run_id, "stages": stages, "metrics": self.metrics(), "warnings": self.warnings()}
 
     def print_summary(self, seconds: float) -> None:
         from rich.table import Table
@@ -175,6 +185,8 @@ class Running:
         made = [built for built in self.built.values() if built.outcome == "built"]
         said = f"{len(made)} stages built" if made else "nothing to build: everything was there"
         out.print(f"{said}, {seconds:.1f} s, run {self.run_id}")
+        for warning in self.warnings():
+            out.print(f"[yellow]warning:[/] {escape(warning)}")
         for target in self.targets:
             self._print_target(target)
 

@@ -11,7 +11,8 @@ from vbert.model.bert import BertWeights
 from vbert.model.config import ModelSettings
 from vbert.model.trained import Model
 from vbert.model.vocabulary import Vocabulary
-from vbert.objectives.mlm_itm import PretrainData, PretrainSettings
+from vbert.objectives.corpus import PretrainData
+from vbert.objectives.mlm_itm import PretrainSettings
 
 
 @stage(

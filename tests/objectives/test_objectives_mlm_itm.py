@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ from pydantic import ValidationError
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from training_world import COLOURS, MODEL, SHAPES, World, job, make_world
 
-from vbert.artifacts.errors import UserError
+from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.settings import Numerics
+from vbert.data.examples import Examples, write_examples
 from vbert.model.trained import Model
-from vbert.objectives.mlm_itm import PretrainData, Pretraining, PretrainSettings
+from vbert.objectives.corpus import PretrainData
+from vbert.objectives.mlm_itm import Pretraining, PretrainSettings, Sample
 from vbert.training.pretraining import run_pretrain
 from vbert.training.sampler import generator
 from vbert.training.start import Fresh
@@ -35,20 +39,24 @@ def task(world: World, **changes: object) -> Pretraining:
     return Pretraining(data, world.vocabulary.encoder(), model, "append6", settings, 0)
 
 
-def samples(task: Pretraining, epochs: int = 3) -> list[tuple[str, list[str], list[str], int]]:
-    """(image, its own texts, the sequence's texts as read, match) of every training example."""
-    corpus = task.train[0]
+def samples(task: Pretraining, epochs: int = 3) -> list[tuple[Sequence[str], list[str], int]]:
+    """(images, the sequence's texts as read, match) of every sequence of every training example."""
     out = []
     for epoch in range(epochs):
         for i in range(task.size()):
-            _, sample = task._training_sample(i, epoch)
-            ids = list(sample.text.ids)
-            for place, piece in zip(sample.at, sample.true, strict=True):
-                ids[place] = piece
-            texts = task.encoder.text(ids).removeprefix("[CLS] ").removesuffix(" [SEP]").split(" [SEP] ")
-            own = [corpus.texts[j] for j in corpus.of_image[sample.images[0]]]
-            out.append((sample.images[0], own, texts, sample.match))
+            for _, sample in task._training_samples(i, epoch):
+                ids = list(sample.text.ids)
+                for place, piece in zip(sample.at, sample.true, strict=True):
+                    ids[place] = piece
+                texts = task.encoder.text(ids).removeprefix("[CLS] ").removesuffix(" [SEP]").split(" [SEP] ")
+                out.append((sample.images, texts, sample.match))
     return out
+
+
+def sample(task: Pretraining, i: int, epoch: int = 0) -> Sample:
+    """The one sequence of an example."""
+    ((_, found),) = task._training_samples(i, epoch)
+    return found
 
 
 def truth(image: str) -> tuple[str, str]:
@@ -64,64 +72,86 @@ def is_true(image: str, text: str) -> bool:
     return all(w == shape for w in words if w in SHAPES) and all(w == colour for w in words if w in COLOURS)
 
 
-def test_unpaired_texts_stand_beside_other_images(world: World) -> None:
-    """The control keeps texts, images and compute: what it pairs is noise, in training and on held-out images."""
-    own, unpaired = task(world), task(world, images="shuffled")
-    for mine, other in zip((*own.train, *own.held_out), (*unpaired.train, *unpaired.held_out), strict=True):
-        assert mine.texts == other.texts
-        assert mine.images == other.images
-        images = sorted({image for ids in mine.images for image in ids})
-        assert all(other.visuals.shown[image] != image for image in images)
-        assert sorted(other.visuals.shown.values()) == images
-        assert not mine.visuals.shown
+def test_pairs_match_where_they_are_true_and_only_there(world: World) -> None:
+    """Captions, and questions with an answer: images of equal texts are never wrong ones of each other."""
+    for changes in ({"captions": 1, "mismatched": 0.3}, {"itm_draw": "paired", "altered": 0.4}):
+        seen = samples(task(world, **changes))
+        assert all(is_true(images[0], text) is (match == 1) for images, (text,), match in seen)
+        share = sum(match == 0 for *_, match in seen) / len(seen)
+        assert share == pytest.approx(0.5 if "itm_draw" in changes else 0.3, abs=0.03)
 
 
-def test_true_pairs_are_true_and_wrong_ones_come_from_elsewhere(world: World) -> None:
-    seen = samples(task(world, captions=1, mismatched=0.3))
-    assert all(is_true(image, text) for image, _, (text,), match in seen if match == 1)
-    share = sum(match == 0 for *_, match in seen) / len(seen)
-    assert share == pytest.approx(0.3, abs=0.03)
-    for _, own, (text,), match in seen:
-        if match == 0 and text.split()[-1] not in ("yes", "no", *SHAPES, *COLOURS):
-            assert text not in own
+def test_a_wrong_pair_is_a_text_of_the_data_beside_another_image(world: World) -> None:
+    """The same texts stand as often in pairs that match as in others, so a text tells nothing."""
+    seen = samples(task(world, itm_draw="paired", kinds=("question",)))
+    true, wrong = (Counter(text for _, (text,), match in seen if match == m) for m in (1, 0))
+    assert true == wrong
+
+
+def test_images_known_to_be_false_are_the_ones_taken(world: World) -> None:
+    corpus = task(world).train[0]
+    rows = corpus.false_of.to_pylist()
+    known = {i: [image for image in rows[i] if image in corpus.of_image] for i in range(len(rows)) if rows[i]}
+    assert sum(map(bool, known.values())) > 20
+    for i, images in known.items():
+        for turn in range(4):
+            pair = corpus.wrong(i, generator(i, turn), "other")
+            assert pair is not None
+            assert not images or pair.images[0] in images
+
+
+def test_nothing_is_matched_with_images_that_have_the_same_text(world: World, tmp_path: Path) -> None:
+    """One text for all images can't be wrong of any."""
+    rows = [
+        {"example_id": f"{k}", "kind": "caption", "image_ids": [f"{k:03d}"], "split": "train", "text": "a picture"}
+        for k in range(2, 8)
+    ]
+    write_examples(tmp_path, rows)
+    alike = World(Examples.at(tmp_path), world.shards, world.vocabulary)
+    with pytest.raises(BuildError, match=r"pretrain\.matched"):
+        samples(task(alike, itm_draw="paired"))
 
 
 def test_altered_texts_are_false(world: World) -> None:
-    """Each change of a true attribute makes a falsehood of the same image: checked negatives, other answers."""
-    corpus = task(world, altered=1.0).train[0]
-    changed = [i for i in range(len(corpus.ids)) if corpus.negatives[i].as_py() or corpus.answers[i].as_py()]
-    assert len(changed) > 300
+    corpus = task(world).train[0]
+    changed = [i for i in range(len(corpus.ids)) if corpus.negatives[i].as_py()]
+    assert len(changed) > 50
     for i in changed:
-        assert not is_true(corpus.images[i][0], corpus.wrong_text(i, generator(i)))
+        pair = corpus.wrong(i, generator(i), "altered")
+        assert pair is not None
+        assert pair.images == corpus.images[i]
+        assert pair.changed == "color"
+        assert not is_true(pair.images[0], pair.sayings[0].text)
 
 
 def test_question_sets_enter_with_an_answer(world: World) -> None:
     seen = samples(task(world, itm_target="off"), epochs=1)
     assert {match for *_, match in seen} == {-1}
-    texts = [text for _, _, (text,), _ in seen]
-    assert any(text == "what color is it ? red" for text in texts)
-    assert all(is_true(image, text) for image, _, (text,), _ in seen)
+    assert any(text == "what color is it ? red" for _, (text,), _ in seen)
+    assert all(is_true(images[0], text) for images, (text,), _ in seen)
 
 
 def test_kinds_that_are_not_matched_are_masked_alone(world: World) -> None:
     pretraining = task(world, matched=("caption",), itm_rows="unmasked", itm_share=1.0)
     for i in range(pretraining.size()):
-        _, sample = pretraining._training_sample(i, 0)
+        found = sample(pretraining, i)
         name = pretraining.train[0].ids[i]
-        assert (sample.match >= 0) == ("c" in name)
-        assert not sample.at or sample.match < 0
+        assert (found.match >= 0) == ("c" in name)
+        assert not found.at or found.match < 0
 
 
 def test_two_captions_first_is_true(world: World) -> None:
     seen = samples(task(world, captions=2), epochs=1)
-    assert all(len(texts) == 2 and is_true(image, texts[0]) for image, _, texts, _ in seen)
-    assert all(is_true(image, texts[1]) for image, _, texts, match in seen if match == 1)
+    assert all(len(texts) == 2 and is_true(images[0], texts[0]) for images, texts, _ in seen)
+    assert all(is_true(images[0], texts[1]) for images, texts, match in seen if match == 1)
+    captions = samples(task(world, captions=2, kinds=("caption",)), epochs=1)
+    assert all(is_true(images[0], texts[1]) is (match == 1) for images, texts, match in captions)
     assert sum(match for *_, match in seen) / len(seen) == pytest.approx(0.5, abs=0.06)
 
 
 def test_unmasked_rows_are_either_matched_or_masked(world: World) -> None:
     pretraining = task(world, itm_rows="unmasked", itm_share=0.4)
-    made = [pretraining._training_sample(i, 0)[1] for i in range(pretraining.size())]
+    made = [sample(pretraining, i) for i in range(pretraining.size())]
     assert all(not sample.at for sample in made if sample.match >= 0)
     assert sum(sample.match >= 0 for sample in made) / len(made) == pytest.approx(0.4, abs=0.06)
     batch = pretraining.collate([(i, 0) for i in range(16)])
@@ -137,21 +167,21 @@ def test_masked_positions_hold_their_words(world: World) -> None:
     """The packed rows named `masked` are those of the hidden pieces: unmask them and the text is whole."""
     pretraining = task(world, masked=0.9)
     items = [(i, 0) for i in range(12)]
-    batch, made = pretraining.collate(items), [pretraining._training_sample(i, e)[1] for i, e in items]
+    batch, made = pretraining.collate(items), [sample(pretraining, i, e) for i, e in items]
     tokens = torch.cat([batch.packed.text_ids, torch.full((len(batch.packed.visual),), -1)])[batch.packed.order]
     tokens[batch.tensors["masked"]] = batch.tensors["words"]
-    for start, sample in zip(batch.packed.starts().tolist(), made, strict=True):
-        ids = list(sample.text.ids)
-        for place, piece in zip(sample.at, sample.true, strict=True):
+    for start, found in zip(batch.packed.starts().tolist(), made, strict=True):
+        ids = list(found.text.ids)
+        for place, piece in zip(found.at, found.true, strict=True):
             ids[place] = piece
         assert tokens[start : start + len(ids)].tolist() == ids
 
 
 def test_task_labels_are_the_matching_target(world: World) -> None:
     pretraining = task(world, itm_target="task_label", kinds=("caption",))
-    made = [pretraining._training_sample(i, 0)[1] for i in range(8)]
+    made = [sample(pretraining, i) for i in range(8)]
     ids = [pretraining.train[0].ids[i] for i in range(8)]
-    assert [sample.match for sample in made] == [int(name.endswith("c0")) for name in ids]
+    assert [found.match for found in made] == [int(name.endswith("c0")) for name in ids]
     with pytest.raises(UserError, match="label None, not true or false"):
         samples(task(world, itm_target="task_label"), epochs=1)
 
@@ -162,12 +192,19 @@ def test_content_words_are_those_that_decide(world: World) -> None:
     assert words == {*SHAPES, *COLOURS, "yes", "no"}
 
 
-def test_answers_have_a_share_of_their_own(world: World) -> None:
-    pretraining = task(world, itm_target="off", answers=1.0, masked=0.0, content=0.0)
+@pytest.mark.parametrize("rows", ["masked", "unmasked"])
+@pytest.mark.parametrize("most", [40, 6])
+def test_answers_have_a_share_of_their_own(rows: str, most: int, world: World) -> None:
+    """Whether the pair is true or not, and whatever of the question is cut: the answer's pieces and no others."""
+    changes = {"itm_rows": rows, "itm_share": 0.0, "max_text": most, "itm_draw": "paired", "altered": 0.5}
+    pretraining = task(world, answers=1.0, masked=0.0, content=0.0, **changes)
     for i in range(pretraining.size()):
-        _, sample = pretraining._training_sample(i, 0)
-        question = "c" not in pretraining.train[0].ids[i]
-        assert sample.at == ([len(sample.text.ids) - 2] if question else [])
+        for _, found in pretraining._training_samples(i, 0):
+            question = "c" not in pretraining.train[0].ids[i]
+            assert found.at == ([len(found.text.ids) - 2] if question else [])
+            if question:
+                (answer,) = pretraining.train[0].answers[i].as_py()
+                assert pretraining.encoder.text(found.true) == answer["answer"]
 
 
 def test_samples_depend_on_seed_epoch_and_example_alone(world: World) -> None:
@@ -196,6 +233,8 @@ def test_it_learns_from_images_and_its_model_is_whole(world: World, tmp_path: Pa
     assert figures["dropped"] == 24
     assert figures["mlm_accuracy"] > 0.65
     assert 0.3 < figures["itm_accuracy"] <= 1
+    assert figures["text_only_accuracy"] == 0.5  # altered texts are as frequent as true ones in this world
+    assert not any(name.startswith("match/") for name in figures)
     model = Model.at(tmp_path / "out")
     assert model.head()["kind"] == "pretraining"
     assert model.contract().box_input == "append6"

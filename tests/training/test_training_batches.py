@@ -70,7 +70,7 @@ def test_masking_shares() -> None:
 
 @given(st.integers(0, 10_000), st.booleans())
 def test_special_tokens_are_neither_hidden_nor_drawn(seed: int, whole: bool) -> None:
-    text = sentence(ENCODER, ["cats sleep?", "a cat"], 20)
+    text = sentence(ENCODER, [("cats sleep?", ""), ("a cat", "")], 20)
     masked = mask(text.ids, text.words, ENCODER, generator(seed), [0.9] * len(text.ids), whole)
     special = [i for i, piece in enumerate(text.ids) if piece in ENCODER.special]
     assert not set(special) & set(masked.at)
@@ -81,7 +81,7 @@ def test_special_tokens_are_neither_hidden_nor_drawn(seed: int, whole: bool) -> 
 
 @given(st.integers(0, 10_000))
 def test_whole_words_are_hidden_together(seed: int) -> None:
-    text = sentence(ENCODER, ["cats sleep cats"], 20)
+    text = sentence(ENCODER, [("cats sleep cats", "")], 20)
     hidden = set(mask(text.ids, text.words, ENCODER, generator(seed), [0.4] * len(text.ids), True).at)
     for word in {w for w in text.words if w >= 0}:
         assert len({i in hidden for i, w in enumerate(text.words) if w == word}) == 1
@@ -96,7 +96,7 @@ def test_each_piece_has_a_share_of_its_own() -> None:
 
 
 def test_chinese_is_masked_by_character() -> None:
-    text = sentence(ENCODER, ["这是一只猫。"], 20)
+    text = sentence(ENCODER, [("这是一只猫。", "")], 20)
     assert len(text.ids) == 8
     assert ENCODER.unk not in text.ids
     masked = mask(text.ids, text.words, ENCODER, generator(3), [0.6] * 8)
@@ -105,10 +105,10 @@ def test_chinese_is_masked_by_character() -> None:
 
 
 def test_two_texts_have_two_segments_and_are_cut_evenly() -> None:
-    text = sentence(ENCODER, ["cats sleep", "a cat"], 20)
+    text = sentence(ENCODER, [("cats sleep", ""), ("a cat", "")], 20)
     assert text.types == [0] * 5 + [1] * 3
     assert text.words == [-1, 0, 0, 1, -1, 2, 3, -1]
-    cut = sentence(ENCODER, ["cats sleep cats sleep", "a cat"], 8)
+    cut = sentence(ENCODER, [("cats sleep cats sleep", ""), ("a cat", "")], 8)
     assert (len(cut.ids), cut.types.count(1)) == (8, 3)
 
 

@@ -11,7 +11,8 @@ from training_world import MODEL, World, job, make_world
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.settings import Numerics
 from vbert.model.trained import Model
-from vbert.objectives.mlm_itm import PretrainData, PretrainSettings
+from vbert.objectives.corpus import PretrainData
+from vbert.objectives.mlm_itm import PretrainSettings
 from vbert.regions.shards import Shards
 from vbert.training.pretraining import run_pretrain
 from vbert.training.start import Fresh

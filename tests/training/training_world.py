@@ -88,7 +88,8 @@ def _texts(name: str, shape: str, colour: str, split: str, labelled: bool) -> li
     labelled = labelled or split != "test"
     return [
         {**common, "example_id": f"{name}/c{k}", "kind": "caption", "text": text, "negatives": negatives,
-         "label": ("true", "false")[k]}
+         "changed": negatives and ["color"] * len(negatives), "label": ("true", "false")[k],
+         "false_of": None if k else [f"{int(name) + d:03d}" for d in (1, 2, 4)]}
         for k, (text, negatives) in enumerate(captions)
     ] + [
         {**common, "example_id": f"{name}{k}", "kind": "question", "text": text, "question_type": kind,

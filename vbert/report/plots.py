@@ -25,6 +25,7 @@ WORDS = {
     "mlm_accuracy": "masked words right",
     "itm": "matching",
     "itm_accuracy": "matching right",
+    "text_only_accuracy": "matching by text alone",
     "rpn_boxes": "proposal boxes",
     "unknown_share": "unknown",
 }

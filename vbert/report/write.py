@@ -21,6 +21,7 @@ from vbert.report import plots, results
 from vbert.report.comparison import Comparison, comparisons
 from vbert.report.detections import Scene, scenes
 from vbert.report.lineage import Chain, chain
+from vbert.report.matching import Matching, matching, outside
 from vbert.report.page import PAGE, Downstream, ReportSettings
 from vbert.report.pictures import Album
 from vbert.report.plots import Chart
@@ -44,6 +45,7 @@ class Page:
     classes: Sequence[str]
     scenes: list[Scene]
     pretrained: Mapping[str, Any] | None
+    matchings: Sequence[Matching]
     charts: list[tuple[str, list[Chart]]]
     galleries: list[Gallery]
     gazes: list[Any]
@@ -98,6 +100,7 @@ def gather(
         classes=detector.classes() if detector else [],
         scenes=scenes(detector, images, album, settings.scenes) if detector else [],
         pretrained=_last(pretrained.curves()) if pretrained else None,
+        matchings=[m for model in _pretrainings(pretrained, runs) if (m := matching(model))],
         charts=_charts(detector, _pretrainings(pretrained, runs), groups),
         galleries=galleries,
         gazes=gazes,
@@ -173,7 +176,7 @@ def _charts(
 def _training(rows: Sequence[Mapping[str, float]]) -> list[Chart | None]:
     return [
         plots.line_chart("Losses", plots.losses(rows), share=False),
-        plots.line_chart("Held-out figures", plots.shares(rows), share=True),
+        plots.line_chart("Held-out figures", outside(plots.shares(rows)), share=True),
     ]
 
 

@@ -125,6 +125,10 @@ class Visuals:
         types = np.repeat(np.minimum(np.arange(len(parts)), 1), [len(part) for part in parts])
         return (parts[0] if len(parts) == 1 else np.concatenate(parts)), types
 
+    def nothing(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The input of no image: no regions, as wide as those of the others."""
+        return self(self.shards.image_ids()[0])[:0], np.zeros(0, np.int64)
+
 
 def image_groups(table: pa.Table) -> list[str]:
     """For each example the image that it counts under: its first one; a text without image counts alone."""
@@ -143,6 +147,10 @@ def portion(groups: Sequence[str], share: float, seed: int) -> list[bool]:
         chosen.add(group)
         count += sizes[group]
     return [group in chosen for group in groups]
+
+    def nothing(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The input of no image: no regions, as wide as those of the others."""
+        return self(self.shards.image_ids()[0])[:0], np.zeros(0, np.int64)
 
 
 def exchanged(image_ids: Sequence[str]) -> dict[str, str]:
@@ -228,24 +236,35 @@ def _random_piece(encoder: Encoder, draw: float) -> int:
 
 @dataclass
 class Text:
-    """A text as the model reads it: piece ids with special tokens, segment types, and words as `mask` takes them."""
+    """A text as the model reads it: piece ids with special tokens, segment types, words as `mask` takes them, and
+    which pieces belong to an answer."""
 
     ids: list[int]
     types: list[int]
     words: list[int]
+    answer: list[bool]
 
 
-def sentence(encoder: Encoder, texts: Sequence[str], limit: int) -> Text:
+def sentence(encoder: Encoder, texts: Sequence[tuple[str, str]], limit: int) -> Text:
     """`[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` with segment types 0 and 1; at most `limit` tokens, the longest
-    text cut first."""
-    pieces = [encoder(text) for text in texts]
-    lengths = [len(p.ids) for p in pieces]
-    while sum(lengths) + len(texts) + 1 > limit:
-        lengths[lengths.index(max(lengths))] -= 1
-    out = Text([encoder.cls], [0], [-1])
-    for segment, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
-        offset = 1 + max(out.words)
-        out.ids += [*piece.ids[:length], encoder.sep]
-        out.words += [*(offset + word for word in piece.words[:length]), -1]
-        out.types += [segment] * (length + 1)
+    text cut first. Each of `texts` has an answer behind it ("" for none), which is cut only where nothing is left of
+    any text."""
+    pieces = [(encoder(text), encoder(answer)) for text, answer in texts]
+    lengths = [[len(text.ids), len(answer.ids)] for text, answer in pieces]
+    over = sum(map(sum, lengths)) + len(texts) + 1 - limit
+    for part in (0, 1):
+        while over > 0 and any(length[part] for length in lengths):
+            max(lengths, key=lambda length: length[part])[part] -= 1
+            over -= 1
+    out = Text([encoder.cls], [0], [-1], [False])
+    for segment, (both, cut) in enumerate(zip(pieces, lengths, strict=True)):
+        for part, length in enumerate(cut):
+            offset = 1 + max(out.words)
+            out.ids += both[part].ids[:length]
+            out.words += [offset + word for word in both[part].words[:length]]
+            out.answer += [part == 1] * length
+        out.ids.append(encoder.sep)
+        out.words.append(-1)
+        out.answer.append(False)
+        out.types += [segment] * (sum(cut) + 1)
     return out

@@ -11,7 +11,8 @@ from vbert.artifacts.build import Job
 from vbert.artifacts.settings import Numerics
 from vbert.artifacts.stage import Figures
 from vbert.model.trained import Model, write_model
-from vbert.objectives.mlm_itm import PretrainData, Pretraining, PretrainSettings
+from vbert.objectives.corpus import PretrainData
+from vbert.objectives.mlm_itm import Pretraining, PretrainSettings
 from vbert.regions.contract import check
 from vbert.training.downstream import last_figures
 from vbert.training.loop import run_training
@@ -53,4 +54,5 @@ def run_pretrain(
             head={"kind": "pretraining", "objective": "mlm_itm"},
             curves=curves,
         )
-    return {"examples": task.size(), "dropped": task.dropped, **last_figures(curves)}
+    figures = {name: value for name, value in last_figures(curves).items() if not name.startswith("match/")}
+    return {"examples": task.size(), "dropped": task.dropped, **figures}

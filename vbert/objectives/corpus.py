@@ -1,0 +1,235 @@
+"""What pre-training reads of a data set: texts with images that they are true of, and fair pairs that don't match."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from vbert.artifacts.errors import BuildError, UserError
+from vbert.data.examples import Examples
+from vbert.regions.shards import Shards
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vbert.model.vocabulary import Encoder
+    from vbert.objectives.mlm_itm import PretrainSettings
+
+LABELS = {"false": 0, "true": 1}  # of `itm_target: task_label`
+CONTENT_ROWS = 5_000  # rows with negatives that content words are looked for in, a data set
+CONTENT_SHARE = 0.05  # of the pairs of text and negative that a word stands in, those that replace it and nothing else
+TRIES = 100
+
+
+@dataclass(frozen=True)
+class PretrainData:
+    """A data set to pre-train on: texts, and the regions of its images."""
+
+    examples: Examples
+    shards: Shards
+
+
+class Saying(NamedTuple):
+    """A text, and the answer that stands behind it ("" for none)."""
+
+    text: str
+    answer: str = ""
+
+
+class Pair(NamedTuple):
+    """Texts, the images beside them, and what the two are: true, other (a text of other images) or altered (a text of
+    these images with one thing changed, `changed` where the data says what)."""
+
+    sayings: Sequence[Saying]
+    images: Sequence[str]
+    kind: str
+    changed: str = ""
+
+
+class Corpus:
+    """The texts of one data set's split, and pairs that don't match.
+
+    Nothing but text and image together tells which pairs match: a text that is matched with an image it is false of is
+    one of the data set, and as often matched with its own; `altered` ones differ from their true text in one thing.
+    """
+
+    def __init__(self, data: PretrainData, splits: Sequence[str], settings: PretrainSettings, box_input: str) -> None:
+        from vbert.training.batches import Rows, Visuals
+
+        self.settings = settings
+        self.rows = Rows(data.examples, data.shards, splits, settings.kinds)
+        self.visuals = Visuals(data.shards, box_input, self.rows.shown(settings.images))
+        self.ids: list[str] = self.rows.column("example_id")
+        self.texts: list[str] = self.rows.column("text")
+        self.kinds: list[str] = self.rows.column("kind")
+        self.types: list[str | None] = self.rows.column("question_type")
+        self.images: list[list[str]] = self.rows.column("image_ids")
+        self.seconds = self.rows.table["text_b"]
+        self.labels = self.rows.table["label"]
+        self.negatives = self.rows.table["negatives"]
+        self.changed = self.rows.table["changed"]
+        self.false_of = self.rows.table["false_of"]
+        self.answers = self.rows.table["answers"]
+        self.of_image: dict[str, list[int]] = {}
+        self.of_kind: dict[tuple[str, int], list[int]] = {}  # kind and number of images → rows
+        self.asked: dict[str, list[int]] = {}  # question → rows that have an answer to it
+        for i, (text, kind, images) in enumerate(zip(self.texts, self.kinds, self.images, strict=True)):
+            self.of_image.setdefault(images[0], []).append(i)
+            self.of_kind.setdefault((kind, len(images)), []).append(i)
+            if self.answers[i].as_py():
+                self.asked.setdefault(text, []).append(i)
+        self.false_here: dict[str, list[int]] = {}  # image → rows whose text is known to be false of it
+        if settings.captions == 2:
+            for i, known in enumerate(self.false_of.to_pylist()):
+                for image in known or ():
+                    self.false_here.setdefault(image, []).append(i)
+
+    def matched(self, i: int) -> bool:
+        """Whether the example's text is matched with images."""
+        return self.settings.itm_target != "off" and self.kinds[i] in self.settings.matched
+
+    def saying(self, i: int, rng: np.random.Generator) -> Saying:
+        """The text; of a question with one of its answers, drawn by score."""
+        answers = self.answers[i].as_py()
+        if not answers:
+            return Saying(self.texts[i])
+        scores = [float(a["score"]) for a in answers]
+        total = sum(scores)
+        shares = [s / total for s in scores] if total else None
+        return Saying(self.texts[i], str(answers[int(rng.choice(len(answers), p=shares))]["answer"]))
+
+    def plain(self, i: int, rng: np.random.Generator) -> Pair:
+        """The example as it is: with its second text, or, where two captions stand in a sequence, with another one of
+        its image."""
+        sayings = [self.saying(i, rng)]
+        if second := self.seconds[i].as_py():
+            sayings.append(Saying(second))
+        elif self.settings.captions == 2 and (j := self._partner(i, rng)) is not None:
+            sayings.append(self.saying(j, rng))
+        return Pair(sayings, self.images[i], "true")
+
+    def true(self, i: int, rng: np.random.Generator) -> Pair:
+        """A pair that matches."""
+        sayings = [self.saying(i, rng)]
+        if self.settings.captions == 2 and (j := self._partner(i, rng)) is not None:
+            sayings.append(self.saying(j, rng))
+        return Pair(sayings, self.images[i], "true")
+
+    def wrong(self, i: int, rng: np.random.Generator, kind: str | None = None) -> Pair | None:
+        """A pair that doesn't match, of the `kind` asked for (other or altered; unless given, drawn by the setting
+        `altered`, other where the example can't be altered); None where the example has none of it."""
+        if kind == "altered" or (kind is None and rng.random() < self.settings.altered):
+            found = self._altered(i, rng)
+            if found is not None or kind == "altered":
+                return found
+        if self.settings.captions == 2 and self._partner(i, rng) is not None:
+            j = self._false_text(i, rng)
+            return Pair([self.saying(i, rng), self.saying(j, rng)], self.images[i], "other")
+        return Pair([self.saying(i, rng)], self._false_images(i, rng), "other")
+
+    def _altered(self, i: int, rng: np.random.Generator) -> Pair | None:
+        """The text with one thing changed; None where the data has no such text."""
+        negatives = self.negatives[i].as_py()
+        if not negatives:
+            return None
+        k = int(rng.integers(len(negatives)))
+        changed = self.changed[i].as_py()
+        wrong = [Saying(str(negatives[k]))]
+        if self.settings.captions == 2 and (j := self._partner(i, rng)) is not None:
+            wrong = [self.saying(j, rng), *wrong]
+        return Pair(wrong, self.images[i], "altered", str(changed[k]) if changed else "")
+
+    def _false_images(self, i: int, rng: np.random.Generator) -> Sequence[str]:
+        """Images that the example's text is false of: known ones where the data names them; for a question, those it
+        has other answers for; else of any example of its kind whose images have no equal text."""
+        if known := [image for image in self.false_of[i].as_py() or () if image in self.of_image]:
+            return [known[int(rng.integers(len(known)))]]
+        own = set(self.images[i])
+        right = {a["answer"] for a in self.answers[i].as_py() or ()}
+        for rows in ([self.asked[self.texts[i]]] if right else []) + [self._alike(i)]:
+            for _ in range(min(TRIES, len(rows))):
+                j = rows[int(rng.integers(len(rows)))]
+                if own.isdisjoint(self.images[j]) and not self._said(i, right, self.images[j]):
+                    return self.images[j]
+        raise self._none(i)
+
+    def _false_text(self, i: int, rng: np.random.Generator) -> int:
+        """An example of the same kind whose text is false of this one's images: known to be where the data says so."""
+        if known := [j for j in self.false_here.get(self.images[i][0], ()) if self.kinds[j] == self.kinds[i]]:
+            return known[int(rng.integers(len(known)))]
+        own, rows = set(self.images[i]), self._alike(i)
+        for _ in range(TRIES):
+            j = rows[int(rng.integers(len(rows)))]
+            right = {a["answer"] for a in self.answers[j].as_py() or ()}
+            if own.isdisjoint(self.images[j]) and not self._said(j, right, self.images[i]):
+                return j
+        raise self._none(i)
+
+    def _alike(self, i: int) -> list[int]:
+        return self.of_kind[self.kinds[i], len(self.images[i])]
+
+    def _said(self, i: int, right: set[str], images: Sequence[str]) -> bool:
+        """Whether one of the images has the text of example i, with one of the answers `right` where it has answers."""
+        for j in self.of_image.get(images[0], ()):
+            if self.texts[j] == self.texts[i]:
+                answers = {a["answer"] for a in self.answers[j].as_py() or ()}
+                if not right or answers & right:
+                    return True
+        return False
+
+    def _none(self, i: int) -> BuildError:
+        return BuildError(
+            f"no images found that the text of example {self.ids[i]!r} doesn't fit: do all images have the same texts? "
+            "Leave its kind out of pretrain.matched"
+        )
+
+    def _partner(self, i: int, rng: np.random.Generator) -> int | None:
+        """Another text of the same image; None where there is none."""
+        others = [j for j in self.of_image[self.images[i][0]] if j != i and self.texts[j] != self.texts[i]]
+        return others[int(rng.integers(len(others)))] if others else None
+
+    def label(self, i: int) -> int:
+        label = self.labels[i].as_py()
+        if str(label).lower() not in LABELS:
+            raise UserError(
+                f"itm_target: task_label: example {self.ids[i]!r} has the label {label!r}, not true or false"
+            )
+        return LABELS[str(label).lower()]
+
+    def content_words(self, encoder: Encoder) -> set[int]:
+        """Pieces that decide what is true: those of answers of one word, and of words that a negative replaces, alone,
+        in at least a twentieth of the pairs of text and negative that they stand in."""
+        found: set[int] = set()
+        stood: Counter[tuple[int, ...]] = Counter()
+        replaced: Counter[tuple[int, ...]] = Counter()
+        seen = 0
+        for text, negatives, answers in zip(
+            self.texts, self.negatives.to_pylist(), self.answers.to_pylist(), strict=True
+        ):
+            for answer in answers or ():
+                if len(whole := _words(encoder, answer["answer"])) == 1:
+                    found.update(whole[0])
+            if negatives and seen < CONTENT_ROWS:
+                seen += 1
+                true = _words(encoder, text)
+                for negative in negatives:
+                    false = _words(encoder, negative)
+                    stood.update({*true, *false})
+                    differ = [pair for pair in zip(true, false, strict=False) if pair[0] != pair[1]]
+                    if len(true) == len(false) and len(differ) == 1:
+                        replaced.update(differ[0])
+        for word, times in replaced.items():
+            if times >= CONTENT_SHARE * stood[word]:
+                found.update(word)
+        return found
+
+
+def _words(encoder: Encoder, text: str) -> list[tuple[int, ...]]:
+    """The words of a text, each as its pieces."""
+    pieces = encoder(text)
+    found: dict[int, tuple[int, ...]] = {}
+    for piece, word in zip(pieces.ids, pieces.words, strict=True):
+        found[word] = (*found.get(word, ()), piece)
+    return list(found.values())

@@ -1,0 +1,68 @@
+"""What the matching head of a pre-training has learnt, beside what needs no images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vbert.model.trained import Model
+from vbert.objectives.matching import NEGATIVES, doubt
+from vbert.report import plots
+
+PREFIX = "validation/match/"
+SHOWN = {
+    "own": "with the image’s own regions",
+    "exchanged": "with another image’s regions",
+    "none": "with no regions",
+    "text": "a bag of words, text alone",
+}
+LINES = {
+    "own/other": "texts of other images",
+    "own/altered": "altered texts",
+    "exchanged/other": "other image’s regions",
+    "text/altered": "altered texts, text alone",
+}
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Balanced accuracies at the end of a pre-training: `rows` by what is seen, for each of `kinds` of negatives;
+    `changed` by what of a text was altered, hardest first; `chart` over steps; `doubt` where images were hardly looked
+    at."""
+
+    title: str
+    kinds: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[float | None]]]
+    changed: Sequence[tuple[str, float]]
+    chart: plots.Chart | None
+    doubt: str | None
+
+
+def matching(model: Model) -> Matching | None:
+    """What the curves of a pre-training say of it; None where nothing was matched."""
+    curves = [row for row in model.curves() if any(name.startswith(PREFIX) for name in row)]
+    if not curves:
+        return None
+    last = {name.removeprefix(PREFIX): value for name, value in curves[-1].items()}
+    kinds = [kind for kind in NEGATIVES if f"own/{kind}" in last]
+    points = [
+        plots.Point(called, row["step"], row[PREFIX + name])
+        for row in curves
+        for name, called in LINES.items()
+        if PREFIX + name in row
+    ]
+    figures = {name.removeprefix("validation/"): value for name, value in curves[-1].items()}
+    changed = [(name.removeprefix("own/altered/"), value) for name, value in last.items() if "own/altered/" in name]
+    return Matching(
+        title=f"Matching {model.label or ''}".strip(),
+        kinds=kinds,
+        rows=[(words, [last.get(f"{name}/{kind}") for kind in kinds]) for name, words in SHOWN.items()],
+        changed=sorted(changed, key=lambda pair: pair[1]),
+        chart=plots.line_chart("Held-out pairs judged right", points, share=True),
+        doubt=doubt(figures),
+    )
+
+
+def outside(points: Sequence[plots.Point]) -> list[plots.Point]:
+    """The points that are not shown here."""
+    return [point for point in points if not point.name.startswith("match/")]
