@@ -131,7 +131,7 @@ def test_first_publisher_wins(tmp_path: Path) -> None:
     with engine.building(target) as one, engine.building(target) as two:
         (one.directory / "numbers.json").write_text("[0, 1]")
         (two.directory / "numbers.json").write_text("[7]")
-        record = engine._record(target, {}, 0.0, "")
+        record = engine._record(target, {}, 0.0, "", one.environment)
         first = store.publish(one.directory, record, {})
         with Log() as log:
             second = store.publish(two.directory, record, {})
@@ -160,7 +160,7 @@ def test_a_failed_sync_is_no_lost_race(tmp_path: Path, monkeypatch: pytest.Monke
     with Log() as log, engine.building(target) as build:
         (build.directory / "numbers.json").write_text("[0, 1]")
         with pytest.raises(BuildError, match=r"failed to confirm .*Input/output error"):
-            store.publish(build.directory, engine._record(target, {}, 0.0, ""), {})
+            store.publish(build.directory, engine._record(target, {}, 0.0, "", build.environment), {})
     assert not any(op.name == "acknowledge" and "artifacts" in op.paths[0].parts for op in log.ops)
 
 

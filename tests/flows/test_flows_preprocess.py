@@ -97,6 +97,17 @@ def test_a_folder_becomes_shards(preprocess: Vbert, tmp_path: Path) -> None:
     assert again == said, "nothing was built again"
 
 
+def test_in_the_folder_itself_the_store_and_the_output_are_not_of_it(
+    preprocess: Vbert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`cd photos; vbert preprocess . --out features`, twice: "has changed since it was planned" each time."""
+    fill(tmp_path / "photos", range(3))
+    monkeypatch.chdir(tmp_path / "photos")
+    said = preprocess(Path("."), Path("features"))
+    assert said.get("images") == 3, said
+    assert preprocess(Path("."), Path("features")) == said
+
+
 def test_added_changed_and_removed_images_cost_themselves(preprocess: Vbert, tmp_path: Path) -> None:
     """Only what is new is extracted, and the shards are those of an extraction from nothing, byte for byte."""
     photos = tmp_path / "photos"
