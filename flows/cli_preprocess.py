@@ -73,6 +73,8 @@ def preprocess(
     counts = said(shards.figures, shards.seconds, out)
     if json_:
         print(json.dumps(counts), flush=True)
+    else:
+        print(out)
     if bad := counts["quarantined"]:
         told = f"{bad:,} of {counts['images'] + bad:,} images can't be used; {out / 'quarantine.parquet'} says why"
         if strict:

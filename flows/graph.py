@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from flows.again import again
 from flows.imported import imported
 from flows.recipe import DataEntry, DetectorEntry, PretrainEntry, Recipe
 from tasks.bert import bert
@@ -44,7 +45,7 @@ from vbert.objectives.entry import DownstreamSettings
 from vbert.objectives.mlm_itm import PretrainSettings
 from vbert.regions.detector import TRAINED_HERE, DetectorFile, DetectorWeights, Started, detector_file
 from vbert.regions.shards import Shards
-from vbert.report.page import Downstream, Report
+from vbert.report.page import Downstream, Report, ReportSettings
 from vbert.training.start import Fresh
 
 S = TypeVar("S", bound=Settings)
@@ -94,7 +95,8 @@ def graph(recipe: Recipe) -> Report:
                     model, evaluation, data[task_entry.data].photos, texts, its_shards
                 )
     last = list(pretrained.values())[-1] if pretrained else None
-    return report(recipe.name, found, scenes_of(recipe, data), last, downstream)
+    told = ReportSettings(again=again(recipe))
+    return report(recipe.name, found, scenes_of(recipe, data), last, downstream, told)
 
 
 def seeded(name: str, seed: int, seeds: Sequence[int]) -> str:

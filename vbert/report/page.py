@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.settings import Settings
+from vbert.artifacts.settings import Settings, Wiring
 from vbert.data.examples import Examples
 from vbert.data.images import Images
 from vbert.metrics.evaluation import Evaluation
@@ -35,6 +36,7 @@ class ReportSettings(Settings):
     scenes: int = Field(8, ge=0, description="held-out images with the detector's boxes")
     predictions: int = Field(9, ge=0, description="each of wrong, least certain and right ones")
     attention: int = Field(6, ge=0, description="questions whose attention is drawn")
+    again: Annotated[str, Wiring] = Field("", description="lines for a shell that make it again; shown, never hashed")
     side: int = Field(320, ge=16, description="longer side of a picture in pixels, at most")
 
 

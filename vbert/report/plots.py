@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -133,6 +134,10 @@ def line_chart(
     dash: dict[str, Any] = {"strokeDash": alt.StrokeDash("k:N", scale=dashes, legend=None)} if dashed else {}
     line = base.mark_line(strokeWidth=1.8, strokeJoin="round", clip=True).encode(**dash)
     opacity = alt.condition(near, alt.value(1), alt.value(0))
+    counts = Counter((point.name, point.kind) for point in points)
+    if min(counts.values()) == 1:  # a line of one point would be nothing
+        lone = [row for row, p in zip(rows, points, strict=True) if counts[p.name, p.kind] == 1]
+        line += base.mark_point(size=70, filled=True).properties(data=alt.InlineData(values=lone))
     dots = base.mark_circle(size=90).encode(opacity=opacity, tooltip=shown).add_params(near)
     chart = (line + dots).properties(width="container", height=HEIGHT, background="transparent")
     return Chart(title, [(called(n), tone) for n, tone in series], dashed, _summary(points, percents), _themed(chart))

@@ -13,6 +13,7 @@ from vbert.report.pictures import Album, Picture
 from vbert.report.results import Run
 
 SAMPLED = 50_000  # predictions looked through, at most
+UNSURE = 0.8  # below this probability a right answer counts as uncertain
 RIGHT = 0.5  # from this score on an answer counts as right
 LONGEST = 400  # characters of a text that are shown
 
@@ -69,11 +70,17 @@ def gallery(run: Run, album: Album, count: int) -> Gallery:
         return Gallery(run, [Shelf("Most certain", "", "unsure", _pictured(run, album, chosen))], len(every), None)
     wrong = sorted((o for o in labelled if not o.right), key=lambda o: (-(o.confidence or 0.0), _tie(o)))
     right = sorted((o for o in labelled if o.right), key=lambda o: (o.confidence or 0.0, _tie(o)))
-    unsure = _varied(right[: len(right) // 2], count)
-    sure = _varied(right[::-1][: -(-len(right) // 2)], count)
+    doubtful = [one for one in right if (one.confidence or 0.0) < UNSURE]
+    unsure = _varied(doubtful, count)
+    sure = _varied(right[len(doubtful) :][::-1], count)
     shelves = [
         Shelf("Wrong", "the most certain mistakes of each kind", "bad", _pictured(run, album, _varied(wrong, count))),
-        Shelf("Least certain", "right, but only just", "unsure", _pictured(run, album, unsure)),
+        Shelf(
+            "Least certain",
+            f"right, at less than {100 * UNSURE:.0f}\u00a0% probability",
+            "unsure",
+            _pictured(run, album, unsure),
+        ),
         Shelf("Right", "the most certain of each kind and answer", "good", _pictured(run, album, sure)),
     ]
     return Gallery(run, [shelf for shelf in shelves if shelf.shown], len(labelled), len(wrong))

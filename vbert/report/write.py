@@ -22,6 +22,7 @@ from vbert.report.comparison import Comparison, comparisons
 from vbert.report.detections import Scene, scenes
 from vbert.report.lineage import Chain, chain
 from vbert.report.matching import Matching, matching, outside
+from vbert.report.overview import Majority, facts, majority
 from vbert.report.page import PAGE, Downstream, ReportSettings
 from vbert.report.pictures import Album
 from vbert.report.plots import Chart
@@ -55,6 +56,9 @@ class Page:
     environment: Mapping[str, Any]
     elsewhere: list[tuple[str, list[str]]]
     numerics: list[tuple[str, list[str]]]
+    again: str
+    facts: list[tuple[str, str]]
+    majorities: Mapping[str, Majority]
 
 
 def write_report(
@@ -110,6 +114,9 @@ def gather(
         environment=environment(),
         elsewhere=_elsewhere(lineage),
         numerics=_numerics(lineage),
+        again=settings.again or f"vbert run {title}",
+        facts=facts(runs, lineage),
+        majorities={g.first.key: told for g in groups if (told := majority(g.first))},
     )
 
 

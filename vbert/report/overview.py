@@ -1,0 +1,84 @@
+"""The facts at the top of a report: data by split, model, training, hardware; and what the commonest answer gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vbert.artifacts.errors import BuildError
+from vbert.report.lineage import Chain
+from vbert.report.results import Run
+
+TRAINED = ("pretrain", "finetune")
+
+
+@dataclass(frozen=True)
+class Majority:
+    """The most frequent training answer, and the metrics of answering nothing else."""
+
+    answer: str
+    values: Mapping[str, float]
+
+
+def majority(run: Run) -> Majority | None:
+    """None where there are no training answers or no labels to score by."""
+    from vbert.objectives import OBJECTIVES, load
+
+    if run.objective not in OBJECTIVES or run.metric is None:
+        return None
+    table = run.held.examples.table()
+    every = table.select(["example_id", "split", "answers"]).to_pylist()
+    trained = [row["answers"] for row in every if row["split"] == "train"]
+    counts = Counter(max(row, key=lambda a: a["score"])["answer"] for row in trained if row)
+    if not counts:
+        return None
+    answer = min(counts, key=lambda name: (-counts[name], name))
+    rows = [row for row in table.to_pylist() if row["split"] == run.split]
+    predictions = [{"example_id": row["example_id"], "answer": answer, "score": 1.0} for row in rows]
+    means = {}
+    for name, each in load(run.objective).scores(rows, predictions).items():
+        if values := [score for score in each if score is not None]:
+            means[name] = sum(values) / len(values)
+    return Majority(answer, means) if run.metric in means else None
+
+
+def facts(runs: Sequence[Run], chain: Chain) -> list[tuple[str, str]]:
+    """(what, in words)."""
+    found: list[tuple[str, str]] = []
+    for run in {run.data: run for run in runs}.values():
+        splits = Counter(run.held.examples.table()["split"].to_pylist())
+        order = sorted(splits, key=lambda s: ("train", "val", "test").index(s) if s in ("train", "val", "test") else 3)
+        found.append((f"data: {run.data}", ", ".join(f"{split} {splits[split]:,}" for split in order) + " examples"))
+    if runs:
+        try:
+            config = runs[0].held.model.config()
+            found.append(
+                (
+                    "model",
+                    f"{config.layers} layers × {config.hidden_size}, {config.heads} heads, "
+                    f"vocabulary {config.vocab_size:,}",
+                )
+            )
+        except (BuildError, OSError):
+            pass
+    found += [
+        (node.title, said) for node in chain.nodes if node.stage in TRAINED and (said := _training(node.settings))
+    ]
+    machines = {
+        f"{env.get('device') or 'CPU'}: {env.get('processor')}, {env.get('cores')} cores": None
+        for node in chain.nodes
+        if node.stage in ("detector", *TRAINED) and node.manifest and (env := node.manifest.environment)
+    }
+    return found + [("hardware", "; ".join(machines))] * bool(machines)
+
+
+def _training(arguments: Mapping[str, Any]) -> str:
+    settings = arguments.get("settings")
+    if not isinstance(settings, Mapping):
+        return ""
+    return (
+        f"{settings.get('steps', 0):,} steps of {settings.get('batch_size')}, learning rate "
+        f"{settings.get('learning_rate'):g}, seed {arguments.get('seed')}"
+    )
