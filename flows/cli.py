@@ -60,12 +60,9 @@ def _graph(recipe: Recipe) -> Artifact:
 
 
 def _one(recipe: Recipe, stage: str) -> Artifact:
-    from vbert.artifacts.graph import select, walk
+    from vbert.artifacts.graph import only, walk
 
-    found = select(walk(_graph(recipe)), stage)
-    if len(found) > 1:
-        raise UserError(f"{stage} means {len(found)} artifacts; name one: {', '.join(a.title for a in found)}")
-    return found[0]
+    return only(walk(_graph(recipe)), stage)
 
 
 @app.command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -172,7 +173,13 @@ class NumericsByStage(Settings):
 
 
 class Recipe(Settings):
-    """One whole experiment. `machine` reaches only the engine and is never hashed."""
+    """One whole experiment. `machine` reaches only the engine and is never hashed.
+
+    >>> recipe = vbert.resolve("demo")
+    >>> isinstance(recipe, vbert.Recipe), list(recipe.data)
+    (True, ['shapes', 'easy_vqa'])
+    >>> done = vbert.run(recipe)
+    """
 
     name: str = Field("", description="what the run and its report are called; else the name of the file")
     seed: int = Field(0, ge=0, description="of everything drawn at random")
@@ -266,13 +273,18 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def resolve(recipe: str | Recipe, changes: Mapping[str, Any] | None = None) -> Recipe:
-    """A shipped recipe by its name, or one in a YAML file, with dotted changes. Raises UserError with file:line."""
+def resolve(recipe: str | os.PathLike[str] | Recipe, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """A shipped recipe by its name, or one in a YAML file, with dotted changes. Raises UserError with file:line.
+
+    >>> vbert.resolve("demo", {"pretrain.steps": 600}).pretrainings()[""].steps
+    600
+    """
     if isinstance(recipe, Recipe):
         if not changes:
             return recipe
         text = as_yaml(recipe)
         return load_yaml(text, recipe.name, Recipe, changes)
+    recipe = os.fspath(recipe)
     if recipe in recipe_names():
         path = RECIPES / f"{recipe}.yaml"
     elif recipe.endswith((".yaml", ".yml")):

@@ -89,10 +89,10 @@ class Running:
         else:
             page().print("everything is there")
 
-    def run(self, how: How, source: str, changes: Mapping[str, Any]) -> None:
+    def run(self, how: How, source: str, changes: Mapping[str, Any] | None) -> None:
         """Build what is missing, note the run in the store, and print the summary.
 
-        `source` and `changes`: where the recipe is from and what was changed in it, for the record.
+        `source` and `changes`: where the recipe is from and what was changed in it, for the record; None: unknown.
         """
         began = time.time()
         refuse(self.lines)
@@ -114,7 +114,7 @@ class Running:
                 del os.environ[VARIABLE]
         self.print_summary(time.time() - began)
 
-    def _build(self, how: How, terminal: Terminal, changes: Mapping[str, Any]) -> None:
+    def _build(self, how: How, terminal: Terminal, changes: Mapping[str, Any] | None) -> None:
         if how == "local" and not self.missing:
             results: list[Built] = []
         elif how == "local":

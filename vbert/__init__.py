@@ -1,0 +1,53 @@
+"""VisualBERT from raw image–text data sets: what is used from Python. `help(vbert.Shards)` and the like give examples.
+
+>>> import vbert
+>>> done = vbert.run("demo", changes={"seed": 0}, how="local")
+>>> done.report.name
+'report.html'
+>>> shards = done.artifact("regions[easy_vqa]", vbert.Shards)
+>>> shards["test/100"].features.dtype
+dtype('float16')
+"""
+
+from importlib import import_module
+from typing import Any
+
+# Where each name is. Imported by name at its first use, so that `import vbert` is instant and loads nothing for those
+# who want a part; and since nothing in vbert rests on flows (arrows run flows → tasks → vbert), those of flows are
+# looked up for the caller alone. Type checkers read `__init__.pyi`.
+_PLACES = {
+    "BuildError": "vbert.artifacts.errors",
+    "Evaluation": "vbert.metrics.evaluation",
+    "Examples": "vbert.data.examples",
+    "Finished": "flows.python",
+    "Images": "vbert.data.images",
+    "Model": "vbert.model.trained",
+    "Raw": "vbert.data.raw",
+    "Recipe": "flows.recipe",
+    "Report": "vbert.report.page",
+    "Shards": "vbert.regions.shards",
+    "Store": "vbert.artifacts.store",
+    "UserError": "vbert.artifacts.errors",
+    "resolve": "flows.recipe",
+    "run": "flows.python",
+}
+__all__ = ["__version__", *_PLACES]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        found: Any = version("vbert")
+    elif name in _PLACES:
+        found = getattr(import_module(_PLACES[name]), name)
+    else:
+        from vbert.artifacts.errors import nearest
+
+        raise AttributeError(f"vbert has no {name!r}; {nearest(name, _PLACES)}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

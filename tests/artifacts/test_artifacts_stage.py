@@ -189,7 +189,7 @@ def test_loose_artifacts(tmp_path: Path) -> None:
         loose.file("x")
     with pytest.raises(BuildError, match="no fingerprint"):
         toy.squares(loose, SLOW)
-    with pytest.raises(AttributeError, match="no input 'raws'"):
+    with pytest.raises(BuildError, match="opened by its directory, and no manifest there"):
         loose.input("raws")
     assert loose == loose
     assert loose != toy.Numbers.at(tmp_path)

@@ -127,7 +127,8 @@ class Artifact:
         return f"{self.stage_name}[{self.label}]" if self.label else self.stage_name
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.title} {self.fingerprint[:8] if self.step else self._directory})"
+        said = f"{self.title} {self.fingerprint[:8]}" if self.step else self._directory
+        return f"{type(self).__name__}({said})"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Artifact) or type(self) is not type(other):
@@ -138,12 +139,31 @@ class Artifact:
         return hash(self.fingerprint) if self.step else id(self)
 
     def input(self, name: str) -> Any:
-        """The argument `name` of the step that makes this artifact, bound to the same store."""
-        if self.step is None or name not in self.step.arguments:
+        """The argument `name` of the step that makes this artifact, bound to the same store.
+
+        A loose artifact has those that the manifest in its directory says, in the store that it lies in.
+        """
+        if self.step is None:
+            return self._made().input(name)
+        if name not in self.step.arguments:
             raise AttributeError(f"{self.title} has no input {name!r}")
         store = self.store
         value = self.step.arguments[name]
         return value if store is None else map_artifacts(value, lambda a: a.bound(store))
+
+    def _made(self) -> Artifact:
+        """Of a loose artifact, the one that its store knows."""
+        from vbert.artifacts.manifest import NAME, Manifest
+        from vbert.artifacts.stage import artifact_from_json
+        from vbert.artifacts.store import Store
+
+        directory = (self._directory or Path()).absolute()
+        try:
+            manifest = Manifest.read(directory / NAME)
+        except (OSError, ValueError):
+            said = f"{self!r} was opened by its directory, and no manifest there says what it is made of"
+            raise BuildError(f"{said}: open it where its store has it") from None
+        return artifact_from_json(manifest.step).bound(Store(directory.parents[2]))
 
     def inputs(self) -> list[Artifact]:
         """The artifacts this one is made from, each once."""

@@ -13,6 +13,12 @@ class UserError(Exception):
 
     `message` is one line (what, where, what to do next); `details` follow it.
     The command prints both without a traceback and exits with 2.
+
+    >>> try:
+    ...     vbert.run("dmeo")
+    ... except vbert.UserError as error:
+    ...     print(error.message)
+    no recipe 'dmeo'; did you mean 'demo'?, or give a .yaml file
     """
 
     def __init__(self, message: str, details: str = "") -> None:
@@ -25,7 +31,14 @@ class UserError(Exception):
 
 
 class BuildError(Exception):
-    """A stage could not make its artifact; the message says why and what to look at. Exit code 1."""
+    """A stage could not make its artifact; the message says why and what to look at. Exit code 1.
+
+    >>> try:
+    ...     vbert.Shards.at("store").table()
+    ... except vbert.BuildError as error:
+    ...     print(error)
+    store holds no file 'offsets.parquet': is it a Shards?
+    """
 
 
 class Damaged(BuildError):
@@ -44,6 +57,16 @@ class Damaged(BuildError):
 
 class NotAccepted(BuildError):
     """What was made is whole and stays, but the settings that say what is accepted refuse it."""
+
+
+class UnknownImage(KeyError):
+    """There is no image of this id; the message names the nearest ones."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # a KeyError shows its message in quotes
 
 
 # Field names that other systems use, and what is meant by them here; the first one that is valid where it stands.

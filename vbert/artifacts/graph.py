@@ -50,6 +50,14 @@ def select(artifacts: Iterable[Artifact], name: str) -> list[Artifact]:
     return found
 
 
+def only(artifacts: Iterable[Artifact], name: str) -> Artifact:
+    """The one that `select` finds. Raises UserError, naming them, where there are several."""
+    found = select(artifacts, name)
+    if len(found) > 1:
+        raise UserError(f"{name} means {len(found)} artifacts; name one: {', '.join(a.title for a in found)}")
+    return found[0]
+
+
 @dataclass(frozen=True)
 class Planned:
     """A line of a plan. `size` in bytes and `seconds` of its making are of the artifact where it is present.

@@ -39,6 +39,10 @@ class Store:
     """A store on a local path. Opening one writes nothing, so a read-only store can be read.
 
     `Store("s3://bucket/prefix")` gives the one of `remote.py`.
+
+    >>> store = vbert.Store("store")
+    >>> [manifest.label for manifest in store.manifests("finetune")]
+    ['vqa']
     """
 
     def __new__(cls, root: Path | str) -> Store:

@@ -19,7 +19,13 @@ SPLITS = ("train", "val", "test")
 
 
 class Examples(Artifact):
-    """`examples.parquet`, sorted by example_id."""
+    """`examples.parquet`, sorted by example_id: what texts say or ask about which images.
+
+    >>> examples = vbert.run("demo").artifact("examples[easy_vqa]", vbert.Examples)
+    >>> row = examples.table().to_pylist()[0]
+    >>> row["image_ids"], row["text"], row["answers"]
+    (['test/...'], '...?', [{'answer': '...', 'score': 1.0}])
+    """
 
     def objection(self) -> str | None:
         """More boxes of phrases that can't be used than the data set accepts."""

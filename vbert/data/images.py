@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import BuildError, nearest
+from vbert.artifacts.errors import BuildError, UnknownImage, near, nearest
 from vbert.data.acceptance import objection
 from vbert.data.decode import BadImage, decode
 
@@ -28,7 +28,15 @@ __all__ = ["BadImage", "Images", "decode", "write_images"]
 class Images(Artifact):
     """`images.parquet` sorted by image_id; `boxes.parquet` where there are boxes; `left_out.parquet` under a limit.
 
-    Pixels are read through the raw files behind the index.
+    Pixels are read through the raw files behind the index, which a finished index in a store knows, also where it is
+    opened by its directory, `vbert.Images.at(directory)`. One elsewhere is given them, by the names of the spec's
+    sources: `vbert.Images.at(directory).over({"photos": vbert.Raw.at(…)})`.
+
+    >>> images = vbert.run("demo").artifact("images[easy_vqa]", vbert.Images)
+    >>> images.table().column_names[:2]
+    ['image_id', 'path']
+    >>> images.open("test/100").size
+    (64, 64)
     """
 
     through: ClassVar[Sequence[str]] = ("raws",)
@@ -60,7 +68,14 @@ class Images(Artifact):
     def raws(self) -> Mapping[str, Raw]:
         """The raw files behind the index, by source."""
         given = self.__dict__.get("_raws")
-        return given if given is not None else self.input("raws")  # type: ignore[no-any-return]
+        if given is not None:
+            return given  # type: ignore[no-any-return]
+        try:
+            return self.input("raws")  # type: ignore[no-any-return]
+        except BuildError as error:
+            sources = sorted({str(path).partition("/")[0] for path in self.table().column("path").to_pylist()})
+            files = ", ".join(f"{source!r}: Raw.at(…)" for source in sources)
+            raise BuildError(f"{error}, or say where its images' files are: Images.at(…).over({{{files}}})") from None
 
     def over(self, raws: Mapping[str, Raw]) -> Images:
         """The same (loose) index over the given raw files: for tests and notebooks."""
@@ -69,10 +84,14 @@ class Images(Artifact):
     def read(self, image_id: str) -> bytes:
         """The bytes of the image's file, checked against the index.
 
-        Raises KeyError for an unknown id, BuildError where the file is no longer the one that was indexed.
+        Raises a KeyError that names near ids for an unknown one, BuildError where the file is no longer the one that
+        was indexed.
         """
         index = self.file("images.parquet")
-        path, sha256 = _places(str(index), index.stat().st_mtime_ns)[image_id]
+        places = _places(str(index), index.stat().st_mtime_ns)
+        if image_id not in places:
+            raise UnknownImage(f"{self!r} holds no image {image_id!r}; {near(image_id, places)}")
+        path, sha256 = places[image_id]
         source, _, member = path.partition("/")
         raws = self.raws()
         if source not in raws:

@@ -51,7 +51,12 @@ class Member:
 
 
 class Raw(Artifact):
-    """The files of one source, by name. Names are relative, with `/`."""
+    """The files of one source, by name. Names are relative, with `/`.
+
+    >>> raw = vbert.run("demo").artifact("generate[shapes]", vbert.Raw)
+    >>> raw.members()[0], raw.read("images/000000.png")[1:4]
+    ('images/000000.png', b'PNG')
+    """
 
     def members(self) -> list[str]:
         """All names, sorted; those of archives without hidden files (see `names.hidden`), as folders are read."""

@@ -14,7 +14,12 @@ from vbert.metrics.bootstrap import Interval, interval
 
 
 class Evaluation(Artifact):
-    """predictions.jsonl (example_id, answer, score), metrics.json, and what the objective submits (results.json)."""
+    """predictions.jsonl (example_id, answer, score), metrics.json, and what the objective submits (results.json).
+
+    >>> evaluation = vbert.run("demo").artifact("evaluate[vqa]", vbert.Evaluation)
+    >>> 0 <= evaluation.intervals()["accuracy"].low <= evaluation.metrics()["accuracy"] <= 1
+    True
+    """
 
     def metrics(self) -> dict[str, float]:
         """Metric → value, e.g. accuracy, accuracy/shape; empty for examples without labels."""

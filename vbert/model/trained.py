@@ -26,6 +26,12 @@ class Model(Artifact):
 
     head.json: kind (`pretraining` or `answer`) and what belongs to it; an answer head's labels in the order of its
     logits, with their digest.
+
+    >>> model = vbert.run("demo").artifact("finetune[vqa]", vbert.Model)  # or vbert.Model.at(directory)
+    >>> type(model.load()).__name__, model.config().hidden_size % model.config().heads
+    ('AnswerModel', 0)
+    >>> "yes" in model.labels()
+    True
     """
 
     def load(self) -> nn.Module:

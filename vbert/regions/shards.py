@@ -13,7 +13,7 @@ import json
 import mmap
 import re
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import BuildError
+from vbert.artifacts.errors import BuildError, UnknownImage, near
 
 if TYPE_CHECKING:
     import numpy as np
@@ -230,7 +230,7 @@ class _Reader:
     def __init__(self, shards: Shards) -> None:
         self._shards = shards
         table = shards.table()
-        self._rows = {image_id: at for at, image_id in enumerate(table.column("image_id").to_pylist())}
+        self.rows = {str(image_id): at for at, image_id in enumerate(table.column("image_id").to_pylist())}
         names = ("shard", "n", "features_offset", "boxes_offset", "json_offset", "json_size")
         self._columns = list(zip(*(table.column(name).to_pylist() for name in names), strict=True))
         self._classes = None
@@ -248,7 +248,9 @@ class _Reader:
     def read(self, image_id: str) -> Regions:
         import numpy as np
 
-        at = self._rows[image_id]
+        at = self.rows.get(image_id)
+        if at is None:
+            raise UnknownImage(f"{self._shards.no_image(image_id)}; {near(image_id, self.rows)}")
         shard, n, features, boxes, start, size = self._columns[at]
         mapped = self._maps.get(shard)
         if mapped is None:
@@ -263,17 +265,53 @@ class _Reader:
 
 
 class Shards(Artifact):
-    """`%06d.tar`, `offsets.parquet`, `quarantine.parquet`, `contract.json`."""
+    """Region features of images by their ids: as a mapping, whose order is that of the sorted ids.
+
+    Files: `%06d.tar`, `offsets.parquet`, `quarantine.parquet`, `contract.json`.
+
+    >>> shards = vbert.Shards.at("features")  # what `vbert preprocess … --out features` or `vbert path` names
+    >>> "test/100" in shards, len(shards) == len(list(shards))
+    (True, True)
+    >>> for image_id in shards:
+    ...     regions = shards[image_id]  # features [n, d] float16, boxes [n, 4] float32 in pixels, classes, scores, …
+    >>> regions.features.shape == (len(regions.boxes), shards.dim)
+    True
+    """
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_reader", "_dim")}
 
     def read(self, image_id: str) -> Regions:
-        """The regions of one image. Raises KeyError where the shards don't hold it (see `quarantine`)."""
-        reader = self.__dict__.get("_reader")
+        """The regions of one image. Raises a KeyError that names near ids where the shards don't hold it."""
+        return self._opened().read(image_id)
+
+    def __getitem__(self, image_id: str) -> Regions:
+        return self.read(image_id)
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._opened().rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._opened().rows)
+
+    def __len__(self) -> int:
+        """How many images the shards hold."""
+        return len(self._opened().rows)
+
+    def __bool__(self) -> bool:
+        return True  # also shards that are not built yet, which have no length
+
+    def _opened(self) -> _Reader:
+        reader: _Reader | None = self.__dict__.get("_reader")
         if reader is None:
             reader = self.__dict__["_reader"] = _Reader(self)
-        return reader.read(image_id)
+        return reader
+
+    def no_image(self, image_id: str) -> str:
+        """Says that the shards don't hold it, and why where it is in quarantine."""
+        said = f"{self!r} holds no image {image_id!r}"
+        why = [row for row in self.quarantine().to_pylist() if row["image_id"] == image_id]
+        return f"{said}: {why[0]['path']} is in quarantine, {why[0]['detail']}" if why else said
 
     def table(self) -> pa.Table:
         """The index, sorted by image_id: the columns of OFFSETS, and of CLASSES where there are distributions."""

@@ -41,7 +41,11 @@ class ReportSettings(Settings):
 
 
 class Report(Artifact):
-    """report.html: opens from disk, needs no network."""
+    """report.html: opens from disk, needs no network.
+
+    >>> vbert.run("demo").artifact("report", vbert.Report).page().name
+    'report.html'
+    """
 
     def page(self) -> Path:
         return self.file(PAGE)

@@ -74,7 +74,7 @@ class Album:
                 self._kept[key] = self._made(images, image_id)
             except Damaged:
                 raise
-            except (BadImage, BuildError, UserError, KeyError, AttributeError, OSError) as error:
+            except (BadImage, BuildError, UserError, KeyError, OSError) as error:
                 reason = "no such image" if isinstance(error, KeyError) else str(error)
                 self._kept[key] = Picture(image_id, None, 4, 3, reason)
         found = self._kept[key]

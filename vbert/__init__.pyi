@@ -1,0 +1,17 @@
+# For type checkers alone: the names that `__init__.py` looks up at their first use.
+from flows.python import Finished as Finished
+from flows.python import run as run
+from flows.recipe import Recipe as Recipe
+from flows.recipe import resolve as resolve
+from vbert.artifacts.errors import BuildError as BuildError
+from vbert.artifacts.errors import UserError as UserError
+from vbert.artifacts.store import Store as Store
+from vbert.data.examples import Examples as Examples
+from vbert.data.images import Images as Images
+from vbert.data.raw import Raw as Raw
+from vbert.metrics.evaluation import Evaluation as Evaluation
+from vbert.model.trained import Model as Model
+from vbert.regions.shards import Shards as Shards
+from vbert.report.page import Report as Report
+
+__version__: str
