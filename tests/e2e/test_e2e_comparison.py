@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TINY
 
 from flows.recipe import Recipe, as_yaml, resolve
 
+TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 LEFT_OUT = ("bert_both",)  # its BERT is fetched
 
 
