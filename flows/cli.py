@@ -130,7 +130,13 @@ def run(
 
 @app.command
 def status(recipe: str, /, *, changes: Set = [], store: StoreOption = None, json_: JsonOption = False) -> None:  # noqa: B006
-    """What of a recipe is present, unfinished (with how much) or missing. Example: `vbert status demo`"""
+    """What of a recipe is present, unfinished (with how much) or missing. Example: `vbert status demo`
+
+    Parameters
+    ----------
+    recipe
+        a shipped recipe's name or a YAML file.
+    """
     from flows.running import plan_rows
     from flows.terminal import print_plan
     from vbert.artifacts.estimate import estimates
@@ -191,6 +197,15 @@ def path(
     """The directory of a finished stage, or with --step the step as JSON for `vbert build`.
 
     Example: `ls $(vbert path demo regions[easy_vqa])`
+
+    Parameters
+    ----------
+    recipe
+        a shipped recipe's name or a YAML file.
+    stage
+        `detector`, or one of several: `regions[easy_vqa]`.
+    step
+        print the step, instead of where its result is.
     """
     from vbert.artifacts.stage import steps_as_json
 
@@ -210,6 +225,8 @@ def build(step: Path, /, *, units: str | None = None, store: StoreOption = None,
 
     Parameters
     ----------
+    step
+        its file, as `vbert path RECIPE STAGE --step` writes it.
     units
         make units A to B of the plan and no more (counted from 0, both included); another call publishes.
     """
@@ -290,6 +307,15 @@ def schedule(
     """Serve a recipe's pipeline on a schedule against a running Prefect server, until it is interrupted.
 
     Example: `vbert schedule demo --every 1d` or `vbert schedule demo --cron "0 3 * * *"`
+
+    Parameters
+    ----------
+    recipe
+        a shipped recipe's name or a YAML file.
+    cron
+        when, in cron's five fields, as the server's clock has it.
+    every
+        how long from one run to the next: 90m, 12h, 1d.
     """
     from flows.recipe import machine_of, parse_changes
 

@@ -53,6 +53,14 @@ def export(
         the file (lxmert_tsv) or folder to make.
     format
         how to read the source, where it isn't recognised.
+    ids
+        regular expression; its first group in the file's name of an image is the image's id.
+    boxes_in
+        what box numbers are, where the format doesn't say: original, recorded, resized:SHORT, normalised or none.
+    images
+        folder of the images, for their sizes.
+    sizes
+        table of image_id, width, height (.csv .tsv .parquet, or COCO's .json), instead of the images.
     """
     from vbert.regions.interop.exporting import export as write
     from vbert.regions.interop.opened import opened
@@ -92,6 +100,16 @@ def inspect(
     ----------
     path
         a folder of shards, or a file of any format that can be imported.
+    format
+        how to read it, where it isn't recognised.
+    ids
+        regular expression; its first group in the file's name of an image is the image's id.
+    boxes_in
+        what box numbers are, where the format doesn't say: original, recorded, resized:SHORT, normalised or none.
+    images
+        folder of the images, for their sizes and to draw on.
+    sizes
+        table of image_id, width, height (.csv .tsv .parquet, or COCO's .json), instead of the images.
     count
         so many images are shown.
     boxes
@@ -153,6 +171,8 @@ def show(
         the so many best boxes of an image, in place of the detector's own rule.
     most
         at most so many boxes are drawn on an image.
+    device
+        where the detector runs; auto: a GPU if there is one.
     """
     from flows.graph import weights_of
     from flows.runs import noted, run_id
@@ -213,8 +233,22 @@ def compare(
         a folder of shards, or a file of any format that can be imported.
     b
         another one.
+    format_a
+        how to read a, where it isn't recognised.
+    format_b
+        how to read b likewise.
     ids_a
-        regular expression that takes the image's id out of a's names; ids_b likewise.
+        regular expression; its first group in a's names of images is the image's id.
+    ids_b
+        the same for b's names.
+    boxes_in_a
+        what a's box numbers are, where the format doesn't say: original, recorded, resized:SHORT, normalised or none.
+    boxes_in_b
+        what b's are.
+    images
+        folder of the images, for their sizes.
+    sizes
+        table of image_id, width, height (.csv .tsv .parquet, or COCO's .json), instead of the images.
     rows
         so many images are listed, those that differ first to be found.
     table

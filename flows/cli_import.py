@@ -72,6 +72,8 @@ def import_features(
         names of the classes that the file numbers, one a line.
     attributes
         names of the attributes likewise.
+    images_per_shard
+        images in a shard.
     quarantine
         share of entries that may be unusable; nothing is imported again for another share.
     out

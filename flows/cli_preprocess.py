@@ -40,6 +40,8 @@ def preprocess(
 
     Parameters
     ----------
+    folder
+        the images: .jpg, .png and the like, in subfolders too.
     detector
         a name in data_specs/detectors, or a .yaml file of your own.
     out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from vbert.artifacts.errors import UserError, nearest
 
+TOLD_BY = ("rule", "kind")  # fields by whose value one of several models is meant
 ANY = "NAME"  # stands in a path for a key that the user chooses
 
 
@@ -47,24 +48,47 @@ def fields_at(path: str | None) -> list[Field]:
     root = parts.pop(0) if parts and parts[0] in known else "recipe"
     options: list[Any] = [known[root]]
     walked = [] if root == "recipe" else [root]
-    found: Field | None = None
+    found: list[Field] = []
     for part in parts:
-        valid = {name: info for option in options for model in models(option) for name, info in members(model)}
+        here = [model for option in options for model in models(option)]
+        valid = [(name, info) for model in here for name, info in members(model)]
+        names = dict(valid)
         inner = [value for option in options for value in keyed(option)]
-        if part in valid:
-            options = [valid[part].annotation]
-            found = described(".".join([*walked, part]), valid[part])
-        elif inner and not nearest(part, valid).startswith("did you mean"):  # a name of the user's own
-            options, found = inner, None
+        if part in names:
+            options = [info.annotation for name, info in valid if name == part]
+            at = ".".join([*walked, part])
+            found = [field for field in below(".".join(walked), here) if field.path == at]
+        elif inner and not nearest(part, names).startswith("did you mean"):  # a name of the user's own
+            options, found = inner, []
         else:
-            raise UserError(f"--fields {path}: there is no {part!r}; {nearest(part, valid or known)}")
+            raise UserError(f"--fields {path}: there is no {part!r}; {nearest(part, names or known)}")
         walked.append(part)
-    rows = [] if found is None else [found]
     while (into := [value for option in options for value in keyed(option)]) and not any(map(models, options)):
         options = into
         walked.append(ANY)
-    below = {name: info for option in options for model in models(option) for name, info in members(model)}
-    return rows + [described(".".join([*walked, name]), info) for name, info in below.items()]
+    return found + below(".".join(walked), [model for option in options for model in models(option)])
+
+
+def below(path: str, alternatives: list[type[BaseModel]]) -> list[Field]:
+    """The fields of the models that may stand at `path`: where they are several, each says whose it is."""
+    kinds = {name for model in alternatives for name, _ in members(model) if len(alternatives) > 1 and name in TOLD_BY}
+    found = []
+    for model in alternatives:
+        for name, info in members(model):
+            one = described(f"{path}.{name}" if path else name, info)
+            if kinds and name not in kinds:
+                one = replace(one, description=f"({_told(model)}) {one.description}")
+            elif kinds:
+                one = replace(one, description=" ".join((model.__doc__ or "").split("\n\n")[0].split()))
+            found.append(one)
+    return found
+
+
+def _told(model: type[BaseModel]) -> str:
+    """What a field says to mean this model: `fixed`."""
+    said = next((kind_of(info.annotation) for name, info in members(model) if name in TOLD_BY), "")
+    first, _, more = said.partition(" | ")
+    return first + " …" * bool(more)
 
 
 def members(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:

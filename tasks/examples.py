@@ -44,10 +44,14 @@ def examples(
     left_out = images.left_out()
     rows = readers.call(module, "examples", raws, splits.keys() | left_out, options=reading.options)
     dropped = 0
+    notes: list[readers.Note] = []
 
     def kept() -> Iterator[dict[str, Any]]:
         nonlocal dropped
         for row in rows:
+            if isinstance(row, readers.Note):
+                notes.append(row)
+                continue
             there = [image_id in splits for image_id in row["image_ids"]]
             if not all(there):
                 lost = row["image_ids"][there.index(False)]
@@ -73,4 +77,7 @@ def examples(
         figures["dropped"] = dropped
     if fitting.counts:
         figures |= {"boxes": fitting.kept, **fitting.figures(), "notes": fitting.said()}
+    if notes:
+        figures |= {note.figure: note.count for note in notes}
+        figures["notes"] = [*figures.get("notes", []), *(note.sentence for note in notes)]
     return figures

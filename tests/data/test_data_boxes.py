@@ -156,6 +156,18 @@ def test_boxes_of_phrases_are_fitted_too(mine: Path, tmp_path: Path) -> None:
         built(store, described(dataset(str(written([8, 0, 9, 2], [1, 1, 2, 3]))))[1])
 
 
+def test_a_questions_label_is_said_to_be_no_answer(mine: Path, tmp_path: Path) -> None:
+    line = {"image": "cats/1.png", "text": "how many cats?"}
+    right = [{"text": "is it one?", "kind": "pair"}, {"kind": "sentiment"}, {"text": "a cat"}, {"answer": "one"}]
+    wrong: list[dict[str, str]] = [{}, {"text": "count them", "kind": "question"}]
+    rows = [line | {"label": "two"} | more for more in right + wrong]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = built(Store(tmp_path / "store"), described(dataset(str(mine)))[1])
+    assert (found.figures["examples"], found.figures["labelled_questions"]) == (6, 2)
+    said = "the first: texts.jsonl:5: answer: is missing, and a `label` ('two') is none"
+    assert found.figures["notes"] == [f"2 questions with a label in place of an answer; {said}"]
+
+
 def test_what_an_option_leaves_out_is_counted(tmp_path: Path) -> None:
     devkit(tmp_path / "a", {"1": xml(item(1, 1, 4, 4, difficult=1), item(1, 1, 4, 4))})
     raws = {"a": download(Source(path=str(tmp_path / "a")).pinned())}

@@ -21,9 +21,14 @@ class Adaptive(Settings):
 
     rule: Literal["adaptive"] = Field("adaptive", description="the rule by name")
     version: Literal[1] = Field(1, description="of the rule")
-    minimum: int = Field(1, ge=0, description="boxes kept at least")
-    maximum: int = Field(100, ge=1, description="boxes kept at most")
-    score: float = Field(0.2, ge=0, le=1, description="a box with a lower one is kept only to reach the minimum")
+    minimum: int = Field(1, ge=0, description="boxes kept at least, the best, whatever they score")
+    maximum: int = Field(100, ge=1, description="boxes kept at most, the best")
+    score: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="boxes above it are kept (nms `proposals`: also at it), others only to reach the minimum",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Adaptive:
@@ -74,7 +79,7 @@ class ProposalNms(Settings):
 
     rule: Literal["proposals"] = Field(description="the rule by name")
     version: Literal[1] = Field(1, description="of the rule")
-    iou: float = Field(0.3, gt=0, le=1, description="overlap above which the weaker box goes")
+    iou: float = Field(0.3, gt=0, le=1, description="overlap from which on the weaker proposal of a class goes")
     widths: Literal["continuous", "plus_one"] = Field(
         "plus_one", description="of boxes, in overlaps: x2 − x1, or x2 − x1 + 1 as in Fast R-CNN's code"
     )

@@ -33,7 +33,7 @@ class Preprocessing(Settings):
         "down", description="of both sides: torchvision, detectron2"
     )
     colours: Literal["RGB", "BGR"] = Field("RGB", description="their order")
-    scale: float = Field(1 / 255, description="pixels are divided so that white is this")
+    scale: float = Field(1 / 255, description="each pixel value, 0 to 255, is multiplied by it")
     mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="subtracted from each colour")
     std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="each colour is divided by")
 

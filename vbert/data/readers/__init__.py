@@ -7,7 +7,7 @@ A reader is a module of this package with (see `Reader`):
 
     def images(raws, **options) -> Iterable[ImageRow | Note]
     def boxes(raws, **options) -> Iterable[BoxRow]                 only where the collection has boxes
-    def examples(raws, image_ids, **options) -> Iterable[dict]     keys: columns of EXAMPLES_SCHEMA, unused left out;
+    def examples(raws, image_ids, **options) -> Iterable[dict | Note]  keys: EXAMPLES_SCHEMA's columns, or fewer;
                                                                    only where the format has texts
 
 A file is read as its maker meant it, or refused by a UserError with file, line and field; a reader drops nothing

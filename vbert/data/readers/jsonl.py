@@ -39,8 +39,8 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from vbert.artifacts.errors import UserError
-from vbert.data.names import Names, is_image
-from vbert.data.readers import BoxRow, ImageRow
+from vbert.data.names import Names, count_of, is_image
+from vbert.data.readers import BoxRow, ImageRow, Note
 from vbert.data.readers._rows import ExampleRow, lines, matched, named_by_split
 
 if TYPE_CHECKING:
@@ -109,9 +109,10 @@ def boxes(raws: Mapping[str, Raw], splits: Mapping[str, str] | None = None) -> I
         }
 
 
-def examples(raws: Mapping[str, Raw], image_ids: Collection[str]) -> Iterator[dict[str, Any]]:
+def examples(raws: Mapping[str, Raw], image_ids: Collection[str]) -> Iterator[dict[str, Any] | Note]:
     """The lines of every `.jsonl` but `boxes.jsonl`. Raises UserError as `file:line: field: what`."""
     names = Names(image_ids)
+    misread = []
     for where, line in _lines(raws, ".jsonl", Line):
         row = {field: value for field, value in line.items() if value is not None}
         if "image" in row:
@@ -124,9 +125,19 @@ def examples(raws: Mapping[str, Raw], image_ids: Collection[str]) -> Iterator[di
             if not row.get(field):
                 raise UserError(f"{where}: {field}: is missing" + (" (or `image`)" if field == "image_ids" else ""))
         row["image_ids"] = [names.find(image_id, where, "image") for image_id in row["image_ids"]]
+        if "label" in row and "answers" not in row and _asks(row):
+            misread.append(f"{where}: answer: is missing, and a `label` ({row['label']!r:.80}) is none")
         row.setdefault("example_id", where)
         row.setdefault("kind", "question" if "answers" in row else "caption")
         yield row
+    if misread:
+        said = f"{count_of(misread, 'question')} with a label in place of an answer; the first: {misread[0]}"
+        yield Note("labelled_questions", len(misread), said)
+
+
+def _asks(row: Mapping[str, Any]) -> bool:
+    """Whether a line is a question: it says so, or says nothing and ends as one."""
+    return bool(row.get("kind", "question") == "question" and ("kind" in row or row["text"].rstrip().endswith("?")))
 
 
 def _lines(raws: Mapping[str, Raw], end: str, kind: Any) -> Iterator[tuple[str, Any]]:

@@ -18,16 +18,22 @@ class PlainCnn(Settings):
 
     backend: ClassVar[str] = "torchvision"
     kind: Literal["plain_cnn"] = Field("plain_cnn", description="the network by name")
-    channels: tuple[int, int, int] = Field((32, 64, 128), description="at strides 2, 4, 8")
-    depth: tuple[int, int] = Field((2, 2), description="3×3 convolutions at strides 4 and 8")
-    anchors: tuple[tuple[float, ...], tuple[float, ...]] = Field(
-        ((10, 16), (24, 34)), description="sides of anchors in pixels, a stage"
+    channels: tuple[int, int, int] = Field((32, 64, 128), description="of the maps at strides 2, 4 and 8")
+    depth: tuple[int, int] = Field(
+        (2, 2), description="3×3 convolutions: at stride 4 after the one that halves, at stride 8 with it"
     )
-    ratios: tuple[float, ...] = Field((0.6, 1.0, 1.6), description="heights to widths of anchors")
-    pooled: int = Field(5, ge=1, description="RoIAlign output side")
-    samples: int = Field(1, ge=1, description="and its samples a bin, along each side")
+    anchors: tuple[tuple[float, ...], tuple[float, ...]] = Field(
+        ((10, 16), (24, 34)), description="sides of anchors in pixels: of the map at stride 4, of that at stride 8"
+    )
+    ratios: tuple[float, ...] = Field((0.6, 1.0, 1.6), description="height / width of anchors, on both maps")
+    pooled: int = Field(5, ge=1, description="side of RoIAlign's output")
+    samples: int = Field(1, ge=1, description="RoIAlign's samples a bin, along each side")
     hidden: int = Field(256, ge=1, description="width of fc6 and fc7")
-    proposals: int = Field(50, ge=1, description="rows of the box head, always")
+    proposals: int = Field(
+        50,
+        ge=1,
+        description="left by the RPN's suppression; the box head always runs on so many rows, the last ones empty",
+    )
     before_nms: int = Field(200, ge=1, description="anchors a map that go into the RPN's suppression")
     rpn_iou: float = Field(0.7, gt=0, le=1, description="overlap above which the weaker proposal goes")
 
@@ -49,15 +55,21 @@ class TorchvisionFasterRcnn(Settings):
     kind: Literal["fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"] = Field(
         description="the network by name"
     )
-    norm: Literal["frozen", "batch"] = Field("frozen", description="of the backbone")
+    norm: Literal["frozen", "batch"] = Field("frozen", description="backbone's norms: statistics as loaded, or learnt")
     epsilon: float = Field(
-        1e-5, ge=0, description="of the norms; torchvision sets 0 for its COCO weights of resnet50_fpn"
+        1e-5,
+        ge=0,
+        description="added to variances in the norms; torchvision sets 0 for its COCO weights of resnet50_fpn",
     )
-    trained: int = Field(3, ge=0, le=6, description="of 5 stages, MobileNet's 6")
-    before_nms: int = Field(1000, ge=1, description="anchors a map that go into the RPN's suppression")
-    proposals: int = Field(1000, ge=1, description="left by it")
+    trained: int = Field(
+        3, ge=0, le=6, description="stages of the backbone that learn, from its last: of 5, MobileNet's 6"
+    )
+    before_nms: int = Field(
+        1000, ge=1, description="anchors a map that go into the RPN's suppression; twice as many in training"
+    )
+    proposals: int = Field(1000, ge=1, description="left by that suppression at most; twice as many in training")
     rpn_iou: float = Field(0.7, gt=0, le=1, description="overlap above which the weaker proposal goes")
-    rpn_score: float = Field(0.0, ge=0, le=1, description="below it an anchor is no proposal")
+    rpn_score: float = Field(0.0, ge=0, le=1, description="an anchor whose objectness is below is no proposal")
     rows: int = Field(250, ge=1, description="of the box head at once, always: a row's bits depend on their number")
     taught: Annotated[int, Since(512)] = Field(512, ge=1, description="boxes an image that the box head learns from")
 
@@ -67,8 +79,8 @@ class Detectron2(Settings):
 
     backend: ClassVar[str] = "detectron2"
     kind: Literal["detectron2"] = Field(description="the network by name")
-    config: str = Field(description="below detectron2/model_zoo/configs")
-    changes: dict[str, JsonValue] = Field({}, description="of the configuration, by dotted key")
+    config: str = Field(description="one of detectron2's, a path below detectron2/model_zoo/configs")
+    changes: dict[str, JsonValue] = Field({}, description="what differs from it, by dotted key: MODEL.RPN.NMS_THRESH")
 
 
 class BottomUp(Settings):
@@ -84,13 +96,15 @@ class BottomUp(Settings):
     kind: Literal["bottom_up_c4"] = Field(description="the network by name")
     blocks: tuple[int, int, int, int] = Field((3, 4, 23, 3), description="residual blocks of res2 to res5")
     width: int = Field(64, ge=1, description="channels of the stem; features are 32 times as wide")
-    rpn_channels: int = Field(512, ge=1, description="of the proposal network")
-    pooled: int = Field(14, ge=1, description="RoI pooling output side")
-    geometry: Literal["caffe", "detectron2"] = Field("caffe", description="how boxes are rounded and regions pooled")
-    proposals: int = Field(300, ge=1, description="kept after suppression")
+    rpn_channels: int = Field(512, ge=1, description="channels of the RPN's convolution")
+    pooled: int = Field(14, ge=1, description="side of RoI pooling's output")
+    geometry: Literal["caffe", "detectron2"] = Field(
+        "caffe", description="how boxes are measured: in whole pixels, or not"
+    )
+    proposals: int = Field(300, ge=1, description="left by the RPN's suppression at most")
     before_nms: int = Field(6000, ge=1, description="proposals that go into the RPN's suppression")
     rpn_iou: float = Field(0.7, gt=0, le=1, description="overlap above which the weaker proposal goes")
-    rows: int = Field(60, ge=1, description="RoIs a pass of the RoI head, always")
+    rows: int = Field(60, ge=1, description="RoIs that go through the box head at once, always so many")
 
 
 class Elsewhere(Settings):
