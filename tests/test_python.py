@@ -11,13 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 import flows.recipe
 import vbert
 from vbert.artifacts.errors import UnknownImage
+
+TINY = str(Path(__file__).parent / "tiny.yaml")
 
 ROOT = Path(__file__).parents[1]
 

@@ -85,6 +85,7 @@ def keep(store: Store, run_id: str, kept: bool = True) -> None:
     store.note_run(run_id, runs[run_id] | {"kept": kept})
 
 
+RECORD_SECONDS = 60.0  # writing an owner record takes no longer
 Kind = Literal["artifact", "alias", "unfinished", "publishing", "damaged", "trash"]
 
 
@@ -193,6 +194,9 @@ class Sweeping:
         for path in sorted((root / "publishing").glob("*")):
             if path.name.endswith(".owner"):
                 if not path.with_suffix("").exists() and self._ownerless(path):
+                    items.append(self._item("publishing", path))
+            elif ".owner." in path.name:  # a record that is just being written, or was when its builder was killed
+                if untouched(max(self.grace, RECORD_SECONDS), path):
                     items.append(self._item("publishing", path))
             elif self._ownerless(path.with_name(path.name + ".owner"), path):
                 items.append(self._item("publishing", path))
