@@ -61,6 +61,25 @@ DISGUISES: dict[str, tuple[Found, Found, str]] = {
 }
 
 
+def near_duplicates(spread: float) -> Found:
+    """Twelve regions of one thing: features and boxes that differ in little, as a detector's often do."""
+    features = A.features[:1] + spread * RNG.normal(size=A.features.shape)
+    return replace(A, features=features.astype(np.float32), boxes=A.boxes[:1] + np.float32(spread) * A.boxes)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-4, 1e-3])
+def test_near_duplicates_are_the_same_as_themselves_and_as_exported(spread: float) -> None:
+    a = near_duplicates(spread)
+    assert compared("x", a, replace(a)).cause == "same"
+    exported = replace(a, features=a.features.astype(np.float16), boxes=np.round(a.boxes, 3))
+    assert compared("x", a, exported).cause == "same"
+
+
+def test_near_duplicate_features_in_another_order_of_boxes_are_no_same() -> None:
+    a = replace(near_duplicates(1e-4), boxes=A.boxes)
+    assert compared("x", a, replace(a, boxes=a.boxes[SHUFFLED])).cause != "same"
+
+
 @pytest.mark.parametrize("disguise", DISGUISES)
 def test_the_likely_cause_is_named(disguise: str) -> None:
     a, b, detail = DISGUISES[disguise]

@@ -15,7 +15,9 @@ from regions.test_regions_contract import CONTRACT
 
 from vbert.artifacts.errors import UserError
 from vbert.data.pickles import load
+from vbert.regions.interop.comparing import Comparison, compare
 from vbert.regions.interop.exporting import export
+from vbert.regions.interop.found import BadEntry
 from vbert.regions.interop.opened import opened
 from vbert.regions.shards import Sample, Shards, write_contents, write_shard
 
@@ -187,6 +189,40 @@ def test_targets_are_made_whole_or_not_at_all(tmp_path: Path) -> None:
     made = exported(broken, "npy", tmp_path / "npy")
     assert (made["images"], made["unreadable"]) == (4, 1)
     assert "a.tsv:5" in str(made["first_unreadable"])
+
+
+@pytest.mark.parametrize("boxes", [True, False])
+@pytest.mark.parametrize("format", ["arrow", "npy"])
+def test_what_is_exported_compares_as_the_same(format: str, boxes: bool, tmp_path: Path) -> None:
+    source = shards(tmp_path / "shards", boxes=boxes, distributions=boxes)
+    exported(source, format, tmp_path / "there")
+    total = Comparison()
+    with opened(source) as a, opened(tmp_path / "there") as b:
+        assert b.format == format
+        for row in compare(a, b, lambda done, of: None, total):
+            assert row.cause == "same", row
+        for image_id in b.ids:
+            assert a.read(image_id).classes == b.read(image_id).classes or format == "npy"
+    assert total.same
+
+
+def test_other_folders_of_arrow_are_told(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"picture": ["a"], "x": [[1.0]]}).save_to_disk(str(tmp_path / "other"))
+    with pytest.raises(UserError, match="there is no column 'image_id', only picture, x"), opened(tmp_path / "other"):
+        pass
+    datasets.Dataset.from_dict({"image_id": ["a", "b"], "features": [[[1.0, 2.0]], None]}).save_to_disk(
+        str(tmp_path / "mine")
+    )
+    with opened(tmp_path / "mine") as mine:
+        assert mine.read("a").features.tolist() == [[1.0, 2.0]]
+        with pytest.raises(BadEntry, match="features is null"):
+            mine.read("b")
+    (file,) = (tmp_path / "mine").glob("*.arrow")
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(UserError, match="no whole Arrow stream"), opened(tmp_path / "mine"):
+        pass
 
 
 def test_shards_imported_exported_and_imported_are_the_same(tmp_path: Path) -> None:

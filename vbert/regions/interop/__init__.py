@@ -44,6 +44,7 @@ FORMATS = {
     "mmf_lmdb": "mmf_lmdb",
     "ban_hdf5": "ban_hdf5",
     "visualbert_th": "visualbert_th",
+    "arrow": "hf_arrow",
     "npz": "npz_files",
     "npy": "npy_files",
 }

@@ -141,8 +141,8 @@ def compared(image_id: str, a: Found, b: Found) -> Row:
         shorter = min(x.shape[1], y.shape[1])
         x, y = x[:, :shorter], y[:, :shorter]
     cosines = _cosines(x, y)
-    by_boxes = None if a.boxes is None or b.boxes is None else _matched(_ious(a.boxes, b.boxes), 0.5)
-    by_features = _matched(cosines, ALIKE)
+    by_boxes = None if a.boxes is None or b.boxes is None else _matched(_ious(a.boxes, b.boxes), 0.5, SAME_IOU)
+    by_features = _matched(cosines, ALIKE, ALIKE)
     least = min(len(x), len(y))
     agree = by_boxes is not None and len(by_boxes[0]) >= ENOUGH * least
     pairs = by_boxes if agree and by_boxes is not None else by_features if len(by_features[0]) else by_boxes
@@ -172,13 +172,14 @@ def _ious(a: Any, b: Any) -> Floats:
     return np.where(same, 1.0, inner / np.where(union > 0, union, 1))
 
 
-def _matched(likeness: Floats, least: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of rows and columns that are best for all together, those below `least` left out. Of equally good ones the
-    pair at equal places wins."""
+def _matched(likeness: Floats, least: float, same: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of rows and columns that are best for all together, those below `least` left out. Where all at equal places
+    are the `same`, those: among near duplicates another one may be liker by a rounding."""
     from scipy.optimize import linear_sum_assignment
 
-    favour = 1e-9 * np.eye(*likeness.shape)
-    rows, columns = linear_sum_assignment(likeness + favour, maximize=True)
+    if len(set(likeness.shape)) == 1 and (np.diagonal(likeness) >= same).all():
+        return np.arange(len(likeness)), np.arange(len(likeness))
+    rows, columns = linear_sum_assignment(likeness, maximize=True)
     kept = likeness[rows, columns] >= least
     return rows[kept], columns[kept]
 
@@ -227,8 +228,8 @@ def _cause(
             return told
         if least != most:
             return "fewer", f"{least} of {most} regions"
-        rows, columns = by_features
-        return ("same" if (rows == columns).all() else "order"), ""
+        in_place = [(pairs[0] == pairs[1]).all() for pairs in (by_features, agreed) if pairs is not None]
+        return ("same" if all(in_place) else "order"), ""
     if agreed is not None:
         rows, columns = agreed
         if _relu(x[rows], y[columns]):

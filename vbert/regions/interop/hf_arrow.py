@@ -2,21 +2,125 @@
 
 image_id string · width, height int32 · features list of float16 [d] · boxes list of float32 [4], x1 y1 x2 y2 in pixels
 of the original image · scores · classes · attributes · distributions list of float16 [C]; what the features don't come
-with is null. Written only.
+with is null, or no column. Read are such folders by whomever they were written, features and boxes of any float.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts.durable import sha256_file
 from vbert.artifacts.errors import UserError
-from vbert.regions.interop.found import Found, missing
+from vbert.regions.interop import Place, Read
+from vbert.regions.interop.found import BadEntry, Found, missing
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERSION = 1
+TITLE = "Hugging Face datasets folder (save_to_disk)"
+MARKS = ("dataset_info.json", "state.json")
 ROWS_AT_ONCE = 64  # in memory
+
+
+def holds(path: Path) -> bool:
+    return path.is_dir() and all((path / name).is_file() for name in MARKS)
+
+
+def files(path: Path) -> dict[str, Path]:
+    found = sorted(path.glob("*.arrow")) if path.is_dir() else []
+    if not found:
+        raise UserError(f"{path}: no folder that datasets saved: there is no *.arrow in it")
+    return {"features": found[0]} | {f"part {k}": part for k, part in enumerate(found[1:], 1)}
+
+
+def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
+    for role, path in files.items():
+        for k, batch in enumerate(_batches(path)):
+            names = _column(batch, "image_id", path)
+            for row, name in enumerate(names.to_pylist()):
+                if not isinstance(name, str):
+                    raise UserError(f"{path}: image_id of row {row} of batch {k} is {name!r:.40}, not a text")
+                yield name, (role, k, row)
+
+
+@contextmanager
+def opened(files: Mapping[str, Path]) -> Iterator[Read]:
+    batches = {role: _batches(path) for role, path in files.items()}
+
+    def read(key: str, place: Place) -> Found:
+        role, k, row = place
+        return _found(batches[role][k], row, f"{files[role]}: {key}")
+
+    yield read
+
+
+def _batches(path: Path) -> list[pa.RecordBatch]:
+    """All of a file, in place: nothing is read before it is asked for but what must be right to be safe."""
+    import pyarrow as pa
+
+    try:
+        with pa.ipc.open_stream(pa.memory_map(str(path))) as stream:
+            found = list(stream)
+        for batch in found:
+            batch.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: no whole Arrow stream as datasets writes it ({str(error)[:200]})") from None
+    return found
+
+
+def _column(batch: pa.RecordBatch, name: str, path: Path) -> pa.Array[Any]:
+    if name not in batch.schema.names:
+        raise UserError(f"{path}: there is no column {name!r}, only {', '.join(batch.schema.names)}")
+    return batch.column(name)
+
+
+def _found(batch: pa.RecordBatch, row: int, where: str) -> Found:
+    features = _numbers(batch, "features", row, where)
+    if features is None:
+        raise BadEntry(where, "no regions", "features is null or no column")
+    return Found(
+        features=features,
+        boxes=_numbers(batch, "boxes", row, where),
+        width=_plain(batch, "width", row, where, int),
+        height=_plain(batch, "height", row, where, int),
+        scores=_numbers(batch, "scores", row, where, deep=1),
+        classes=_plain(batch, "classes", row, where, list),
+        attributes=_plain(batch, "attributes", row, where, list),
+        distributions=_numbers(batch, "distributions", row, where),
+    )
+
+
+def _plain(batch: pa.RecordBatch, name: str, row: int, where: str, kind: type) -> Any:
+    value = batch.column(name)[row].as_py() if name in batch.schema.names else None
+    if value is not None and not isinstance(value, kind):
+        raise BadEntry(where, "damaged", f"{name} is {value!r:.60}, not {'a number' if kind is int else 'a list'}")
+    return value
+
+
+def _numbers(batch: pa.RecordBatch, name: str, row: int, where: str, deep: int = 2) -> Any:
+    """The list (of lists) of floats in a cell, [n] or [n, d]; None for null."""
+    import numpy as np
+
+    value = _plain(batch, name, row, where, list)
+    if value is None:
+        return None
+    inner = batch.schema.field(name).type
+    for _ in range(deep):
+        inner = getattr(inner, "value_type", inner)
+    try:
+        held = np.array(value, inner.to_pandas_dtype())
+    except (ValueError, TypeError, NotImplementedError):
+        held = np.array(None)
+    if not value and deep == 2:
+        held = held.reshape(0, max(0, getattr(batch.schema.field(name).type.value_type, "list_size", 0)))
+    if held.ndim != deep or held.dtype.kind not in "fiu":
+        raise BadEntry(where, "damaged", f"{name} is no {'table' if deep == 2 else 'list'} of numbers")
+    return held
 
 
 def write(target: Path, entries: Iterable[tuple[str, Found]]) -> dict[str, Any]:
