@@ -75,6 +75,15 @@ def test_near_duplicates_are_the_same_as_themselves_and_as_exported(spread: floa
     assert compared("x", a, exported).cause == "same"
 
 
+@pytest.mark.parametrize("spread", [0.0, 1e-4, 1e-3])
+@pytest.mark.parametrize("part", ["features", "boxes"])
+def test_one_region_of_many_that_differs_makes_no_other_order(part: str, spread: float) -> None:
+    a = replace(A, **{name: np.repeat(getattr(near_duplicates(spread), name), 3, 0) for name in ("features", "boxes")})
+    changed = getattr(a, part).copy()
+    changed[5] = RNG.random(changed.shape[1]) * 500
+    assert compared("x", a, replace(a, **{part: changed})).cause == "same"  # nine of ten agree, the rule elsewhere
+
+
 def test_near_duplicate_features_in_another_order_of_boxes_are_no_same() -> None:
     a = replace(near_duplicates(1e-4), boxes=A.boxes)
     assert compared("x", a, replace(a, boxes=a.boxes[SHUFFLED])).cause != "same"

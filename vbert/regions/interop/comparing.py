@@ -173,15 +173,20 @@ def _ious(a: Any, b: Any) -> Floats:
 
 
 def _matched(likeness: Floats, least: float, same: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of rows and columns that are best for all together, those below `least` left out. Where all at equal places
-    are the `same`, those: among near duplicates another one may be liker by a rounding."""
+    """Pairs of rows and columns that are best for all together, those below `least` left out. Where nearly all at equal
+    places are the `same`, those first: among near duplicates another one may be liker by a rounding."""
     from scipy.optimize import linear_sum_assignment
 
-    if len(set(likeness.shape)) == 1 and (np.diagonal(likeness) >= same).all():
-        return np.arange(len(likeness)), np.arange(len(likeness))
-    rows, columns = linear_sum_assignment(likeness, maximize=True)
-    kept = likeness[rows, columns] >= least
-    return rows[kept], columns[kept]
+    places = np.flatnonzero(np.diagonal(likeness) >= same)
+    if len(places) < ENOUGH * min(likeness.shape):
+        places = places[:0]
+    rest = [np.setdiff1d(np.arange(count), places) for count in likeness.shape]
+    left = likeness[np.ix_(*rest)]
+    rows, columns = linear_sum_assignment(left + 1e-9 * np.equal.outer(*rest), maximize=True)
+    kept = left[rows, columns] >= least
+    pairs = np.concatenate([places, rest[0][rows[kept]]]), np.concatenate([places, rest[1][columns[kept]]])
+    order = np.argsort(pairs[0])
+    return pairs[0][order], pairs[1][order]
 
 
 def _figures(a: Found, b: Found, x: Floats, y: Floats, cosines: Floats, pairs: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ with is null, or no column. Read are such folders by whomever they were written,
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -64,6 +65,13 @@ def _batches(path: Path) -> list[pa.RecordBatch]:
     import pyarrow as pa
 
     try:
+        for message in pa.ipc.MessageReader.open_stream(pa.memory_map(str(path))):
+            if message.type == "dictionary" or (
+                message.type == "record batch" and _compressed(bytes(message.metadata))
+            ):
+                raise UserError(
+                    f"{path}: its columns are compressed or dictionaries; save it as datasets does by itself"
+                )
         with pa.ipc.open_stream(pa.memory_map(str(path))) as stream:
             found = list(stream)
         for batch in found:
@@ -71,6 +79,31 @@ def _batches(path: Path) -> list[pa.RecordBatch]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: no whole Arrow stream as datasets writes it ({str(error)[:200]})") from None
     return found
+
+
+def _compressed(metadata: bytes) -> bool:
+    """Whether the metadata of a record batch names a compression, whose size when undone nothing bounds.
+
+    Source: Message.fbs of Apache Arrow (Message.header is field 2, RecordBatch.compression field 3), read as
+    FlatBuffers lays tables out: a table begins with the way back to its vtable, which says where each field is.
+    """
+
+    def field(table: int, number: int) -> int:
+        vtable = table - struct.unpack_from("<i", metadata, table)[0]
+        entry = 4 + 2 * number
+        if entry >= struct.unpack_from("<H", metadata, vtable)[0]:
+            return 0
+        at = struct.unpack_from("<H", metadata, vtable + entry)[0]
+        return table + at if at else 0
+
+    def follow(place: int) -> int:
+        return place + int(struct.unpack_from("<I", metadata, place)[0])
+
+    try:
+        header = field(follow(0), 2)
+        return bool(header and field(follow(header), 3))
+    except struct.error:
+        return True
 
 
 def _column(batch: pa.RecordBatch, name: str, path: Path) -> pa.Array[Any]:
@@ -83,7 +116,7 @@ def _found(batch: pa.RecordBatch, row: int, where: str) -> Found:
     features = _numbers(batch, "features", row, where)
     if features is None:
         raise BadEntry(where, "no regions", "features is null or no column")
-    return Found(
+    found = Found(
         features=features,
         boxes=_numbers(batch, "boxes", row, where),
         width=_plain(batch, "width", row, where, int),
@@ -93,6 +126,19 @@ def _found(batch: pa.RecordBatch, row: int, where: str) -> Found:
         attributes=_plain(batch, "attributes", row, where, list),
         distributions=_numbers(batch, "distributions", row, where),
     )
+    n = len(features)
+    for name in ("boxes", "scores", "classes", "attributes", "distributions"):
+        value = getattr(found, name)
+        if value is not None and len(value) != n:
+            raise BadEntry(where, "damaged", f"{name} has {len(value)} entries for {n} regions")
+    if found.boxes is not None and n and found.boxes.shape[1] != 4:
+        raise BadEntry(where, "damaged", f"boxes have {found.boxes.shape[1]} numbers each, not x1 y1 x2 y2")
+    if found.classes is not None and not all(isinstance(name, str) for name in found.classes):
+        raise BadEntry(where, "damaged", "classes are no texts")
+    names = found.attributes or ()
+    if not all(isinstance(some, list) and all(isinstance(name, str) for name in some) for some in names):
+        raise BadEntry(where, "damaged", "attributes are no lists of texts")
+    return found
 
 
 def _plain(batch: pa.RecordBatch, name: str, row: int, where: str, kind: type) -> Any:
@@ -118,8 +164,8 @@ def _numbers(batch: pa.RecordBatch, name: str, row: int, where: str, deep: int =
         held = np.array(None)
     if not value and deep == 2:
         held = held.reshape(0, max(0, getattr(batch.schema.field(name).type.value_type, "list_size", 0)))
-    if held.ndim != deep or held.dtype.kind not in "fiu":
-        raise BadEntry(where, "damaged", f"{name} is no {'table' if deep == 2 else 'list'} of numbers")
+    if held.ndim != deep or held.dtype.kind not in "fiu" or not np.isfinite(held.astype(np.float64)).all():
+        raise BadEntry(where, "damaged", f"{name} is no {'table' if deep == 2 else 'list'} of finite numbers")
     return held
 
 
