@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from vbert.artifacts.settings import Plugin, Since
+from vbert.artifacts.settings import Since
 from vbert.model.config import text_limit
 from vbert.objectives.corpus import Corpus, Pair, PretrainData
 from vbert.training.schedule import Schedule
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from vbert.training.batches import Batch, Text
     from vbert.training.ranks import Ranks
 
-NAME, VERSION = "mlm_itm", 2
-PLUGIN = Plugin(name=NAME, version=VERSION)
 VALIDATED = 128  # sequences at once
 
 Kind = Literal["caption", "question", "pair", "phrases", "sentiment"]

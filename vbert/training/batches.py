@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,11 @@ class Visuals:
 
     def nothing(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The input of no image: no regions, as wide as those of the others."""
-        return self(self.shards.image_ids()[0])[:0], np.zeros(0, np.int64)
+        return np.zeros((0, self._width), np.float32), np.zeros(0, np.int64)
+
+    @cached_property
+    def _width(self) -> int:
+        return int(self(self.shards.image_ids()[0]).shape[1])
 
 
 def image_groups(table: pa.Table) -> list[str]:
@@ -147,10 +152,6 @@ def portion(groups: Sequence[str], share: float, seed: int) -> list[bool]:
         chosen.add(group)
         count += sizes[group]
     return [group in chosen for group in groups]
-
-    def nothing(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The input of no image: no regions, as wide as those of the others."""
-        return self(self.shards.image_ids()[0])[:0], np.zeros(0, np.int64)
 
 
 def exchanged(image_ids: Sequence[str]) -> dict[str, str]:
