@@ -94,10 +94,13 @@ def named_by_split(splits: Any) -> Mapping[str, str] | None:
     if splits is None:
         return None
     if isinstance(splits, Mapping) and splits:
+        known: dict[str, str] = {}
         for split, value in splits.items():
             chosen(split, ("train", "val", "test"), "splits")
             if not isinstance(value, str):
                 raise UserError(f"options.splits.{split}: must be text, not {value!r:.80}")
+            if known.setdefault(value, split) != split:
+                raise UserError(f"options.splits.{split}: {value!r:.80} is that of {known[value]} too; part them")
         return splits
     raise UserError(f"options.splits: must be a mapping like {{train: …, test: …}}, not {splits!r:.80}")
 

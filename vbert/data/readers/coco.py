@@ -27,8 +27,9 @@ from typing_extensions import TypedDict
 
 from vbert.artifacts.errors import UserError
 from vbert.data.boxes import Corners, Pixels, Stated
-from vbert.data.readers import BoxRow, ImageRow
-from vbert.data.readers._photos import Photos
+from vbert.data.names import count_of, ending, plain
+from vbert.data.readers import BoxRow, ImageRow, Note
+from vbert.data.readers._photos import Photos, Place
 from vbert.data.readers._rows import checked, chosen, flag, matched, named_by_split
 
 if TYPE_CHECKING:
@@ -97,10 +98,13 @@ class File:
     def ids(self, ids: str) -> dict[str, str]:
         """The number of each image in this file → its id in the collection. Numbers as text: "1" means 1."""
         chosen(ids, ("id", "file_name"), "ids")
-        return {
-            str(row["id"]): str(row["id"]) if ids == "id" else row["file_name"].rpartition(".")[0]
-            for row in self.images
-        }
+        found: dict[str, str] = {}
+        for at, row in enumerate(self.images):
+            number, name = str(row["id"]), plain(row["file_name"])
+            if number in found:
+                raise UserError(f"{self.name}: images[{at}]: a second image with the id {row['id']!r:.80}; mend one")
+            found[number] = number if ids == "id" else name.removesuffix(ending(name))
+        return found
 
     def classes(self) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -119,16 +123,19 @@ def images(
     scale_boxes: bool = False,
 ) -> Iterator[ImageRow]:
     """Every image that the files name; those without boxes too."""
-    photos, seen = Photos(raws), set()
-    for file in _one_a_split(raws, splits):
+    photos, seen = Photos(raws), dict[str, tuple[Place, str]]()
+    for file in _listing(raws, splits):
         known = file.ids(ids)
         for at, row in enumerate(file.images):
-            source, member = photos.find(row["file_name"], file.folder, f"{file.name}: images[{at}]")
+            where = f"{file.name}: images[{at}]"
+            place = source, member = photos.find(row["file_name"], file.folder, where)
             image_id = known[str(row["id"])]
-            if image_id in seen:
-                raise UserError(f"{file.name}: a second image {image_id!r:.80}; take `options: {{ids: file_name}}`")
-            seen.add(image_id)
-            yield {"image_id": image_id, "path": member, "source": source, "split": file.split}
+            if image_id not in seen:
+                seen[image_id] = place, file.split
+                yield {"image_id": image_id, "path": member, "source": source, "split": file.split}
+            elif seen[image_id] != (place, file.split):  # else two files of a split list it
+                hint = "take `options: {ids: file_name}`" if ids == "id" else "rename one, or name it in one split"
+                raise UserError(f"{where}: a second image {image_id!r:.80}; {hint}")
 
 
 def boxes(
@@ -183,9 +190,11 @@ def examples(
     image_ids: Collection[str],
     splits: Mapping[str, str] | None = None,
     ids: str = "id",
-) -> Iterator[dict[str, Any]]:
-    """One caption an example, by its number; where two files count alike, with the split before it."""
+) -> Iterator[dict[str, Any] | Note]:
+    """One caption an example, by its number; where two files count alike, with the split before it. Empty ones are
+    left out and counted."""
     seen: set[str] = set()
+    empty: list[str] = []
     for file in _files(raws, splits):
         if file.kind != "captions":
             continue
@@ -196,6 +205,9 @@ def examples(
             caption, number = row.get("caption"), row.get("id")
             if caption is None or number is None:
                 raise UserError(f"{where}: {'caption' if caption is None else 'id'}: is missing")
+            if not caption.strip():
+                empty.append(where)
+                continue
             example_id = str(number) if str(number) not in seen else f"{file.split}/{number}"
             seen.add(example_id)
             yield {
@@ -205,6 +217,8 @@ def examples(
                 "split": file.split,
                 "text": caption.strip(),
             }
+    if empty:
+        yield Note("empty_captions", len(empty), f"{count_of(empty, 'caption')} without text; the first: {empty[0]}")
 
 
 def _files(raws: Mapping[str, Raw], splits: Mapping[str, str] | None) -> list[File]:
@@ -218,9 +232,9 @@ def _files(raws: Mapping[str, Raw], splits: Mapping[str, str] | None) -> list[Fi
                     kind, folder, split = match.groups()
                     found.append(File(raw, name, kind, split, folder))
                 continue
-            for split, ending in splits.items():
-                if f"/{name}".endswith(f"/{ending}"):
-                    kind = "captions" if ending.rpartition("/")[2].startswith("captions") else "instances"
+            for split, part in splits.items():
+                if f"/{name}".endswith(f"/{part}"):
+                    kind = "captions" if part.rpartition("/")[2].startswith("captions") else "instances"
                     found.append(File(raw, name, kind, split, split))
     if not found:
         wanted = "instances_train….json and the like" if splits is None else ", ".join(splits.values())
@@ -230,11 +244,14 @@ def _files(raws: Mapping[str, Raw], splits: Mapping[str, str] | None) -> list[Fi
     return sorted(found, key=lambda file: (file.split, file.name))
 
 
-def _one_a_split(raws: Mapping[str, Raw], splits: Mapping[str, str] | None) -> list[File]:
-    """The file that lists a split's images: instances where there are any, else captions or image_info."""
-    order = ("image_info", "captions", "instances")
-    ranked = sorted(_files(raws, splits), key=lambda file: order.index(file.kind))
-    return sorted({file.folder: file for file in ranked}.values(), key=lambda file: file.name)
+def _listing(raws: Mapping[str, Raw], splits: Mapping[str, str] | None) -> list[File]:
+    """The files that list a split's images: those of instances where there are any, else of captions or image_info."""
+    order = ("instances", "captions", "image_info")
+    files = _files(raws, splits)
+    best = {file.folder: len(order) for file in files}
+    for file in files:
+        best[file.folder] = min(best[file.folder], order.index(file.kind))
+    return sorted((file for file in files if order.index(file.kind) == best[file.folder]), key=lambda file: file.name)
 
 
 def _corners(row: Annotation, where: str) -> Corners:

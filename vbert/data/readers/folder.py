@@ -1,6 +1,7 @@
 """A plain folder (or archive) of images, subfolders too. An image's id is its name without the ending.
 
-Names that differ in nothing but the ending (`a.jpg`, `a.png`) keep theirs. A file is an image by its ending; whether it
+Names that differ in nothing but the ending (`a.jpg`, `a.png`) keep theirs, and so does one whose id another has then
+(`a.jpg.webp`). A file is an image by its ending; whether it
 can be decoded is for `regions` to say.
 """
 
@@ -24,8 +25,9 @@ def images(raws: Mapping[str, Raw]) -> Iterator[ImageRow]:
     """Every file whose name ends as an image's does."""
     found = [(source, name) for source, raw in raws.items() for name in raw.members() if is_image(name)]
     stems = Counter(_stem(name) for _, name in found)
+    whole = {name for _, name in found if stems[_stem(name)] > 1}
     for source, name in found:
-        image_id = _stem(name) if stems[_stem(name)] == 1 else name
+        image_id = name if name in whole or _stem(name) in whole else _stem(name)
         yield {"image_id": image_id, "path": name, "source": source}
 
 

@@ -25,8 +25,8 @@ score min(0.3 · n, 1), as in VQA v2.
 
 Boxes, for training a detector: a `boxes.jsonl` among the images, `{"image": "cats/1.jpg", "box": [x1, y1, x2, y2],
 "class": "cat", "attributes": ["black"]}` a line, in pixels of the image as shown, x2 and y2 exclusive. Splits of
-images: `images: {…, options: {splits: {train: train/, test: test/}}}` by how their names begin; else all are `train`.
-What happens to boxes that can't be used: `vbert/data/boxes.py`.
+images: `images: {…, options: {splits: {train: train/, test: test/}}}` by how their names begin (where several fit, the
+longest counts); else all are `train`. What happens to boxes that can't be used: `vbert/data/boxes.py`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ VERSION = 2
 OWN = (".jsonl",)
 
 PEOPLE = 10  # that VQA asks
+SINGLE = {"image": "image_ids", "answer": "answers"}  # what may be written for one of them
 
 
 @with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -79,8 +80,9 @@ def images(raws: Mapping[str, Raw], splits: Mapping[str, str] | None = None) -> 
     found = [(source, name) for source, raw in raws.items() for name in raw.members() if is_image(name)]
     if given is not None:
         matched(given, (name for _, name in found), ends=False, what="image's name")
+    starts = sorted((given or {"train": ""}).items(), key=lambda item: -len(item[1]))
     for source, name in found:
-        mine = [split for split, start in (given or {"train": ""}).items() if name.startswith(start)]
+        mine = [split for split, start in starts if name.startswith(start)]
         yield {"image_id": name, "path": name, "source": source, "split": mine[0] if mine else None}
 
 
@@ -115,6 +117,9 @@ def examples(raws: Mapping[str, Raw], image_ids: Collection[str]) -> Iterator[di
     misread = []
     for where, line in _lines(raws, ".jsonl", Line):
         row = {field: value for field, value in line.items() if value is not None}
+        for one, many in SINGLE.items():
+            if one in row and many in row:
+                raise UserError(f"{where}: {one}: stands beside `{many}`; which of them is meant?")
         if "image" in row:
             row["image_ids"] = [row.pop("image")]
         if "answer" in row:

@@ -18,6 +18,7 @@ the spec then takes a share of them). Images that `trainval.txt` names, and no o
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
@@ -41,6 +42,9 @@ XML_BYTES = 4 << 20  # VOC's are below 10 KB
 LIST_BYTES = 1 << 28
 ENCODING = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 OURS = ("utf-8", "utf-16", "iso-8859-1", "us-ascii")  # encodings that expat reads itself
+# Encodings that no file is in: Python's own, of names and literals. One of them takes minutes for a megabyte.
+PYTHONS = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
+FLAGS = ("-1", "0", "1")  # behind a name, in the lists of one class
 LISTS = {"train.txt": "train", "val.txt": "val", "test.txt": "test", "trainval.txt": "trainval"}
 
 
@@ -134,6 +138,8 @@ def _in_utf8(data: bytes, where: str) -> tuple[bytes, str | None]:
     if encoding in OURS:
         return data, None
     try:
+        if codecs.lookup(encoding).name in PYTHONS:
+            raise LookupError(encoding)
         return data.decode(encoding).encode(), OURS[0]
     except LookupError:
         raise UserError(
@@ -211,9 +217,11 @@ def _list(raw: Raw, name: str) -> str:
 
 
 def _listed(line: str, known: Names, where: str) -> str | None:
-    """The image of a line: its name, which may have blanks, or what stands before a column of -1, 0 or 1."""
-    words = line.split()
-    for name in dict.fromkeys((line, line.removesuffix(words[-1]).strip(), words[0])):
+    """The image of a line: its name, which may have blanks, or what stands before a column of -1, 0 or 1, or before the
+    name of its XML."""
+    *_, final = line.split()
+    more = final in FLAGS or final.lower().endswith(".xml")
+    for name in (line, line.removesuffix(final).strip()) if more else (line,):
         last = name.replace("\\", "/").rpartition("/")[2]
         for said in (name, last, last.removesuffix(".xml")):
             if len(found := known.alike(said)) == 1:
@@ -229,7 +237,7 @@ def _corners(item: Element, first: int, where: str) -> Corners:
     for name in ("xmin", "ymin", "xmax", "ymax"):
         text = _needed(item, f"bndbox/{name}", where)
         try:
-            values.append(float(text))  # some of VOC 2011 and later are fractions
+            values.append(float(text.replace("_", "?")))  # some of VOC 2011 and later are fractions; 1_0 is Python's
         except ValueError:
             raise UserError(f"{where}: bndbox/{name}: {text!r:.80} is no number") from None
     x1, y1, x2, y2 = values
