@@ -187,7 +187,9 @@ def weights_of(file: DetectorFile, own: str | None = None) -> DetectorWeights:
     """The detector with its published weights; `own`: a file or URL in place of them. Raises UserError for none."""
     if file.import_only:
         raise UserError(f"detector {file.name} can't be run from images: {file.import_only}")
-    trained_here = own is not None and (Path(own).expanduser() / "detector.json").is_file()  # brings its own names
+    trained_here = (
+        own is not None and (Path(os.path.expanduser(own)) / "detector.json").is_file()
+    )  # brings its own names
     sources = {} if trained_here else dict(file.weights)
     if own is not None:
         sources["weights"] = located(own)
@@ -199,7 +201,7 @@ def weights_of(file: DetectorFile, own: str | None = None) -> DetectorWeights:
 
 def located(where: str) -> Source:
     """The source of a file or folder, given as a URL or a path."""
-    return Source(url=where) if "://" in where else Source(path=os.path.abspath(Path(where).expanduser()))
+    return Source(url=where) if "://" in where else Source(path=os.path.abspath(os.path.expanduser(where)))
 
 
 def scenes_of(recipe: Recipe, data: Mapping[str, DataSet]) -> Images | None:

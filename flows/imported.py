@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -72,7 +73,7 @@ def imported(entry: FeaturesEntry) -> Shards:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser().absolute()
+    return Path(os.path.abspath(os.path.expanduser(text)))
 
 
 def _raw(path: Path, label: str) -> Raw:

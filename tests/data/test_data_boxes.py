@@ -39,6 +39,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
         ((-0.5, 0, 20.5, 10), "", (0, 0, 20, 10)),
         ((-3, 2, 27, 6), "cut", (0, 2, 20, 6)),
         ((5, 5, 5, 8), "empty", None),
+        ((5, 5, 5 + 1e-8, 8), "empty", None),  # at rest, in float32
+        ((5, 5, 5.001, 8), "", (5, 5, 5.001, 8)),
         ((6, 5, 5, 8), "swapped", None),
         ((25, 1, 29, 5), "outside", None),
         ((-9, -9, -1, -1), "outside", None),

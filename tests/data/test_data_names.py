@@ -156,6 +156,15 @@ def test_an_odd_name_sets_that_file_aside(tmp_path: Path) -> None:
         file_digests(tmp_path / "d")
 
 
+def test_a_link_to_itself_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "b.png").symlink_to("b.png")
+    (tmp_path / "c.png").symlink_to("gone.png")
+    assert {name: size for name, (size, _) in file_digests(tmp_path).items()} == {
+        **{"a.png": len(png(1)), "b.png": 0, "c.png": 0},
+    }
+
+
 def test_odd_names_in_archives(tmp_path: Path) -> None:
     """A zip made on Windows may part folders by a backslash; elsewhere that is part of a name, which is set aside."""
     for system, members in ((0, ["good.png", "photos/a.png"]), (3, ["good.png"])):

@@ -193,6 +193,13 @@ def test_memory_is_bounded_by_what_the_pickle_brings_along() -> None:
         pickles.load(nested, "x", Limits(memory=2**20))
 
 
+def test_arrays_where_only_what_has_a_hash_can_be() -> None:
+    array = pickle.dumps(np.zeros(3), 2)[2:-1]
+    for data in (b"\x80\x04\x8f(" + array + b"\x90.", b"\x80\x04}(" + array + b"\x85K\x01u."):  # a set; a tuple as key
+        with pytest.raises(UnsafePickle, match="arrays or lists are keys in it, or members of a set"):
+            pickles.load(data, "x")
+
+
 def saved(given: object, legacy: bool = False) -> bytes:
     out = io.BytesIO()
     torch.save(given, out, _use_new_zipfile_serialization=not legacy)

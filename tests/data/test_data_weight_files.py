@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from vbert.artifacts.errors import UserError
 from vbert.data.weight_files import read_weights
+from vbert.regions.backends.bottom_up_weights import names
 
 NAMESPACE = argparse.Namespace(lr=0.02, dataset="coco")
 TENSORS = {
@@ -160,3 +163,50 @@ def test_any_broken_byte_is_told_in_a_sentence_or_costs_numbers_alone(tmp_path: 
         except UserError:
             refused += 1
     assert refused > 10
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_the_older_form_in_any_protocol(tmp_path: Path, protocol: int) -> None:
+    torch.save(TENSORS, tmp_path / "w.pth", _use_new_zipfile_serialization=False, pickle_protocol=protocol)
+    assert read_weights(tmp_path / "w.pth").keys() == TENSORS.keys()
+
+
+def test_no_tensor_is_dropped_for_anothers_name(tmp_path: Path) -> None:
+    for around in ("model.", "_orig_mod."):
+        both = before(around) | {"head.bias": torch.zeros(3)}
+        torch.save(both, tmp_path / "w.pth")
+        assert read_weights(tmp_path / "w.pth").keys() == both.keys()
+
+
+def rezipped(path: Path, change: Callable[[str, bytes], bytes]) -> None:
+    with zipfile.ZipFile(path) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in held.items():
+            packed = zipfile.ZIP_DEFLATED if name.endswith("byteorder") else zipfile.ZIP_STORED
+            archive.writestr(name, change(name.partition("/")[2], data), packed)
+
+
+def test_no_more_memory_than_the_file_has_bytes(tmp_path: Path) -> None:
+    """A pickle that speaks of a tebibyte was a MemoryError; a byte order of gigabytes was unpacked."""
+    path, tebi = tmp_path / "w.pth", b"\x8a\x06" + (2**40).to_bytes(6, "little")
+    torch.save({"a": torch.zeros(77)}, path)
+    rezipped(path, lambda name, data: data.replace(b"KM", tebi) if name == "data.pkl" else data)
+    with pytest.raises(UserError, match=r"says 1,099,511,627,776 numbers of storage '0', which has 308 bytes"):
+        read_weights(path)
+    torch.save({"a": torch.zeros(2)}, path)
+    rezipped(path, lambda name, data: bytes(64 << 20) if name == "byteorder" else data)
+    tracemalloc.start()
+    with pytest.raises(UserError, match="big-endian"):
+        read_weights(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 16 << 20
+
+
+def test_names_of_classes_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_bytes(b"\xef\xbb\xbfCat,kitty\n\ndog\n")
+    assert names(tmp_path / "c.txt") == ["cat", "dog"]
+    (tmp_path / "c.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(UserError, match=r"c\.txt: must be a text in UTF-8 with a class name a line"):
+        names(tmp_path / "c.txt")

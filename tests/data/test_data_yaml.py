@@ -6,9 +6,13 @@ from typing import Annotated, Literal, get_type_hints
 import pytest
 from pydantic import Field
 
+from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import FIRST_GUESSES, UserError, near, nearest
 from vbert.artifacts.settings import Settings
+from vbert.data.spec import dataset
 from vbert.data.yaml import MAX_BYTES, load_yaml, parse_value, read_yaml
+from vbert.model.bert import model_spec
+from vbert.regions.detector import detector_file
 
 
 class Train(Settings):
@@ -237,3 +241,17 @@ def test_relative_paths_are_relative_to_their_file(tmp_path: Path, monkeypatch: 
     assert found.data["c"].spec == "easy_vqa"
     assert found.detector is not None
     assert found.detector.weights == "https://example.org/w.pt"
+
+
+def test_the_home_of_nobody_is_no_traceback(tmp_path: Path) -> None:
+    spec = tmp_path / "a.yaml"
+    spec.write_text("name: a\ntitle: a\nlicence: a\nsources: {p: {path: ~nobody-here/x}}\nimages: {reader: folder}\n")
+    assert dataset(str(spec)).sources["p"].path == str(tmp_path / "~nobody-here" / "x")
+    for read in (dataset, detector_file, model_spec):
+        with pytest.raises(UserError, match=r"^~nobody-here/x\.yaml: can't be read: No such file"):
+            read("~nobody-here/x.yaml")
+
+
+def test_a_wrong_change_names_its_option() -> None:
+    with pytest.raises(UserError, match=r"^--machine wrokers: there is no 'wrokers'"):
+        load_yaml("{}", "--machine", Machine, {"wrokers": 1}, option="--machine")

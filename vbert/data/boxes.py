@@ -5,12 +5,14 @@
 - A photo that its EXIF turns has its boxes turned with it where they count in stored pixels (see `Pixels`).
 - Boxes are cut at the photo's border. What can't be used is left out and counted by what is wrong with it:
   `not_finite` (or beyond what a number at rest holds), `swapped` (x2 < x1, a negative width), `empty` (no width or no
-  height), `outside` (nothing of it lies in the photo). `cut` counts those that reached out by more than a pixel.
+  height, at rest too), `outside` (nothing of it lies in the photo). `cut` counts those that reached out by more than a
+  pixel.
 """
 
 from __future__ import annotations
 
 import math
+import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ Size = tuple[int, int]
 UNUSABLE = ("not_finite", "swapped", "empty", "outside")
 ROUNDING = 1  # pixels by which sizes and borders may differ: tools round
 LARGEST = 3.4e38  # float32's, as boxes are stored
+SURE = 1 / 64  # pixels by which sides differ in float32 too, below 2^17
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,8 @@ class Frame:
         x1, y1, x2, y2 = box
         across, down = self.scale
         width, height = self.size or (0, 0)
-        if across == down == 1.0 and 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height:  # as most are
+        within = 0 <= x1 < x2 - SURE and 0 <= y1 < y2 - SURE and x2 <= width and y2 <= height
+        if within and across == down == 1.0 and max(width, height) < 2**17:  # as most are
             return "", box if self.turn is None else self.turn(box)
         if any(not abs(side) <= LARGEST for side in box):  # NaN is below nothing
             return "not_finite", (0, 0, 0, 0)
@@ -110,8 +114,16 @@ class Frame:
         if x1 >= x2 or y1 >= y2:
             return "outside", whole
         kept = (x1, y1, x2, y2)
+        if not _has_area(kept):
+            return "empty", whole
         cut = max(abs(a - b) for a, b in zip(whole, kept, strict=True)) > ROUNDING
         return "cut" if cut else "", kept if self.turn is None else self.turn(kept)
+
+
+def _has_area(box: Corners) -> bool:
+    """Whether something of a box is left in float32."""
+    x1, y1, x2, y2 = struct.unpack("<4f", struct.pack("<4f", *box))
+    return bool(x1 < x2 and y1 < y2)
 
 
 def frame(photo: Photo, stated: Stated | None) -> Frame | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -102,7 +103,10 @@ def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[i
     folders: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     while folders:
         folder, prefix, above = folders.pop()
-        status = os.stat(folder)
+        try:
+            status = os.stat(folder)
+        except OSError as error:
+            raise UserError(f"{folder}: can't be read: {error.strerror}") from error
         this = (status.st_dev, status.st_ino)
         if this in above:  # a link back up; the same folder under another name is another one
             continue
@@ -119,11 +123,12 @@ def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[i
                 if entry.name.startswith(".") or entry.name == MACOSX:
                     continue
                 name = prefix + entry.name
-                if entry.is_dir():
+                is_folder, is_file = _kind(entry)
+                if is_folder:
                     folders.append((entry.path, f"{name}/", inside))
                 elif odd(name):
                     aside.append(name)
-                elif entry.is_file():
+                elif is_file:
                     status = entry.stat()
                     if (status.st_dev, status.st_ino) not in own:
                         yield name, (entry.path, _key(status))
@@ -131,6 +136,16 @@ def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[i
                     yield name, (entry.path, [0, 0, 0])
         except OSError as error:
             raise UserError(f"{folder}: can't be read: {error.strerror}") from error
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Whether an entry is a folder, and whether a file; a link that leads nowhere, or to itself, is neither."""
+    try:
+        return entry.is_dir(), entry.is_file()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False, False
 
 
 def _made_here(names: set[str]) -> bool:

@@ -142,7 +142,10 @@ class Child:
             raise _refusal(said, "reading it takes too long or too much memory")
         if "refused" in found:
             raise _refusal(said, found["refused"])
-        values = [_plain(value, blobs) for value in found["values"]]
+        try:
+            values = [_plain(value, blobs) for value in found["values"]]
+        except TypeError:  # arrays have no hash
+            raise _refusal(said, "arrays or lists are keys in it, or members of a set") from None
         sizes = {str(key): (str(dtype), int(size)) for key, (dtype, size) in found["storages"].items()}
         return Storages(values[0] if request["count"] == 1 else values, sizes, int(found["end"]))
 

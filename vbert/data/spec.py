@@ -6,6 +6,7 @@ A new data set is one such file and, if its format is new, one reader. Two data 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -280,7 +281,7 @@ def dataset_names() -> list[str]:
 def dataset(name: str) -> DatasetSpec:
     """The spec of that name, or in that file if `name` ends in `.yaml`. Raises UserError, with file:line:column."""
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
     elif name in dataset_names():
         path = FOLDER / f"{name}.yaml"
     else:

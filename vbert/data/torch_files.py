@@ -5,6 +5,7 @@ The pickles are read as plain data (`pickles.py`); tensors are places in the fil
 
 from __future__ import annotations
 
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -18,7 +19,8 @@ from vbert.data.unpack import BROKEN_ZIP
 
 MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER, the first of the older form's five pickles
 PICKLES = 5  # magic, protocol, system, the object, the keys of its storages in order
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of MAGIC: what files of the older form begin with
+# The pickle of MAGIC, of any protocol: what files of the older form begin with.
+LEGACY = re.compile(rb"\x80.(?:\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)
 LARGEST_PICKLE = 2**30  # bytes of an archive's data.pkl, inflated
 
 
@@ -53,7 +55,7 @@ def _archive(file: BinaryIO, path: Path, named: bool) -> Saved:
             if "data.pkl" not in members:
                 held = ", ".join(info.filename for info in archive.infolist()[:3]) or "nothing"
                 raise UserError(f"{path}: a zip without data.pkl (it holds {held:.120}): was it saved by torch?")
-            if "byteorder" in members and archive.read(members["byteorder"]) != b"little":
+            if "byteorder" in members and archive.open(members["byteorder"]).read(16) != b"little":
                 raise UserError(f"{path}: saved on a big-endian machine, which is not read")
             if members["data.pkl"].file_size > LARGEST_PICKLE:
                 raise UserError(f"{path}: its data.pkl is larger than {LARGEST_PICKLE:,} bytes")
@@ -68,7 +70,16 @@ def _archive(file: BinaryIO, path: Path, named: bool) -> Saved:
         raise UserError(
             f"{path}: not a whole archive of torch, {size:,} bytes ({error}); fetch or copy it again"
         ) from None
-    return Saved(load_torch(pickled, f"{path}/data.pkl", named=named).value, starts)
+    found, size = load_torch(pickled, f"{path}/data.pkl", named=named), path.stat().st_size
+    for key in starts.keys() & found.sizes.keys():
+        dtype, elements = found.sizes[key]
+        there = min(members[f"data/{key}"].file_size, size - starts[key])
+        if elements * item_size(dtype) > there:
+            raise UserError(
+                f"{path}: its data.pkl says {elements:,} numbers of storage {key!r:.40}, which has {there:,} bytes: "
+                "damaged; fetch or copy it again"
+            )
+    return Saved(found.value, starts)
 
 
 def _row_of_pickles(path: Path, named: bool) -> Saved:

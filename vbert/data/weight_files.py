@@ -8,7 +8,7 @@ Lightning `state_dict` with names that begin with `model.`, DataParallel `module
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,6 +39,7 @@ AROUND = ("module.", "model.")  # before the names: a module that holds the netw
 BETWEEN = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # anywhere in the names
 SHOWN = 3  # names in a message
 SLOWEST = 600.0  # seconds for a pickle of a large network
+CLASSES_BYTES = 1 << 20
 
 DTYPES = {
     "<f8": torch.float64,
@@ -63,7 +64,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         head = file.read(ENOUGH)
     if _is_safetensors(head):
         tensors = read_safetensors(path)
-    elif head.startswith(b"PK") or head.startswith(LEGACY) or head[257:262] == b"ustar":
+    elif head.startswith(b"PK") or LEGACY.match(head) or head[257:262] == b"ustar":
         tensors = _torch(path)
     elif head.startswith(b"\x80"):
         held = load(path, path.name, Limits(seconds=SLOWEST), named=True)
@@ -102,13 +103,21 @@ def refuse_not_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by the network's own names."""
+    """The tensors by the network's own names. What two would be left with one name by is no wrapper and stays."""
     out = dict(tensors)
     for part in BETWEEN:
-        out = {name.replace(part, ""): value for name, value in out.items()}
+        out = _without(out, lambda name, part=part: name.replace(part, ""))
     while (before := next((b for b in AROUND if _most(out, b)), None)) is not None:
-        out = {name.removeprefix(before): value for name, value in out.items()}
+        bare = _without(out, lambda name, before=before: name.removeprefix(before))
+        if bare is out:
+            break
+        out = bare
     return out
+
+
+def _without(tensors: dict[str, Tensor], name_of: Callable[[str], str]) -> dict[str, Tensor]:
+    bare = {name_of(name): value for name, value in tensors.items()}
+    return bare if len(bare) == len(tensors) else tensors
 
 
 def state_dict(held: Any, where: str, kind: type) -> Mapping[str, Any]:
@@ -143,6 +152,19 @@ def state_dict(held: Any, where: str, kind: type) -> Mapping[str, Any]:
 def some(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
+
+
+def class_lines(path: Path) -> list[str]:
+    """The lines of a text of class names that comes with weights, without empty ones. Raises UserError."""
+    with path.open("rb") as file:
+        data = file.read(CLASSES_BYTES + 1)
+    try:
+        if len(data) > CLASSES_BYTES:
+            raise ValueError("too large")
+        lines = [line.strip() for line in data.decode("utf-8-sig").splitlines()]
+    except ValueError as error:
+        raise UserError(f"{path.name}: must be a text in UTF-8 with a class name a line, not {error!s:.80}") from None
+    return [line for line in lines if line]
 
 
 def _most(tensors: Mapping[str, Tensor], before: str) -> bool:

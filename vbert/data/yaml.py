@@ -200,7 +200,7 @@ def _change(root: Node, key: str, new: Node, model: type[BaseModel]) -> None:
         last = i == len(parts) - 1
         if isinstance(place.value, list):
             if not part.isdecimal() or int(part) >= len(place.value):
-                raise UserError(f"--set {key}: {part!r} must be 0 to {len(place.value) - 1}, an item of the list")
+                raise UserError(f"{new.at}: {part!r} must be 0 to {len(place.value) - 1}, an item of the list")
             if last:
                 place.value[int(part)] = new
             else:
@@ -208,7 +208,7 @@ def _change(root: Node, key: str, new: Node, model: type[BaseModel]) -> None:
         elif isinstance(place.value, dict):
             valid = set() if _any_key(model, parts[:i]) else _names_at(model, parts[:i])
             if valid and part not in valid:
-                raise UserError(f"--set {key}: there is no {part!r}; {nearest(part, valid)}")
+                raise UserError(f"{new.at}: there is no {part!r}; {nearest(part, valid)}")
             if last:
                 place.value[part] = new
             else:
@@ -217,7 +217,7 @@ def _change(root: Node, key: str, new: Node, model: type[BaseModel]) -> None:
                     inner = place.value[part] = Node({}, new.at, new.at)
                 place = inner
         else:
-            raise UserError(f"--set {key}: {'.'.join(parts[:i])} is {place.value!r}, nothing can be set inside it")
+            raise UserError(f"{new.at}: {'.'.join(parts[:i])} is {place.value!r}, nothing can be set inside it")
 
 
 def _rooted(place: Node, annotation: Any, folder: Path) -> None:
@@ -231,7 +231,7 @@ def _rooted(place: Node, annotation: Any, folder: Path) -> None:
                 marks = [mark for mark in info.metadata if isinstance(mark, LocalPath)]
                 if marks and _is_path(inner.value, marks[0]):
                     base = Path() if inner.at.startswith(SET) else folder
-                    absolute = os.path.abspath(base / Path(inner.value).expanduser())
+                    absolute = os.path.abspath(base / os.path.expanduser(inner.value))
                     place.value[info.alias or name] = replace(inner, value=absolute)
                 else:
                     _rooted(inner, info.annotation, folder)

@@ -76,7 +76,7 @@ def model_spec(name: str) -> ModelSpec:
     Raises UserError, with the nearest name where there is none.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
     elif name in model_names():
         path = FOLDER / f"{name}.yaml"
     else:
@@ -92,7 +92,7 @@ def bert_source(where: str) -> tuple[HubSource | Source, str]:
 
     A folder is told by a `/` in it, or by being there while no spec has its name.
     """
-    folder = Path(where).expanduser()
+    folder = Path(os.path.expanduser(where))
     if not where.endswith((".yaml", ".yml")) and ("/" in where or (where not in model_names() and folder.is_dir())):
         if not folder.is_dir():
             raise UserError(

@@ -7,6 +7,7 @@ A further backend is one module in `backends/` and one line in BACKENDS; a furth
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -107,7 +108,7 @@ def detector_file(name: str) -> DetectorFile:
     from vbert.data.yaml import read_yaml
 
     if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))
     elif name in detector_names():
         path = SPECS / f"{name}.yaml"
     else:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vbert.artifacts.errors import UserError
-from vbert.data.weight_files import read_weights
+from vbert.data.weight_files import class_lines, read_weights, some
 from vbert.regions.backends.architectures import BottomUp
 from vbert.regions.backends.bottom_up_network import RATIOS, SCALES, BottomUpNetwork, cell_anchors
 from vbert.regions.detector import DetectorSpec, Published
@@ -73,8 +73,7 @@ def read(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
 
 def names(path: Path) -> list[str]:
     """A name a line, in lower case; of synonyms between commas the first."""
-    text = path.read_text(encoding="utf-8")
-    return [line.partition(",")[0].strip().lower() for line in text.splitlines() if line.strip()]
+    return [line.partition(",")[0].strip().lower() for line in class_lines(path)]
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -99,15 +98,11 @@ def _checked(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], said: st
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": other}
     if missing or unexpected or other:
-        told = "; ".join(f"{kind}: {_few(each)}" for kind, each in faults.items() if each)
+        told = "; ".join(f"{kind}: {some(each)}" for kind, each in faults.items() if each)
         every = "\n".join(f"{kind}: {name}" for kind, each in faults.items() for name in each)
         raise UserError(f"{said}, read as the layout `{layout}`: {told}", every)
     order = _anchor_order(found.get(CELL_ANCHORS), layout, said)
     return {ours: _in_our_layout(ours, found[name], layout, order) for name, ours in theirs.items()}
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _known(name: str) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vbert.artifacts.errors import UserError, nearest
-from vbert.data.weight_files import read_weights
+from vbert.data.weight_files import read_weights, some
 from vbert.regions.backends.architectures import Detectron2
 from vbert.regions.detector import Detector, DetectorSpec, Published
 
@@ -92,16 +92,12 @@ def _compare(said: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor
         ("unexpected", sorted(found.keys() - wanted.keys())),
         ("of another shape", [f"{n} {a} for {b}" for n, (a, b) in sorted(shapes.items()) if a != b]),
     ]
-    parts = [f"{len(names)} tensors {fault} ({_some(names)})" for fault, names in faults if names]
+    parts = [f"{len(names)} tensors {fault} ({some(names)})" for fault, names in faults if names]
     if parts:
         details = [f"{fault}: {name}" for fault, names in faults for name in names]
         raise UserError(
             f"{said}: {'; '.join(parts)}; check `architecture` and `weights` of the spec", "\n".join(details)
         )
-
-
-def _some(names: Sequence[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def configuration(spec: DetectorSpec, classes: int) -> Any:

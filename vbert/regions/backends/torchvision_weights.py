@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.models import get_model_weights
 
 from vbert.artifacts.errors import UserError
-from vbert.data.weight_files import read_weights, some
+from vbert.data.weight_files import class_lines, read_weights, some
 from vbert.regions.backends.torchvision_fpn import MOBILE, V2, network
 from vbert.regions.detector import Published
 
@@ -26,7 +26,6 @@ CLASSIFIER = f"{PREDICTOR}cls_score.weight"
 BODY = "backbone.body."
 KNOWN = (V2, MOBILE, "fasterrcnn_resnet50_fpn", "resnet50", "mobilenet_v3_large")
 LAST = (PREDICTOR, "roi_heads.attributes.", f"{BODY}fc.", f"{BODY}classifier.")  # what training doesn't start from
-CLASSES_BYTES = 1 << 20
 
 # What torchvision called these until 0.13; its published files still do.
 OLD_NAMES = (
@@ -125,7 +124,7 @@ def _check_digest(path: Path) -> None:
 
 def _classes(spec: DetectorSpec, files: Mapping[str, Path], count: int, path: Path) -> list[str]:
     if "classes" in files:
-        names = _lines(files["classes"])
+        names = [line for line in class_lines(files["classes"]) if line != "__background__"]
         source = f"{files['classes'].name} names"
     elif spec.classes is not None:
         names, source = list(spec.classes), f"detector {spec.name} knows"
@@ -137,14 +136,3 @@ def _classes(spec: DetectorSpec, files: Mapping[str, Path], count: int, path: Pa
             f"own, under `classes`, or in a text file, one a line, given there as `weights: {{classes: {{path: …}}}}`"
         )
     return names
-
-
-def _lines(path: Path) -> list[str]:
-    data = path.read_bytes()[: CLASSES_BYTES + 1]
-    try:
-        if len(data) > CLASSES_BYTES:
-            raise ValueError("too large")
-        lines = [line.strip() for line in data.decode().splitlines()]
-    except ValueError as error:
-        raise UserError(f"{path.name}: must be a text in UTF-8 with a class name a line, not {error!s:.80}") from None
-    return [line for line in lines if line and line != "__background__"]
