@@ -8,7 +8,7 @@ Lightning `state_dict` with names that begin with `model.`, DataParallel `module
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -106,18 +106,17 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors by the network's own names. What two would be left with one name by is no wrapper and stays."""
     out = dict(tensors)
     for part in BETWEEN:
-        out = _without(out, lambda name, part=part: name.replace(part, ""))
+        out = _renamed(out, [name.replace(part, "") for name in out])
     while (before := next((b for b in AROUND if _most(out, b)), None)) is not None:
-        bare = _without(out, lambda name, before=before: name.removeprefix(before))
+        bare = _renamed(out, [name.removeprefix(before) for name in out])
         if bare is out:
             break
         out = bare
     return out
 
 
-def _without(tensors: dict[str, Tensor], name_of: Callable[[str], str]) -> dict[str, Tensor]:
-    bare = {name_of(name): value for name, value in tensors.items()}
-    return bare if len(bare) == len(tensors) else tensors
+def _renamed(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    return dict(zip(names, tensors.values(), strict=True)) if len(set(names)) == len(names) else tensors
 
 
 def state_dict(held: Any, where: str, kind: type) -> Mapping[str, Any]:
