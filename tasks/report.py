@@ -12,7 +12,7 @@ from vbert.regions.detector import DetectorWeights
 from vbert.report.page import Downstream, Report, ReportSettings
 
 
-@stage("report", makes=Report, version=2, retries=1, through=False, same_bits=False, shows=True)
+@stage("report", makes=Report, version=3, retries=1, through=False, same_bits=False, shows=True)
 def report(
     build: Build,
     title: str,

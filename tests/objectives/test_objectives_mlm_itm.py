@@ -21,6 +21,7 @@ from vbert.model.trained import Model
 from vbert.objectives.corpus import PretrainData
 from vbert.objectives.mlm_itm import Pretraining, PretrainSettings, Sample
 from vbert.training.pretraining import run_pretrain
+from vbert.training.ranks import Ranks
 from vbert.training.sampler import generator
 from vbert.training.start import Fresh
 
@@ -184,6 +185,22 @@ def test_task_labels_are_the_matching_target(world: World) -> None:
     assert [found.match for found in made] == [int(name.endswith("c0")) for name in ids]
     with pytest.raises(UserError, match="label None, not true or false"):
         samples(task(world, itm_target="task_label"), epochs=1)
+
+
+def test_the_commonest_hidden_word_is_what_guessing_nothing_else_gives(world: World, tmp_path: Path) -> None:
+    made = task(world, itm_target="off")
+    hidden = Counter(piece for i in range(made.size()) for piece in sample(made, i).true)
+    found = made.commonest_word()
+    assert found is not None
+    word, share = found
+    piece = made.encoder.tokens.index(word)
+    assert hidden[piece] == max(hidden.values())
+    with torch.no_grad():
+        made.model.get_parameter("masked_language.bias")[piece] = 1e4  # it says nothing else
+        figures = made.validate(Ranks(job(tmp_path)))
+    assert figures is not None
+    assert figures["validation/mlm_accuracy"] == pytest.approx(share)
+    assert task(world, masked=0.0).commonest_word() is None
 
 
 def test_content_words_are_those_that_decide(world: World) -> None:

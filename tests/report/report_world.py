@@ -81,7 +81,7 @@ def make_world(folder: Path, word: str = "", count: int = 6) -> World:
     ):
         (folder / part).mkdir(parents=True)
     ids = [f"{i}{word}" for i in range(count)]
-    images = _images(folder, ids)
+    images = _images(folder, ids, word)
     answers = [f"{answer}{word}" for answer in ANSWERS]
     rows = [
         {
@@ -130,7 +130,7 @@ def make_world(folder: Path, word: str = "", count: int = 6) -> World:
     return World(DetectorWeights.at(folder / "detector"), images, pretrained, {f"vqa{word}/toy{word}/test": held})
 
 
-def _images(folder: Path, ids: Sequence[str]) -> Images:
+def _images(folder: Path, ids: Sequence[str], word: str) -> Images:
     import hashlib
 
     rows = []
@@ -140,8 +140,12 @@ def _images(folder: Path, ids: Sequence[str]) -> Images:
             Image.new("RGB", (SIDE, SIDE), (40 * i % 256, 90, 160)).save(out, "PNG")
             raw.add(f"{i}.png", out.getvalue())
             digest = hashlib.sha256(out.getvalue()).hexdigest()
-            rows.append({"image_id": name, "path": f"own/{i}.png", "sha256": digest, "width": SIDE, "height": SIDE})
-    write_images(folder / "images", rows)
+            row = {"image_id": name, "path": f"own/{i}.png", "sha256": digest, "width": SIDE, "height": SIDE}
+            rows.append(row | {"split": "train" if i < 3 else "val"})
+    corners = {"x1": 2, "y1": 2, "x2": 12, "y2": 12, "class": f"box{word}"}
+    named = [[f"red{word}"] if i in (0, 1, 3) else [f"teal{word}"] for i in range(len(ids))]
+    boxes = [corners | {"image_id": name, "attributes": names} for name, names in zip(ids, named, strict=True)]
+    write_images(folder / "images", rows, boxes)
     return Images.at(folder / "images").over({"own": Raw.at(folder / "raw")})
 
 
@@ -162,10 +166,11 @@ def _detector(folder: Path, ids: Sequence[str], word: str) -> None:
     row = {"image_id": ids[0], "width": SIDE, "height": SIDE, **told, "scores": [0.97], "truth": told}
     figures = {"map50": 0.9512, "map": 0.7, "attribute_accuracy": 1.0}
     target = folder / "detector"
-    (target / "detector.json").write_text(json.dumps({"spec": {}, "classes": [f"box{word}"]}))
+    about = {"spec": {"attributes": [f"red{word}", f"teal{word}"]}, "classes": [f"box{word}"]}
+    (target / "detector.json").write_text(json.dumps(about))
     (target / "detections.jsonl").write_text(json.dumps(row) + "\n")
     (target / "evaluation.json").write_text(json.dumps(figures))
-    curves = [{"step": 1, f"loss{word}": 3.0, "loss": 3.0}, {"step": 2, "loss": 1.0, "map50": 0.9}]
+    curves = [{"step": 1, f"loss{word}": 3.0, "loss": 3.0}, {"step": 2, "loss": 1.0, "attribute_accuracy": 0.8}]
     (target / "curves.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curves))
 
 

@@ -7,11 +7,14 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from flows.again import again
 from flows.graph import graph
 from flows.recipe import parse_changes, resolve
 from vbert.data.examples import Examples, write_examples
-from vbert.report.overview import facts, majority
+from vbert.report.baselines import Guess, answers, detected
+from vbert.report.overview import facts
 from vbert.report.plots import Point, line_chart
 from vbert.report.results import runs
 
@@ -42,25 +45,38 @@ def test_the_block_leads_to_the_same_report(tmp_path: Path) -> None:
     assert made_of(again(own), tmp_path) == graph(own).fingerprint
 
 
-def test_the_commonest_training_answer_is_the_baseline(tmp_path: Path) -> None:
+def test_the_commonest_training_answer_to_a_kind_of_question_is_its_baseline(tmp_path: Path) -> None:
     world = make_world(tmp_path)
     (held,) = world.downstream.values()
     rows: list[dict[str, Any]] = held.examples.table().to_pylist()
-    training = [{**row, "example_id": f"t{i}", "split": "train"} for i, row in enumerate(rows)]
-    for row in training[:5]:
-        row["answers"] = [{"answer": "red", "score": 1.0}]
+    training = [{**row, "example_id": f"t{i}", "split": "train"} for i, row in enumerate(rows * 2)]
+    given = ("red", "no", "red", "no", "red", "no", "no", "no", "yes", "no", "no", "yes")
+    for row, answer in zip(training, given, strict=True):
+        row["answers"] = [{"answer": answer, "score": 1.0}, {"answer": "yes", "score": 0.3}]
     (tmp_path / "more").mkdir()
     write_examples(tmp_path / "more", [*rows, *training])
-    (run,) = runs({"vqa/toy/test": held.__class__(**{**vars(held), "examples": Examples.at(tmp_path / "more")})}, False)
-    found = majority(run)
-    assert found is not None
-    assert found.answer == "red"
-    wanted = [row["answers"][0]["answer"] == "red" for row in rows]
-    assert found.values["accuracy"] == sum(wanted) / len(wanted)
+    more = held.__class__(**{**vars(held), "examples": Examples.at(tmp_path / "more")})
+    (run,) = runs({"vqa/toy/test": more}, False)
+    assert answers(run, ["test", "val"]) == {
+        "test": {
+            "accuracy": Guess("no", pytest.approx(2 / 6)),
+            "accuracy/kind 0": Guess("red", pytest.approx(1 / 3)),
+            "accuracy/kind 1": Guess("no", pytest.approx(1 / 3)),
+        }
+    }
     told = dict(facts([run], type("Chain", (), {"nodes": []})()))
-    assert told["data: toy"] == "train 6, test 6 examples"
+    assert told["data: toy"] == "train 12, test 6 examples"
     (untrained,) = runs(world.downstream, False)
-    assert majority(untrained) is None
+    assert answers(untrained, ["test"]) == {}
+
+
+def test_the_commonest_training_attribute_stands_beside_those_of_the_split_a_detector_is_evaluated_on(
+    tmp_path: Path,
+) -> None:
+    world = make_world(tmp_path)
+    found = detected(world.detector, world.images)
+    assert (found.split, found.attributes) == ("val", {"val": Guess("red", pytest.approx(1 / 3))})
+    assert detected(world.detector, None).split == "test, or val"
 
 
 def test_a_series_of_one_point_is_drawn() -> None:

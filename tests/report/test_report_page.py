@@ -13,8 +13,15 @@ from typing import Any
 import pytest
 from report.report_world import World, make_world
 
+from flows.again import again
+from flows.graph import graph
+from flows.recipe import Recipe, resolve
+from vbert.artifacts.manifest import Manifest
+from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images
 from vbert.data.raw import Raw
+from vbert.report.baselines import Detected
+from vbert.report.lineage import Chain, Node, chain
 from vbert.report.page import PAGE, ReportSettings
 from vbert.report.write import write_report
 
@@ -49,6 +56,21 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hurt = make_world(folder, HOSTILE)
     write(folder, hurt, title=f"toy{HOSTILE}", pretrained=hurt.pretrained)
     return folder / PAGE
+
+
+def made_by(recipe: Recipe) -> Chain:
+    """The chain of a recipe's report, as if all of it were built."""
+
+    def built(node: Node) -> Node:
+        digest = node.key[:40]
+        environment = {"processor": "GenuineIntel family 6 model 143", "cores": 2, "commit": digest, "dirty": True}
+        return replace(node, manifest=Manifest(
+            stage=node.stage, version=1, fingerprint=node.key, hashed={}, step={}, content=node.key, seconds=5025.0,
+            figures={"accuracy": 0.98, "examples": 36728}, environment=environment, created="2026-11-28T06:12:00Z"
+        ))  # fmt: skip
+
+    found = chain([graph(recipe)])
+    return replace(found, nodes=[built(node) for node in found.nodes])
 
 
 def test_what_matching_reaches_stands_beside_what_needs_no_images(world: World, tmp_path: Path) -> None:
@@ -102,7 +124,7 @@ def test_it_tells_the_metric_its_interval_the_types_and_the_detector(page: str) 
     assert "mean of 6 examples: 6 answered, 1 with their image in quarantine, which count as wrong" in text
     assert re.search(r"Clopper–Pearson for \d independent examples from 6 images", text)
     assert "kind 0 3 examples 100.0 %" in text
-    assert "mAP@0.5 95.12 %" in text
+    assert "mAP@0.5 (val) 95.12 %" in text
     assert "red box 0.97" in text
     assert "4 of 6 answers are wrong" in text
 
@@ -115,7 +137,7 @@ def test_wrong_predictions_come_first_the_most_certain_before_the_others(page: s
 
 def test_attention_names_pieces_regions_and_shares_that_add_up(page: str) -> None:
     text = Elements(page).words
-    part = text[text.index("Attention Where") : text.index("Environment and how")]
+    part = text[text.index("Attention Of examples of toy test: where") : text.index("Environment and how")]
     assert part.count("layer 1") == part.count("layer 2") == SETTINGS.attention
     assert "[CLS] is it red" in part
     shares = re.findall(r"(\d+) % on regions .*?red box (\d+\.\d) % \d disc (\d+\.\d) %", part)
@@ -128,6 +150,44 @@ def test_attention_names_pieces_regions_and_shares_that_add_up(page: str) -> Non
 def test_figures_are_flat_metrics(world: World, tmp_path: Path) -> None:
     _, figures = write(tmp_path, world)
     assert figures == {"vqa/toy/test/accuracy": pytest.approx(1 / 3), "vqa/toy/test/accuracy/kind 0": 1.0}
+
+
+def test_every_held_out_figure_says_its_split(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vbert.report.write.chain", lambda roots: made_by(resolve("demo")))
+    page = write(tmp_path, world, pretrained=world.pretrained)[0]
+    text = Elements(page).words
+    mentions = [text[one.start() : one.start() + 60] for one in re.finditer("[Hh]eld-out", text)]
+    assert len(mentions) > 8
+    assert [one for one in mentions if not re.match(r"\S+( \w+){0,2} \((val|test)\)", one)] == []
+    titles = re.findall(r'<figure class="card chart">\s*<h3[^>]*>(.*?)</h3>', page)
+    assert {title for title in titles if "(val)" not in title} == {"Losses", "Loss"}
+    assert "mAP@0.5 (val) 95.12 %" in text
+    part = text[text.index("Environment and how") :]
+    assert re.findall(r"(\w+)(?:\[ \w+\])? \w{8} accuracy 98.0 % (\(\w+\))", part) == [
+        ("pretrain", "(val)"), ("finetune", "(val)"), ("evaluate", "(test)"), ("finetune", "(val)"),
+        ("evaluate", "(test)"),
+    ]  # fmt: skip
+
+
+def test_a_guess_stands_beside_every_share(world: World, tmp_path: Path) -> None:
+    """Answers over all and by kind, attributes, matching."""
+    key, held = next(iter(world.downstream.items()))
+    rows: list[dict[str, Any]] = held.examples.table().to_pylist()
+    (tmp_path / "examples").mkdir()
+    training = [{**row, "example_id": f"{split}{i}", "split": split}
+                for split in ("train", "val") for i, row in enumerate(rows)]  # fmt: skip
+    write_examples(tmp_path / "examples", [*rows, *training])
+    held = replace(held, examples=Examples.at(tmp_path / "examples"))
+    text = Elements(write(tmp_path / "page", world, pretrained=world.pretrained, downstream={key: held})[0]).words
+    for said in (
+        "the most frequent training answer alone, no : 33.33 %",
+        "kind 0 3 examples “no” alone: 33.3 %",
+        "Detector attributes 100.0 % held-out (val); “red” alone: 33.3 %",
+        "Texts matched 60.0 % held-out (val); the text alone: 58.0 %",
+        "vqa 87.50 %. The commonest of training alone: accuracy 33.3 %.",
+        "attribute accuracy 80.00 %. The commonest of training alone: attribute accuracy 33.3 %.",
+    ):
+        assert said in text
 
 
 def test_two_pages_differ_in_nothing_but_their_time(world: World, page: str, tmp_path: Path) -> None:
@@ -193,6 +253,7 @@ def test_the_template_refuses_what_is_not_there() -> None:
 
     with pytest.raises(UndefinedError):
         render(type("Nothing", (), {"charts": [], "shards": [], "detector": {}, "pretrained": None,
+                                    "detected": Detected(), "hidden": None,
                                     "chain": type("Chain", (), {"nodes": []})})())  # fmt: skip
 
 
@@ -241,7 +302,6 @@ def test_deleted_pictures_leave_words(world: World, tmp_path: Path) -> None:
 
 
 def test_predictions_without_labels_are_shown_without_verdict(world: World, tmp_path: Path) -> None:
-    from vbert.data.examples import Examples, write_examples
     from vbert.metrics.evaluation import Evaluation, write_evaluation
 
     key, held = next(iter(world.downstream.items()))
@@ -348,10 +408,44 @@ def test_browser_runs_nothing_that_hostile_strings_bring(browser: Any, hostile: 
     tab.close()
 
 
-def test_browser_fits_a_phone(browser: Any, page: str, tmp_path: Path) -> None:
-    path = tmp_path / PAGE
-    path.write_text(page, "utf-8")
-    tab, _, _ = opened(browser, path)
-    tab.set_viewport_size({"width": 390, "height": 800})
-    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+NARROW = """() => {
+  for (const one of document.querySelectorAll("details")) one.open = true;
+  const broken = [], wide = [], range = document.createRange();
+  const scrolls = (one) => one && (getComputedStyle(one).overflowX !== "visible" || scrolls(one.parentElement));
+  for (const one of document.body.querySelectorAll("*"))
+    if (one.getBoundingClientRect().right > innerWidth + 0.5 && !scrolls(one.parentElement))
+      wide.push(one.outerHTML.slice(0, 80));
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node; (node = texts.nextNode()); ) {
+    if (node.parentElement.closest("script, style, noscript, svg")) continue;
+    for (const word of node.data.matchAll(/(?<![\\p{L}\\d])\\p{L}{2,20}(?![\\p{L}\\d])/gu)) {
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map((box) => box.top)).size > 1) broken.push(word[0]);
+    }
+  }
+  return { width: document.documentElement.scrollWidth, wide, broken };
+}"""
+
+
+def test_browser_at_360_pixels_nothing_is_wider_and_no_word_is_broken(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report like the demo's: its chain and recipe, long names, and regions called `red quadrilateral`."""
+    shown = make_world(tmp_path, " quadrilateral")
+    (held,) = shown.downstream.values()
+    entry = {"objective": "vqa", "data": "easy_vqa", "start": "none", "steps": 600, "learning_rate": 7e-4}
+    recipe = resolve("demo_controls", {"limit": 40, "downstream.without_pretraining": entry})
+    monkeypatch.setattr("vbert.report.write.chain", lambda roots: made_by(recipe))
+    write(
+        tmp_path, shown, title="does_pretraining_help", pretrained=shown.pretrained,
+        downstream={"vqa/easy_vqa/test": held, "without_pretraining_and_words@2/easy_vqa/test": held},
+        settings=SETTINGS.model_copy(update={"again": again(recipe)}),
+    )  # fmt: skip
+    tab, told, _ = opened(browser, tmp_path / PAGE)
+    tab.set_viewport_size({"width": 360, "height": 800})
+    assert told == []
+    assert "quadrilateral" in tab.inner_text("#attention .found")
+    assert "finetune[without_pretraining]" in tab.inner_text("#reproduce .rows")
+    assert tab.evaluate(NARROW) == {"width": 360, "wide": [], "broken": []}
     tab.close()

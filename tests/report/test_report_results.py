@@ -21,7 +21,7 @@ from vbert.model.trained import Model
 from vbert.report.comparison import comparisons
 from vbert.report.page import Downstream
 from vbert.report.pictures import Album
-from vbert.report.plots import Point, line_chart, losses, shares
+from vbert.report.plots import VALIDATED, Point, line_chart, losses, shares
 from vbert.report.predictions import gallery
 from vbert.report.render import cut, duration, figure, percent, size
 from vbert.report.results import FLOOR, MAIN, SCRATCH, UNPAIRED, groups, runs
@@ -198,7 +198,7 @@ def test_held_out_losses_join_their_training_losses_and_accuracies_stand_apart()
         ("loss", "training", 3.0),
         ("mlm", "training", 2.0),
         ("mlm", "training", 1.0),
-        ("mlm", "held-out", 1.5),
+        ("mlm", VALIDATED, 1.5),
     ]
     assert [(p.name, p.value) for p in shares(rows)] == [("mlm_accuracy", 0.6), ("map50", 0.5)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ class Annotated:
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        self.split = split
         rows = images.table().select(["image_id", "split", "width"]).to_pylist()
         self.ids: list[str] = [
             row["image_id"]
@@ -106,6 +108,24 @@ class Annotated:
             np.array([classes.index(r["class"]) for r in rows], np.int64),
             [r["attributes"] for r in rows],
         )
+
+
+def held_out_of(images: Images) -> Annotated:
+    """What a finished detector is evaluated on: the test split, or val where test has no boxes."""
+    return Annotated(images, "test") or Annotated(images, "val")
+
+
+def commonest_attribute(images: Images, held_out: Annotated, known: Sequence[str]) -> tuple[str, float] | None:
+    """The commonest attribute of training boxes, of those that are `known`, and the share of held-out boxes with a
+    known one that have it: what saying nothing else gives. None where no box has any."""
+    kept = set(known)
+    training = [r["attributes"] for rows in Annotated(images, "train").rows.values() for r in rows]
+    counts = Counter(name for names in training for name in kept.intersection(names))
+    boxes = [names for rows in held_out.rows.values() for r in rows if (names := kept.intersection(r["attributes"]))]
+    if not counts or not boxes:
+        return None
+    name = min(counts, key=lambda one: (-counts[one], one))
+    return name, sum(name in names for names in boxes) / len(boxes)
 
 
 def _hashed_split(image_id: str) -> str:
@@ -305,8 +325,8 @@ def found_boxes(detector: Detector, spec: DetectorSpec, images: Images, image_id
 def write_evaluation(
     directory: Path, detector: Detector, spec: DetectorSpec, images: Images, job: Job, unreadable: Unreadable
 ) -> dict[str, float]:
-    """Evaluate on test, or on val where test has no boxes; write `evaluation.json` and some `detections.jsonl`."""
-    held_out = Annotated(images, "test") or Annotated(images, "val")
+    """Evaluate on the `held_out` images; write `evaluation.json` and some `detections.jsonl`."""
+    held_out = held_out_of(images)
     classes = held_out.known(detector.classes)
     found = detections(detector, spec, images, held_out.ids, job, unreadable)
     if job.stopping:

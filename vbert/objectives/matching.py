@@ -122,6 +122,6 @@ def doubt(figures: Mapping[str, object]) -> str | None:
     if not isinstance(matching, float) or not isinstance(text, float) or matching >= text + MARGIN:
         return None
     return (
-        f"matching reaches {matching:.3f} on held-out pairs, and the text alone {text:.3f}: it has hardly learnt to "
-        "look at images; more steps, itm_draw: paired or a smaller mlm may help"
+        f"matching reaches {matching:.3f} on held-out pairs (val), and the text alone {text:.3f}: it has hardly learnt "
+        "to look at images; more steps, itm_draw: paired or a smaller mlm may help"
     )

@@ -5,6 +5,7 @@ Semantics of the original VisualBERT, with its choices as named options; label 1
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from vbert.training.ranks import Ranks
 
 VALIDATED = 128  # sequences at once
+COUNTED = 2_000  # training examples whose hidden pieces are counted
 
 Kind = Literal["caption", "question", "pair", "phrases", "sentiment"]
 
@@ -238,12 +240,7 @@ class Pretraining:
         """Losses and accuracies on held-out images, with masks and pairs that are the same each time."""
         if ranks.rank:
             return None
-        samples = [
-            sample
-            for corpus, rows in zip(self.held_out, self._chosen, strict=True)
-            for i in rows
-            for sample in self._samples(corpus, i, "val")
-        ]
+        samples = self._held_out_samples()
         if not samples:
             return None
         device = next(self.model.parameters()).device
@@ -259,6 +256,26 @@ class Pretraining:
             figures |= {"validation/itm": sums[1] / matches, "validation/itm_accuracy": sums[3] / matches}
             total += self.settings.itm * figures["validation/itm"]
         return {"validation/loss": total, **figures, **self._judged()}
+
+    def _held_out_samples(self) -> list[tuple[Corpus, Sample]]:
+        return [
+            sample
+            for corpus, rows in zip(self.held_out, self._chosen, strict=True)
+            for i in rows
+            for sample in self._samples(corpus, i, "val")
+        ]
+
+    def commonest_word(self) -> tuple[str, float] | None:
+        """The piece that is hidden most often in training (in COUNTED of its examples), and its share of those hidden
+        in the held-out examples: what guessing nothing else gives. None where none is hidden."""
+        step = -(-self.size() // COUNTED)
+        training = [s for i in range(0, self.size(), step) for s in self._training_samples(i, 0)]
+        hidden = Counter(piece for _, sample in training for piece in sample.true)
+        held_out = Counter(piece for _, sample in self._held_out_samples() for piece in sample.true)
+        if not hidden or not held_out:
+            return None
+        piece = min(hidden, key=lambda one: (-hidden[one], one))
+        return self.encoder.tokens[piece], held_out[piece] / held_out.total()
 
     @cached_property
     def _chosen(self) -> list[list[int]]:

@@ -31,6 +31,7 @@ TELLING = (
     *("examples", "train", "test", "files", "loss", "bytes"),
 )
 DRAWN = 2
+VALIDATED = {"pretrain": "val", "finetune": "val"}  # stage → the split that its figures are of
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ class Node:
     @property
     def seconds(self) -> float:
         return self.manifest.seconds if self.manifest else 0.0
+
+    def split(self, name: str) -> str:
+        """The split that the figure `name` was measured on; "" for counts, losses of training, and where it isn't told
+        by the settings (detectors)."""
+        if not isinstance(self.figures[name], float) or name == "loss":
+            return ""
+        return str(self.settings["split"]) if self.stage == "evaluate" else VALIDATED.get(self.stage, "")
 
     @property
     def told(self) -> list[tuple[str, Any]]:

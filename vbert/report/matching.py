@@ -58,7 +58,7 @@ def matching(model: Model) -> Matching | None:
         kinds=kinds,
         rows=[(words, [last.get(f"{name}/{kind}") for kind in kinds]) for name, words in SHOWN.items()],
         changed=sorted(changed, key=lambda pair: pair[1]),
-        chart=plots.line_chart("Held-out pairs judged right", points, share=True),
+        chart=plots.line_chart("Held-out pairs (val) judged right", points, share=True),
         doubt=doubt(figures),
     )
 

@@ -1,10 +1,9 @@
-"""The facts at the top of a report: data by split, model, training, hardware; and what the commonest answer gives."""
+"""The facts at the top of a report: data by split, model, training, hardware."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from vbert.artifacts.errors import BuildError
@@ -12,36 +11,6 @@ from vbert.report.lineage import Chain
 from vbert.report.results import Run
 
 TRAINED = ("pretrain", "finetune")
-
-
-@dataclass(frozen=True)
-class Majority:
-    """The most frequent training answer, and the metrics of answering nothing else."""
-
-    answer: str
-    values: Mapping[str, float]
-
-
-def majority(run: Run) -> Majority | None:
-    """None where there are no training answers or no labels to score by."""
-    from vbert.objectives import OBJECTIVES, load
-
-    if run.objective not in OBJECTIVES or run.metric is None:
-        return None
-    table = run.held.examples.table()
-    every = table.select(["example_id", "split", "answers"]).to_pylist()
-    trained = [row["answers"] for row in every if row["split"] == "train"]
-    counts = Counter(max(row, key=lambda a: a["score"])["answer"] for row in trained if row)
-    if not counts:
-        return None
-    answer = min(counts, key=lambda name: (-counts[name], name))
-    rows = [row for row in table.to_pylist() if row["split"] == run.split]
-    predictions = [{"example_id": row["example_id"], "answer": answer, "score": 1.0} for row in rows]
-    means = {}
-    for name, each in load(run.objective).scores(rows, predictions).items():
-        if values := [score for score in each if score is not None]:
-            means[name] = sum(values) / len(values)
-    return Majority(answer, means) if run.metric in means else None
 
 
 def facts(runs: Sequence[Run], chain: Chain) -> list[tuple[str, str]]:

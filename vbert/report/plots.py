@@ -32,7 +32,7 @@ WORDS = {
 }
 
 Row = Mapping[str, float]
-TRAINED, VALIDATED = "training", "held-out"
+TRAINED, VALIDATED = "training", "held-out (val)"
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Point:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart: its title, its series with their colours, its last values in words, and its Vega-Lite. `dashed`: it
-    has held-out lines beside those of training."""
+    """A chart: its title, its series with their colours, its last values in words and what a guess gives, and its
+    Vega-Lite. `dashed`: it has held-out lines beside those of training."""
 
     title: str
     series: list[tuple[str, int]]
@@ -92,10 +92,16 @@ def _points(rows: Sequence[Row]) -> list[Point]:
 
 
 def line_chart(
-    title: str, points: Iterable[Point], *, share: bool, tones: Mapping[str, int] | None = None
+    title: str,
+    points: Iterable[Point],
+    *,
+    share: bool,
+    tones: Mapping[str, int] | None = None,
+    guesses: Mapping[str, float] | None = None,
 ) -> Chart | None:
     """Lines over training steps, one colour a series; held-out ones dashed where training has the same. None without
-    points. share: values are parts of one, the axis in percent. tones: series → colour."""
+    points. share: values are parts of one, the axis in percent. tones: series → colour. guesses: what → the share that
+    the commonest of training gives, said below."""
     import altair as alt
 
     points = sorted(points, key=lambda p: p.name != "loss")  # the sum first; the sort is stable
@@ -140,7 +146,11 @@ def line_chart(
         line += base.mark_point(size=70, filled=True).properties(data=alt.InlineData(values=lone))
     dots = base.mark_circle(size=90).encode(opacity=opacity, tooltip=shown).add_params(near)
     chart = (line + dots).properties(width="container", height=HEIGHT, background="transparent")
-    return Chart(title, [(called(n), tone) for n, tone in series], dashed, _summary(points, percents), _themed(chart))
+    said = _summary(points, percents)
+    if guesses:
+        told = (f"{called(name)} {100 * value:.1f}\u00a0%" for name, value in guesses.items())
+        said += f" The commonest of training alone: {', '.join(told)}."
+    return Chart(title, [(called(n), tone) for n, tone in series], dashed, said, _themed(chart))
 
 
 def called(name: str) -> str:

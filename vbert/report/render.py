@@ -6,15 +6,17 @@ import base64
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from vbert.report import layout, plots
 
 if TYPE_CHECKING:
+    from vbert.report.baselines import Guess
     from vbert.report.write import Page
 
 FOLDER = Path(__file__).parent
@@ -28,7 +30,7 @@ FAMILY_NAMES = {
     "other": "other",
 }
 # Shorter, for the nodes of the chain's picture.
-SHORT = {"attribute_accuracy": "attributes", "mlm_accuracy": "words", "itm_accuracy": "matching"}
+SHORT = {"attribute_accuracy": "attribute", "mlm_accuracy": "words", "itm_accuracy": "matching"}
 SHARES = ("accuracy", "map", "share", "recall", "precision")  # figures that are parts of one
 
 
@@ -49,6 +51,8 @@ def render(page: Page) -> str:
         "bytes": size,
         "called": plots.called,
         "cut": cut,
+        "soft": soft,
+        "alone": alone,
         "pretty": lambda value: json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True),
     }
     scripts = [plots.library()] if page.charts else []
@@ -71,6 +75,7 @@ def render(page: Page) -> str:
         family_names=FAMILY_NAMES,
         tones=TONES,
         sizes=(layout.WIDTH, layout.HEIGHT),
+        held_out=plots.VALIDATED,
         short=SHORT,
     )
 
@@ -80,18 +85,26 @@ def _source(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def _tiles(page: Page) -> list[tuple[str, str]]:
-    """The other headline figures, those that are there."""
+def _tiles(page: Page) -> list[tuple[str, str, str]]:
+    """The other headline figures, those that are there: name, value, and the split with what a guess gives."""
+    held, trained = page.detected, page.pretrained or {}
+    text = trained.get("validation/text_only_accuracy")
     found = [
-        ("Detector mAP@0.5", page.detector.get("map50")),
-        ("Detector attributes", page.detector.get("attribute_accuracy")),
-        ("Masked words right", (page.pretrained or {}).get("validation/mlm_accuracy")),
-        ("Texts matched", (page.pretrained or {}).get("validation/itm_accuracy")),
+        ("Detector mAP@0.5", page.detector.get("map50"), held.split, ""),
+        ("Detector attributes", page.detector.get("attribute_accuracy"), held.split,
+         alone(held.attributes.get(held.split))),
+        ("Masked words right", trained.get("validation/mlm_accuracy"), "val", alone(page.hidden)),
+        ("Texts matched", trained.get("validation/itm_accuracy"), "val",
+         "chance 50\u00a0%" if text is None else f"the text alone: {percent(text, 1)}"),
+    ]  # fmt: skip
+    tiles = [
+        (name, percent(value, 1), "; ".join(filter(None, (f"held-out ({split})", beside))))
+        for name, value, split, beside in found
+        if value is not None
     ]
-    tiles = [(name, percent(value, 1)) for name, value in found if value is not None]
     if page.shards:
         images, regions = (sum(getattr(s, name) for s in page.shards) for name in ("images", "regions"))
-        tiles += [("Images with regions", f"{images:,}"), ("Regions", f"{regions:,}")]
+        tiles += [("Images with regions", f"{images:,}", ""), ("Regions", f"{regions:,}", "")]
     return tiles
 
 
@@ -108,6 +121,11 @@ def percent(value: float, digits: int = 2) -> str:
     if not math.isfinite(value):
         return "–"
     return f"{100 * value:.{digits}f}\u00a0%" if 0 <= value <= 1 else f"{value:.3f}"
+
+
+def alone(guess: Guess | None) -> str:
+    """`“red” alone: 20.1 %`; empty without a guess."""
+    return f"“{cut(guess.word, 40)}” alone: {percent(guess.share, 1)}" if guess else ""
 
 
 def points(value: float) -> str:
@@ -151,3 +169,8 @@ def size(count: float) -> str:
 def cut(text: str, longest: int) -> str:
     """The beginning of a text that is longer than `longest` characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def soft(text: str) -> Markup:
+    """A name that may go on in the next line behind its own marks: `does_pretraining_help` has no space to do so at."""
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_/\[])(?=\w)", text))

@@ -17,12 +17,13 @@ from vbert.artifacts.stage import Figures
 from vbert.data.images import Images
 from vbert.model.trained import Model
 from vbert.regions.detector import DetectorWeights
-from vbert.report import plots, results
+from vbert.report import baselines, plots, results
+from vbert.report.baselines import Detected, Guess
 from vbert.report.comparison import Comparison, comparisons
 from vbert.report.detections import Scene, scenes
 from vbert.report.lineage import Chain, chain
 from vbert.report.matching import Matching, matching, outside
-from vbert.report.overview import Majority, facts, majority
+from vbert.report.overview import facts
 from vbert.report.page import PAGE, Downstream, ReportSettings
 from vbert.report.pictures import Album
 from vbert.report.plots import Chart
@@ -58,7 +59,9 @@ class Page:
     numerics: list[tuple[str, list[str]]]
     again: str
     facts: list[tuple[str, str]]
-    majorities: Mapping[str, Majority]
+    guesses: Mapping[str, Mapping[str, Guess]]  # run → metric
+    detected: Detected
+    hidden: Guess | None  # of the pre-training that `pretrained` is about
 
 
 def write_report(
@@ -94,6 +97,10 @@ def gather(
     shards, missing = statistics([run.held.shards for run in runs], lineage.nodes)
     galleries = [gallery(group.first, album, settings.predictions) for group in groups[:GALLERIES]]
     gazes, gaze_reason = _gazes(galleries, album, settings.attention)
+    pretrainings = _pretrainings(pretrained, runs)
+    hidden = {model: baselines.hidden_word(model) for model in pretrainings}
+    detected = baselines.detected(detector, images)
+    guesses = {group.first.key: baselines.answers(group.first, (group.first.split, "val")) for group in groups}
     return Page(
         title=title,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -104,8 +111,8 @@ def gather(
         classes=detector.classes() if detector else [],
         scenes=scenes(detector, images, album, settings.scenes) if detector else [],
         pretrained=_last(pretrained.curves()) if pretrained else None,
-        matchings=[m for model in _pretrainings(pretrained, runs) if (m := matching(model))],
-        charts=_charts(detector, _pretrainings(pretrained, runs), groups),
+        matchings=[m for model in pretrainings if (m := matching(model))],
+        charts=_charts(detector, detected, hidden, groups, guesses),
         galleries=galleries,
         gazes=gazes,
         gaze_reason=gaze_reason,
@@ -116,7 +123,9 @@ def gather(
         numerics=_numerics(lineage),
         again=settings.again or f"vbert run {title}",
         facts=facts(runs, lineage),
-        majorities={g.first.key: told for g in groups if (told := majority(g.first))},
+        guesses={group.first.key: guesses[group.first.key].get(group.first.split, {}) for group in groups},
+        detected=detected,
+        hidden=hidden.get(pretrained) if pretrained else None,
     )
 
 
@@ -166,29 +175,41 @@ def _pretrainings(pretrained: Model | None, runs: Sequence[results.Run]) -> list
 
 
 def _charts(
-    detector: DetectorWeights | None, pretrained: Sequence[Model], groups: Sequence[results.Group]
+    detector: DetectorWeights | None,
+    detected: Detected,
+    hidden: Mapping[Model, Guess | None],
+    groups: Sequence[results.Group],
+    guesses: Mapping[str, Mapping[str, Mapping[str, Guess]]],
 ) -> list[tuple[str, list[Chart]]]:
     """Training curves by what was trained; empty parts are left out."""
-    found: list[tuple[str, list[Chart | None]]] = [("Detector", _training(detector.curves() if detector else []))]
-    found += [(f"Pre-training {model.label or ''}".strip(), _training(model.curves())) for model in pretrained]
+    attribute = detected.attributes.get("val")
+    beside = {"attribute_accuracy": attribute.share} if attribute else {}
+    curves = detector.curves() if detector else []
+    found: list[tuple[str, list[Chart | None]]] = [("Detector", _training(curves, beside))]
+    for model, word in hidden.items():
+        beside = {"mlm_accuracy": word.share} if word else {}
+        found.append((f"Pre-training {model.label or ''}".strip(), _training(model.curves(), beside)))
     seen: set[str] = set()
     for group in groups:
         fresh = [run for run in group.runs if run.name not in seen]
         seen |= {run.name for run in fresh}
         if fresh:
-            found.append((f"Fine-tuning {group.title.removesuffix(group.first.split)}", _tuning(group, fresh)))
+            title = f"Fine-tuning {group.title.removesuffix(group.first.split)}"
+            found.append((title, _tuning(group, fresh, guesses[group.first.key].get("val", {}))))
     return [(title, kept) for title, charts in found if (kept := [chart for chart in charts if chart])]
 
 
-def _training(rows: Sequence[Mapping[str, float]]) -> list[Chart | None]:
+def _training(rows: Sequence[Mapping[str, float]], guesses: Mapping[str, float]) -> list[Chart | None]:
+    shares = outside(plots.shares(rows))
+    beside = {name: guess for name, guess in guesses.items() if name in {point.name for point in shares}}
     return [
         plots.line_chart("Losses", plots.losses(rows), share=False),
-        plots.line_chart("Held-out figures", outside(plots.shares(rows)), share=True),
+        plots.line_chart("Held-out figures (val)", shares, share=True, guesses=beside),
     ]
 
 
-def _tuning(group: results.Group, runs: Sequence[results.Run]) -> list[Chart | None]:
-    """Entries side by side, and the first one by kind of example."""
+def _tuning(group: results.Group, runs: Sequence[results.Run], guesses: Mapping[str, Guess]) -> list[Chart | None]:
+    """Entries side by side, and the first one by kind of example. guesses: by metric, of the split val."""
     metric, first = group.first.metric or "accuracy", group.first
     tones = {run.name: group.tones[run.key] for run in runs}
 
@@ -202,10 +223,13 @@ def _tuning(group: results.Group, runs: Sequence[results.Run]) -> list[Chart | N
         for p in plots.shares(first.curves)
         if p.name.startswith(f"{metric}/")
     ]
+    shares = {name.removeprefix(f"{metric}/"): guess.share for name, guess in guesses.items()}
+    whole = {name: share for name, share in shares.items() if name == metric}
+    kinds = {point.name: shares[point.name] for point in parts if point.name in shares}
     return [
         plots.line_chart("Loss", loss, share=False, tones=tones),
-        plots.line_chart(f"Held-out {metric}", main, share=True, tones=tones),
-        plots.line_chart(f"Held-out {metric} of {first.name}, by kind", parts, share=True),
+        plots.line_chart(f"Held-out {metric} (val)", main, share=True, tones=tones, guesses=whole),
+        plots.line_chart(f"Held-out {metric} (val) of {first.name}, by kind", parts, share=True, guesses=kinds),
     ]
 
 

@@ -1,0 +1,115 @@
+"""What the simplest guess gives, beside the shares that a report shows: the commonest answer, attribute or word."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vbert.artifacts.errors import BuildError, Damaged, UserError
+from vbert.data.images import Images
+from vbert.model.trained import Model
+from vbert.regions.detector import DetectorWeights
+from vbert.report.results import Run
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What is commonest in training, and the share that is right where nothing else is ever said."""
+
+    word: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Detected:
+    """split: the one that a detector was evaluated on, which its index tells; attributes: split → the commonest
+    attribute."""
+
+    split: str = "test, or val"
+    attributes: Mapping[str, Guess] = field(default_factory=dict)
+
+
+def answers(run: Run, splits: Sequence[str]) -> dict[str, dict[str, Guess]]:
+    """split → metric → the commonest training answer among the examples that count in the metric, so that each kind of
+    question has its own. Empty where there are no training answers, or no labels to score by."""
+    from vbert.objectives import OBJECTIVES, load
+
+    if run.objective not in OBJECTIVES or run.metric is None:
+        return {}
+    objective = load(run.objective)
+
+    def of(split: str) -> list[dict[str, Any]]:
+        table = run.held.examples.table()
+        rows: list[dict[str, Any]] = table.filter(pc.is_in(table["split"], pa.array([split]))).to_pylist()
+        return [row for row in rows if row["kind"] in objective.KINDS and objective.labelled(row)]
+
+    def scores(rows: Sequence[dict[str, Any]], said: Sequence[str]) -> dict[str, list[float | None]]:
+        pairs = zip(rows, said, strict=True)
+        return objective.scores(rows, [{"example_id": r["example_id"], "answer": a, "score": 1.0} for r, a in pairs])
+
+    training = of("train")
+    best = [_best(row) for row in training]
+    counts = {
+        name: Counter(answer for answer, score in zip(best, each, strict=True) if score is not None)
+        for name, each in scores(training, best).items()
+    }
+    found: dict[str, dict[str, Guess]] = {}
+    for split in splits:
+        rows = of(split)
+        for name, each in scores(rows, [""] * len(rows)).items():
+            if counts.get(name):
+                answer = _commonest(counts[name])
+                held = [row for row, score in zip(rows, each, strict=True) if score is not None]
+                values = [s for s in scores(held, [answer] * len(held))[name] if s is not None]
+                found.setdefault(split, {})[name] = Guess(answer, sum(values) / len(values))
+    return found
+
+
+def detected(detector: DetectorWeights | None, images: Images | None) -> Detected:
+    """What a trained detector's figures are of, and the commonest training attribute beside them."""
+    if detector is None or images is None or not detector.detections():
+        return Detected()
+    from vbert.objectives.detection import Annotated, commonest_attribute, held_out_of
+
+    try:
+        known = detector.about()["spec"].get("attributes") or ()
+        evaluated = held_out_of(images)
+        sets = {held.split: held for held in (Annotated(images, "val"), evaluated)}
+        found = {split: commonest_attribute(images, held, known) for split, held in sets.items()}
+    except Damaged:
+        raise
+    except (BuildError, UserError, OSError):  # the index is gone, or has no boxes
+        return Detected()
+    return Detected(evaluated.split, {split: Guess(*guess) for split, guess in found.items() if guess})
+
+
+def hidden_word(model: Model) -> Guess | None:
+    """The word piece that a pre-training hides most often; None where its data are gone."""
+    from vbert.objectives.mlm_itm import Pretraining
+
+    if model.step is None:
+        return None
+    data, settings, seed = (model.input(name) for name in ("data", "settings", "seed"))
+    try:
+        network: Any = model.load()
+        task = Pretraining(data, model.vocabulary().encoder(), network, model.config().box_input, settings, seed)
+        found = task.commonest_word()
+    except Damaged:
+        raise
+    except (BuildError, UserError, OSError):
+        return None
+    return Guess(*found) if found else None
+
+
+def _best(row: Mapping[str, Any]) -> str:
+    """The example's highest-scoring answer."""
+    return str(max(row["answers"], key=lambda a: a["score"])["answer"]) if row["answers"] else ""
+
+
+def _commonest(counts: Counter[str]) -> str:
+    return min(counts, key=lambda name: (-counts[name], name))
