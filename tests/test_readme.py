@@ -26,3 +26,9 @@ def test_its_commands_exist() -> None:
     told = set(re.findall(r"^vbert (\w+)", README, re.MULTILINE))
     assert told
     assert told <= set(app.resolved_commands())
+
+
+def test_what_it_links_to_is_there() -> None:
+    paths = re.findall(r"\]\((?!https?:|#)([^)]+)\)", README)
+    assert "docs/report.webp" in paths
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
