@@ -426,8 +426,9 @@ def test_bytes_of_another_type_are_refused_or_read_as_stated(dtype: str, code: s
     with interop.reading(module, local, dtype) as read:  # type: ignore[arg-type]
         for entry, one in zip(entries, GIVEN, strict=True):
             assert (read(*entry).features == one.features.astype(code)).all()
-    with pytest.raises(UserError, match=r"--dtype float16: .* says the type of its numbers itself; leave it out"):
-        interop.reading(interop.load("npy"), {}, "float16")
+    said = r"--dtype float16: .* says the type of its numbers itself; leave it out"
+    with pytest.raises(UserError, match=said), interop.reading(interop.load("npy"), {}, "float16"):
+        pass
 
 
 def pixels(kind: str) -> list[Image]:
@@ -468,6 +469,14 @@ NPZ: dict[str, tuple[dict[str, object], str]] = {
     "other ids": (
         {"x": np.ones((4, 7), np.float32), "bbox": np.zeros((4, 4)), "info": np.array({"objects_id": [1]}, object)},
         "objects_id is int64",
+    ),
+    "ragged": (
+        {"x": np.ones((4, 7), np.float32), "bbox": np.zeros((4, 4)), "info": np.array({"attrs_id": [[1], []]}, object)},
+        "attrs_id is no array",
+    ),
+    "shares in words": (
+        {"x": np.ones((4, 7), np.float32), "bbox": np.zeros((4, 4)), "cls_prob": np.full((4, 2), "a")},
+        "cls_prob is <U1",
     ),
     "code": (
         {"x": np.ones((4, 7), np.float32), "bbox": np.zeros((4, 4)), "info": np.array({"a": Path}, object)},

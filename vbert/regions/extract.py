@@ -14,6 +14,7 @@ from vbert.artifacts import children
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.device import device_name, device_of
 from vbert.regions.overlap import prepared_ahead, run_ahead
+from vbert.regions.shards import FLOAT16_MAX
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
         RegionSettings,
     )
     from vbert.regions.shards import Sample, Shards
-
-# The most that float16 holds; a feature above it would become infinite.
-FLOAT16_MAX = 65504.0
 
 AHEAD = 4  # samples made ahead of the writer
 TELL_EVERY = 0.2  # seconds between two reports of a unit's progress

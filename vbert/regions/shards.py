@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from vbert.regions.contract import Contract
 
+FLOAT16_MAX = 65504.0  # the most that float16 holds; a feature above it would become infinite
 KEY_BYTES = 200  # with the longest ending still below the 255 bytes a file name may have
 
 

@@ -21,14 +21,14 @@ A file that can't be one raises UserError, one entry that can't be read BadEntry
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Plugin
-from vbert.regions.interop.found import Found
+from vbert.regions.interop.found import Found, check_finite
 
 Place = tuple[Any, ...]
 Read = Callable[[str, Place], Found]
@@ -71,13 +71,22 @@ def load(name: str) -> Format:
     return cast(Format, import_module(f"{__name__}.{FORMATS[name]}"))
 
 
-def reading(module: Format, files: Mapping[str, Path], dtype: Dtype | None) -> AbstractContextManager[Read]:
-    """`module.opened`, of features of the type `dtype`, if stated. Raises UserError where the format says it itself."""
-    if dtype is None:
-        return module.opened(files)
-    if not getattr(module, "BY_LENGTH", False):
+@contextmanager
+def reading(module: Format, files: Mapping[str, Path], dtype: Dtype | None = None) -> Iterator[Read]:
+    """`module.opened`, of features of the type `dtype`, if stated; entries with NaN or infinite numbers are BadEntry.
+
+    Raises UserError for a `dtype` where the format says it itself.
+    """
+    if dtype is not None and not getattr(module, "BY_LENGTH", False):
         raise UserError(f"--dtype {dtype}: {module.TITLE} says the type of its numbers itself; leave it out")
-    return cast(Any, module).opened(files, dtype)  # type: ignore[no-any-return]
+    with module.opened(files) if dtype is None else cast(Any, module).opened(files, dtype) as take:
+
+        def read(key: str, place: Place) -> Found:
+            found: Found = take(key, place)
+            check_finite(found, f"{files['features']}: {key}")
+            return found
+
+        yield read
 
 
 def plugin(name: str) -> Plugin:

@@ -102,10 +102,6 @@ def in_pixels(found: Found, boxes_in: BoxesIn | None, size: Size | None, where: 
 
 
 def _refuse_outside(boxes: NDArray[Any], divisor: tuple[float, float], original: Size, kind: str, where: str) -> None:
-    import numpy as np
-
-    if not np.isfinite(boxes).all():
-        raise BadEntry(where, "damaged", "a box has a corner that is no number")
     if not len(boxes):
         return
     slack = [SLACK / min(1.0, d) if kind == "resized" else SLACK for d in divisor]

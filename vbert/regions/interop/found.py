@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from vbert.regions.shards import FLOAT16_MAX
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +50,7 @@ class BadEntry(Exception):
         return f"{self.where}: {self.reason}: {self.detail}"
 
 
-SMALLEST, LARGEST = 2.0**-24, 65504.0  # of float16, other than 0
+SMALLEST = 2.0**-24  # of float16, other than 0
 TINY, HUGE = 0.05, 0.1  # shares of numbers beyond them that no features of a network have
 
 
@@ -63,10 +66,22 @@ def out_of_proportion(features: NDArray[np.floating[Any]]) -> str | None:
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if not len(sizes):
         return None
-    tiny, huge = float((sizes < SMALLEST).mean()), float((sizes > LARGEST).mean())
+    tiny, huge = float((sizes < SMALLEST).mean()), float((sizes > FLOAT16_MAX).mean())
     if tiny <= TINY and huge <= HUGE:
         return None
-    return f"of its numbers other than 0, {tiny:.0%} are below {SMALLEST:.0e} and {huge:.0%} above {LARGEST:g}"
+    return f"of its numbers other than 0, {tiny:.0%} are below {SMALLEST:.0e} and {huge:.0%} above {FLOAT16_MAX:g}"
+
+
+def check_finite(found: Found, where: str) -> None:
+    """Raises BadEntry where a number of the entry is NaN or infinite."""
+    import numpy as np
+
+    for name in ("features", "boxes", "scores", "distributions"):
+        value = getattr(found, name)
+        if value is not None and not bool(np.isfinite(value).all()):
+            raise BadEntry(where, "not finite", f"{name} hold NaN or infinite numbers")
+    if not all(math.isfinite(score) for scores in found.attribute_scores or () for score in scores):
+        raise BadEntry(where, "not finite", "attribute_scores hold NaN or infinite numbers")
 
 
 def numbered(ids: Any) -> list[str]:

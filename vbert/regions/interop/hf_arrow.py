@@ -149,24 +149,30 @@ def _plain(batch: pa.RecordBatch, name: str, row: int, where: str, kind: type) -
 
 
 def _numbers(batch: pa.RecordBatch, name: str, row: int, where: str, deep: int = 2) -> Any:
-    """The list (of lists) of floats in a cell, [n] or [n, d]; None for null."""
-    import numpy as np
+    """The list (of lists) of numbers in a cell, [n] or [n, d], where it lies in the file; None for null."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
 
-    value = _plain(batch, name, row, where, list)
-    if value is None:
+    if name not in batch.schema.names or not batch.column(name)[row].is_valid:
         return None
-    inner = batch.schema.field(name).type
+    values: Any = batch.column(name).slice(row, 1)
+    shape: list[int] = []
     for _ in range(deep):
-        inner = getattr(inner, "value_type", inner)
-    try:
-        held = np.array(value, inner.to_pandas_dtype())
-    except (ValueError, TypeError, NotImplementedError):
-        held = np.array(None)
-    if not value and deep == 2:
-        held = held.reshape(0, max(0, getattr(batch.schema.field(name).type.value_type, "list_size", 0)))
-    if held.ndim != deep or held.dtype.kind not in "fiu" or not np.isfinite(held.astype(np.float64)).all():
-        raise BadEntry(where, "damaged", f"{name} is no {'table' if deep == 2 else 'list'} of finite numbers")
-    return held
+        if not _is_lists(values.type) or values.null_count:
+            raise BadEntry(where, "damaged", f"{name} is no {'table' if deep == 2 else 'list'} of numbers")
+        lengths = pc.unique(pc.list_value_length(values)).to_pylist() or [getattr(values.type, "list_size", 0)]
+        if len(lengths) > 1:
+            raise BadEntry(where, "damaged", f"{name} has rows of {lengths[0]} and of {lengths[1]} numbers")
+        values, shape = values.flatten(), [*shape, lengths[0]]
+    if values.null_count or not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
+        raise BadEntry(where, "damaged", f"{name} is no {'table' if deep == 2 else 'list'} of numbers")
+    return values.to_numpy(zero_copy_only=False).reshape(shape)
+
+
+def _is_lists(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def write(target: Path, entries: Iterable[tuple[str, Found]]) -> dict[str, Any]:

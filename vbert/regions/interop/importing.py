@@ -19,6 +19,7 @@ from vbert.regions.contract import Contract, Layer, Preprocessing
 from vbert.regions.interop import Dtype, Place
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels
 from vbert.regions.interop.found import BadEntry, Found, out_of_proportion
+from vbert.regions.shards import FLOAT16_MAX
 
 if TYPE_CHECKING:
     from vbert.data.raw import Raw
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from vbert.regions.shards import Sample
 
 UNKNOWN = "unknown"  # the detector that nobody states
-FLOAT16_MAX = 65504.0
 
 
 class Statement(Settings):
@@ -133,6 +133,8 @@ def import_plan(files: Mapping[str, Raw], format: Plugin, settings: ImportSettin
 
 def image_id_of(key: str, ids: str | None) -> str:
     """Raises UserError where the expression finds nothing in `key`."""
+    if any("\ud800" <= character <= "\udfff" for character in key):
+        raise UserError(f"{key!r:.80} is no text (half of a surrogate pair), so no image's name")
     if ids is None:
         return key.removesuffix(".npz")
     try:

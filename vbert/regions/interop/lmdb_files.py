@@ -10,7 +10,8 @@ from threading import Lock
 from typing import Any
 
 from vbert.artifacts.errors import UserError
-from vbert.regions.interop.found import missing
+from vbert.regions.interop.found import BadEntry, missing
+from vbert.regions.interop.npy_files import unpickled
 
 MAGIC = 0xBEEFC0DE  # mdb.c: MDB_MAGIC, in the meta page behind a page header of 16 bytes
 NAME = "data.mdb"
@@ -73,14 +74,34 @@ def _environment(path: Path) -> Iterator[Any]:
 
 
 def value_of(transaction: Any, key: bytes) -> bytes | None:
-    found = transaction.get(key)
+    """None where there is no such entry, nor can be. Raises UserError where the pages that lead to it are damaged."""
+    import lmdb
+
+    try:
+        found = transaction.get(key)
+    except lmdb.BadValsizeError:  # an empty key, or one that is longer than LMDB's
+        return None
+    except lmdb.Error as error:
+        raise UserError(f"an LMDB that is damaged ({error}); fetch or copy it again") from None
     return None if found is None else bytes(found)
+
+
+def entry(transaction: Any, key: str, path: Path) -> dict[Any, Any]:
+    """The pickled dict of an image that `keys` lists. Raises BadEntry."""
+    where = f"{path}: {key}"
+    data = value_of(transaction, key.encode())
+    if data is None:
+        raise BadEntry(where, "missing", "'keys' lists it, but there is no such entry")
+    about = unpickled(data, where)
+    if not isinstance(about, dict):
+        raise BadEntry(where, "damaged", f"it holds a {type(about).__name__} where a dict is wanted")
+    return about
 
 
 def has_key(path: Path, key: bytes) -> bool:
     try:
         with opened_lmdb(path) as transaction:
-            return transaction.get(key) is not None
+            return value_of(transaction, key) is not None
     except UserError:
         return False
 

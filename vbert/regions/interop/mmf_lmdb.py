@@ -12,16 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vbert.artifacts.errors import UserError
 from vbert.regions.interop import Place, Read
 from vbert.regions.interop.found import BadEntry, Found
-from vbert.regions.interop.lmdb_files import data_file, has_key, opened_lmdb, value_of
-from vbert.regions.interop.npy_files import described, unpickled
-
-if TYPE_CHECKING:
-    import numpy as np
+from vbert.regions.interop.lmdb_files import data_file, entry, has_key, opened_lmdb, value_of
+from vbert.regions.interop.npy_files import described
 
 VERSION = 2
 TITLE = "MMF LMDB (pickled dicts)"
@@ -64,14 +60,10 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
         def read(key: str, _: Place) -> Found:
             import numpy as np
 
-            where = f"{path}: {key}"
-            data = value_of(transaction, key.encode())
-            if data is None:
-                raise BadEntry(where, "missing", "'keys' lists it, but there is no such entry")
-            about = unpickled(data, where)
-            if not isinstance(about, dict) or not isinstance(about.get("features"), np.ndarray):
+            where, about = f"{path}: {key}", entry(transaction, key, path)
+            features = about.get("features")
+            if not isinstance(features, np.ndarray):
                 raise BadEntry(where, "damaged", "no dict with an array of features")
-            features: np.ndarray = about["features"]
             bare = all(about.get(name) is None for name in ("bbox", "num_boxes", "objects", "cls_prob"))
             return described(features, None if bare else about, where)
 

@@ -15,14 +15,12 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts.errors import UserError
-from vbert.data.folders import names_below
 from vbert.data.names import safe_name
-from vbert.regions.interop import Place, Read
+from vbert.regions.interop import Place, Read, folder_files
 from vbert.regions.interop.found import BadEntry, Found, numbered, sibling
 
 if TYPE_CHECKING:
@@ -30,14 +28,11 @@ if TYPE_CHECKING:
 
 VERSION = 2
 TITLE = "MMF / Pythia .npy (a folder of them, or one)"
-INFO = "_info.npy"
-LOOKED_AT = 1000  # entries of a folder in which one must be an .npy
+ENDING, INFO = ".npy", "_info.npy"
 
 
 def holds(path: Path) -> bool:
-    if path.is_file():
-        return path.suffix == ".npy" and not path.name.endswith(INFO)
-    return any(name.endswith(".npy") for name in islice(names_below(path), LOOKED_AT))
+    return folder_files.any_of(path, ENDING, INFO)
 
 
 def files(path: Path) -> dict[str, Path]:
@@ -48,13 +43,7 @@ def files(path: Path) -> dict[str, Path]:
 
 
 def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
-    root = files["features"]
-    if root.is_file():
-        yield root.stem, (root.name,)
-        return
-    for name in sorted(names_below(root)):
-        if name.endswith(".npy") and not name.endswith(INFO):
-            yield name.removesuffix(".npy"), (name,)
+    return folder_files.all_of(files["features"], ENDING, INFO)
 
 
 @contextmanager
@@ -62,7 +51,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
     root = files["features"]
 
     def read(_: str, place: Place) -> Found:
-        path = root if root.is_file() else root / safe_name(place[0])
+        path = folder_files.file_of(root, place)
         features = _array(path)
         if isinstance(features, bytes):
             raise BadEntry(str(path), "objects", "it holds a pickled object where an array of features is wanted")
@@ -96,6 +85,16 @@ def unpickled(data: bytes, where: str) -> Any:
         raise BadEntry(where, "unsafe pickle", error.message.removeprefix(f"{where}: ")) from None
 
 
+def as_array(value: Any, name: str, where: str) -> NDArray[Any]:
+    """What a pickle holds under `name`, as an array. Raises BadEntry for lists of different lengths and the like."""
+    import numpy as np
+
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, OverflowError):
+        raise BadEntry(where, "damaged", f"{name} is no array") from None
+
+
 def described(features: NDArray[Any], about: Any, where: str) -> Found:
     """Features [n, d] with what MMF's dict says of them, cut to its `num_boxes`. Raises BadEntry."""
     import numpy as np
@@ -113,7 +112,7 @@ def described(features: NDArray[Any], about: Any, where: str) -> Found:
         value = about.get(name)
         if value is None:
             return None
-        held = np.asarray(value)
+        held = as_array(value, name, where)
         if held.ndim == 0 or len(held) < n or not valid(held):
             raise BadEntry(where, "damaged", f"{name} is {held.dtype} {held.shape} for {n} of {rows} regions")
         return held[:n]

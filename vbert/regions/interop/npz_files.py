@@ -12,13 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbert.data.folders import names_below
-from vbert.data.names import safe_name
-from vbert.regions.interop import Place, Read
+from vbert.regions.interop import Place, Read, folder_files
 from vbert.regions.interop.found import BadEntry, Found, numbered
 
 if TYPE_CHECKING:
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
 VERSION = 1
 TITLE = "MCAN / bottom-up-attention.pytorch .npz (a folder of them, or one)"
 ENDING = ".npz"
-LOOKED_AT = 1000  # entries of a folder in which one must be an .npz
 LARGEST_FILE = 1 << 30  # bytes
 ARRAYS = ("x", "bbox", "num_bbox", "image_h", "image_w", "cls_prob")
 INFO = "info"
@@ -35,9 +31,7 @@ OF_REGIONS = ("objects_id", "objects_conf", "attrs_id", "attrs_conf")  # in `inf
 
 
 def holds(path: Path) -> bool:
-    if path.is_file():
-        return path.suffix == ENDING
-    return any(name.endswith(ENDING) for name in islice(names_below(path), LOOKED_AT))
+    return folder_files.any_of(path, ENDING)
 
 
 def files(path: Path) -> dict[str, Path]:
@@ -45,13 +39,7 @@ def files(path: Path) -> dict[str, Path]:
 
 
 def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
-    root = files["features"]
-    if root.is_file():
-        yield root.stem, (root.name,)
-        return
-    for name in sorted(names_below(root)):
-        if name.endswith(ENDING):
-            yield name.removesuffix(ENDING), (name,)
+    return folder_files.all_of(files["features"], ENDING)
 
 
 @contextmanager
@@ -59,7 +47,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
     root = files["features"]
 
     def read(_: str, place: Place) -> Found:
-        path = root if root.is_file() else root / safe_name(place[0])
+        path = folder_files.file_of(root, place)
         try:
             if path.stat().st_size > LARGEST_FILE:
                 raise BadEntry(str(path), "too large", f"more than {LARGEST_FILE:,} bytes")
@@ -94,8 +82,8 @@ def _parse(data: bytes, where: str) -> Found:
         raise BadEntry(where, "two readings", f"x is {x.shape}, so along which axis the regions are can't be told")
     features = x if x.shape[0] == rows else x.T
     shares = arrays.get("cls_prob")
-    if shares is not None and (shares.ndim != 2 or len(shares) < n):
-        raise BadEntry(where, "damaged", f"cls_prob is {shares.shape} for {n} regions")
+    if shares is not None and (shares.ndim != 2 or len(shares) < n or shares.dtype.kind != "f"):
+        raise BadEntry(where, "damaged", f"cls_prob is {shares.dtype} {shares.shape} for {n} regions")
     of = _described(about, n, where)
     attributes, scores = of.get("attrs_id"), of.get("attrs_conf")
     return Found(
@@ -117,11 +105,11 @@ def _are_boxes(boxes: NDArray[Any]) -> bool:
 
 def _described(about: Any, n: int, where: str) -> dict[str, NDArray[Any]]:
     """What `info` says of the regions. Raises BadEntry where that is of another number of them."""
-    import numpy as np
+    from vbert.regions.interop.npy_files import as_array
 
     if not isinstance(about, dict):
         raise BadEntry(where, "damaged", f"info holds a {type(about).__name__} where a dict is wanted")
-    found = {name: np.asarray(about[name]).reshape(-1) for name in OF_REGIONS if about.get(name) is not None}
+    found = {name: as_array(about[name], name, where).reshape(-1) for name in OF_REGIONS if about.get(name) is not None}
     for name, value in found.items():
         if len(value) < n or value.dtype.kind not in ("iu" if name.endswith("_id") else "fiu"):
             raise BadEntry(where, "damaged", f"info: {name} is {value.dtype} {value.shape} for {n} regions")

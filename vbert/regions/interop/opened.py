@@ -82,7 +82,7 @@ def opened(
     entries: dict[str, list[tuple[str, interop.Place]]] = {}
     for key, place in module.index(files):
         entries.setdefault(image_id_of(key, ids), []).append((key, place))
-    with module.opened(files) as take:
+    with interop.reading(module, files) as take:
 
         def read(image_id: str) -> Found:
             first: BadEntry | None = None

@@ -106,13 +106,16 @@ def _read_table(raw: Files, name: str) -> dict[str, Size]:
     try:
         for row in _rows(data, name.lower()):
             value = int(row["width"]), int(row["height"])
+            if not all(float(row[side]) == size for side, size in zip(("width", "height"), value, strict=True)):
+                raise ValueError(f"{row['width']!r:.20} × {row['height']!r:.20} are no whole numbers")
             if min(value) < 1:
                 continue  # an image that could not be opened
             key = row.get("file_name") or row.get("image_id", row.get("id"))
             if key is None:
                 raise KeyError("image_id")
-            found[str(key)] = value
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            if found.setdefault(str(key), value) != value:
+                raise ValueError(f"two sizes of {key!r:.80}, {value} and {found[str(key)]}")
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, OverflowError, csv.Error) as error:
         raise UserError(f"{where}: no table of image_id, width and height ({type(error).__name__}: {error})") from None
     return found
 

@@ -104,7 +104,7 @@ def checked_columns(row: Sequence[bytes], count: int, where: str) -> Sequence[by
 
 def whole(text: bytes, name: str, where: str) -> int:
     try:
-        value = int(text)
+        value = int(text.replace(b"_", b"?"))  # 1_0 is Python's
     except ValueError:
         value = -1
     if not 0 <= value < 2**31:
@@ -130,7 +130,10 @@ def _shaped(data: bytes, code: str, n: int, where: str) -> NDArray[Any]:
     import numpy as np
 
     try:
-        return np.frombuffer(data, code).reshape((n, -1) if n else (0, 0))
+        values = np.frombuffer(data, code).reshape((n, -1) if n else (0, 0))
+        if n and not values.size:
+            raise ValueError
+        return values
     except ValueError:
         raise BadEntry(where, "damaged", f"features has {len(data):,} bytes, which is no {n} × d of {code}") from None
 
