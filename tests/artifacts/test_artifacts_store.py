@@ -8,6 +8,8 @@ import os
 import shutil
 import stat
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +365,29 @@ def test_force_compares_bits_and_replaces_nothing(tmp_path: Path) -> None:
     assert tree(made.path) != before
     assert path.read_text() == "2"
     assert list((tmp_path / "unfinished").glob("*/*")) == []
+
+
+def test_two_who_compare_do_not_clear_away_each_others_work(tmp_path: Path) -> None:
+    """The second waits for the first, which is building aside."""
+    store, target = Store(tmp_path), toy.squares(toy.numbers(2), SLOW)
+    build_here([target], store)
+    waited: list[str] = []
+    work = store.unfinished(target.stage_name, target.fingerprint) / "units"
+
+    class Waiting(Events):
+        def said(self, artifact: Any, sentence: str) -> None:
+            waited.append(sentence)
+
+    with ThreadPoolExecutor(1) as threads:
+        with store.lock(target.fingerprint):
+            work.mkdir(parents=True)
+            second = threads.submit(Engine(Store(tmp_path), events=Waiting()).compare, target)
+            deadline = time.monotonic() + 20
+            while not waited and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert work.is_dir()
+        assert second.result() == []
+    assert waited[0].startswith("toy_squares: waiting for process ")
 
 
 def test_earlier_artifacts_of_a_stage(tmp_path: Path) -> None:

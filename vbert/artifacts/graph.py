@@ -85,13 +85,12 @@ def needs(artifact: Artifact) -> list[Artifact]:
     return found
 
 
-def plan(targets: Sequence[Artifact], store: Store, force: Iterable[str] = ()) -> list[Planned]:
+def plan(targets: Sequence[Artifact], store: Store) -> list[Planned]:
     """What a run would find and do, inputs first, and of those what checks given files (stages that are `early`).
 
     Nothing behind a finished artifact is needed, but for what a target shows, and for what was found damaged, whether
     here (without reading contents) or by `verify`, which moved it away: that counts as missing and is told in the line.
     """
-    forced = set(force)
     whole = walk(*targets)
     order = walk(*(a for a in whole if a.step is not None and a.step.stage.early), *whole)
     states: dict[str, Manifest | None] = {}
@@ -103,14 +102,14 @@ def plan(targets: Sequence[Artifact], store: Store, force: Iterable[str] = ()) -
             states[artifact.fingerprint] = None
             damage[artifact.fingerprint] = str(error)
     shown = [held for target in targets if target.step and target.step.stage.shows for held in target.step.inputs()]
-    needed = {target.fingerprint for target in (*targets, *shown)} | forced | set(damage)
+    needed = {target.fingerprint for target in (*targets, *shown)} | set(damage)
     lost = [(a.stage_name, a.fingerprint) for a in order if states[a.fingerprint] is None]
     for _, mark in store.were_set_aside(lost) if lost else ():
         needed.add(mark)
         damage.setdefault(mark, "was found damaged and moved away")
     for artifact in reversed(order):
         mark = artifact.fingerprint
-        if mark in needed and (states[mark] is None or mark in forced):
+        if mark in needed and states[mark] is None:
             needed |= {held.fingerprint for held in needs(artifact)}
     lines = []
     for artifact in order:
@@ -225,7 +224,7 @@ class Engine:
                 f"{artifact.title} is missing and the store {self.store.location} is read-only for this user"
             )
         self.store.prepare()
-        with self.store.lock(mark, lambda who: self.events.said(artifact, f"{artifact.title}: waiting for {who}")):
+        with self.store.lock(mark, lambda who: self._waits(artifact, who)):
             if (found := self.store.find(stage, mark)) is not None:
                 return self._finish(artifact, "cached", 0.0, found)
             for held in artifact.step.inputs() if artifact.step else []:
@@ -252,6 +251,9 @@ class Engine:
                 self.store.clear(stage, mark)
                 return self._finish(artifact, "cached", 0.0, found)
             return self._finish(artifact, "built", time.monotonic() - began, published)
+
+    def _waits(self, artifact: Artifact, who: str) -> None:
+        self.events.said(artifact, f"{artifact.title}: waiting for {who}")
 
     def _finish(self, artifact: Artifact, outcome: Outcome, seconds: float, found: Manifest) -> Built:
         built = Built(artifact, outcome, seconds, found)
@@ -360,15 +362,16 @@ class Engine:
         if standing is None:
             raise BuildError(f"{artifact.title} is not built, so there is nothing to compare with")
         bound = artifact.bound(self.store)
-        self.store.clear(artifact.stage_name, artifact.fingerprint)
-        with self.store.lock(artifact.fingerprint), self.building(bound) as build:
-            self.make(bound, build)
-            again = {
-                path.relative_to(build.directory).as_posix(): durable.sha256_file(path)
-                for path in build.directory.rglob("*")
-                if path.is_file()
-            }
-        self.store.clear(artifact.stage_name, artifact.fingerprint)
+        with self.store.lock(artifact.fingerprint, lambda who: self._waits(artifact, who)):
+            self.store.clear(artifact.stage_name, artifact.fingerprint)  # what is kept there would be compared
+            with self.building(bound) as build:
+                self.make(bound, build)
+                again = {
+                    path.relative_to(build.directory).as_posix(): durable.sha256_file(path)
+                    for path in build.directory.rglob("*")
+                    if path.is_file()
+                }
+            self.store.clear(artifact.stage_name, artifact.fingerprint)
         before = {entry.name: entry.sha256 for entry in standing.files}
         different = sorted(name for name in before.keys() | again.keys() if before.get(name) != again.get(name))
         there, here = numerics_class(standing.environment), numerics_class(build.environment)
