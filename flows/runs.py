@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from vbert.artifacts.children import Stopped
-from vbert.artifacts.errors import UserError, nearest
+from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.artifacts.graph import walk
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def noted(
         raise
     finally:
         if not store.read_only():
-            with suppress(*([] if outcome["status"] == "done" else [OSError, UserError])):  # a full disk, told already
+            # What ended it is told: a full disk, a server that is away.
+            with suppress(*([] if outcome["status"] == "done" else [OSError, UserError, BuildError])):
                 note(**outcome, seconds=time.time() - began)
 
 

@@ -9,7 +9,7 @@ from artifacts import toy
 
 from flows.runs import difference, difference_lines, noted, row_lines, rows, run_id
 from vbert.artifacts.children import Stopped
-from vbert.artifacts.errors import UserError
+from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.graph import build_here
 from vbert.artifacts.store import Store
 from vbert.artifacts.upkeep import asked, keep
@@ -49,6 +49,23 @@ def test_a_record_says_what_was_asked_for_and_how_it_ended(store: Store) -> None
     with pytest.raises(UserError, match=r"no run of a recipe 'toi' in .*; did you mean 'toy'\?"):
         rows(store, "toi")
     assert store.run("5") == {}
+
+
+def test_what_ends_a_run_is_told_also_where_its_record_cannot_be_written(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while the server of a bucket is away: it ended as failed, with the server's fault."""
+
+    def away(*_: object) -> None:
+        raise BuildError("s3://bucket: `put runs/1.json` failed for 300 s")
+
+    for error in (KeyboardInterrupt, Stopped, ValueError):
+        with pytest.raises(error), noted(store, "1", "toy", [toy.numbers(2)]):
+            monkeypatch.setattr(Store, "note_run", away)
+            raise error
+        monkeypatch.undo()
+    with pytest.raises(BuildError, match="failed for 300 s"), noted(store, "1", "toy", [toy.numbers(2)]):
+        monkeypatch.setattr(Store, "note_run", away)
 
 
 def test_two_runs_are_compared_by_settings_artifacts_and_metrics(store: Store) -> None:
