@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -399,6 +400,41 @@ def test_the_users_umask_holds_where_a_store_is_not_shared(tmp_path: Path, umask
         assert os.umask(umask) == umask
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_sharing_that_was_killed_is_done_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    """Half of a store was closed to the group for ever. `given`: by `chmod g+ws`, not by `--shared`."""
+    store = Store(tmp_path / "store")
+    build_here([toy.nested(toy.numbers(3))], store)
+    (store.root / "link").symlink_to("nowhere")
+    if given:
+        store.root.chmod(0o2775)
+    real, opened = durable._open_mode, 0
+
+    def killed(path: Path, mode: int) -> None:
+        nonlocal opened
+        opened += 1
+        if opened > left:
+            raise KeyboardInterrupt
+        if path.suffix == ".holder":
+            path.unlink()  # by the builder whose it is
+        real(path, mode)
+
+    again = store.prepare if given else store.share
+    for left in range(60):
+        (store.root / "locks" / "x.holder").touch()
+        opened = 0
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(durable, "_open_mode", killed)
+            again()
+            break
+    assert left > 3, "it was killed several times"
+    closed = [path for path in store.root.rglob("*") if not path.is_symlink() and not path.stat().st_mode & 0o040]
+    closed += [path for path in store.root.rglob("*") if path.is_dir() and durable.shared(path) is None]
+    assert closed == []
 
 
 def test_one_user_shares_what_the_other_builds_on(data: Path) -> None:

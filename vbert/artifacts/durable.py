@@ -75,11 +75,16 @@ def _file_mode(path: Path, wanted: int) -> int:
 
 
 def share(root: Path) -> None:
-    """Open all that stands below `root` to its group as it is to its user; what is made there later will be."""
-    for path in [root, *root.rglob("*")]:
-        if not path.is_symlink():
-            mode = stat.S_IMODE(path.stat().st_mode)
-            _open_mode(path, mode | (mode & stat.S_IRWXU) >> 3 | (stat.S_ISGID if path.is_dir() else 0))
+    """Open all that stands below `root` to its group as it is to its user; what is made there later will be.
+
+    A directory comes after all in it: one that is shared is so whole, wherever an earlier try was killed.
+    """
+    for directory, _, names in os.walk(root, topdown=False):
+        for path in (*(Path(directory) / name for name in names), Path(directory)):
+            with suppress(FileNotFoundError):  # a builder at work takes away what it made
+                if not path.is_symlink():
+                    mode = stat.S_IMODE(path.stat().st_mode)
+                    _open_mode(path, mode | (mode & stat.S_IRWXU) >> 3 | (stat.S_ISGID if path.is_dir() else 0))
 
 
 _open_to_group = 0  # how many builds into shared stores this process is at

@@ -94,10 +94,11 @@ class Store:
 
     def prepare(self) -> None:
         """Make the store's directories and record, where they are missing. Raises UserError where that can't be."""
+        inside = [self.root / name for name in ("artifacts", "unfinished", "publishing", "locks", "damaged", "runs")]
         try:
-            for name in ("artifacts", "unfinished", "publishing", "locks", "damaged", "runs"):
-                durable.make_directories(self.root / name, sync=False)
-            if durable.shared(self.root) is not None and durable.shared(self.root / "artifacts") is None:
+            for directory in inside:
+                durable.make_directories(directory, sync=False)
+            if durable.shared(self.root) is not None and None in map(durable.shared, inside):
                 durable.share(self.root)  # given to its group after it was made
         except OSError as error:
             raise UserError(f"no store can be made in {self.root} ({error.strerror}); give another --store") from error
