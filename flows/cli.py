@@ -113,7 +113,7 @@ def run(
     changed = _changes(changes, limit)
     resolved = resolve(recipe, changed)
     running = Running(resolved, _store(store), machine_of(resolved, machine), until)
-    if shared:
+    if shared and not dry_run:
         running.store.share()
     if dry_run and json_:
         print(json.dumps({"store": running.store.location, "stages": plan_rows(running.lines, running.store)}))
@@ -218,7 +218,15 @@ def path(
 
 
 @app.command
-def build(step: Path, /, *, units: str | None = None, store: StoreOption = None, machine: MachineOption = []) -> None:  # noqa: B006
+def build(
+    step: Path,
+    /,
+    *,
+    units: str | None = None,
+    store: StoreOption = None,
+    shared: SharedOption = False,
+    machine: MachineOption = [],  # noqa: B006
+) -> None:
     """Build one step from its file: what a Slurm array, a pod or a colleague runs. SIGTERM leaves off at a checkpoint.
 
     Example: `vbert path demo regions[shapes] --step > step.json && vbert build step.json --units 0-3`
@@ -242,6 +250,8 @@ def build(step: Path, /, *, units: str | None = None, store: StoreOption = None,
     except (OSError, ValueError) as error:
         raise UserError(f"{step}: {error}; `vbert path RECIPE STAGE --step` writes one") from None
     artifact, at = artifact_from_json(document), _store(store)
+    if shared:
+        at.share()
     name = f"build-{slug(artifact.title)}-{artifact.fingerprint[:8]}"  # one record, however many machines make parts
     with (
         noted(at, name, f"build {artifact.title} {artifact.fingerprint[:8]}", [artifact], not at.read_only()),
@@ -257,7 +267,7 @@ def build(step: Path, /, *, units: str | None = None, store: StoreOption = None,
 
 def _range(units: str) -> range:
     first, dash, last = units.partition("-")
-    if not first.isdigit() or (dash and not last.isdigit()) or (dash and int(last) < int(first)):
+    if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
         raise UserError(f"--units {units!r}: give a number or a range such as 0-9")
     return range(int(first), int(last or first) + 1)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from flows.cli_import import import_features, say
-from flows.options import JsonOption, StoreOption
+from flows.options import JsonOption, SharedOption, StoreOption
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.graph import Engine
 from vbert.artifacts.store import Store, default_root
@@ -151,6 +151,7 @@ def show(
     most: int = 20,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     store: StoreOption = None,
+    shared: SharedOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Draw what a detector finds on images: boxes, classes and attributes.
@@ -189,6 +190,8 @@ def show(
     file = detector_file(detector)
     target = weights_of(file, weights)
     at = Store(store or default_root())
+    if shared:
+        at.share()
     with (
         Terminal() as terminal,
         noted(at, run_id("show"), f"features show {target.label} {target.fingerprint[:8]}", [target]),

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from flows.options import JsonOption, MachineOption, StoreOption
+from flows.options import JsonOption, MachineOption, SharedOption, StoreOption
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.graph import Engine
 from vbert.artifacts.store import Store, default_root
@@ -33,13 +33,14 @@ def import_features(
     quarantine: float = 0.01,
     out: Path | None = None,
     store: StoreOption = None,
+    shared: SharedOption = False,
     machine: MachineOption = [],  # noqa: B006  cyclopts reads the default
     json_: JsonOption = False,
 ) -> None:
     """Bring features of another system into shards, with a contract that says how they came about.
 
     Reads LXMERT and bottom-up-attention TSV, Oscar TSV, MMF/Pythia .npy, MCAN .npz, MMF, UNITER and ViLBERT LMDB, BAN
-    HDF5, VisualBERT .th.
+    HDF5, VisualBERT .th, folders of Hugging Face datasets.
 
     Example: `vbert features import train2014_obj36.tsv --detector unknown --layer res5_pool --out features/train`
 
@@ -111,6 +112,8 @@ def import_features(
         )
     )
     at = Store(store or default_root())
+    if shared:
+        at.share()
     with (
         Terminal() as terminal,
         noted(at, run_id("import"), f"features import {target.label} {target.fingerprint[:8]}", [target]),

@@ -59,9 +59,10 @@ def preprocess(
     from flows.running import Running
     from vbert.artifacts.handing_out import hand_out
     from vbert.artifacts.store import Store, default_root
+    from vbert.regions.shards import strangers
 
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "contract.json").is_file())):
-        raise UserError(f"{out} holds other files than shards; give an empty or new directory with --out")
+    if others := strangers(out):
+        raise UserError(f"{out} holds other files than shards ({others[0]}); give an empty or new directory with --out")
     recipe = folder_recipe(folder, detector, weights, boxes, changes)
     running = Running(recipe, Store(store or default_root()), machine_of(recipe, machine), ["regions"])
     if shared:

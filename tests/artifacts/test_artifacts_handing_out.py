@@ -47,6 +47,8 @@ def test_a_folder_is_replaced_whole(
     hand_out(artifact, at / "link")
     assert (at / "link").is_symlink()
     assert sorted(path.name for path in at.iterdir()) == ["link", "out"]
+    hand_out(artifact, at / "in" / "a" / "new one")
+    assert contents(at / "in" / "a" / "new one") == first
 
 
 def test_the_old_folder_is_back_where_the_new_one_cannot_come(

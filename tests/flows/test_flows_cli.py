@@ -251,6 +251,17 @@ def test_force_builds_again_and_finds_the_same_bits(vbert: Any, store: Path) -> 
     assert "regions[shapes]: same bits" in said
 
 
+def test_every_command_that_builds_can_share_and_a_look_makes_no_store(vbert: Any, store: Path, tmp_path: Path) -> None:
+    for command in (["run"], ["preprocess"], ["build"], ["features", "import"], ["features", "show"]):
+        assert "--shared" in vbert(*command, "--help")[1]
+    assert vbert("run", TINY, "--dry-run", "--shared")[0] == 0
+    assert not (tmp_path / "store").exists()
+    (tmp_path / "step.json").write_text(vbert("path", TINY, "vocabulary", "--step")[1])
+    assert vbert("build", "step.json", "--shared", "--store", store)[0] == 0
+    assert store.stat().st_mode & 0o2070 == 0o2070
+    assert vbert("build", "step.json", "--units", "²-³", "--store", store)[0] == 2
+
+
 def test_verify_names_a_damaged_file_and_run_mends_it(vbert: Any, store: Path) -> None:
     assert vbert("verify", "--store", store)[:2] == (0, "every file is what its manifest says\n")
     folder = Path(vbert("path", TINY, "evaluate", "--store", store)[1].strip())

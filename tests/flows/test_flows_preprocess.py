@@ -230,6 +230,14 @@ def test_a_directory_of_other_files_is_not_replaced(preprocess: Vbert, tmp_path:
     assert refused["code"] == 2
     assert "holds other files than shards" in refused["error"]
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+    preprocess(tmp_path / "photos", tmp_path / "shards")
+    (tmp_path / "shards" / "thesis.txt").write_text("mine")  # beside them it went with the next run
+    refused = preprocess(tmp_path / "photos", tmp_path / "shards")
+    assert (refused["code"], "than shards (thesis.txt)" in refused["error"]) == (2, True)
+    assert (tmp_path / "shards" / "thesis.txt").read_text() == "mine"
+    (tmp_path / "shards" / "contract.json").unlink()
+    (tmp_path / "shards" / "thesis.txt").unlink()
+    assert preprocess(tmp_path / "photos", tmp_path / "shards")["code"] == 2, "tars of somebody's"
 
 
 def test_a_look_at_what_is_found(

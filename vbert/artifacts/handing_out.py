@@ -27,6 +27,7 @@ def hand_out(artifact: Artifact, out: Path) -> None:
     making = out.with_name(f".{out.name}.{uuid4().hex}")
     record = making.with_name(making.name + SUFFIX)
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         clear_dead(out.parent, f".{out.name}")
         Owner.current().write(record)
         making.mkdir()

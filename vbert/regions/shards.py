@@ -44,6 +44,17 @@ def shard_name(shard: int) -> str:
     return f"{shard:06d}.tar"
 
 
+FILES = re.compile(r"\d{6,}\.tar|(offsets|quarantine)\.parquet|contract\.json|\.DS_Store")  # the last is macOS's
+
+
+def strangers(folder: Path) -> list[str]:
+    """What lies where shards are to be put and is no file of shards, sorted; nothing where there is nothing."""
+    if not folder.exists():
+        return []
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
+    return [name for name in names if not ("contract.json" in names and FILES.fullmatch(name))]
+
+
 @dataclass(frozen=True)
 class Sample:
     """What is written of one image: features [n, d], boxes [n, 4], and n scores, class names and attribute lists.
