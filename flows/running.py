@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from flows.terminal import Terminal, console, escape, page, print_expected, prin
 from vbert.artifacts.errors import BuildError
 from vbert.artifacts.estimate import estimates
 from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, refuse, select, walk
-from vbert.artifacts.verified import VARIABLE
+from vbert.artifacts.verified import digests_shared
 from vbert.objectives.matching import doubt
 
 if TYPE_CHECKING:
@@ -104,14 +102,10 @@ class Running:
             check_installed(self.machine)
         with (
             noted(self.store, self.run_id, self.recipe, self.targets, bool(self.missing), source, changes, self.until),
-            tempfile.NamedTemporaryFile(prefix="vbert-verified-") as verified,
+            digests_shared(),
             Terminal() as terminal,
         ):
-            os.environ[VARIABLE] = verified.name
-            try:
-                self._build(how, terminal, changes)
-            finally:
-                del os.environ[VARIABLE]
+            self._build(how, terminal, changes)
         self.print_summary(time.time() - began)
 
     def _build(self, how: How, terminal: Terminal, changes: Mapping[str, Any] | None) -> None:

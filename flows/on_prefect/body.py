@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,7 +26,7 @@ from vbert.artifacts.errors import UserError
 from vbert.artifacts.fingerprint import digest
 from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, refuse, walk
 from vbert.artifacts.store import Store
-from vbert.artifacts.verified import VARIABLE
+from vbert.artifacts.verified import digests_shared
 
 P = ParamSpec("P")
 
@@ -96,7 +94,7 @@ def build_targets(
     title = recipe.name if recipe is not None else targets[0].title
     lines = [line for line in plan(targets, store) if line.status != "unneeded"]
     view = View(here.events if here is not None else Events())
-    with logs_to_prefect(), _digests_shared(), _noted(store, recipe, targets, lines, asked or {}):
+    with logs_to_prefect(), digests_shared(), _noted(store, recipe, targets, lines, asked or {}):
         tag_run(said_changes((asked or {}).get("changes")))
         table = show_plan(lines, recipe, title, store)
         refuse(lines)
@@ -129,20 +127,6 @@ def run_name() -> str:
     mark = digest(recipe.model_dump(mode="json", exclude={"machine"}))[:8]
     changes = shorten(" ".join(said_changes(given["changes"])), 80, placeholder=" …")
     return f"{recipe.name} · {mark}" + (f" · {changes}" if changes else "")
-
-
-@contextmanager
-def _digests_shared() -> Iterator[None]:
-    """One file in which all processes of the run note what they have read and found whole."""
-    if VARIABLE in os.environ:
-        yield
-        return
-    with tempfile.NamedTemporaryFile(prefix="vbert-verified-") as verified:
-        os.environ[VARIABLE] = verified.name
-        try:
-            yield
-        finally:
-            del os.environ[VARIABLE]
 
 
 @contextmanager

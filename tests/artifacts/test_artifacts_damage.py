@@ -19,6 +19,7 @@ from vbert.artifacts.manifest import Manifest
 from vbert.artifacts.store import Store
 from vbert.artifacts.units import committed, make_unit
 from vbert.artifacts.upkeep import verify
+from vbert.artifacts.verified import digests_shared
 
 TARGET = toy.squares(toy.numbers(3), toy.Slow())
 NEIGHBOUR = toy.squares(toy.numbers(2), toy.Slow())
@@ -363,3 +364,10 @@ def test_a_digest_is_taken_once_a_run_by_all_its_processes(
     monkeypatch.delenv("VBERT_VERIFIED")
     assert TARGET.bound(Store(store)).read() == VALUES
     assert len(read) == 6
+    with digests_shared():
+        with digests_shared():  # a run within one has its file
+            TARGET.bound(Store(store)).read()
+        TARGET.bound(Store(store)).read()
+        assert len(read) == 9
+        del os.environ["VBERT_VERIFIED"]  # by a run beside it, in another thread
+    assert "VBERT_VERIFIED" not in os.environ

@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vbert.artifacts.manifest import Manifest
 
 VARIABLE = "VBERT_VERIFIED"  # the run's file: one line a checked file, appended by every process of the run
+
+
+@contextmanager
+def digests_shared() -> Iterator[None]:
+    """One file in which all processes of the run note what they have read and found whole; that of a run around it."""
+    if VARIABLE in os.environ:
+        yield
+        return
+    with tempfile.NamedTemporaryFile(prefix="vbert-verified-") as verified:
+        os.environ[VARIABLE] = verified.name
+        try:
+            yield
+        finally:
+            os.environ.pop(VARIABLE, None)  # of several runs in one process, whichever ended first has taken it
 
 
 class Verified:
