@@ -20,7 +20,7 @@ from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Build
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.fingerprint import canonical, digest, dumps
-from vbert.artifacts.settings import Acceptance, Location, Plugin, Settings, Since, Wiring
+from vbert.artifacts.settings import Acceptance, LocalPath, Location, Plugin, Settings, Since, Wiring
 from vbert.artifacts.stage import Figures, artifact_from_json, stage, steps_as_json
 
 
@@ -205,10 +205,9 @@ class Judged(Settings):
 def test_what_decides_only_acceptance_is_not_hashed() -> None:
     """`share` was hashed before it carried the mark, and keeps its place: no store becomes a stranger to itself."""
     assert canonical(Judged(share=0.5, floor=0.9, bare=4)) == canonical(Judged()) == {"rate": 0.1, "share": 0.01}
-    with pytest.raises(TypeError, match="a mark belongs around the whole type"):
-        type(
-            "Inside", (Settings,), {"__annotations__": {"share": Annotated[float, Acceptance()] | None}, "share": None}
-        )
+    for inside in (Annotated[float, Acceptance()] | None, Annotated[str, LocalPath()] | None):
+        with pytest.raises(TypeError, match="a mark belongs around the whole type"):
+            type("Inside", (Settings,), {"__annotations__": {"share": inside}, "share": None})
 
 
 names = st.text(max_size=6)

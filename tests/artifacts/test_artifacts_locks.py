@@ -424,9 +424,9 @@ def test_sharing_that_was_killed_is_done_by_the_next(
         real(path, mode)
 
     again = store.prepare if given else store.share
-    for left in range(60):
+    for tries in range(60):
         (store.root / "locks" / "x.holder").touch()
-        opened = 0
+        opened, left = 0, tries
         with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
             patch.setattr(durable, "_open_mode", killed)
             again()

@@ -59,13 +59,17 @@ def test_what_ends_a_run_is_told_also_where_its_record_cannot_be_written(
     def away(*_: object) -> None:
         raise BuildError("s3://bucket: `put runs/1.json` failed for 300 s")
 
+    def run(error: type[BaseException] | None) -> None:
+        with monkeypatch.context() as patch, noted(store, "1", "toy", [toy.numbers(2)]):
+            patch.setattr(Store, "note_run", away)
+            if error is not None:
+                raise error
+
     for error in (KeyboardInterrupt, Stopped, ValueError):
-        with pytest.raises(error), noted(store, "1", "toy", [toy.numbers(2)]):
-            monkeypatch.setattr(Store, "note_run", away)
-            raise error
-        monkeypatch.undo()
-    with pytest.raises(BuildError, match="failed for 300 s"), noted(store, "1", "toy", [toy.numbers(2)]):
-        monkeypatch.setattr(Store, "note_run", away)
+        with pytest.raises(error):
+            run(error)
+    with pytest.raises(BuildError, match="failed for 300 s"):
+        run(None)
 
 
 def test_two_runs_are_compared_by_settings_artifacts_and_metrics(store: Store) -> None:

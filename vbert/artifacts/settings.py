@@ -73,7 +73,8 @@ def carries(marks: Sequence[Any], mark: type) -> bool:
 def _marked_inside(annotation: Any) -> bool:
     if get_origin(annotation) is Annotated:
         inner, *marks = get_args(annotation)
-        return any(carries(marks, mark) for mark in (Location, Wiring, Since, Acceptance)) or _marked_inside(inner)
+        known = (Location, Wiring, LocalPath, Since, Acceptance)
+        return any(carries(marks, mark) for mark in known) or _marked_inside(inner)
     return any(_marked_inside(part) for part in get_args(annotation))
 
 
