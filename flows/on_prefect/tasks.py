@@ -70,6 +70,8 @@ def _ensured(fingerprint: str) -> State[str]:
     _tag(artifact)
     try:
         built = run.ensure(artifact)
+        if built is None:
+            return Completed(message=f"{artifact.title} can't be made again, and is not needed", data=fingerprint)
     except (children.Stopped, Exception) as error:
         if not run.stopping and not isinstance(error, children.Stopped):
             raise
@@ -156,6 +158,7 @@ class Run:
     artifacts: dict[str, Artifact]
     pool: ThreadPoolTaskRunner[Any]  # the one bounded runner for the units of all steps
     dask: DaskUnits | None = None
+    spare: frozenset[str] = frozenset()  # fingerprints of what is not needed: see `Planned.spare`
     stopping: bool = False
     _threads: dict[str, int] = field(default_factory=dict)  # fingerprint → thread that is at it
     _units: list[PrefectConcurrentFuture[Any]] = field(default_factory=list)
@@ -206,13 +209,14 @@ class Run:
         if refused is not None:
             raise refused
 
-    def ensure(self, artifact: Artifact) -> Built:
-        """`Engine.ensure`, which `stop` can interrupt: then it raises Stopped."""
+    def ensure(self, artifact: Artifact) -> Built | None:
+        """`Engine.ensure` (of what is spare, `bring_back`), which `stop` can interrupt: then it raises Stopped."""
         self._threads[artifact.fingerprint] = threading.get_ident()
         try:
             if self.stopping:
                 raise children.Stopped
-            return self.engine.ensure(artifact)
+            spare = artifact.fingerprint in self.spare
+            return self.engine.bring_back(artifact) if spare else self.engine.ensure(artifact)
         finally:
             self._threads.pop(artifact.fingerprint, None)
 
@@ -283,7 +287,9 @@ def running(engine: Engine, lines: Sequence[Planned]) -> Iterator[Run]:
         at_once = engine.machine.units_at_once if dask is None else dask.at_once
         pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=at_once)
         with pool:
-            run = RUNS[mark] = Run(engine, {line.artifact.fingerprint: line.artifact for line in lines}, pool, dask)
+            spare = frozenset(line.artifact.fingerprint for line in lines if line.spare)
+            artifacts = {line.artifact.fingerprint: line.artifact for line in lines}
+            run = RUNS[mark] = Run(engine, artifacts, pool, dask, spare)
             engine.run_units = run.make_units
             try:
                 with _cancellable(run, mark):

@@ -336,6 +336,33 @@ def test_a_run_brings_back_what_its_page_shows_and_what_was_damaged(tmp_path: Pa
     assert verify(Store(root)) == []
 
 
+def test_what_was_damaged_and_cannot_be_made_again_ends_no_run_that_stands_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download whose server is gone: every run failed for it until damaged/ was swept."""
+    store, squares, again = Store(tmp_path / "store"), toy.squares(toy.numbers(2), toy.Slow()), toy.Slow(scale=2)
+    page = toy.page(toy.total(squares, {}, toy.Slow()), squares)
+    build_here([page], store)
+    put(store.directory("toy_numbers", toy.numbers(2).fingerprint) / "numbers.json", b"[0, 2]")
+    assert [damage.stage for damage in verify(store)] == ["toy_numbers"]
+    real = Engine.make
+
+    def gone(self: Engine, artifact: Any, build: Any) -> Any:
+        if artifact.stage_name == "toy_numbers":
+            raise BuildError("numbers can't be downloaded: HTTP 404")
+        return real(self, artifact, build)
+
+    monkeypatch.setattr(Engine, "make", gone)
+    heard = Heard()
+    built = Engine(Store(store.root), events=heard).ensure_all([page])
+    assert [one.outcome for one in built] == ["cached"] * 3
+    (said,) = heard.sentences
+    assert said.startswith("toy_numbers was found damaged and can't be made again (numbers can't be downloaded: HTTP")
+    for target in (toy.numbers(2), toy.squares(toy.numbers(2), again)):
+        with pytest.raises(BuildError, match=r"^numbers can't be downloaded: HTTP 404$"):
+            build_here([target], store.root)
+
+
 def test_verify_trusts_no_earlier_check(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that rot under an unchanged time stamp: what a run remembers is not what verify believes."""
     monkeypatch.setenv("VBERT_VERIFIED", str(tmp_path / "verified"))

@@ -21,8 +21,9 @@ from flows.on_prefect.here import in_this_process
 from flows.on_prefect.schedule import schedule
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import BuildError, NotAccepted, UserError
-from vbert.artifacts.graph import Events, build_here, walk
+from vbert.artifacts.graph import Engine, Events, build_here, walk
 from vbert.artifacts.store import Store
+from vbert.artifacts.upkeep import verify
 
 
 @pytest.fixture
@@ -209,6 +210,29 @@ def test_damage_found_while_reading_is_mended_within_the_task(api: Api, tmp_path
     assert outcomes["toy_total"] == "built"
     assert bits(store) == before
     assert any("0002.json is damaged" in line for line in api.logs(flow_run, "damaged"))
+
+
+def test_what_was_damaged_and_cannot_be_made_again_ends_no_run_that_stands_without_it(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, target = Store(tmp_path / "store"), toy.graph()
+    build_here([target], store)
+    numbers = toy.numbers(6).named("one")
+    file = store.directory("toy_numbers", numbers.fingerprint) / "numbers.json"
+    file.chmod(0o644)
+    file.write_bytes(b"x")
+    assert [damage.fingerprint for damage in verify(store)] == [numbers.fingerprint]
+
+    def gone(*_: Any) -> Any:
+        raise BuildError("it can't be downloaded: HTTP 404")
+
+    monkeypatch.setattr(Engine, "make", gone)
+    flow_run, state, here = run(store.root)
+    assert state.is_completed()
+    assert Counter(built.outcome for built in here.built) == {"cached": 4}
+    lost = api.tasks(flow_run, 5)[f"toy_numbers[one] {numbers.fingerprint[:6]}"]
+    assert (lost["state_name"], lost["run_count"]) == ("Completed", 1)
+    assert any("can't be made again (it can't be downloaded: HTTP 404)" in line for line in api.logs(flow_run, "again"))
 
 
 def test_steps_run_side_by_side_within_the_limit(api: Api, tmp_path: Path) -> None:

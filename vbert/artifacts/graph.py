@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,8 @@ def only(artifacts: Iterable[Artifact], name: str) -> Artifact:
 class Planned:
     """A line of a plan. `size` in bytes and `seconds` of its making are of the artifact where it is present.
 
-    `objection`: why it is not accepted, or won't be; see `Artifact.objection`.
+    `objection`: why it is not accepted, or won't be; see `Artifact.objection`. `spare`: it is to be made for no other
+    reason than that it was found damaged.
     """
 
     artifact: Artifact
@@ -72,6 +73,7 @@ class Planned:
     kept: Kept | None = None  # of what is unfinished
     damage: str | None = None
     objection: str | None = None
+    spare: bool = False
 
 
 def needs(artifact: Artifact) -> list[Artifact]:
@@ -102,15 +104,11 @@ def plan(targets: Sequence[Artifact], store: Store) -> list[Planned]:
             states[artifact.fingerprint] = None
             damage[artifact.fingerprint] = str(error)
     shown = [held for target in targets if target.step and target.step.stage.shows for held in target.step.inputs()]
-    needed = {target.fingerprint for target in (*targets, *shown)} | set(damage)
+    asked = _with_needs(order, states, {target.fingerprint for target in (*targets, *shown)})
     lost = [(a.stage_name, a.fingerprint) for a in order if states[a.fingerprint] is None]
     for _, mark in store.were_set_aside(lost) if lost else ():
-        needed.add(mark)
         damage.setdefault(mark, "was found damaged and moved away")
-    for artifact in reversed(order):
-        mark = artifact.fingerprint
-        if mark in needed and states[mark] is None:
-            needed |= {held.fingerprint for held in needs(artifact)}
+    needed = _with_needs(order, states, asked | set(damage))
     lines = []
     for artifact in order:
         mark = artifact.fingerprint
@@ -123,8 +121,20 @@ def plan(targets: Sequence[Artifact], store: Store) -> list[Planned]:
         else:
             kept = store.kept(artifact.stage_name, mark)
             status: Status = "missing" if kept is None else "unfinished"
-            lines.append(Planned(artifact, status, kept=kept, damage=damage.get(mark), objection=objection))
+            spare = mark not in asked
+            lines.append(
+                Planned(artifact, status, kept=kept, damage=damage.get(mark), objection=objection, spare=spare)
+            )
     return lines
+
+
+def _with_needs(order: Sequence[Artifact], states: Mapping[str, Manifest | None], wanted: Collection[str]) -> set[str]:
+    """The fingerprints `wanted`, and all that must be made or be at hand to make those of them that are not there."""
+    found = set(wanted)
+    for artifact in reversed(order):
+        if artifact.fingerprint in found and states[artifact.fingerprint] is None:
+            found |= {held.fingerprint for held in needs(artifact)}
+    return found
 
 
 def refuse(lines: Iterable[Planned]) -> None:
@@ -211,9 +221,24 @@ class Engine:
                     self._set_aside(line.artifact, damage)
             if line.status == "unneeded":
                 continue
-            built.append(self.ensure(line.artifact))
-            foresee(line.artifact, needed, self.store)
+            made = self.bring_back(line.artifact) if line.spare else self.ensure(line.artifact)
+            if made is not None:
+                built.append(made)
+                foresee(line.artifact, needed, self.store)
         return built
+
+    def bring_back(self, artifact: Artifact) -> Built | None:
+        """`ensure` what nothing that is asked for needs; where that can't be, it is said and nothing ends: None."""
+        try:
+            return self.ensure(artifact)
+        except (BuildError, UserError) as error:
+            said = str(error).partition("\n")[0]
+            self.events.said(
+                artifact,
+                f"{artifact.title} was found damaged and can't be made again ({said}); what is asked for stands "
+                "without it, and `vbert gc` forgets it",
+            )
+            return None
 
     def _ensure(self, artifact: Artifact) -> Built:
         stage, mark = artifact.stage_name, artifact.fingerprint
