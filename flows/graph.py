@@ -121,7 +121,10 @@ def preprocessed(recipe: Recipe) -> tuple[Mapping[str, DataSet], DetectorWeights
 def data_set(name: str, entry: DataEntry, recipe: Recipe) -> DataSet:
     """Its photos and texts, fetched or generated; photos shared with another spec come from that spec's sources."""
     if entry.folder is not None:
-        raws = {"folder": download(located(entry.folder).pinned()).named(name)}
+        source = located(entry.folder)
+        if source.path is not None:  # a log or notes beside the photos are no part: the reader takes images alone
+            source = source.model_copy(update={"only": "images"})
+        raws = {"folder": download(source.pinned()).named(name)}
         return DataSet(images(raws, readers.reader("folder"), recipe.limit).named(name), None)
     assert entry.spec is not None, "the recipe's own check"
     spec = dataset(entry.spec)

@@ -7,7 +7,7 @@ from pathlib import Path
 from vbert.artifacts.build import Build
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.stage import Cost, Figures, stage
-from vbert.data.names import count_of
+from vbert.data.names import count_of, is_image, kinds
 from vbert.data.raw import Raw
 from vbert.data.spec import Source
 
@@ -38,16 +38,17 @@ def download(build: Build, source: Source) -> Figures:
 
 def _by_reference(build: Build, source: Source) -> Figures:
     """The index of a local file or folder, whose bytes stay where they are."""
-    from vbert.data.folders import digest_of, file_digests, last_changed, set_aside
+    from vbert.data.folders import digest_of, file_digests, last_changed, names_below, set_aside
     from vbert.data.raw import Member, write_index
     from vbert.data.unpack import lay_out
 
     root = Path(source.path or "")
     if source.sha256 is None:
         raise BuildError(f"{root}: a local source is identified by its content: use `source.pinned()` in the graph")
-    digests = file_digests(root)
+    images_only = source.only == "images"
+    digests = file_digests(root, images_only=images_only)
     if digest_of(root, digests) != source.sha256:
-        said = f"{last_changed(root)} was the last to change; let nothing write there meanwhile, and run again"
+        said = f"{last_changed(root, images_only)} was the last to change; let nothing write there meanwhile, and run again"
         raise UserError(f"{root} has changed since it was planned: {said}")
     aside = set_aside(root)
     if root.is_dir():
@@ -55,7 +56,12 @@ def _by_reference(build: Build, source: Source) -> Figures:
     else:
         members = lay_out(root, source.file, build.directory, local=True, set_aside=aside)
     files = write_index(build.directory, members, None if root.is_dir() else source.sha256)
-    return _figures(files, sum(size for size, _ in digests.values()), source.sha256, aside)
+    figures = _figures(files, sum(size for size, _ in digests.values()), source.sha256, aside)
+    others = [name for name in names_below(root) if not is_image(name)] if images_only and root.is_dir() else []
+    if others:
+        said = f"{count_of(others, 'file')} of other kinds: {kinds(others)}"
+        figures |= {"other_files": len(others), "notes": [*figures.get("notes", []), said]}
+    return figures
 
 
 def _figures(files: int, size: int, sha256: str, aside: list[str]) -> Figures:

@@ -146,6 +146,28 @@ def test_a_folder_changed_between_plan_and_build_is_told(mine: Path, tmp_path: P
         built(Store(tmp_path / "store"), *planned)
 
 
+def test_of_images_alone_a_growing_log_is_no_part(mine: Path, tmp_path: Path) -> None:
+    """`vbert preprocess . | tee log.txt`: "has changed since it was planned", and another index each time."""
+    photos, store = Source(path=str(tmp_path / "photos"), only="images"), Store(tmp_path / "store")
+    planned = download(photos.pinned())
+    (tmp_path / "photos" / "log.txt").write_text("begins")
+    (raw,) = built(store, planned)
+    assert "cats/1.png" in raw.members()
+    assert all(name.endswith(("png", "jpg")) for name in raw.members())
+    assert raw.figures["notes"] == ["2 files of other kinds: .jsonl 1, .txt 1"]
+    assert download(photos.pinned()) == planned
+    assert raw.local() == tmp_path / "photos"
+    (tmp_path / "photos" / "cats" / "1.png").write_bytes(png(99))
+    (tmp_path / "photos" / "log.txt").write_text("goes on")
+    assert download(photos.pinned()) != planned
+    with pytest.raises(UserError, match=r"photos has changed since it was planned: cats/1\.png was the last"):
+        built(Store(tmp_path / "other"), planned)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    with pytest.raises(UserError, match=r"the folder holds no image, but 1 file of other kinds: \.txt 1\. Images are"):
+        Source(path=str(tmp_path / "texts"), only="images").pinned()
+
+
 def test_local_archives_are_read_where_they_are(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
         archive.writestr("in/a.png", png(5))

@@ -94,7 +94,9 @@ def test_what_can_not_be_is_said(said: str, changes: dict[str, Any], recipe: Rec
         graph(resolve(str(tmp_path / "imported.yaml"), changes))
 
 
-def test_a_detector_that_is_not_trained_here_is_said() -> None:
+def test_a_detector_that_is_not_trained_here_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.jpg").touch()
     fields = (
         '{"data": {"photos": {"folder": "."}}, '
         '"detector": {"spec": "detectron2_faster_rcnn_R_50_FPN_3x", "train": {"data": "photos"}}}'

@@ -105,7 +105,9 @@ def test_in_the_folder_itself_the_store_and_the_output_are_not_of_it(
     monkeypatch.chdir(tmp_path / "photos")
     said = preprocess(Path("."), Path("features"))
     assert said.get("images") == 3, said
+    Path("log.txt").write_text("of `| tee log.txt`")
     assert preprocess(Path("."), Path("features")) == said
+    assert len(list(Path("store/artifacts/images").iterdir())) == 1, "what is no image makes no other index"
 
 
 def test_added_changed_and_removed_images_cost_themselves(preprocess: Vbert, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from vbert.artifacts.errors import UserError
-from vbert.data.names import MACOSX, odd, safe_name
+from vbert.data.names import IMAGE_ENDINGS, MACOSX, count_of, is_image, kinds, odd, safe_name
 
 RACY_NS = 2_000_000_000  # a file younger than this may change again within its time stamp: its digest isn't remembered
 MAX_WAYS = 1000  # names under which links may show one folder: links to and fro multiply
@@ -27,12 +27,14 @@ def memory_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vbert" / "digests"
 
 
-def folder_digest(path: Path, memory: Path | None = None) -> str:
+def folder_digest(path: Path, memory: Path | None = None, images_only: bool = False) -> str:
     """The identity of a local file (its sha256) or folder (sha256 of its files' names and sha256).
+
+    images_only: of a folder, files of other kinds count for nothing.
 
     Files whose size, mtime_ns and inode are as remembered in the folder `memory` are not read again. Raises UserError.
     """
-    return digest_of(path, file_digests(path, memory))
+    return digest_of(path, file_digests(path, memory, images_only))
 
 
 def digest_of(path: Path, digests: Mapping[str, tuple[int, str]]) -> str:
@@ -43,7 +45,7 @@ def digest_of(path: Path, digests: Mapping[str, tuple[int, str]]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def file_digests(path: Path, memory: Path | None = None) -> dict[str, tuple[int, str]]:
+def file_digests(path: Path, memory: Path | None = None, images_only: bool = False) -> dict[str, tuple[int, str]]:
     """name → (bytes, hex sha256) of every file below the folder `path`, or of the file `path` itself.
 
     Links are followed. Left out are hidden files (see `names.hidden`), those that `set_aside` names, a store or region
@@ -53,10 +55,17 @@ def file_digests(path: Path, memory: Path | None = None) -> dict[str, tuple[int,
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; mend `path` in the spec")
     root = str(path.resolve())
-    note = (memory or memory_folder()) / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.json"
+    mark = hashlib.sha256(os.fsencode(root) + b"\0images" * images_only).hexdigest()[:32]
+    note = (memory or memory_folder()) / f"{mark}.json"
     known = _remembered(note)
     aside: list[str] = []
     found = dict(_files(root, aside)) if path.is_dir() else {path.name: (root, _key(os.stat(root)))}
+    if images_only and path.is_dir():
+        others = [name for name in found if not is_image(name)]
+        found = {name: held for name, held in found.items() if is_image(name)}
+        if others and not found:
+            said = f"no image, but {count_of(others, 'file')} of other kinds: {kinds(others)}"
+            raise UserError(f"{path}: the folder holds {said}. Images are files that end in {' '.join(IMAGE_ENDINGS)}")
     if not found:
         for name in aside:
             safe_name(name)  # says what is wrong with it
@@ -86,10 +95,11 @@ def set_aside(path: Path) -> list[str]:
     return sorted(names)
 
 
-def last_changed(path: Path) -> str:
+def last_changed(path: Path, images_only: bool = False) -> str:
     """The name below the folder `path` (or its own) of the file that changed last: what an error points at."""
     root = str(path.resolve())
-    found = dict(_files(root, [])) if path.is_dir() else {}
+    files = _files(root, []) if path.is_dir() else ()
+    found = {name: held for name, held in files if not images_only or is_image(name)}
     return max(found, key=lambda name: found[name][1][1], default=path.name)
 
 

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validator
 
 from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.settings import Acceptance, LocalPath, Location, Plugin, Settings
+from vbert.artifacts.settings import Acceptance, LocalPath, Location, Plugin, Settings, Since
 from vbert.data import readers
 from vbert.data.names import safe_name
 from vbert.data.yaml import read_yaml
@@ -114,6 +114,9 @@ class Source(Settings):
     )
     sha256: Sha256 | None = Field(None, description="of the file, by which it is known")
     size: Annotated[int, Field(ge=0)] | None = Field(None, description="bytes")
+    only: Annotated[Literal["images"] | None, Since(None)] = Field(
+        None, description="images: of a local folder, files of other kinds (a log, notes) are no part"
+    )
     mirrors: Annotated[tuple[Url, ...], Location] = Field((), description="other URLs of the same file")
     auth: Annotated[Annotated[str, Field(pattern="^env:[A-Za-z_][A-Za-z0-9_]*$")] | None, Location] = Field(
         None, description="env:NAME: a variable whose value is sent as a bearer token"
@@ -132,6 +135,8 @@ class Source(Settings):
             raise ValueError("a python_package needs the sha256 of its wheel (`pip hash FILE`)")
         if (self.mirrors or self.auth) and not self.url:
             raise ValueError("mirrors and auth belong to a url")
+        if self.only and not self.path:
+            raise ValueError("only belongs to a path, of a folder")
         if self.mirrors and not self.sha256:
             raise ValueError("mirrors need a sha256: only the digest says that they serve the same file")
         return self
@@ -142,7 +147,7 @@ class Source(Settings):
             return self
         from vbert.data.folders import folder_digest
 
-        found = folder_digest(Path(self.path))
+        found = folder_digest(Path(self.path), images_only=self.only == "images")
         if self.sha256 not in (None, found):
             raise UserError(f"{self.path}: its sha256 is {found}, the spec says {self.sha256}; mend one of them")
         return self.model_copy(update={"sha256": found})
