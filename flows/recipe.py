@@ -22,33 +22,17 @@ from flows.imported import FeaturesEntry
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import LocalPath, Numerics, Settings, Wiring
-from vbert.data.spec import BoxShare, dataset_names
-from vbert.data.yaml import Misplaced, load_yaml, parse, parse_value, read_yaml
+from vbert.data.spec import DATASETS, BoxShare
+from vbert.data.yaml import Misplaced, is_yaml, load_yaml, parse, parse_value, read_yaml
 from vbert.model.bert import SIZES, known_sizes, model_names
 from vbert.model.config import ModelSettings
 from vbert.model.vocabulary import VocabularySettings
 from vbert.objectives import OBJECTIVES, DownstreamEntry, DownstreamSettings
 from vbert.objectives.mlm_itm import PretrainSettings
-from vbert.regions.detector import DetectorTraining, ExtractionNumerics, RegionSettings, detector_names
+from vbert.regions.detector import DETECTORS, DetectorTraining, ExtractionNumerics, RegionSettings
 
 RECIPES = Path(__file__).parent / "recipes"
 STARTS = ("pretrained", "none")  # of downstream entries, beside the names of pre-trainings and of BERTs
-
-
-def _data_set(name: str) -> str:
-    if name not in dataset_names() and not name.endswith((".yaml", ".yml")):
-        said = f"no data set {name!r} in data_specs/datasets; {nearest(name, dataset_names())}, or give your own .yaml"
-        raise ValueError(said)
-    return name
-
-
-def _detector(name: str) -> str:
-    if name not in detector_names() and not name.endswith((".yaml", ".yml")):
-        said = (
-            f"no detector {name!r} in data_specs/detectors; {nearest(name, detector_names())}, or give your own .yaml"
-        )
-        raise ValueError(said)
-    return name
 
 
 class DataEntry(Settings):
@@ -58,7 +42,7 @@ class DataEntry(Settings):
     the spec.
     """
 
-    spec: Annotated[Annotated[str, AfterValidator(_data_set)] | None, Wiring, LocalPath(or_name=True)] = Field(
+    spec: Annotated[Annotated[str, AfterValidator(DATASETS.known)] | None, Wiring, LocalPath(or_name=True)] = Field(
         None, description="a name in data_specs/datasets, or a .yaml file of your own"
     )
     folder: Annotated[str | None, Wiring, LocalPath()] = Field(
@@ -82,7 +66,7 @@ class DataEntry(Settings):
 class DetectorEntry(Settings):
     """Trained here, or with weights: those of the spec, or `weights`, a file or URL."""
 
-    spec: Annotated[str, Wiring, AfterValidator(_detector), LocalPath(or_name=True)] = Field(
+    spec: Annotated[str, Wiring, AfterValidator(DETECTORS.known), LocalPath(or_name=True)] = Field(
         description="a name in data_specs/detectors, or a .yaml file of your own"
     )
     weights: Annotated[str | None, Wiring, LocalPath()] = Field(
@@ -105,10 +89,10 @@ class DetectorEntry(Settings):
 class ModelEntry(ModelSettings):
     """The model's sizes, or the BERT that it starts from."""
 
-    init: Annotated[str | None, Wiring, LocalPath(or_name=True)] = Field(
+    init: Annotated[str | None, Wiring, LocalPath(or_name=True, names=model_names)] = Field(
         None,
         description="the BERT whose sizes and vocabulary are then the model's: a name in data_specs/models, a folder "
-        "(./my_bert), or a .yaml file of your own",
+        "(my_bert, beside the recipe), or a .yaml file of your own",
     )
 
     @model_validator(mode="before")
@@ -133,10 +117,10 @@ class ModelEntry(ModelSettings):
 
 class PretrainEntry(PretrainSettings):
     data: Annotated[tuple[str, ...], Wiring] = Field(description="names under `data`, whose training texts are read")
-    start: Annotated[str | None, Wiring] = Field(
+    start: Annotated[str | None, Wiring, LocalPath(or_name=True)] = Field(
         None,
-        description="an earlier one under `pretrain`, or a BERT as `model.init` names it; None: as `model` says, "
-        "from its `init` or from random weights",
+        description="an earlier one under `pretrain`, or a BERT: a name in data_specs/models, a folder (./my_bert), or "
+        "a .yaml file of your own; None: as `model` says, from its `init` or from random weights",
     )
     seed: Annotated[int | None, Wiring] = Field(None, ge=0, description="None: the recipe's")
     seeds: Annotated[tuple[int, ...], Wiring] = Field(
@@ -212,7 +196,7 @@ class Recipe(Settings):
         known: list[str] = []
         for key, pretraining in self.pretrainings().items():
             self._seeded(_place(key), pretraining)
-            if key in (*STARTS, *model_names()):
+            if key in (*STARTS, *model_names()) or "/" in key or is_yaml(key):
                 raise Misplaced(_place(key), "names a start of its own; give the pre-training another name")
             if pretraining.start is not None:
                 self._started(_place(key), pretraining, pretraining.start, known)
@@ -245,7 +229,7 @@ class Recipe(Settings):
     ) -> None:
         """`start` is a BERT or one of `pretrained`, which then has the seeds of the entry."""
         if start not in pretrained:
-            if start in model_names() or start.endswith((".yaml", ".yml")) or "/" in start:
+            if start in model_names() or is_yaml(start) or "/" in start:
                 return
             known = [*(name for name in (*pretrained, *STARTS) if name), *model_names()]
             said = f"nothing to start from is called {start!r}; {nearest(start, known)}"
@@ -287,7 +271,7 @@ def resolve(recipe: str | os.PathLike[str] | Recipe, changes: Mapping[str, Any] 
     recipe = os.fspath(recipe)
     if recipe in recipe_names():
         path = RECIPES / f"{recipe}.yaml"
-    elif recipe.endswith((".yaml", ".yml")):
+    elif is_yaml(recipe):
         path = Path(recipe)
     else:
         raise UserError(f"no recipe {recipe!r}; {nearest(recipe, recipe_names())}, or give a .yaml file")

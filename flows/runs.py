@@ -13,6 +13,7 @@ from uuid import uuid4
 from vbert.artifacts.children import Stopped
 from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.artifacts.graph import walk
+from vbert.data.yaml import is_yaml
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
@@ -32,7 +33,7 @@ def slug(text: str) -> str:
 
 def origin(recipe: str) -> str:
     """What sets recipes of one name apart: that of a shipped one, the absolute path of a file."""
-    return os.path.abspath(recipe) if recipe.endswith((".yaml", ".yml")) else recipe
+    return os.path.abspath(recipe) if is_yaml(recipe) else recipe
 
 
 @contextmanager

@@ -48,8 +48,10 @@ def _by_reference(build: Build, source: Source) -> Figures:
     images_only = source.only == "images"
     digests = file_digests(root, images_only=images_only)
     if digest_of(root, digests) != source.sha256:
-        said = f"{last_changed(root, images_only)} was the last to change; let nothing write there meanwhile, and run again"
-        raise UserError(f"{root} has changed since it was planned: {said}")
+        said = f"{last_changed(root, images_only)} was the last to change"
+        raise UserError(
+            f"{root} has changed since it was planned: {said}; let nothing write there meanwhile, and run again"
+        )
     aside = set_aside(root)
     if root.is_dir():
         members = [Member(n, n, 0, size, size, sha256=sha256, local=True) for n, (size, sha256) in digests.items()]

@@ -25,6 +25,7 @@ from prefect.settings import PREFECT_API_URL
 from flows.on_prefect import HEARTBEAT
 from flows.on_prefect.dask_units import check_installed
 from flows.on_prefect.here import check_server
+from flows.runs import origin
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import UserError
 
@@ -50,7 +51,6 @@ def schedule(
     check_server(url)
     _crash_zombies()
     name = Path(recipe).stem
-    where = str(Path(recipe).absolute()) if recipe.endswith((".yaml", ".yml")) else recipe
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # for the runs' own processes
     runner = Served(name=name, query_seconds=2, prefetch_seconds=2)  # looked ahead further, more would be left out
     runner.add_flow(
@@ -58,7 +58,12 @@ def schedule(
         name=name,
         interval=interval,
         cron=cron,
-        parameters={"recipe": where, "changes": dict(changes), "store": store, "machine": machine.model_dump()},
+        parameters={
+            "recipe": origin(recipe),
+            "changes": dict(changes),
+            "store": store,
+            "machine": machine.model_dump(),
+        },
         description=f"`{name}` into {store}",
         tags=[name],
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),

@@ -130,7 +130,7 @@ def test_own_specs_are_given_by_path_and_their_paths_are_relative_to_them(tmp_pa
 
 
 def test_two_specs_may_name_one_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spec, "FOLDER", tmp_path)
+    monkeypatch.setitem(vars(spec.DATASETS), "folder", tmp_path)
     (tmp_path / "mine.yaml").write_text(TEXT)
     for name, of in (("texts", "mine"), ("chain", "texts")):
         text = TEXT.replace("name: mine", f"name: {name}").replace("reader: jsonl", f"from: {of}")

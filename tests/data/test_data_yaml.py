@@ -255,3 +255,32 @@ def test_the_home_of_nobody_is_no_traceback(tmp_path: Path) -> None:
 def test_a_wrong_change_names_its_option() -> None:
     with pytest.raises(UserError, match=r"^--machine wrokers: there is no 'wrokers'"):
         load_yaml("{}", "--machine", Machine, {"wrokers": 1}, option="--machine")
+
+
+def test_a_bert_of_ones_own_lies_beside_the_recipe_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a folder without a slash, and as a `start`: both were looked for in the working directory."""
+    from flows.recipe import resolve
+
+    deep = tmp_path / "deep"
+    for folder in (deep / "my_bert", deep / "minilm_l6", tmp_path / "here"):
+        folder.mkdir(parents=True)
+    training = "data: [a], steps: 8, learning_rate: 1.0e-3"
+    (deep / "r.yaml").write_text(
+        "data: {a: {spec: easy_vqa}}\n"
+        "detector: {spec: shapes_cnn, weights: w.pt}\n"
+        "model: {init: my_bert}\n"
+        f"pretrain: {{one: {{{training}, start: ./my_bert}}, two: {{{training}, start: one}}}}\n"
+        "downstream:\n"
+        f"  x: {{objective: vqa, {training.replace('[a]', 'a')}, start: own.yaml}}\n"
+        f"  y: {{objective: vqa, {training.replace('[a]', 'a')}, start: minilm_l6}}\n"
+        f"  z: {{objective: vqa, {training.replace('[a]', 'a')}, start: two}}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    found = resolve("deep/r.yaml")
+    assert found.model.init == str(deep / "my_bert")
+    assert [entry.start for entry in found.pretrainings().values()] == [str(deep / "my_bert"), "one"]
+    assert [entry.start for entry in found.downstream.values()] == [str(deep / "own.yaml"), "minilm_l6", "two"]
+    assert resolve("deep/r.yaml", {"model.init": "minilm_l6"}).model.init == "minilm_l6", "a name is a name"
+    assert resolve("deep/r.yaml", {"model.init": "here"}).model.init == str(tmp_path / "here")
+    with pytest.raises(UserError, match=r"pretrain\.a/b: names a start of its own"):
+        resolve("deep/r.yaml", {"pretrain": {"a/b": {"data": ["a"], "steps": 8, "learning_rate": 0.1}}})

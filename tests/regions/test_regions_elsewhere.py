@@ -9,7 +9,7 @@ import pytest
 from flows.graph import weights_of
 from vbert.artifacts.errors import UserError
 from vbert.regions.boxes import Fixed
-from vbert.regions.detector import SPECS, detector_file, load_backend
+from vbert.regions.detector import DETECTORS, detector_file, load_backend
 
 # name → layer, numbers a region, regions an image
 MADE = {
@@ -32,7 +32,7 @@ def test_it_says_how_its_features_were_made_and_that_it_can_not_be_run(name: str
 
 
 def test_a_detector_elsewhere_says_why(tmp_path: Path) -> None:
-    shipped = SPECS / "pythia_visual_genome_X_152.yaml"
+    shipped = DETECTORS.folder / "pythia_visual_genome_X_152.yaml"
     own = tmp_path / "pythia_visual_genome_X_152.yaml"
     own.write_text("".join(line for line in shipped.open() if not line.startswith("import_only")))
     with pytest.raises(UserError, match="import_only: say why"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -35,10 +35,12 @@ class Wiring:
 class LocalPath:
     """`Annotated[str, LocalPath()]`: a file or folder, relative to the file that names it; a URL stays as it is.
 
-    `or_name`: what has no slash and doesn't end in .yaml is the name of something, and no path.
+    `or_name`: what has no slash and doesn't end in .yaml is the name of something, and no path. With the `names` that
+    there are, what is none of them and a folder that is there is that folder.
     """
 
     or_name: bool = False
+    names: Callable[[], Collection[str]] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ A new data set is one such file and, if its format is new, one reader. Two data 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,10 +17,10 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validat
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Acceptance, LocalPath, Location, Plugin, Settings, Since
 from vbert.data import readers
+from vbert.data.named import DATA_SPECS, Specs
 from vbert.data.names import safe_name
-from vbert.data.yaml import read_yaml
 
-FOLDER = Path(__file__).parents[2] / "data_specs" / "datasets"
+DATASETS = Specs(DATA_SPECS / "datasets", "data set")
 
 # Query keys under which clouds and services put signatures and tokens.
 SECRET_KEYS = re.compile(r"(?i)^(x-(amz|goog)-.*|signature|sig|.*token|.*secret|api[-_]?key|key|password|pwd)$")
@@ -49,14 +48,6 @@ def without_secrets(url: str) -> str:
 def _known_reader(name: str) -> str:
     if name not in readers.names():
         raise ValueError(f"no reader {name!r}; {nearest(name, readers.names())}")
-    return name
-
-
-def _known_spec(name: str) -> str:
-    if not name.endswith((".yaml", ".yml")) and name not in dataset_names():
-        raise ValueError(
-            f"no data set {name!r} in data_specs/datasets; {nearest(name, dataset_names())}, or a .yaml file"
-        )
     return name
 
 
@@ -185,7 +176,7 @@ class ImagesSpec(Settings):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    from_: Annotated[Annotated[str, AfterValidator(_known_spec)] | None, LocalPath(or_name=True)] = Field(
+    from_: Annotated[Annotated[str, AfterValidator(DATASETS.known)] | None, LocalPath(or_name=True)] = Field(
         None, alias="from", description="the spec whose images these are: its name, or its .yaml file"
     )
     reader: Annotated[str, AfterValidator(_known_reader)] | None = Field(None, description="what reads the sources")
@@ -280,18 +271,9 @@ class DatasetSpec(Settings):
 
 def dataset_names() -> list[str]:
     """The data sets that have a spec."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return DATASETS.names()
 
 
 def dataset(name: str) -> DatasetSpec:
     """The spec of that name, or in that file if `name` ends in `.yaml`. Raises UserError, with file:line:column."""
-    if name.endswith((".yaml", ".yml")):
-        path = Path(os.path.expanduser(name))
-    elif name in dataset_names():
-        path = FOLDER / f"{name}.yaml"
-    else:
-        raise UserError(
-            f"no data set {name!r}; {nearest(name, dataset_names())} (specs: {FOLDER.parent.name}/{FOLDER.name}, "
-            f"or give the path of your own .yaml)"
-        )
-    return read_yaml(path, DatasetSpec)
+    return DATASETS.read(name, DatasetSpec)

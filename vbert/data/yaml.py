@@ -86,6 +86,11 @@ def load_yaml(
         raise UserError(faults[0], "\n".join(faults[1:])) from None
 
 
+def is_yaml(name: str) -> bool:
+    """Whether it is the name of such a file, and not of something that is called without one."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def parse_value(text: str) -> Any:
     """A value as it would be read in a file: `1e-4` a float, `[a, b]` a list, `no` a string. For `--set key=TEXT`."""
     return parse(text, "value").plain()
@@ -229,8 +234,8 @@ def _rooted(place: Node, annotation: Any, folder: Path) -> None:
                 if inner is None:
                     continue
                 marks = [mark for mark in info.metadata if isinstance(mark, LocalPath)]
-                if marks and _is_path(inner.value, marks[0]):
-                    base = Path() if inner.at.startswith(SET) else folder
+                base = Path() if inner.at.startswith(SET) else folder
+                if marks and _is_path(inner.value, marks[0], base):
                     absolute = os.path.abspath(base / os.path.expanduser(inner.value))
                     place.value[info.alias or name] = replace(inner, value=absolute)
                 else:
@@ -241,10 +246,12 @@ def _rooted(place: Node, annotation: Any, folder: Path) -> None:
                 _rooted(inner, inside, folder)
 
 
-def _is_path(value: Any, mark: LocalPath) -> bool:
+def _is_path(value: Any, mark: LocalPath, base: Path) -> bool:
     if not isinstance(value, str) or not value or "://" in value:
         return False
-    return not mark.or_name or "/" in value or value.endswith((".yaml", ".yml"))
+    if not mark.or_name or "/" in value or is_yaml(value):
+        return True
+    return mark.names is not None and value not in mark.names() and (base / value).is_dir()
 
 
 def _likeliest(root: Node, faults: Sequence[Any]) -> list[Any]:

@@ -12,8 +12,9 @@ from pydantic import Field, model_validator
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Settings
+from vbert.data.named import DATA_SPECS, Specs
 from vbert.data.spec import Source
-from vbert.data.yaml import Misplaced, read_yaml
+from vbert.data.yaml import Misplaced, is_yaml
 from vbert.model.config import ModelSettings, VisualBertConfig
 from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_CONFIG = 1 << 20  # bytes of a config.json
-FOLDER = Path(__file__).parents[2] / "data_specs" / "models"
+MODELS = Specs(DATA_SPECS / "models", "model", "the folder of a BERT, or your own .yaml")
 
 # config.json's name of each size; what is missing there has BERT base's value.
 SIZES = {
@@ -67,7 +68,7 @@ class ModelSpec(Settings):
 
 def model_names() -> list[str]:
     """Names of the model specs, sorted."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return MODELS.names()
 
 
 def model_spec(name: str) -> ModelSpec:
@@ -75,16 +76,7 @@ def model_spec(name: str) -> ModelSpec:
 
     Raises UserError, with the nearest name where there is none.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(os.path.expanduser(name))
-    elif name in model_names():
-        path = FOLDER / f"{name}.yaml"
-    else:
-        raise UserError(
-            f"no model {name!r} in data_specs/models; {nearest(name, model_names())}, or give the folder of a BERT, or "
-            "your own .yaml"
-        )
-    return read_yaml(path, ModelSpec)
+    return MODELS.read(name, ModelSpec)
 
 
 def bert_source(where: str) -> tuple[HubSource | Source, str]:
@@ -93,7 +85,7 @@ def bert_source(where: str) -> tuple[HubSource | Source, str]:
     A folder is told by a `/` in it, or by being there while no spec has its name.
     """
     folder = Path(os.path.expanduser(where))
-    if not where.endswith((".yaml", ".yml")) and ("/" in where or (where not in model_names() and folder.is_dir())):
+    if not is_yaml(where) and ("/" in where or (where not in model_names() and folder.is_dir())):
         if not folder.is_dir():
             raise UserError(
                 f"model.init: there is no folder {where}; give that of a BERT: config.json, weights, vocab.txt"

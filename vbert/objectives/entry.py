@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vbert.artifacts.settings import Settings, Since, Wiring
+from vbert.artifacts.settings import LocalPath, Settings, Since, Wiring
 from vbert.training.schedule import Schedule
 
 
@@ -28,10 +28,11 @@ class DownstreamSettings(Schedule):
 
     objective: str = Field(description="the downstream task; else the name of the entry")
     data: Annotated[str, Wiring] = Field(description="a name under `data`")
-    start: Annotated[str, Wiring] = Field(
+    start: Annotated[str, Wiring, LocalPath(or_name=True)] = Field(
         "pretrained",
         description="a name under `pretrain`, pretrained (the last one), none (as pre-training starts: from "
-        "`model.init` or from random weights), or a BERT in data_specs/models",
+        "`model.init` or from random weights), or a BERT: a name in data_specs/models, a folder (./my_bert), or a "
+        ".yaml file of your own",
     )
     seed: Annotated[int | None, Wiring] = Field(
         None, ge=0, description="of the heads, the order of examples and the share; None: the recipe's"

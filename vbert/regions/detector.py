@@ -7,7 +7,6 @@ A further backend is one module in `backends/` and one line in BACKENDS; a furth
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
 from pydantic import Field, model_validator
 
 from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import BuildError, UserError, nearest
+from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.settings import Acceptance, Numerics, Plugin, Settings, Since, Wiring
+from vbert.data.named import DATA_SPECS, Specs
 from vbert.data.raw import Raw
 from vbert.data.spec import Source
 from vbert.regions.backends.architectures import Architecture
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-SPECS = Path(__file__).resolve().parents[2] / "data_specs" / "detectors"
+DETECTORS = Specs(DATA_SPECS / "detectors", "detector")
 
 # name → (module, version); the version is raised by hand when a backend starts to make other features.
 BACKENDS = {
@@ -97,7 +97,7 @@ class DetectorFile(_Fields):
 
 
 def detector_names() -> list[str]:
-    return sorted(path.stem for path in SPECS.glob("*.yaml"))
+    return DETECTORS.names()
 
 
 def detector_file(name: str) -> DetectorFile:
@@ -105,17 +105,7 @@ def detector_file(name: str) -> DetectorFile:
 
     Raises UserError for an unknown name or a faulty file.
     """
-    from vbert.data.yaml import read_yaml
-
-    if name.endswith((".yaml", ".yml")):
-        path = Path(os.path.expanduser(name))
-    elif name in detector_names():
-        path = SPECS / f"{name}.yaml"
-    else:
-        raise UserError(
-            f"no detector {name!r} in data_specs/detectors; {nearest(name, detector_names())}, or give your own .yaml"
-        )
-    return read_yaml(path, DetectorFile)
+    return DETECTORS.read(name, DetectorFile)
 
 
 class RegionSettings(Settings):

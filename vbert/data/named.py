@@ -1,0 +1,45 @@
+"""Specs by name: those of one folder of `data_specs`, each called as its file is, or a .yaml file of one's own."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from vbert.artifacts.errors import UserError, nearest
+from vbert.data.yaml import is_yaml, read_yaml
+
+M = TypeVar("M", bound=BaseModel)
+
+DATA_SPECS = Path(__file__).parents[2] / "data_specs"
+
+
+@dataclass(frozen=True)
+class Specs:
+    """The specs in `folder`. For sentences: `what` one is of, and what `others` may be given in place of a name."""
+
+    folder: Path
+    what: str
+    others: str = "your own .yaml"
+
+    def names(self) -> list[str]:
+        """Sorted."""
+        return sorted(path.stem for path in self.folder.glob("*.yaml"))
+
+    def known(self, name: str) -> str:
+        """`name`, where there is a spec of it, or where it is that of a file. Raises ValueError with the nearest."""
+        if is_yaml(name) or name in self.names():
+            return name
+        near = nearest(name, self.names())
+        raise ValueError(f"no {self.what} {name!r} in data_specs/{self.folder.name}; {near}, or give {self.others}")
+
+    def read(self, name: str, model: type[M]) -> M:
+        """The spec of that name, or in that file; paths in it absolute. Raises UserError, with file:line:column."""
+        try:
+            self.known(name)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        return read_yaml(Path(os.path.expanduser(name)) if is_yaml(name) else self.folder / f"{name}.yaml", model)
