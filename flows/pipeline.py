@@ -14,7 +14,7 @@ from vbert.artifacts.build import Machine
 def pipeline(
     recipe: str | Recipe = "demo",
     changes: dict[str, Any] | None = None,
-    store: str = "store",
+    store: str = "",
     machine: Machine | None = None,
     until: list[str] | None = None,
 ) -> dict[str, float]:
@@ -23,7 +23,8 @@ def pipeline(
     Args:
         recipe: a shipped recipe's name, a YAML file, or a whole recipe, frozen here.
         changes: dotted fields of the recipe and their values: `{"pretrain.steps": 600}`.
-        store: where artifacts are; finished ones are not built again.
+        store: where artifacts are, a folder or URL; without it $VBERT_STORE, else ./store. Finished ones are not built
+            again.
         machine: how many things at once; changes no bits. Without it, the recipe's.
         until: stages to stop at, such as `regions[easy_vqa]`. Without it, the report.
     """

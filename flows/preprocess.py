@@ -14,7 +14,7 @@ from vbert.artifacts.build import Machine
 def preprocess(
     recipe: str | Recipe = "demo",
     changes: dict[str, Any] | None = None,
-    store: str = "store",
+    store: str = "",
     machine: Machine | None = None,
 ) -> dict[str, float]:
     """Raw data sets to shards of region features. Returns how many images and regions they hold.
@@ -22,7 +22,8 @@ def preprocess(
     Args:
         recipe: a shipped recipe's name, a YAML file, or a whole recipe, frozen here.
         changes: dotted fields of the recipe and their values: `{"pretrain.steps": 600}`.
-        store: where artifacts are; finished ones are not built again.
+        store: where artifacts are, a folder or URL; without it $VBERT_STORE, else ./store. Finished ones are not built
+            again.
         machine: how many things at once; changes no bits. Without it, the recipe's.
     """
     return build(recipe, changes, store, machine, until=("regions",))

@@ -25,7 +25,7 @@ from vbert.artifacts.children import Stopped
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.fingerprint import digest
 from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, refuse, walk
-from vbert.artifacts.store import Store
+from vbert.artifacts.store import Store, default_root
 from vbert.artifacts.verified import digests_shared
 
 P = ParamSpec("P")
@@ -70,7 +70,10 @@ def build(
     machine: Machine | None,
     until: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Build a recipe up to its report, or to those stages of `until` that it has. Returns the metrics."""
+    """Build a recipe up to its report, or to those stages of `until` that it has. Returns the metrics.
+
+    store: "" is the command's own, `$VBERT_STORE` or ./store.
+    """
     found = resolve(recipe, changes)
     whole = graph(found)
     stages = {name for artifact in walk(whole) for name in (artifact.stage_name, artifact.title)}
@@ -78,7 +81,7 @@ def build(
     asked: dict[str, Any] = {"until": until}
     if isinstance(recipe, str):
         asked |= {"source": origin(recipe), "changes": changes or {}}
-    return build_targets(targets, Store(store), machine or found.machine, found, asked)
+    return build_targets(targets, Store(store or default_root()), machine or found.machine, found, asked)
 
 
 @_cancelled_where_stopped

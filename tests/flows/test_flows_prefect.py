@@ -277,6 +277,31 @@ def test_a_server_that_does_not_answer_is_said_at_once(tmp_path: Path) -> None:
             schedule("demo", {}, str(tmp_path), Machine(), None, "1d")
 
 
+def test_flows_have_the_store_of_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`$VBERT_STORE` was not heeded: a deployment built all again, into ./store."""
+    from flows.evaluate import evaluate
+    from flows.on_prefect import body
+    from flows.pipeline import pipeline
+    from flows.preprocess import preprocess
+    from flows.train import train
+
+    seen: list[str] = []
+
+    def noted(_: Any, store: Store, *__: Any) -> dict[str, float]:
+        seen.append(store.location)
+        return {}
+
+    monkeypatch.setattr(body, "build_targets", noted)
+    monkeypatch.setenv("VBERT_STORE", str(tmp_path / "mine"))
+    for flow in (pipeline, preprocess, train, evaluate):
+        flow.fn("demo")
+    pipeline.fn("demo", store=str(tmp_path / "other"))
+    monkeypatch.delenv("VBERT_STORE")
+    monkeypatch.chdir(tmp_path)
+    pipeline.fn("demo")
+    assert seen == [str(tmp_path / name) for name in (*["mine"] * 4, "other", "store")]
+
+
 @pytest.mark.parametrize("every", ["5", "s", "0s", "1y", "-1d"])
 def test_an_interval_is_a_number_and_a_unit(every: str) -> None:
     with pytest.raises(UserError, match="--every"):
