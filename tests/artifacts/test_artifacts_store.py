@@ -293,7 +293,7 @@ def test_moving_a_store_is_mv(tmp_path: Path) -> None:
         assert toy.graph(2, order=order).bound(Store(tmp_path / "new")).read() == 6
 
 
-def test_runs(tmp_path: Path) -> None:
+def test_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     assert store.runs() == {}
     store.note_run("20260101-a", {"recipe": "a", "status": "running"})
@@ -302,6 +302,12 @@ def test_runs(tmp_path: Path) -> None:
     (tmp_path / "runs" / "torn.json").write_text('{"recipe"')
     assert store.runs() == {"20260101-a": {"recipe": "a", "status": "done"}, "20260102-b": {"recipe": "b"}}
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["20260101-a.json", "20260102-b.json", "torn.json"]
+    read: list[str] = []
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self: read.append(self.stem) or real(self))
+    Store(tmp_path).note_run("20260102-b", {"recipe": "c"})  # by another process, and as long as before
+    assert store.runs()["20260102-b"] == {"recipe": "c"}
+    assert read == ["20260102-b", "torn"], "gc asks again for each thing that it removes"
 
 
 def test_set_aside_moves_only_what_is_still_damaged(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ class Store:
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root).absolute()
         self.checked = Verified()
+        self._records: dict[Path, tuple[tuple[int, int, int], dict[str, Any]]] = {}  # of runs, as read before
         record = self.root / "store.json"
         try:
             known = record.is_file()
@@ -423,7 +424,11 @@ class Store:
         found = {}
         for path in sorted((self.root / "runs").glob("*.json")):
             with suppress(ValueError, OSError):
-                found[path.stem] = json.loads(path.read_text())
+                info = path.stat()  # records are replaced whole: an unchanged one is not read again
+                key, held = (info.st_size, info.st_mtime_ns, info.st_ino), self._records.get(path)
+                if held is None or held[0] != key:
+                    held = self._records[path] = key, json.loads(path.read_text())
+                found[path.stem] = held[1]
         return found
 
     def run(self, run_id: str) -> dict[str, Any]:
