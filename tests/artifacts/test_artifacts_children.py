@@ -282,6 +282,18 @@ def test_sigterm_while_sigterm_is_handled(tmp_path: Path) -> None:
     child.close()
 
 
+def test_several_that_do_not_heed_are_killed_after_one_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "GRACE", 1.0)
+    several = [children.Child() for _ in range(3)]
+    for number, child in enumerate(several):
+        child.start(listening, (tmp_path / str(number), 60.0), {})
+        _until((tmp_path / str(number)).exists)
+    began = time.monotonic()
+    children.terminate(several)
+    assert time.monotonic() - began < 2.5, "it was a grace each"
+    assert {child.process.poll() for child in several} == {-signal.SIGKILL}
+
+
 def test_terminate_does_not_wait_for_nothing(tmp_path: Path) -> None:
     """A function that does not listen finishes; its child then goes, long before the grace is over."""
     child = children.Child()

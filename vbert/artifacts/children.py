@@ -190,13 +190,14 @@ class Children:
 
 
 def terminate(children: Sequence[Child]) -> None:
-    """Ask all to leave off at a checkpoint, then wait for each; one that takes too long is killed."""
+    """Ask all to leave off at a checkpoint, then wait for them; those that take too long are killed."""
     for child in children:
         with suppress(OSError):
             child.process.terminate()
+    deadline = time.monotonic() + GRACE  # of all together: whoever asked waits no longer for several
     for child in children:
         try:
-            child.process.wait(GRACE)
+            child.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             child.close()
 
