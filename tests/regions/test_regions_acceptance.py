@@ -81,3 +81,19 @@ def test_the_share_that_is_advised_is_accepted() -> None:
     for total in range(1, 200):
         for bad in range(total + 1):
             assert bad / total <= least(bad, total) < bad / total + 0.0021
+
+
+def test_damaged_shards_are_made_again_and_not_asked(tmp_path: Path) -> None:
+    """An input that is made again asks what is made of it whether that will be accepted."""
+    store, table = Store(tmp_path / "store"), files.lxmert_tsv(tmp_path / "a.tsv", files.images(2))
+    shards = import_step(table)
+    (made,) = build_here([shards], store)
+    bits = made.file("000000.tar").read_bytes()
+    for held in (made, *(raw.bound(store) for raw in made.step.inputs() if raw.step is not None)):  # type: ignore[union-attr]
+        held.path.chmod(0o755)
+        for path in held.path.iterdir():
+            if path.suffix in (".tar", ".parquet"):
+                path.chmod(0o644)
+                path.unlink()
+    (again,) = build_here([shards], store)
+    assert again.file("000000.tar").read_bytes() == bits

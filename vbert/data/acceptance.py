@@ -12,6 +12,8 @@ from vbert.data.spec import Reading
 
 if TYPE_CHECKING:
     from vbert.artifacts.artifact import Artifact
+    from vbert.artifacts.manifest import Manifest
+    from vbert.artifacts.store import Store
 
 
 def objection(artifact: Artifact) -> str | None:
@@ -19,12 +21,7 @@ def objection(artifact: Artifact) -> str | None:
 
     Its figures say how many boxes there are, how many can't be used (see `boxes.Fitting`), and its notes which.
     """
-    if artifact.step is None or artifact.store is None:
-        return None
-    made = None
-    with suppress(Damaged):  # then it is made again first
-        made = artifact.store.find(artifact.stage_name, artifact.fingerprint)
-    if made is None:
+    if artifact.step is None or artifact.store is None or (made := whole(artifact, artifact.store)) is None:
         return None
     bad = sum(made.figures.get(f"boxes_{reason}", 0) for reason in UNUSABLE)
     total = bad + made.figures.get("boxes", 0)
@@ -37,3 +34,10 @@ def objection(artifact: Artifact) -> str | None:
         f"them with `--set data.{artifact.label or 'NAME'}.unusable_boxes={least(bad, total)}` (in a spec: "
         f"`unusable_boxes` of its `images`), which reads nothing again"
     )
+
+
+def whole(artifact: Artifact, store: Store) -> Manifest | None:
+    """What is recorded of a finished artifact; None where there is none, or a damaged one: it is made again first."""
+    with suppress(Damaged):
+        return store.find(artifact.stage_name, artifact.fingerprint)
+    return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from vbert.artifacts.errors import BuildError, Damaged
+from vbert.artifacts.errors import BuildError
 from vbert.artifacts.settings import least
+from vbert.data.acceptance import whole
 
 if TYPE_CHECKING:
-    from vbert.artifacts.manifest import Manifest
     from vbert.artifacts.store import Store
     from vbert.data.images import Images
     from vbert.regions.shards import Shards
@@ -24,11 +24,11 @@ def objection(shards: Shards, store: Store) -> str | None:
     given = shards.step.arguments
     accepted: float = given["settings"].quarantine
     images: Images | None = given["images"].bound(store) if "images" in given else None
-    if (made := store.find(shards.stage_name, shards.fingerprint)) is not None:
+    if (made := whole(shards, store)) is not None:
         bad, total = made.figures["quarantined"], made.figures["quarantined"] + made.figures["images"]
         held: Shards | Images = shards
         table = store.where(made, "quarantine.parquet")
-    elif images is not None and (index := _found(store, images)) is not None:
+    elif images is not None and (index := whole(images, store)) is not None:
         bad, total = index.figures["broken"], index.figures["images"]
         table, held = f"{store.where(index, 'images.parquet')} (width 0)", images
     else:
@@ -44,12 +44,6 @@ def objection(shards: Shards, store: Store) -> str | None:
         f"{most:.3g} %{_first(held)} (all of them: {table}); nothing made is lost: mend them, or "
         f"accept them with {setting}, which makes nothing again"
     )
-
-
-def _found(store: Store, images: Images) -> Manifest | None:
-    with suppress(Damaged):  # then it is made again first
-        return store.find(images.stage_name, images.fingerprint)
-    return None
 
 
 def _first(table: Shards | Images) -> str:
