@@ -115,8 +115,9 @@ class Running:
             with engine_here(self.store, self.machine, terminal, self.targets[0]) as engine:
                 results = engine.ensure_all(self.targets)
         else:
-            from flows.on_prefect import import_prefect
+            from flows.on_prefect import import_prefect, own_server
 
+            own_server.begin_ahead()
             import_prefect()
             from flows.on_prefect.here import run_on_prefect
 

@@ -52,6 +52,7 @@ def in_this_process(
     """Flows called in this context tell `events` what they do and leave in `Here.built` what they built."""
     url = PREFECT_API_URL.value()
     if url:
+        own_server.end_unneeded()
         check_server(url)
     else:
         said = "starting a Prefect server for this run alone (10–20 s); `prefect server start` runs one that stays"

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-
-import httpx
-from prefect.context import refresh_global_settings_context
-from prefect.settings import PREFECT_HOME, get_current_settings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 from flows.on_prefect import profiles
 from vbert.artifacts.errors import UserError
@@ -21,7 +21,10 @@ from vbert.artifacts.errors import UserError
 PATIENCE, LONGEST = 20.0, 120.0  # seconds of waiting until a line says so, and until it is given up
 ENDING = 5.0  # seconds that the server has to write down what it was told last
 
+# Of the seconds until it answers most go into imports, and of those a seventh into collecting what is no garbage.
 SERVER = """
+import gc
+gc.disable()
 import os, socket, sys, threading, uvicorn
 
 def watch():
@@ -29,9 +32,39 @@ def watch():
     os._exit(1)
 
 threading.Thread(target=watch, daemon=True).start()
+import prefect.server.api.server
+gc.freeze()
+gc.enable()
 config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
 uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
 """
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A server that may not answer yet: its process, its URL, and what it says."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    said: IO[bytes]
+
+
+_ahead: Begun | None = None  # begun before it was known to be needed
+
+
+def begin_ahead() -> None:
+    """Begin the server that a run will need, so that it comes up while this process imports Prefect; nothing where
+    Prefect is imported already, or may be told of a server that runs."""
+    global _ahead
+    if "prefect" not in sys.modules and not _may_be_told_of_another():
+        with suppress(OSError):  # `start` says what is wrong
+            _ahead = _begin({})
+
+
+def end_unneeded() -> None:
+    """End what `begin_ahead` began, where Prefect knew of another server after all."""
+    if _ahead is not None:
+        _end(_ahead.process)
 
 
 def start(say: Callable[[str], None]) -> None:
@@ -39,14 +72,31 @@ def start(say: Callable[[str], None]) -> None:
 
     (Prefect's own way asks through a proxy, is ended by the Ctrl-C that a run must still report, and outlives a kill.)
     """
+    from prefect.context import refresh_global_settings_context
+    from prefect.settings import get_current_settings
+
     _check_home()
-    with socket.socket() as listening, tempfile.TemporaryFile() as said:
+    begun = _ahead or _begin(get_current_settings().to_environment_variables(exclude_unset=True))
+    try:
+        _wait(begun.url, begun.process, say)
+    except UserError as error:
+        _end(begun.process)
+        begun.said.seek(0)
+        lines = begun.said.read().decode(errors="replace").strip().splitlines()
+        raise UserError(f"{error} ({lines[-1][:300]})" if lines else str(error), "\n".join(lines[-20:])) from None
+    os.environ["PREFECT_API_URL"] = begun.url
+    refresh_global_settings_context()
+
+
+def _begin(settings: Mapping[str, str]) -> Begun:
+    said = tempfile.TemporaryFile()  # noqa: SIM115  read where it does not come up
+    with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()  # from here on requests wait until it answers
         environment = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
         server = subprocess.Popen(
             [sys.executable, "-c", SERVER, str(listening.fileno())],
-            env=os.environ | environment | get_current_settings().to_environment_variables(exclude_unset=True),
+            env={**os.environ, **environment, **settings},
             pass_fds=(listening.fileno(),),
             stdin=subprocess.PIPE,  # its end tells the server that this process is gone
             stdout=said,
@@ -54,20 +104,20 @@ def start(say: Callable[[str], None]) -> None:
             start_new_session=True,  # Ctrl-C is this process's to obey
         )
         atexit.register(_end, server)
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
-        listening.close()
-        try:
-            _wait(url, server, say)
-        except UserError as error:
-            _end(server)
-            said.seek(0)
-            lines = said.read().decode(errors="replace").strip().splitlines()
-            raise UserError(f"{error} ({lines[-1][:300]})" if lines else str(error), "\n".join(lines[-20:])) from None
-    os.environ["PREFECT_API_URL"] = url
-    refresh_global_settings_context()
+        return Begun(server, f"http://127.0.0.1:{listening.getsockname()[1]}/api", said)
+
+
+def _may_be_told_of_another() -> bool:
+    """Whether a variable or a file that Prefect reads could name a server; told without importing it."""
+    if "PREFECT_API_URL" in os.environ or "PREFECT_PROFILE" in os.environ or Path("prefect.toml").exists():
+        return True
+    named = {profiles(): "PREFECT_API_URL", Path(".env"): "PREFECT_", Path("pyproject.toml"): "tool.prefect"}
+    return any(path.is_file() and word in path.read_text(errors="replace") for path, word in named.items())
 
 
 def _check_home() -> None:
+    from prefect.settings import PREFECT_HOME
+
     home = PREFECT_HOME.value()
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -81,6 +131,8 @@ def _check_home() -> None:
 
 
 def _wait(url: str, server: subprocess.Popen[bytes], say: Callable[[str], None]) -> None:
+    import httpx
+
     began = time.monotonic()
     while time.monotonic() - began < LONGEST:
         try:

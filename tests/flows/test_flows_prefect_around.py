@@ -79,6 +79,26 @@ print(now.flows.heartbeat_frequency, now.server.ephemeral.startup_timeout_second
     assert done.stdout == "30 120 intranet,127.0.0.1,localhost,::1\n", done
 
 
+def test_a_server_is_begun_before_prefect_is_imported_unless_another_may_be_named(tmp_path: Path) -> None:
+    code = """
+import sys
+from flows.on_prefect import own_server
+own_server.begin_ahead()
+assert "prefect" not in sys.modules
+begun = own_server._ahead
+print(begun is not None)
+if begun is not None:
+    own_server.end_unneeded()
+    print(begun.process.poll() is not None)
+"""
+    home = tmp_path / "home"
+    assert python(code, home).stdout == "True\nTrue\n"
+    assert python(code, home, PREFECT_API_URL="http://127.0.0.1:9/api").stdout == "False\n"
+    home.mkdir()
+    (home / "profiles.toml").write_text('[profiles.mine]\nPREFECT_API_URL = "http://127.0.0.1:9/api"\n')
+    assert python(code, home).stdout == "False\n"
+
+
 @pytest.mark.slow
 def test_behind_a_proxy_the_own_server_is_reached_and_ends_with_the_run(tmp_path: Path) -> None:
     code = """
