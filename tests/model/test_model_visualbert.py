@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from model_batches import Both, hf_config, small_config
+from pydantic import ValidationError
 from transformers import VisualBertForPreTraining
 
 from vbert.model.attention import Layout, attend, attend_padded
@@ -221,6 +222,24 @@ def test_standardised_input_is_what_the_statistics_make_of_it() -> None:
     torch.testing.assert_close(standard(both.packed), expected, atol=1e-12, rtol=0)
     with pytest.raises(ValueError, match="standardise: true"):
         plain.set_statistics(mean, std)
+
+
+def test_box_numbers_are_multiplied_by_their_gain() -> None:
+    """With weights of the box numbers a sixth as large, six times the numbers are the same."""
+    sizes = {"standardise": True, "box_input": "append6", "visual_dim": 4}
+    plain, gained = (
+        VisualBert(small_config(**sizes, **gain), torch.Generator().manual_seed(0)).double().eval()
+        for gain in ({}, {"box_gain": 6.0})
+    )
+    visual = torch.rand(5, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for model in (plain, gained):
+        model.set_statistics(visual.mean(0), visual.std(0))
+    with torch.no_grad():
+        gained.embeddings.visual_projection.weight[:, 4:] /= 6
+    batch = Packed.of([[1, 2], [3]], [[0, 0], [0]], [visual[:2].numpy(), visual[2:].numpy()])
+    torch.testing.assert_close(gained(batch), plain(batch), atol=1e-12, rtol=0)
+    with pytest.raises(ValidationError, match="box_gain"):
+        small_config(box_input="none", standardise=True, box_gain=6.0)
 
 
 def test_packed_puts_each_text_before_its_regions() -> None:

@@ -125,6 +125,41 @@ def test_altered_texts_are_false(world: World) -> None:
         assert not is_true(pair.images[0], pair.sayings[0].text)
 
 
+@pytest.fixture
+def changes(world: World, tmp_path: Path) -> World:
+    """Ten captions with a relation, each with negatives that turn it around or change a color; ten without."""
+    rows = [
+        {
+            "example_id": str(k),
+            "kind": "caption",
+            "image_ids": [f"{k + 2:03d}"],
+            "split": "train",
+            "text": f"a red circle left of a blue square {k}" if k % 2 else f"a red circle {k}",
+            "question_type": "relation" if k % 2 else "list",
+            "negatives": ["right of", "a green one", "a black one", "a gray one"][0 if k % 2 else 1 :],
+            "changed": ["relation", "color", "color", "color"][0 if k % 2 else 1 :],
+        }
+        for k in range(20)
+    ]
+    write_examples(tmp_path, rows)
+    return World(Examples.at(tmp_path), world.shards, world.vocabulary)
+
+
+def test_examples_and_changes_can_be_chosen(changes: World) -> None:
+    pretraining = task(changes, question_types=("relation",), altered_by=("relation",), altered=1.0, itm_draw="paired")
+    wrong = [texts for _, texts, match in samples(pretraining) if match == 0]
+    assert pretraining.size() == 10
+    assert len(wrong) == 30
+    assert all(texts == ["right of"] for texts in wrong)
+
+
+def test_chosen_names_that_no_example_has_are_refused(changes: World) -> None:
+    with pytest.raises(UserError, match=r"question_types.*'relations'.*did you mean 'relation'"):
+        task(changes, question_types=("list", "relations"))
+    with pytest.raises(UserError, match=r"altered_by.*'colour'.*did you mean 'color'"):
+        task(changes, altered_by=("colour",))
+
+
 def test_question_sets_enter_with_an_answer(world: World) -> None:
     seen = samples(task(world, itm_target="off"), epochs=1)
     assert {match for *_, match in seen} == {-1}

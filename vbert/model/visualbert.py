@@ -216,12 +216,14 @@ class VisualBert(nn.Module):
 
     @torch.no_grad()
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Sets the standardisation of the visual input; both [visual_input], a std of 0 counts as 1."""
+        """Sets the standardisation of the visual input, the box numbers' gain included; both [visual_input], a std of 0
+        counts as 1."""
         table = self.embeddings
         if table.feature_mean is None or table.feature_std is None:
             raise ValueError("this model does not standardise its visual input: set `standardise: true`")
         table.feature_mean.copy_(mean)
         table.feature_std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
+        table.feature_std[self.config.visual_dim :] /= self.config.box_gain
 
 
 def activate(hidden: Tensor, name: str) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.data.examples import Examples
 from vbert.regions.shards import Shards
 
@@ -59,7 +59,7 @@ class Corpus:
         from vbert.training.batches import Rows, Visuals
 
         self.settings = settings
-        self.rows = Rows(data.examples, data.shards, splits, settings.kinds)
+        self.rows = Rows(data.examples, data.shards, splits, settings.kinds, types=settings.question_types)
         self.visuals = Visuals(data.shards, box_input, self.rows.shown(settings.images))
         self.ids: list[str] = self.rows.column("example_id")
         self.texts: list[str] = self.rows.column("text")
@@ -130,16 +130,19 @@ class Corpus:
         return Pair([self.saying(i, rng)], self._false_images(i, rng), "other")
 
     def _altered(self, i: int, rng: np.random.Generator) -> Pair | None:
-        """The text with one thing changed; None where the data has no such text."""
-        negatives = self.negatives[i].as_py()
+        """The text with one thing changed, one of `altered_by` where that is set; None where there is no such text."""
+        negatives = self.negatives[i].as_py() or []
+        changed = self.changed[i].as_py() or [""] * len(negatives)
+        if (wanted := self.settings.altered_by) is not None:
+            chosen = [k for k, what in enumerate(changed) if what in wanted]
+            negatives, changed = [negatives[k] for k in chosen], [changed[k] for k in chosen]
         if not negatives:
             return None
         k = int(rng.integers(len(negatives)))
-        changed = self.changed[i].as_py()
         wrong = [Saying(str(negatives[k]))]
         if self.settings.captions == 2 and (j := self._partner(i, rng)) is not None:
             wrong = [self.saying(j, rng), *wrong]
-        return Pair(wrong, self.images[i], "altered", str(changed[k]) if changed else "")
+        return Pair(wrong, self.images[i], "altered", str(changed[k]))
 
     def _false_images(self, i: int, rng: np.random.Generator) -> Sequence[str]:
         """Images that the example's text is false of: known ones where the data names them; for a question, those it
@@ -224,6 +227,21 @@ class Corpus:
             if times >= CONTENT_SHARE * stood[word]:
                 found.update(word)
         return found
+
+
+def check_names(examples: Sequence[Examples], settings: PretrainSettings) -> None:
+    """Raises UserError where `question_types` or `altered_by` name what none of the data sets has."""
+    import pyarrow.compute as pc
+
+    for field, column in (("question_types", "question_type"), ("altered_by", "changed")):
+        wanted = getattr(settings, field) or ()
+        there: set[str] = set()
+        for table in (e.table() for e in examples) if wanted else ():
+            values = table[column].unique() if column == "question_type" else pc.list_flatten(table[column]).unique()
+            there.update(filter(None, values.to_pylist()))
+        for name in wanted:
+            if name not in there:
+                raise UserError(f"{field}: no example has {name!r}; {nearest(name, there)}")
 
 
 def _words(encoder: Encoder, text: str) -> list[tuple[int, ...]]:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from vbert.artifacts.settings import Since
 from vbert.model.config import text_limit
-from vbert.objectives.corpus import Corpus, Pair, PretrainData
+from vbert.objectives.corpus import Corpus, Pair, PretrainData, check_names
 from vbert.training.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -69,6 +69,12 @@ class PretrainSettings(Schedule):
     )
     mismatched: float = Field(0.5, ge=0, le=1, description="share of pairs that don't match, of `itm_draw: drawn`")
     altered: float = Field(0.0, ge=0, le=1, description="share of those made by changing one thing of a true text")
+    altered_by: Annotated[tuple[str, ...] | None, Since(None)] = Field(
+        None, min_length=1, description="what is changed: color, relation, … as the data says; None: anything"
+    )
+    question_types: Annotated[tuple[str, ...] | None, Since(None)] = Field(
+        None, min_length=1, description="of examples: relation, count, … as the data says; None: all"
+    )
     images: Annotated[Literal["own", "shuffled"], Since("own")] = Field(
         "own",
         description="shuffled: each image's texts stand beside another's regions, a control of what compute gives",
@@ -111,6 +117,7 @@ class Pretraining:
         self.max_text = text_limit(settings.max_text, model.encoder.config.max_positions)
         self.weights = {"mlm": settings.mlm, "itm": settings.itm}
         names = sorted(data)
+        check_names([data[name].examples for name in names], settings)
         self.train = [Corpus(data[name], ["train"], settings, box_input) for name in names]
         self.held_out = [Corpus(data[name], ["val"], settings, box_input) for name in names]
         self.ends = [sum(len(c.ids) for c in self.train[: k + 1]) for k in range(len(names))]

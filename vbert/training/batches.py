@@ -47,7 +47,8 @@ class Batch:
 class Rows:
     """The examples of some splits and kinds whose images all have regions, in the order of the table.
 
-    share: of the examples, as `portion` draws it with `seed`. every: those without regions too.
+    types: question types, None for all. share: of the examples, as `portion` draws it with `seed`. every: those without
+    regions too.
     """
 
     def __init__(
@@ -58,12 +59,15 @@ class Rows:
         kinds: Collection[str],
         share: float = 1.0,
         seed: int = 0,
+        types: Collection[str] | None = None,
     ) -> None:
         table = examples.table()
         chosen = pc.and_(
             pc.is_in(table["split"], pa.array(list(splits), pa.string())),
             pc.is_in(table["kind"], pa.array(list(kinds), pa.string())),
         )
+        if types is not None:
+            chosen = pc.and_(chosen, pc.is_in(table["question_type"], pa.array(list(types), pa.string())))
         table = table.filter(chosen).combine_chunks()
         if share < 1:
             chosen = pa.array(portion(image_groups(table), share, seed), pa.bool_())
