@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from flows.cli_import import import_features, say
-from flows.options import JsonOption, SharedOption, StoreOption
+from flows.options import DtypeOption, JsonOption, SharedOption, StoreOption
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.graph import Engine
 from vbert.artifacts.store import Store, default_root
@@ -35,6 +35,7 @@ def export(
     format: str | None = None,
     ids: str | None = None,
     boxes_in: str | None = None,
+    dtype: DtypeOption = None,
     images: Path | None = None,
     sizes: Path | None = None,
     json_: JsonOption = False,
@@ -57,6 +58,8 @@ def export(
         regular expression; its first group in the file's name of an image is the image's id.
     boxes_in
         what box numbers are, where the format doesn't say: original, recorded, resized:SHORT, normalised or none.
+    dtype
+        of the features, in tables that don't say it; float32 otherwise.
     images
         folder of the images, for their sizes.
     sizes
@@ -66,7 +69,7 @@ def export(
     from vbert.regions.interop.opened import opened
 
     with (
-        opened(source, format, ids, _boxes_in(boxes_in), _sizes(images, sizes)) as features,
+        opened(source, format, ids, _boxes_in(boxes_in), _sizes(images, sizes), dtype) as features,
         _progress("export") as show,
     ):
         made = write(features, to, out, show)
@@ -85,6 +88,7 @@ def inspect(
     format: str | None = None,
     ids: str | None = None,
     boxes_in: str | None = None,
+    dtype: DtypeOption = None,
     images: Path | None = None,
     sizes: Path | None = None,
     count: int = 3,
@@ -106,6 +110,8 @@ def inspect(
         regular expression; its first group in the file's name of an image is the image's id.
     boxes_in
         what box numbers are, where the format doesn't say: original, recorded, resized:SHORT, normalised or none.
+    dtype
+        of the features, in tables that don't say it; float32 otherwise.
     images
         folder of the images, for their sizes and to draw on.
     sizes
@@ -123,7 +129,7 @@ def inspect(
 
     if out is not None and images is None:
         raise UserError("-o draws boxes on images: give their folder with --images")
-    with opened(path, format, ids, _boxes_in(boxes_in), _sizes(images, sizes)) as features:
+    with opened(path, format, ids, _boxes_in(boxes_in), _sizes(images, sizes), dtype) as features:
         if out is not None and images is not None:
             for sentence in draw(features, images, out, count, boxes)[:3]:
                 say(f"not drawn: {sentence}")
@@ -217,6 +223,8 @@ def compare(
     ids_b: str | None = None,
     boxes_in_a: str | None = None,
     boxes_in_b: str | None = None,
+    dtype_a: DtypeOption = None,
+    dtype_b: DtypeOption = None,
     images: Path | None = None,
     sizes: Path | None = None,
     rows: int = 20,
@@ -248,6 +256,10 @@ def compare(
         what a's box numbers are, where the format doesn't say: original, recorded, resized:SHORT, normalised or none.
     boxes_in_b
         what b's are.
+    dtype_a
+        of a's features, in tables that don't say it; float32 otherwise.
+    dtype_b
+        of b's.
     images
         folder of the images, for their sizes.
     sizes
@@ -265,8 +277,8 @@ def compare(
 
     known = _sizes(images, sizes)
     with (
-        opened(a, format_a, ids_a, _boxes_in(boxes_in_a), known) as left,
-        opened(b, format_b, ids_b, _boxes_in(boxes_in_b), known) as right,
+        opened(a, format_a, ids_a, _boxes_in(boxes_in_a), known, dtype_a) as left,
+        opened(b, format_b, ids_b, _boxes_in(boxes_in_b), known, dtype_b) as right,
         _progress("compare") as show,
     ):
         total = Comparison()

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from flows.options import JsonOption, MachineOption, SharedOption, StoreOption
+from flows.options import DtypeOption, JsonOption, MachineOption, SharedOption, StoreOption
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.graph import Engine
 from vbert.artifacts.store import Store, default_root
@@ -22,7 +22,7 @@ def import_features(
     layer: Literal["fc6", "fc7", "res5_pool"] | None = None,
     weights: str | None = None,
     boxes_in: str | None = None,
-    dtype: Literal["float16", "float32", "float64"] | None = None,
+    dtype: DtypeOption = None,
     images: Path | None = None,
     sizes: Path | None = None,
     ids: str | None = None,
@@ -123,7 +123,7 @@ def import_features(
     if detector == UNKNOWN:
         say(f"detector unknown: nothing says which features these fit (give --detector when you know it); {made.title}")
     if made.figures["quarantined"]:
-        say(f"{made.figures['quarantined']} entries are left out: see {made.path / 'quarantine.parquet'}")
+        say(f"left out: {made.figures['quarantined']:,} of its entries, see {made.path / 'quarantine.parquet'}")
     if out is not None:
         from vbert.artifacts.handing_out import hand_out
 

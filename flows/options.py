@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -13,3 +13,4 @@ SharedOption = Annotated[
     bool, Parameter(name="--shared", negative=(), help="let the group of the store's directory build in it too")
 ]
 JsonOption = Annotated[bool, Parameter(name="--json", negative=(), help="one JSON object as the last line of output")]
+DtypeOption = Literal["float16", "float32", "float64"] | None

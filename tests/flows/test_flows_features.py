@@ -95,6 +95,24 @@ def test_in_out_and_compared(features: Any, tmp_path: Path) -> None:
     assert len(Path("rows.csv").read_text().splitlines()) == 7
 
 
+def test_every_command_can_be_told_the_type_of_numbers(features: Any, tmp_path: Path) -> None:
+    """A table of float64, which does not say so: as float32 its features are twice as many numbers, out of all size."""
+    files.bottom_up_tsv(tmp_path / "plain.tsv", GIVEN)
+    lines = [line.split("\t") for line in Path("plain.tsv").read_text().splitlines()]
+    for row, one in zip(lines, GIVEN, strict=True):
+        row[5] = files.b64(one.features, "<f8")
+    Path("wide.tsv").write_text("\n".join("\t".join(row) for row in lines))
+    code, out, _ = features("inspect", "wide.tsv", "--dtype", "float64", "--json")
+    assert (code, last(out)["images"], last(out)["dims"]) == (0, 6, {"32": 6})
+    code, out, _ = features("export", "wide.tsv", "--dtype", "float64", "--to", "npy", "--out", "npy", "--json")
+    assert (code, last(out)["images"], last(out)["unreadable"]) == (0, 6, 0)
+    for types in (("wide.tsv", "plain.tsv", "--dtype-a", "float64"), ("plain.tsv", "wide.tsv", "--dtype-b", "float64")):
+        code, out, _ = features("compare", *types, "--json")
+        assert (code, last(out)["same"], last(out)["images"]) == (0, True, 6)
+    code, _, err = features("inspect", "npy", "--dtype", "float64")
+    assert (code, "says the type of its numbers itself; leave it out" in err) == (2, True)
+
+
 def test_a_difference_is_exit_code_1_with_its_cause(features: Any, tmp_path: Path) -> None:
     files.lxmert_tsv(tmp_path / "a.tsv", GIVEN)
     for one in GIVEN:

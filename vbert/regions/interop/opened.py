@@ -20,6 +20,7 @@ from vbert.regions.interop.importing import image_id_of
 
 if TYPE_CHECKING:
     from vbert.regions.contract import Contract
+    from vbert.regions.interop import Dtype
     from vbert.regions.interop.sizes import Sizes
     from vbert.regions.shards import Shards
 
@@ -69,9 +70,13 @@ def opened(
     ids: str | None = None,
     boxes_in: BoxesIn | None = None,
     sizes: Sizes | None = None,
+    dtype: Dtype | None = None,
 ) -> Iterator[FeatureSet]:
-    """The features at `path`: a folder of our shards, or whatever format is recognised (or named). Raises UserError."""
+    """The features at `path`: a folder of our shards, or whatever format is recognised (or named). `dtype`: of features
+    whose type the format doesn't say. Raises UserError."""
     if format in (None, SHARDS) and (path / MARK).is_file():
+        if dtype is not None:
+            raise UserError(f"--dtype {dtype}: {path} is a folder of shards, which says its type itself; leave it out")
         yield _shards(path)
         return
     if format == SHARDS:
@@ -82,7 +87,7 @@ def opened(
     entries: dict[str, list[tuple[str, interop.Place]]] = {}
     for key, place in module.index(files):
         entries.setdefault(image_id_of(key, ids), []).append((key, place))
-    with interop.reading(module, files) as take:
+    with interop.reading(module, files, dtype) as take:
 
         def read(image_id: str) -> Found:
             first: BadEntry | None = None
