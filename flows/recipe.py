@@ -116,7 +116,9 @@ class ModelEntry(ModelSettings):
 
 
 class PretrainEntry(PretrainSettings):
-    data: Annotated[tuple[str, ...], Wiring] = Field(description="names under `data`, whose training texts are read")
+    data: Annotated[tuple[str, ...], Wiring] = Field(
+        min_length=1, description="names under `data`, whose training texts are read"
+    )
     start: Annotated[str | None, Wiring, LocalPath(or_name=True)] = Field(
         None,
         description="an earlier one under `pretrain`, or a BERT: a name in data_specs/models, a folder (./my_bert), or "
@@ -231,7 +233,8 @@ class Recipe(Settings):
         if start not in pretrained:
             if start in model_names() or is_yaml(start) or "/" in start:
                 return
-            known = [*(name for name in (*pretrained, *STARTS) if name), *model_names()]
+            own = () if isinstance(entry, PretrainEntry) else STARTS  # words that only a downstream entry knows
+            known = [*(name for name in (*pretrained, *own) if name), *model_names()]
             said = f"nothing to start from is called {start!r}; {nearest(start, known)}"
             raise Misplaced((*where, "start"), said)
         begun = self.seeds_of(self.pretrainings()[self.started_by(start)])

@@ -204,6 +204,8 @@ def test_limit_keeps_so_many_of_each_split_and_drops_the_texts_of_the_rest(mine:
     ("line", "error"),
     [
         ('{"image": "cats/99.png", "text": "x"}', "texts.jsonl:1: there is no image 'cats/99.png'; near: 'cats/9.png'"),
+        ('{"image": "cats/1.png", "text": " \\n"}', "texts.jsonl:1: text: is missing"),
+        ('{"image": "cats/1.png", "text": "x", "answer": " "}', "texts.jsonl:1: answer: is blank"),
         ('{"image": "cats/1.png", "txt": "x"}', "texts.jsonl:1: there is no field 'txt'; did you mean 'text'?"),
         ('{"image": "cats/1.png"}', "texts.jsonl:1: text: is missing"),
         ('{"text": "x"}', "texts.jsonl:1: image_ids: is missing (or `image`)"),

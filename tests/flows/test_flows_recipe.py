@@ -118,6 +118,8 @@ def test_changes_reach_into_a_named_pre_training(tmp_path: Path) -> None:
         (SEVERAL.replace("words", "none"), "start: none", r"pretrain\.none: names a start of its own"),
         (SEVERAL.replace("itm: 0", "itn: 0"), "start: none", r"pretrain\.words\.itn: there is no such key; .*'itm'"),
         (SEVERAL.replace("[shapes]", "[shape]"), "start: none", r"pretrain\.words\.data\.0: no data set 'shape'"),
+        (ONE.replace("[shapes, easy_vqa]", "[]"), "start: none", r"pretrain\.data: tuple should have at least 1 item"),
+        (f"{ONE[:-1]}, start: pretrained}}", "start: none", r"called 'pretrained'; valid: [^']*$"),
         (ONE, "start: none, share: 0", r"downstream\.a\.share: input should be greater than 0"),
     ],
 )

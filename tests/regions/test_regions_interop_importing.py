@@ -19,7 +19,7 @@ from vbert.artifacts.store import Store
 from vbert.data.raw import Raw
 from vbert.data.spec import Source
 from vbert.regions import interop
-from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, scale
+from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, refuse_other_corners, scale
 from vbert.regions.interop.found import BadEntry, Found
 from vbert.regions.interop.importing import ImportSettings, Statement, capped
 from vbert.regions.interop.opened import LocalFiles, opened
@@ -384,3 +384,21 @@ def test_tables_of_sizes(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("name,w\na,4\n")
     with pytest.raises(UserError, match=r"s\.csv: no table of image_id, width and height"):
         Sizes(LocalFiles(tmp_path / "s.csv"))
+
+
+def test_boxes_that_cannot_be_two_corners_are_refused_on_import(tmp_path: Path) -> None:
+    said = np.asarray([[48.0, 15, 31, 32], [8, 0, 30, 31]])  # x, y, width, height
+    for boxes, reason in ((said, "corners"), (said / 100, "units")):
+        corners = boxes if reason == "corners" else np.c_[boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]
+        with pytest.raises(BadEntry, match=reason):
+            refuse_other_corners(Found(np.ones((2, 3)), corners, "pixels", 80, 60), None, "x")
+    for boxes, unit, size in (
+        (np.asarray([[48.0, 15, 79, 47], [5, 5, 4.2, 6]]), "pixels", (80, 60)),  # one inclusive corner
+        (np.zeros((2, 4)), "pixels", (80, 60)),
+        (np.asarray([[0.0, 0, 1, 1]]), "pixels", (1, 1)),
+        (np.asarray([[0.2, 0.1, 0.9, 0.8]]), "normalised", (80, 60)),
+    ):
+        refuse_other_corners(Found(np.ones((len(boxes), 3)), boxes, unit, *size), None, "x")
+    swapped = [Image(**(vars(one) | {"boxes": one.boxes[:, [2, 3, 0, 1]]})) for one in GIVEN]
+    with pytest.raises(NotAccepted, match="second corner"):
+        imported(tmp_path / "store", files.lxmert_tsv(tmp_path / "f.tsv", swapped))

@@ -53,7 +53,7 @@ def file_digests(path: Path, memory: Path | None = None, images_only: bool = Fal
     nothing, or it can't be read.
     """
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; mend `path` in the spec")
+        raise UserError(f"{path}: no such file or folder; mend the path")
     root = str(path.resolve())
     mark = hashlib.sha256(os.fsencode(root) + b"\0images" * images_only).hexdigest()[:32]
     note = (memory or memory_folder()) / f"{mark}.json"
@@ -69,7 +69,7 @@ def file_digests(path: Path, memory: Path | None = None, images_only: bool = Fal
     if not found:
         for name in aside:
             safe_name(name)  # says what is wrong with it
-        raise UserError(f"{path}: the folder holds no files; mend `path` in the spec")
+        raise UserError(f"{path}: the folder holds no files; mend the path")
     now = time.time_ns()
     digests = {name: known[name][1] for name, (_, key) in found.items() if name in known and known[name][0] == key}
     fresh = [name for name in found if name not in digests]

@@ -123,11 +123,14 @@ def examples(raws: Mapping[str, Raw], image_ids: Collection[str]) -> Iterator[di
         if "image" in row:
             row["image_ids"] = [row.pop("image")]
         if "answer" in row:
+            if not row["answer"].strip():
+                raise UserError(f"{where}: answer: is blank; leave the field out of a question that has none")
             row["answers"] = [{"answer": row.pop("answer"), "score": 1.0}]
         elif "answers" in row:
             row["answers"] = _answers(row["answers"], where)
         for field in ("image_ids", "text"):
-            if not row.get(field):
+            value = row.get(field)
+            if not (value.strip() if isinstance(value, str) else value):
                 raise UserError(f"{where}: {field}: is missing" + (" (or `image`)" if field == "image_ids" else ""))
         row["image_ids"] = [names.find(image_id, where, "image") for image_id in row["image_ids"]]
         if "label" in row and "answers" not in row and _asks(row):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SLACK = 1.5  # pixels beyond the image that rounding and inclusive corners explain
+SHARE_SLACK = 0.01  # the same in shares of the image
+SMALL = 3  # pixels of a side, below which a box of one pixel is nothing odd
 SAID = "original, recorded, resized:SHORT, resized:SHORT,LONG, normalised or none"
 
 Size = tuple[int, int]  # width, height
@@ -99,6 +101,25 @@ def in_pixels(found: Found, boxes_in: BoxesIn | None, size: Size | None, where: 
         width=original[0],
         height=original[1],
     )
+
+
+def refuse_other_corners(found: Found, boxes_in: BoxesIn | None, where: str) -> None:
+    """Boxes to be imported that can't be two corners in the unit they are said to be in. Raises BadEntry.
+
+    Refused are boxes whose second corner lies before their first, as x, y, width, height do, and shares of the image
+    where pixels should stand. Zeros alone pass: some write them where there are no boxes.
+    """
+    boxes = found.boxes
+    if boxes is None or not len(boxes) or (boxes_in is not None and boxes_in.kind == "none"):
+        return
+    shares = found.unit == "normalised" or (boxes_in is not None and boxes_in.kind == "normalised")
+    if float((boxes[:, 2:] - boxes[:, :2]).min()) < -(SHARE_SLACK if shares else SLACK):
+        said = "the second corner of a box lies before its first: boxes must be x1, y1, x2, y2, not x, y, width, height"
+        raise BadEntry(where, "corners", f"{said}; mend them, or leave boxes out with --boxes-in none")
+    small = found.width and found.height and min(found.width, found.height) <= SMALL
+    if not shares and not small and 0 < float(boxes.max()) <= 1:
+        said = "all boxes lie in the image's first pixel: they are shares of the image"
+        raise BadEntry(where, "units", f"{said}; give --boxes-in normalised")
 
 
 def _refuse_outside(boxes: NDArray[Any], divisor: tuple[float, float], original: Size, kind: str, where: str) -> None:

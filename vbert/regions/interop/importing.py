@@ -17,7 +17,7 @@ from vbert.regions import interop
 from vbert.regions.boxes import BoxRule, NmsRule
 from vbert.regions.contract import Contract, Layer, Preprocessing
 from vbert.regions.interop import Dtype, Place
-from vbert.regions.interop.boxes_in import BoxesIn, in_pixels
+from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, refuse_other_corners
 from vbert.regions.interop.found import BadEntry, Found, out_of_proportion
 from vbert.regions.shards import FLOAT16_MAX
 
@@ -269,6 +269,7 @@ def _sample(
     from vbert.regions.shards import Sample
 
     size, sha256 = (None, None) if sizes is None else sizes.find(key.removesuffix(".npz"), where)
+    refuse_other_corners(found, settings.boxes_in, where)
     found = capped(in_pixels(found, settings.boxes_in, size, where), settings.cap, where)
     _refuse_other_numbers(found, settings, where)
     n = len(found.features)
