@@ -48,6 +48,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
         ((NAN, 1, 2, 3), "not_finite", None),
         ((1, 1, INF, 3), "not_finite", None),
         ((1, 1, 1e300, 3), "not_finite", None),
+        ((1, 1, 10**400, 3), "not_finite", None),
+        ((1, 1, -(10**400), 3), "not_finite", None),
     ],
 )
 def test_what_is_wrong_with_a_box(box: Any, wrong: str, kept: Any) -> None:

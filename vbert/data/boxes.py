@@ -98,7 +98,8 @@ class Frame:
         x1, y1, x2, y2 = box
         across, down = self.scale
         width, height = self.size or (0, 0)
-        within = 0 <= x1 < x2 - SURE and 0 <= y1 < y2 - SURE and x2 <= width and y2 <= height
+        within = 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height  # whole numbers beyond any float compare, too
+        within = within and x1 < x2 - SURE and y1 < y2 - SURE
         if within and across == down == 1.0 and max(width, height) < 2**17:  # as most are
             return "", box if self.turn is None else self.turn(box)
         if any(not abs(side) <= LARGEST for side in box):  # NaN is below nothing
