@@ -58,7 +58,8 @@ def run(recipe: Recipe, store: Path, folder: Path) -> dict[str, float]:
 
 def page(store: Path) -> str:
     newest = max((store / "artifacts" / "report").glob("*/report.html"), key=lambda path: path.stat().st_mtime)
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", newest.read_text()))
+    text = newest.read_text().replace("<wbr>", "")
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
 
 
 def check(metrics: dict[str, float], told: str, names: list[str], seeds: list[int]) -> None:
