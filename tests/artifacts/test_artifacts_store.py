@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from artifacts import as_user, toy
 from artifacts.crash_states import Log
+from safetensors import SafetensorError
 
 from vbert.artifacts import durable
 from vbert.artifacts.build import Build
@@ -199,14 +200,24 @@ def test_write_file_leaves_another_file_alone(tmp_path: Path) -> None:
     assert path.read_text() == "another's"
 
 
-def test_disk_full_keeps_what_is_finished_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_disk_full_keeps_what_is_finished_and_says_so(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, target = Store(tmp_path), toy.squares(toy.numbers(3), SLOW)
     build_here([toy.numbers(3)], store)
     real = durable.write_file
 
     def full(path: Path, data: bytes, mode: int = durable.READ) -> None:
         if path.name == "manifest.json":
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            raise error
         real(path, data, mode)
 
     with monkeypatch.context() as patch:

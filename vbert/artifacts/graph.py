@@ -270,8 +270,8 @@ class Engine:
             except Exception as error:
                 # Where locks don't hold, another builder may have published and cleared away the units read here.
                 if (found := self.store.find(stage, mark)) is None:
-                    if isinstance(error, OSError) and no_room(error) is not None:
-                        raise short_of_room(artifact.title, error, self.store.root) from error
+                    if not isinstance(error, BuildError) and (full := no_room(error)) is not None:
+                        raise short_of_room(artifact.title, full, self.store.root) from error
                     raise
                 self.store.clear(stage, mark)
                 return self._finish(artifact, "cached", 0.0, found)

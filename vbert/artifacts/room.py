@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from vbert.artifacts.errors import BuildError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+OF_RUST = re.compile(r"\(os error (\d+)\)")  # safetensors' errors are no OSErrors, the number stands in their text
+
 
 def no_room(error: BaseException | None) -> OSError | None:
     """The full disk or quota behind a failure, also where other errors were raised from it."""
-    while error is not None and not (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+    while error is not None:
+        if isinstance(error, OSError):
+            if error.errno in FULL:
+                return error
+        elif (said := OF_RUST.search(str(error))) and int(said[1]) in FULL:
+            return OSError(int(said[1]), os.strerror(int(said[1])))
         error = error.__cause__
-    return error
+    return None
 
 
 def short_of_room(title: str, full: OSError, root: Path, sizes: Sequence[int] = (), units: int = 0) -> BuildError:
