@@ -12,7 +12,6 @@ import torch
 from regions.fpn_world import REAL, needs_photos
 from safetensors.torch import load_file
 from torch.nn.functional import cosine_similarity
-from torchvision.ops import box_iou
 
 from flows.graph import graph
 from flows.recipe import resolve
@@ -222,17 +221,18 @@ def test_photos_are_learnt(tmp_path: Path, photos: Images) -> None:
     learnt = weights.load()
     figures, _ = evaluate(learnt, spec, photos, Annotated(photos, "train"))
     assert figures["map50"] > 0.1
-    cosines, found_again = [], []
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse_figures, _ = evaluate(learnt, spec, photos, Annotated(photos, "train"))
+    # Not box by box: of duplicates with nearly one score, another may be kept (4 of 44 boxes).
+    assert abs(coarse_figures["map"] - figures["map"]) < 0.02
+    cosines = []
     for image_id in Annotated(photos, "train").ids:
         prepared = learnt.prepare(photos.open(image_id))
         seen = learnt.look([prepared])
         kept = select(learnt.detect(seen)[0], Adaptive(minimum=0, maximum=36, score=0.3), spec.nms)
         with torch.autocast("cpu", torch.bfloat16):
             coarse = learnt.look([prepared])
-            again = select(learnt.detect(coarse)[0], Adaptive(minimum=0, maximum=100, score=0.1), spec.nms)
             features = learnt.describe(coarse, [kept.boxes])[0].features
         cosines.append(cosine_similarity(features, learnt.describe(seen, [kept.boxes])[0].features))
-        found_again.append(box_iou(kept.boxes, again.boxes).max(1).values)
-    print(figures, losses[0], losses[-1], torch.cat(cosines).min(), (torch.cat(found_again) >= 0.9).float().mean())
+    print(figures, coarse_figures, losses[0], losses[-1], torch.cat(cosines).min())
     assert torch.cat(cosines).min() >= 0.99
-    assert (torch.cat(found_again) >= 0.9).float().mean() >= 0.97
