@@ -58,8 +58,6 @@ def export(
         regular expression; its first group in the file's name of an image is the image's id.
     boxes_in
         what box numbers are, where the format doesn't say: original, recorded, resized:SHORT, normalised or none.
-    dtype
-        of the features, in tables that don't say it; float32 otherwise.
     images
         folder of the images, for their sizes.
     sizes
@@ -110,8 +108,6 @@ def inspect(
         regular expression; its first group in the file's name of an image is the image's id.
     boxes_in
         what box numbers are, where the format doesn't say: original, recorded, resized:SHORT, normalised or none.
-    dtype
-        of the features, in tables that don't say it; float32 otherwise.
     images
         folder of the images, for their sizes and to draw on.
     sizes
@@ -256,10 +252,6 @@ def compare(
         what a's box numbers are, where the format doesn't say: original, recorded, resized:SHORT, normalised or none.
     boxes_in_b
         what b's are.
-    dtype_a
-        of a's features, in tables that don't say it; float32 otherwise.
-    dtype_b
-        of b's.
     images
         folder of the images, for their sizes.
     sizes

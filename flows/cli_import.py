@@ -59,8 +59,6 @@ def import_features(
     boxes_in
         what box numbers are: original (pixels of the image), recorded (pixels of the size that the file records),
         resized:SHORT or resized:SHORT,LONG, normalised, or none (leave boxes out); by default what the format says.
-    dtype
-        of the features, in tables that don't say it; float32 otherwise.
     images
         folder of the images, for their sizes.
     sizes

@@ -13,4 +13,7 @@ SharedOption = Annotated[
     bool, Parameter(name="--shared", negative=(), help="let the group of the store's directory build in it too")
 ]
 JsonOption = Annotated[bool, Parameter(name="--json", negative=(), help="one JSON object as the last line of output")]
-DtypeOption = Literal["float16", "float32", "float64"] | None
+DtypeOption = Annotated[
+    Literal["float16", "float32", "float64"] | None,
+    Parameter(help="of the features, in tables that don't say it; float32 otherwise"),
+]
