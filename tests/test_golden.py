@@ -1,0 +1,85 @@
+"""Golden digests of the stages that train, extract and predict, each on inputs of its own tests' worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from artifacts.golden import check_here
+from objectives.test_objectives_detection import scenes
+from regions.regions_tiny import collection, encoded, picture, small_spec, untrained
+from training.training_world import MODEL, World, make_world
+
+from tasks.detector import detector
+from tasks.evaluate import evaluate
+from tasks.finetune import finetune
+from tasks.pretrain import pretrain
+from tasks.regions import regions
+from vbert.artifacts.settings import Numerics
+from vbert.model.trained import Model
+from vbert.objectives import EvaluateSettings, objective
+from vbert.objectives.corpus import PretrainData
+from vbert.objectives.mlm_itm import PretrainSettings
+from vbert.objectives.vqa import VqaSettings
+from vbert.regions.boxes import Adaptive, Nms
+from vbert.regions.detector import DetectorTraining, ExtractionNumerics, RegionSettings
+from vbert.training.start import Fresh
+
+SMALL = MODEL.model_copy(update={"hidden_dropout": 0.1, "attention_dropout": 0.1})
+BRIEF = {"steps": 3, "batch_size": 8, "learning_rate": 1e-3, "validation_examples": 6}
+VQA = objective("vqa")
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+def test_detector(tmp_path: Path) -> None:
+    training = DetectorTraining(data="tiny", steps=3, batch_size=4, validate_every=2)
+    given = scenes(tmp_path / "scenes", 16)
+    check_here(detector, "tiny", tmp_path, given, small_spec(), training, Numerics(), 0)
+
+
+def test_regions(tmp_path: Path) -> None:
+    """Of images of two sizes, and one that is none."""
+    files = {f"{i}": encoded(picture(i, 40 + 16 * (i % 2), 40)) for i in range(4)} | {"bad": b"none"}
+    settings = RegionSettings(boxes=Adaptive(minimum=2, maximum=6, score=0.3), nms=Nms(), images_per_shard=3)
+    weights = untrained(tmp_path / "detector", small_spec())
+    numerics = ExtractionNumerics()
+    check_here(regions, "tiny", tmp_path, collection(tmp_path / "images", files), weights, settings, numerics)
+
+
+@pytest.mark.parametrize(
+    ("label", "changes"),
+    [
+        ("tiny", {"altered": 0.5}),
+        ("bert_adam", {"optimizer": "bert_adam", "clip_rule": "per_tensor", "captions": 2, "accumulate": 2}),
+        ("unmasked", {"itm_rows": "unmasked", "itm_draw": "paired", "whole_word": True, "images": "shuffled"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_pretrain(label: str, changes: dict[str, object], world: World, tmp_path: Path) -> None:
+    data, settings = {"world": PretrainData(world.examples, world.shards)}, PretrainSettings(**BRIEF | changes)
+    check_here(pretrain, label, tmp_path, data, world.vocabulary, None, SMALL, settings, Numerics(), 0)
+
+
+def test_finetune_and_evaluate(world: World, tmp_path: Path) -> None:
+    """From weights drawn at random, then from a model, of which the best of two validations is kept; its predictions."""
+    first = VqaSettings(data="world", loss="bce", images="shuffled", share=0.5, answer_at="pooled", **BRIEF)
+    start: Fresh | Model = Fresh(world.vocabulary, SMALL)
+    inputs = (world.examples, world.shards)
+    start = Model.at(check_here(finetune, "fresh", tmp_path / "fresh", *inputs, start, VQA, first, Numerics(), 1))
+    second = VqaSettings(data="world", select="best", validate_every=2, **BRIEF)
+    model = Model.at(check_here(finetune, "tiny", tmp_path / "tiny", *inputs, start, VQA, second, Numerics(), 0))
+    scored = EvaluateSettings(batch_size=7, resamples=20)
+    check_here(evaluate, "tiny", tmp_path / "evaluated", model, *inputs, VQA, scored, "test", Numerics())
