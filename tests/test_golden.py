@@ -74,7 +74,7 @@ def test_pretrain(label: str, changes: dict[str, object], world: World, tmp_path
 
 
 def test_finetune_and_evaluate(world: World, tmp_path: Path) -> None:
-    """From weights drawn at random, then from a model, of which the best of two validations is kept; its predictions."""
+    """From weights drawn at random, then from a model, the best of two validations kept; its predictions."""
     first = VqaSettings(data="world", loss="bce", images="shuffled", share=0.5, answer_at="pooled", **BRIEF)
     start: Fresh | Model = Fresh(world.vocabulary, SMALL)
     inputs = (world.examples, world.shards)

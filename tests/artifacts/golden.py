@@ -8,8 +8,8 @@ under an unchanged version fail; a raised version, or a stage not seen before, i
 pytest …`.
 
 Same bits are promised within one class of processor and libraries, `numerics`: where those differ from the recorded
-ones the test is skipped. A stage that only moves bytes names the `libraries` its bits rest on, or none: its digest holds
-on any processor.
+ones the test is skipped. A stage that only moves bytes names the `libraries` its bits rest on, or none: its digest then
+holds on any processor.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Here:
 
     directory: Path
     scratch: Path
-    machine: Machine = Machine(device="cpu", loader_workers=0)
+    machine: Machine = field(default_factory=partial(Machine, device="cpu", loader_workers=0))
     made: dict[str, Figures] = field(default_factory=dict)
 
     def each(
