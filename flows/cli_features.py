@@ -183,8 +183,8 @@ def show(
     from vbert.device import device_of
     from vbert.regions.boxes import Fixed
     from vbert.regions.detector import RegionSettings, detector_file
-    from vbert.regions.looking import show as drawn
-    from vbert.regions.pictures import check_name
+    from vbert.regions.drawing import check_name
+    from vbert.regions.preview import show as drawn
 
     if not images:
         raise UserError("give at least one image: `vbert features show IMAGE… --detector NAME -o out.png`")

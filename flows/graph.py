@@ -43,7 +43,14 @@ from vbert.objectives import objective
 from vbert.objectives.corpus import PretrainData
 from vbert.objectives.entry import DownstreamSettings
 from vbert.objectives.mlm_itm import PretrainSettings
-from vbert.regions.detector import TRAINED_HERE, DetectorFile, DetectorWeights, Started, detector_file
+from vbert.regions.detector import (
+    TRAINED_HERE,
+    DetectorFile,
+    DetectorSpec,
+    DetectorWeights,
+    PretrainedDetector,
+    detector_file,
+)
 from vbert.regions.shards import Shards
 from vbert.report.page import Downstream, Report, ReportSettings
 from vbert.training.start import Fresh
@@ -182,7 +189,9 @@ def detector_of(entry: DetectorEntry, recipe: Recipe, data: Mapping[str, DataSet
         )
     photos = data[entry.train.data].photos
     begun = file.start if entry.start is None else located(entry.start)
-    spec = file.spec() if begun is None else Started(file.spec(), download(begun.pinned()).named(f"{file.name} start"))
+    spec: DetectorSpec | PretrainedDetector = file.spec()
+    if begun is not None:
+        spec = PretrainedDetector(file.spec(), download(begun.pinned()).named(f"{file.name} start"))
     return detector(photos, spec, entry.train, recipe.numerics.detector, recipe.seed)
 
 

@@ -6,7 +6,7 @@ from vbert.artifacts.build import Build
 from vbert.artifacts.settings import Numerics
 from vbert.artifacts.stage import Cost, Figures, stage
 from vbert.data.images import Images
-from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, Started
+from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, PretrainedDetector
 
 
 @stage(
@@ -19,7 +19,7 @@ from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeigh
 def detector(
     build: Build,
     images: Images,
-    spec: DetectorSpec | Started,
+    spec: DetectorSpec | PretrainedDetector,
     training: DetectorTraining,
     numerics: Numerics,
     seed: int,

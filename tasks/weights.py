@@ -14,7 +14,7 @@ from vbert.data.raw import Raw
 from vbert.regions.detector import DetectorSpec, DetectorWeights
 
 if TYPE_CHECKING:
-    from vbert.regions.detector import Published
+    from vbert.regions.detector import DetectorCheckpoint
 
 
 @stage("weights", makes=DetectorWeights, version=1, through=False, early=True)
@@ -40,10 +40,10 @@ def make_weights(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Figu
     }
 
 
-def own_form(job: Job, raw: Raw, spec: DetectorSpec) -> Published | None:
+def own_form(job: Job, raw: Raw, spec: DetectorSpec) -> DetectorCheckpoint | None:
     """The files of a `DetectorWeights`, such as a training here made; None where `raw` holds something else."""
     from vbert.data.weight_files import read_weights
-    from vbert.regions.detector import Published, load_backend
+    from vbert.regions.detector import DetectorCheckpoint, load_backend
 
     names = {name.rpartition("/")[2]: name for name in raw.members()}
     if not {"detector.json", "weights.safetensors"} <= names.keys():
@@ -61,7 +61,7 @@ def own_form(job: Job, raw: Raw, spec: DetectorSpec) -> Published | None:
     with raw.open(names["weights.safetensors"]) as source, path.open("wb") as copy:
         copyfileobj(source, copy, 1 << 20)
     try:
-        found = Published(classes, theirs.attributes, read_weights(path))
+        found = DetectorCheckpoint(classes, theirs.attributes, read_weights(path))
     finally:
         rmtree(path.parent)
     named = spec.model_copy(update={"attributes": theirs.attributes})
@@ -72,7 +72,7 @@ def own_form(job: Job, raw: Raw, spec: DetectorSpec) -> Published | None:
     return found
 
 
-def published(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Published:
+def published(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> DetectorCheckpoint:
     """The weights as the world writes them, read by the backend."""
     from vbert.data.raw import copy_only
     from vbert.regions.detector import load_backend

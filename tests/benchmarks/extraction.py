@@ -110,7 +110,7 @@ def peer_bottom_up(spec: DetectorSpec, tensors: dict[str, Tensor], device: str) 
     @torch.no_grad()
     def extract(file: Path, target: Path) -> None:
         prepared = detector.prepare(Image.open(file).convert("RGB"))
-        (found,) = detector.detect(detector.look([prepared]))
+        (found,) = detector.detect(detector.backbone([prepared]))
         best = torch.zeros(len(found.boxes), device=device)
         for column in found.scores.unbind(1):
             kept = nms(found.boxes, column, 0.3)
@@ -212,7 +212,7 @@ def main() -> None:
             began = time.perf_counter()
             with torch.autocast(given.device, low, enabled=low is not None):
                 for prepared in ready:
-                    detector.detect(detector.look([prepared]))
+                    detector.detect(detector.backbone([prepared]))
                     if given.device == "cuda":
                         torch.cuda.synchronize()
             return len(ready) / (time.perf_counter() - began)

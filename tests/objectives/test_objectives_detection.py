@@ -17,7 +17,7 @@ from vbert.artifacts.settings import Numerics
 from vbert.data.decode import BadImage
 from vbert.data.images import Images
 from vbert.objectives import detection
-from vbert.objectives.detection import Annotated, DetectionTask, Unreadable, train_detector
+from vbert.objectives.detection import BoxDataset, DetectionTask, Unreadable, train_detector
 from vbert.regions.backends.faster_rcnn import StableRpn
 from vbert.regions.detector import DetectorTraining, DetectorWeights
 from vbert.training.ranks import Ranks
@@ -92,7 +92,7 @@ def test_it_leaves_weights_curves_and_a_look_at_held_out_images(tmp_path: Path, 
     assert {"loss", "classes", "boxes", "attributes", "objectness", "rpn_boxes", "map50"} <= rows[-1].keys()
     assert [row["step"] for row in rows if "map50" in row] == [3, 6]
     seen = weights.detections()
-    held_out = Annotated(images, "test")
+    held_out = BoxDataset(images, "test")
     assert [row["image_id"] for row in seen] == held_out.ids[: detection.SHOWN]
     for row in seen:
         assert len(row["boxes"]) == len(row["scores"]) == len(row["classes"]) == len(row["attributes"])
@@ -185,7 +185,7 @@ def test_without_official_splits_a_hash_decides(images: Images) -> None:
             at = table.schema.get_field_index("split")
             return table.set_column(at, "split", pa.nulls(table.num_rows, pa.string()))
 
-    ids = [set(Annotated(Unsplit(), split).ids) for split in ("train", "val", "test")]
+    ids = [set(BoxDataset(Unsplit(), split).ids) for split in ("train", "val", "test")]
     assert sum(map(len, ids)) == len(set().union(*ids)) == 24
     assert len(ids[0]) > 12
 
@@ -235,7 +235,7 @@ def test_what_can_not_be_decoded_is_counted_alike_with_and_without_a_kill(
     tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = TRAINING.model_copy(update={"batch_size": 1, "steps": 20, "validate_every": 0})
-    ids = [*Annotated(images, "train").ids[:2], *Annotated(images, "val").ids[:1]]
+    ids = [*BoxDataset(images, "train").ids[:2], *BoxDataset(images, "val").ids[:1]]
     files = {row["image_id"]: encoded(images.open(row["image_id"])) for row in images.table().to_pylist()}
     boxes = images.boxes()
     assert boxes is not None

@@ -27,9 +27,9 @@ from vbert.data import readers
 from vbert.data.images import Images
 from vbert.data.raw import Raw
 from vbert.data.spec import Reading, Source
-from vbert.objectives.detection import Annotated, DetectionTask, evaluate, train_detector
+from vbert.objectives.detection import BoxDataset, DetectionTask, evaluate, train_detector
 from vbert.regions.boxes import Adaptive, select
-from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, Started, detector_file
+from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, PretrainedDetector, detector_file
 
 pytestmark = needs_photos
 TRAINING = DetectorTraining(data="coco", steps=3, batch_size=2, learning_rate=1e-3, short_sides=(48, 64), warmup=0.0)
@@ -75,7 +75,9 @@ def small(name: str = "fasterrcnn_mobilenet_v3_large_fpn", **changes: Any) -> De
     return spec.model_copy(update={"architecture": architecture, "preprocessing": sizes})
 
 
-def trained(directory: Path, photos: Images, spec: DetectorSpec | Started, **machine: Any) -> DetectorWeights:
+def trained(
+    directory: Path, photos: Images, spec: DetectorSpec | PretrainedDetector, **machine: Any
+) -> DetectorWeights:
     for part in ("made", "scratch"):
         (directory / part).mkdir(parents=True, exist_ok=True)
     job = Job(directory / "made", directory / "scratch", Machine(device="cpu", loader_workers=0, **machine))
@@ -86,7 +88,7 @@ def trained(directory: Path, photos: Images, spec: DetectorSpec | Started, **mac
 def test_a_killed_training_from_a_classifier_goes_on_to_the_same_bytes(
     tmp_path: Path, photos: Images, classifier: Raw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = Started(small(), classifier)
+    spec = PretrainedDetector(small(), classifier)
     whole = trained(tmp_path / "whole", photos, spec, checkpoint_steps=100)
     original, calls = DetectionTask.loss, []
 
@@ -106,15 +108,17 @@ def test_a_killed_training_from_a_classifier_goes_on_to_the_same_bytes(
         assert whole.file(name).read_bytes() == resumed.file(name).read_bytes(), name
     assert whole.classes() == sorted(set(photos.boxes().column("class").to_pylist()) & set(whole.classes()))
     assert {"map", "map50"} <= whole.curves()[-1].keys()
-    assert [row["image_id"] for row in whole.detections()] == Annotated(photos, "val").ids  # test has no photos
+    assert [row["image_id"] for row in whole.detections()] == BoxDataset(photos, "val").ids  # test has no photos
     ready = whole.load()
-    (found,) = ready.detect(ready.look([ready.prepare(photos.open(whole.detections()[0]["image_id"]))]))
+    (found,) = ready.detect(ready.backbone([ready.prepare(photos.open(whole.detections()[0]["image_id"]))]))
     assert torch.isfinite(found.features).all()
 
 
 def test_the_stage_takes_a_start_and_its_step_is_data(store: Path, photos: Images, classifier: Raw) -> None:
     one = TRAINING.model_copy(update={"steps": 1})
-    begun, bare = (detector(photos, spec, one, Numerics(), 0) for spec in (Started(small(), classifier), small()))
+    begun, bare = (
+        detector(photos, spec, one, Numerics(), 0) for spec in (PretrainedDetector(small(), classifier), small())
+    )
     assert begun.fingerprint != bare.fingerprint
     for made in (begun, bare):
         assert artifact_from_json(json.loads(json.dumps(steps_as_json(made)))).fingerprint == made.fingerprint
@@ -219,20 +223,20 @@ def test_photos_are_learnt(tmp_path: Path, photos: Images) -> None:
     losses = [row["loss"] for row in weights.curves()]
     assert losses[-1] < 0.5 * losses[0]
     learnt = weights.load()
-    figures, _ = evaluate(learnt, spec, photos, Annotated(photos, "train"))
+    figures, _ = evaluate(learnt, spec, photos, BoxDataset(photos, "train"))
     assert figures["map50"] > 0.1
     with torch.autocast("cpu", torch.bfloat16):
-        coarse_figures, _ = evaluate(learnt, spec, photos, Annotated(photos, "train"))
+        coarse_figures, _ = evaluate(learnt, spec, photos, BoxDataset(photos, "train"))
     # Not box by box: of duplicates with nearly one score, another may be kept (4 of 44 boxes).
     assert abs(coarse_figures["map"] - figures["map"]) < 0.02
     cosines = []
-    for image_id in Annotated(photos, "train").ids:
+    for image_id in BoxDataset(photos, "train").ids:
         prepared = learnt.prepare(photos.open(image_id))
-        seen = learnt.look([prepared])
+        seen = learnt.backbone([prepared])
         kept = select(learnt.detect(seen)[0], Adaptive(minimum=0, maximum=36, score=0.3), spec.nms)
         with torch.autocast("cpu", torch.bfloat16):
-            coarse = learnt.look([prepared])
-            features = learnt.describe(coarse, [kept.boxes])[0].features
-        cosines.append(cosine_similarity(features, learnt.describe(seen, [kept.boxes])[0].features))
+            coarse = learnt.backbone([prepared])
+            features = learnt.roi_features(coarse, [kept.boxes])[0].features
+        cosines.append(cosine_similarity(features, learnt.roi_features(seen, [kept.boxes])[0].features))
     print(figures, coarse_figures, losses[0], losses[-1], torch.cat(cosines).min())
     assert torch.cat(cosines).min() >= 0.99

@@ -85,12 +85,12 @@ def test_pooled_for_all_images_at_once_features_are_the_same(
 ) -> None:
     """As on a GPU, of fewer images than there are slots, one of them without a box."""
     detector = make("cpu", tmp_path)
-    seen = detector.look([detector.prepare(picture(seed, 96, 72)) for seed in range(3)], SLOTS)
+    seen = detector.backbone([detector.prepare(picture(seed, 96, 72)) for seed in range(3)], SLOTS)
     apart = detector.detect(seen)
     boxes = [apart[0].boxes[:7], torch.zeros(0, 4), apart[2].boxes[:1]]
-    given = detector.describe(seen, boxes)
+    given = detector.roi_features(seen, boxes)
     detector.together = True  # type: ignore[attr-defined]
-    for one, other in zip([*apart, *given], [*detector.detect(seen), *detector.describe(seen, boxes)], strict=True):
+    for one, other in zip([*apart, *given], [*detector.detect(seen), *detector.roi_features(seen, boxes)], strict=True):
         assert one.features.shape == other.features.shape
         assert torch.allclose(one.features, other.features, rtol=1e-3, atol=1e-4 * float(apart[0].features.max()))
         assert torch.equal(one.boxes, other.boxes)
@@ -102,14 +102,14 @@ def test_given_boxes_of_several_images_are_their_own(make: Callable[[str, Path],
     detector = make("cpu", tmp_path)
     images = [picture(seed, 96, 72) for seed in range(3)]
     boxes = [torch.tensor([[1.0, 2, 50, 60], [30, 20, 90, 70]]), torch.zeros(0, 4), torch.tensor([[5.0, 5, 20, 30]])]
-    seen = detector.look([detector.prepare(image) for image in images], SLOTS)
-    described = detector.describe(seen, boxes)
+    seen = detector.backbone([detector.prepare(image) for image in images], SLOTS)
+    described = detector.roi_features(seen, boxes)
     assert [len(one.features) for one in described] == [2, 0, 1]
     for image, mine, one in zip(images, boxes, described, strict=True):
-        (alone,) = detector.describe(detector.look([detector.prepare(image)], SLOTS), [mine])
+        (alone,) = detector.roi_features(detector.backbone([detector.prepare(image)], SLOTS), [mine])
         assert torch.equal(alone.features, one.features)
         assert torch.allclose(one.boxes, mine)
 
 
 def found(detector: Detector, images: list[Image.Image]) -> list[Candidates]:
-    return detector.detect(detector.look([detector.prepare(image) for image in images], SLOTS))
+    return detector.detect(detector.backbone([detector.prepare(image) for image in images], SLOTS))

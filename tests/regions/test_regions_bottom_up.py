@@ -47,7 +47,7 @@ def small() -> BottomUpDetector:
 
 
 def detected(of: BottomUpDetector, image: Image.Image) -> Candidates:
-    return of.detect(of.look([of.prepare(image)]))[0]
+    return of.detect(of.backbone([of.prepare(image)]))[0]
 
 
 def same(a: Candidates, b: Candidates) -> bool:
@@ -139,15 +139,15 @@ def test_features_are_those_of_the_proposals(small: BottomUpDetector) -> None:
     proposals, not of what the box head makes of them."""
     assert all(detector_file(name).features_of == "proposals" for name in SPECS)
     image = picture(5, 90, 60)
-    seen = small.look([small.prepare(image)])
+    seen = small.backbone([small.prepare(image)])
     (found,) = small.detect(seen)
-    (described,) = small.describe(seen, [found.boxes])
+    (described,) = small.roi_features(seen, [found.boxes])
     kept = select(found, Fixed(count=10), ProposalNms(rule="proposals"))
     assert torch.equal(kept.boxes, found.boxes[kept.proposals])
-    (of_kept,) = small.describe(seen, [kept.boxes])
+    (of_kept,) = small.roi_features(seen, [kept.boxes])
     assert torch.allclose(of_kept.features, found.features[kept.proposals], atol=1e-4)
     assert torch.allclose(described.features, found.features, atol=1e-4)
-    (regressed,) = small.describe(seen, [found.regressed[kept.proposals, kept.classes]])
+    (regressed,) = small.roi_features(seen, [found.regressed[kept.proposals, kept.classes]])
     assert not torch.allclose(regressed.features, of_kept.features, atol=1e-1)
 
 
@@ -159,27 +159,27 @@ def test_an_images_bits_know_nothing_of_what_was_detected_before(small: BottomUp
 
 
 def test_a_given_boxs_bits_do_not_depend_on_how_many_there_are(small: BottomUpDetector) -> None:
-    seen = small.look([small.prepare(picture(6, 64, 64))])
+    seen = small.backbone([small.prepare(picture(6, 64, 64))])
     boxes = torch.rand(30, 4, generator=torch.Generator().manual_seed(0)) * 30
     boxes[:, 2:] += boxes[:, :2] + 1
-    (all_of_them,) = small.describe(seen, [boxes])
+    (all_of_them,) = small.roi_features(seen, [boxes])
     for count in (1, 2, 5, 8, 9, 29):
-        (some,) = small.describe(seen, [boxes[:count]])
+        (some,) = small.roi_features(seen, [boxes[:count]])
         assert torch.equal(some.features, all_of_them.features[:count])
         assert torch.equal(some.scores, all_of_them.scores[:count])
-        (late,) = small.describe(seen, [boxes[-count:]])
+        (late,) = small.roi_features(seen, [boxes[-count:]])
         assert torch.equal(late.features, all_of_them.features[-count:])
-    (none,) = small.describe(seen, [boxes[:0]])
+    (none,) = small.roi_features(seen, [boxes[:0]])
     assert none.features.shape == (0, 64)
 
 
 def test_bf16_is_near_and_its_heads_are_fp32(small: BottomUpDetector) -> None:
-    seen = small.look([small.prepare(picture(7, 64, 64))])
+    seen = small.backbone([small.prepare(picture(7, 64, 64))])
     boxes = torch.tensor([[0.0, 0, 40, 40], [10, 5, 60, 50], [20, 20, 63, 63]])
-    (exact,) = small.describe(seen, [boxes])
+    (exact,) = small.roi_features(seen, [boxes])
     with torch.autocast("cpu", torch.bfloat16):
-        again = small.look([small.prepare(picture(7, 64, 64))])
-        (near,) = small.describe(again, [boxes])
+        again = small.backbone([small.prepare(picture(7, 64, 64))])
+        (near,) = small.roi_features(again, [boxes])
     assert again.maps.dtype == torch.bfloat16
     assert {near.features.dtype, near.scores.dtype, near.regressed.dtype} == {torch.float32}
     assert (torch.cosine_similarity(near.features, exact.features) > 0.99).all()

@@ -140,7 +140,7 @@ def test_each_layout_is_the_same_detector(tmp_path: Path, vocabulary: dict[str, 
         assert torch.allclose(found.tensors[name], tensor, atol=1e-5), name
     one, other = (detector(small_spec(), CLASSES, each, "cpu") for each in (tensors, dict(found.tensors)))
     image = picture(0, 64, 64)
-    ours, theirs = (d.detect(d.look([d.prepare(image)]))[0] for d in (one, other))
+    ours, theirs = (d.detect(d.backbone([d.prepare(image)]))[0] for d in (one, other))
     assert torch.allclose(ours.boxes, theirs.boxes, atol=1e-2)
     assert torch.allclose(ours.scores, theirs.scores, atol=1e-4)
     assert ours.attributes is not None
@@ -251,7 +251,7 @@ def test_the_stage_writes_a_detector_with_its_names(tmp_path: Path, vocabulary: 
     made = DetectorWeights.at(directory)
     ready = made.load()
     assert list(ready.classes) == list(CLASSES)
-    (found,) = ready.detect(ready.look([ready.prepare(picture(0, 64, 64))]))
+    (found,) = ready.detect(ready.backbone([ready.prepare(picture(0, 64, 64))]))
     assert found.attributes is not None
     assert found.attributes.shape[1] == len(ATTRIBUTES)
     contract = made.contract(RegionSettings(boxes=Fixed(count=36), nms=ProposalNms(rule="proposals")))

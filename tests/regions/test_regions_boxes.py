@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 from torchvision.ops import box_iou, nms
 
-from vbert.regions.boxes import Adaptive, Fixed, Given, Kept, Nms, ProposalNms, RisingNms, select
+from vbert.regions.boxes import Adaptive, Detections, Fixed, Given, Nms, ProposalNms, RisingNms, select
 from vbert.regions.detector import Candidates
 from vbert.regions.suppression import above, at_least, overlaps
 
@@ -179,7 +179,7 @@ def test_the_rule_on_proposals_with_1600_classes_is_torchvisions_nms_in_each() -
         assert kept.proposals.tolist() == wanted.tolist()
 
 
-def rising(found: Candidates, rule: Adaptive | Fixed) -> Kept:
+def rising(found: Candidates, rule: Adaptive | Fixed) -> Detections:
     """The loop of py-bottom-up-attention's demo/detectron2_mscoco_proposal_maxnms.py, which has no score threshold."""
     scores, classes = found.scores.max(1)
     boxes = torch.stack([found.regressed[p, c] for p, c in enumerate(classes.tolist())])
@@ -188,7 +188,7 @@ def rising(found: Candidates, rule: Adaptive | Fixed) -> Kept:
         alive = nms(boxes, scores, threshold)[:most]
         if len(alive) >= least:
             break
-    return Kept(alive, boxes[alive], scores[alive], classes[alive])
+    return Detections(alive, boxes[alive], scores[alive], classes[alive])
 
 
 @pytest.mark.parametrize("count", [5, 12, 20, 28])

@@ -28,7 +28,7 @@ def detector(weights: DetectorWeights) -> Detector:
 
 
 def detected(detector: Detector, image: Image.Image) -> Candidates:
-    return detector.detect(detector.look([detector.prepare(image)]))[0]
+    return detector.detect(detector.backbone([detector.prepare(image)]))[0]
 
 
 def same(a: Candidates, b: Candidates) -> bool:
@@ -50,7 +50,7 @@ def test_every_size_gives_proposals_within_the_image(detector: Detector, size: t
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_proposals_are_torchvisions_own(detector: Detector, size: tuple[int, int]) -> None:
     prepared = detector.prepare(picture(3, *size))
-    network, pixels = detector.network, detector.look([prepared]).maps[0]
+    network, pixels = detector.network, detector.backbone([prepared]).maps[0]
     with torch.inference_mode():
         (theirs,), _ = network.rpn(ImageList(pixels, [size[::-1]]), network.backbone(pixels))
     assert torch.equal(detected(detector, picture(3, *size)).boxes, theirs)
@@ -89,8 +89,8 @@ def test_an_images_bits_know_nothing_of_what_was_detected_before(weights: Detect
 
 def test_given_proposals_have_the_features_of_proposals(detector: Detector) -> None:
     prepared = detector.prepare(picture(5, 64, 64))
-    (found,) = detector.detect(detector.look([prepared]))
-    (described,) = detector.describe(detector.look([prepared]), [found.boxes])
+    (found,) = detector.detect(detector.backbone([prepared]))
+    (described,) = detector.roi_features(detector.backbone([prepared]), [found.boxes])
     assert same(found, described)
 
 
@@ -98,13 +98,13 @@ def test_a_given_boxs_bits_do_not_depend_on_how_many_there_are(detector: Detecto
     prepared = detector.prepare(picture(6, 64, 64))
     boxes = torch.rand(40, 4) * 30
     boxes[:, 2:] += boxes[:, :2] + 1
-    (all_of_them,) = detector.describe(detector.look([prepared]), [boxes])
+    (all_of_them,) = detector.roi_features(detector.backbone([prepared]), [boxes])
     for count in (1, 2, 5, 12, 13, 39):
-        (some,) = detector.describe(detector.look([prepared]), [boxes[:count]])
+        (some,) = detector.roi_features(detector.backbone([prepared]), [boxes[:count]])
         assert torch.equal(some.features, all_of_them.features[:count])
-        (late,) = detector.describe(detector.look([prepared]), [boxes[-count:]])
+        (late,) = detector.roi_features(detector.backbone([prepared]), [boxes[-count:]])
         assert torch.equal(late.features, all_of_them.features[-count:])
-    (none,) = detector.describe(detector.look([prepared]), [boxes[:0]])
+    (none,) = detector.roi_features(detector.backbone([prepared]), [boxes[:0]])
     assert none.features.shape == (0, 32)
 
 
@@ -130,10 +130,10 @@ def test_the_layer_is_the_one_named(tmp_path: Path, layer: str) -> None:
     weights = untrained(tmp_path / "w", small_spec(layer=layer))
     detector = weights.load()
     prepared = detector.prepare(picture(1, 64, 64))
-    (found,) = detector.detect(detector.look([prepared]))
+    (found,) = detector.detect(detector.backbone([prepared]))
     heads = detector.network.roi_heads
     with torch.inference_mode():
-        pixels = detector.look([prepared]).maps[0]
+        pixels = detector.backbone([prepared]).maps[0]
         pooled = heads.box_roi_pool(detector.network.backbone(pixels), [found.boxes], None)
         fc6 = torch.relu(heads.box_head.fc6(pooled.flatten(1)))
         wanted = fc6 if layer == "fc6" else torch.relu(heads.box_head.fc7(fc6))
@@ -145,10 +145,10 @@ def test_resized_inputs_give_boxes_in_pixels_of_the_image(tmp_path: Path) -> Non
     detector = untrained(tmp_path / "w", small_spec(preprocessing=doubled)).load()
     prepared = detector.prepare(picture(2, 48, 60))
     assert prepared.pixels.shape == (3, 120, 96)
-    (found,) = detector.detect(detector.look([prepared]))
+    (found,) = detector.detect(detector.backbone([prepared]))
     assert found.boxes[:, 2].max() <= 48
     assert found.boxes[:, 3].max() <= 60
-    (again,) = detector.describe(detector.look([prepared]), [found.boxes])
+    (again,) = detector.roi_features(detector.backbone([prepared]), [found.boxes])
     assert torch.allclose(again.features, found.features, atol=1e-5)
 
 

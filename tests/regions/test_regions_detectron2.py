@@ -34,7 +34,7 @@ from vbert.artifacts.errors import UserError
 from vbert.artifacts.fingerprint import digest
 from vbert.metrics.detection import iou
 from vbert.regions.backends import detectron2 as backend
-from vbert.regions.boxes import Adaptive, Kept, Nms, select
+from vbert.regions.boxes import Adaptive, Detections, Nms, select
 from vbert.regions.contract import Preprocessing
 from vbert.regions.detector import Candidates, Detector, DetectorSpec, detector_file, detector_names
 from vbert.regions.pixels import target_size
@@ -52,7 +52,7 @@ def ours(spec: DetectorSpec, tensors: dict[str, Tensor]) -> Detector:
 
 
 def detected(detector: Detector, image: Image.Image) -> Candidates:
-    return detector.detect(detector.look([detector.prepare(image)]))[0]
+    return detector.detect(detector.backbone([detector.prepare(image)]))[0]
 
 
 def apart(a: Tensor, b: Tensor) -> float:
@@ -158,7 +158,7 @@ class TestBesideDetectron2:
             boxes = torch.cat([corners.flatten(1), torch.tensor([[0.0, 0, width, height]])])
             theirs = features_at(model, spec, raw(prepared.pixels, spec.preprocessing), boxes)
             scale = torch.tensor(prepared.scale * 2)
-            (found,) = detector.describe(detector.look([prepared]), [boxes / scale])
+            (found,) = detector.roi_features(detector.backbone([prepared]), [boxes / scale])
             assert apart(found.features, theirs) < 1e-4
 
     @PHOTOS
@@ -174,16 +174,16 @@ class TestBesideDetectron2:
 
     def test_bits_of_a_box_do_not_depend_on_how_many_there_are(self) -> None:
         detector = ours(narrow(), drawn(narrow()).state_dict())
-        seen = detector.look([detector.prepare(picture(6, 90, 70))])
+        seen = detector.backbone([detector.prepare(picture(6, 90, 70))])
         boxes = torch.rand(230, 4, generator=torch.Generator().manual_seed(0)) * 30
         boxes[:, 2:] += boxes[:, :2] + 1
-        (all_of_them,) = detector.describe(seen, [boxes])
+        (all_of_them,) = detector.roi_features(seen, [boxes])
         for count in (1, 2, 5, 99, 100, 101, 229):
-            (some,) = detector.describe(seen, [boxes[:count]])
+            (some,) = detector.roi_features(seen, [boxes[:count]])
             assert torch.equal(some.features, all_of_them.features[:count])
-            (late,) = detector.describe(seen, [boxes[-count:]])
+            (late,) = detector.roi_features(seen, [boxes[-count:]])
             assert torch.equal(late.features, all_of_them.features[-count:])
-        (none,) = detector.describe(seen, [boxes[:0]])
+        (none,) = detector.roi_features(seen, [boxes[:0]])
         assert none.features.shape == (0, 128)
         assert none.regressed.shape == (0, 80, 4)
 
@@ -204,7 +204,7 @@ class TestBesideDetectron2:
         spec = narrow()
         detector = ours(spec, drawn(spec, classifier=0.7).state_dict())
         images = [picture(i, 90, 70) for i in range(3)]
-        together = detector.detect(detector.look([detector.prepare(image) for image in images]))
+        together = detector.detect(detector.backbone([detector.prepare(image) for image in images]))
         for image, found in zip(images, together, strict=True):
             alone = detected(detector, image)
             assert torch.allclose(alone.boxes[:20], found.boxes[:20], atol=1e-3)
@@ -408,7 +408,7 @@ def same_detections(found: Candidates, theirs: Any, features: Tensor, least: int
     return apart(found.features[kept.proposals], features[at]) < 1e-4
 
 
-def matched(kept: Kept, theirs: Any, pixels: float) -> Tensor:
+def matched(kept: Detections, theirs: Any, pixels: float) -> Tensor:
     far = (kept.boxes[:, None] - theirs.pred_boxes.tensor[None]).abs().amax(2)
     far[kept.classes[:, None] != theirs.pred_classes[None]] = 1e9
     nearest = far.min(1)

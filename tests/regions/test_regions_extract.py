@@ -96,7 +96,7 @@ def test_what_is_stored_is_what_the_detector_found(tmp_path: Path, images: Image
     shards = extracted(tmp_path / "s", images, weights)
     detector = weights.load()
     for image_id in shards.image_ids():
-        (found,) = detector.detect(detector.look([detector.prepare(images.open(image_id))]))
+        (found,) = detector.detect(detector.backbone([detector.prepare(images.open(image_id))]))
         stored = shards.read(image_id)
         assert 1 <= len(stored.features) <= 5
         assert stored.scores == sorted(stored.scores, reverse=True)
@@ -146,8 +146,8 @@ def test_features_of_regressed_boxes_are_pooled_there(tmp_path: Path, images: Im
     shards = extracted(tmp_path / "s", images, weights, SETTINGS.model_copy(update={"boxes": Fixed(count=3)}))
     detector = weights.load()
     read = shards.read("train/0")
-    (described,) = detector.describe(
-        detector.look([detector.prepare(images.open("train/0"))]), [torch.from_numpy(read.boxes.copy())]
+    (described,) = detector.roi_features(
+        detector.backbone([detector.prepare(images.open("train/0"))]), [torch.from_numpy(read.boxes.copy())]
     )
     assert np.array_equal(described.features.half().numpy(), read.features)
 

@@ -72,7 +72,7 @@ def test_the_bottom_up_backend() -> None:
     spec = bottom_up_tiny.small_spec()
     network = bottom_up(spec, bottom_up_tiny.CLASSES, bottom_up_tiny.random_weights(spec), "cpu")
     boxes = torch.tensor([[4.0, 4, 30, 20], [0, 0, 56, 40], [20.5, 10.25, 33, 39]])
-    (found,) = network.describe(network.look([network.prepare(image)]), [boxes])
+    (found,) = network.roi_features(network.backbone([network.prepare(image)]), [boxes])
     assert found.attributes is not None
     figures = [*found.regressed[0, 1].tolist(), *found.scores[:, 2].tolist(), *found.attributes[0].tolist()]
     figures += [row.mean().item() for row in found.features]
@@ -87,7 +87,7 @@ def test_the_torchvision_backend(tmp_path: Path) -> None:
     spec = small_spec()
     detector = untrained(tmp_path / "w", spec).load()
     boxes = torch.tensor([[4.0, 4, 30, 20], [0, 0, 56, 40], [20.5, 10.25, 33, 39]])
-    (found,) = detector.describe(detector.look([prepare(image, spec.preprocessing)]), [boxes])
+    (found,) = detector.roi_features(detector.backbone([prepare(image, spec.preprocessing)]), [boxes])
     figures = [*found.regressed[0, 1].tolist(), *found.scores[:, 0].tolist(), *found.attributes[0].tolist()]
     figures += [row.sum().item() for row in found.features]
     expected = [2.1403, 4.6102, 28.0376, 22.5938, 0.0, 0.0, 0.0, 0.5358, 0.4642, 2.3115, 2.2985, 2.3409]

@@ -12,25 +12,25 @@ from regions.interop_files import real_features
 
 from vbert.artifacts.errors import UserError
 from vbert.regions.interop.comparing import CAUSES, Comparison, compare, compared
-from vbert.regions.interop.found import Found
 from vbert.regions.interop.opened import opened
+from vbert.regions.interop.raw_regions import RawRegions
 
 RNG = np.random.default_rng(5)
 
 
-def one(n: int = 12, dim: int = 64, size: tuple[int, int] = (640, 427), relu: bool = True) -> Found:
+def one(n: int = 12, dim: int = 64, size: tuple[int, int] = (640, 427), relu: bool = True) -> RawRegions:
     corner = RNG.random((n, 2)) * [size[0] * 0.6, size[1] * 0.6]
     boxes = np.concatenate([corner, corner + 8 + RNG.random((n, 2)) * [size[0] * 0.35, size[1] * 0.35]], 1)
     features = RNG.normal(size=(n, dim))
     features = np.maximum(features, 0) if relu else features
-    return Found(features.astype(np.float32), boxes.astype(np.float32), "pixels", *size)
+    return RawRegions(features.astype(np.float32), boxes.astype(np.float32), "pixels", *size)
 
 
 A = one()
 SHUFFLED = RNG.permutation(12)
 LEFT = one(relu=False)
 OTHER = one()
-DISGUISES: dict[str, tuple[Found, Found, str]] = {
+DISGUISES: dict[str, tuple[RawRegions, RawRegions, str]] = {
     "same": (A, replace(A), ""),
     "in half precision": (A, replace(A, features=A.features.astype(np.float16)), ""),
     "order": (A, replace(A, features=A.features[SHUFFLED], boxes=A.boxes[SHUFFLED]), ""),
@@ -61,7 +61,7 @@ DISGUISES: dict[str, tuple[Found, Found, str]] = {
 }
 
 
-def near_duplicates(spread: float) -> Found:
+def near_duplicates(spread: float) -> RawRegions:
     """Twelve regions of one thing: features and boxes that differ in little, as a detector's often do."""
     features = A.features[:1] + spread * RNG.normal(size=A.features.shape)
     return replace(A, features=features.astype(np.float32), boxes=A.boxes[:1] + np.float32(spread) * A.boxes)
@@ -113,7 +113,7 @@ def test_without_boxes_regions_are_matched_by_their_features() -> None:
 def test_features_of_zeros_and_images_without_regions() -> None:
     blank = replace(A, features=np.zeros_like(A.features))
     assert compared("x", blank, blank).cause == "same"
-    empty = Found(np.zeros((0, 64)), np.zeros((0, 4)))
+    empty = RawRegions(np.zeros((0, 64)), np.zeros((0, 4)))
     assert compared("x", empty, empty).cause == "same"
     assert compared("x", empty, A).cause == "fewer"
 

@@ -17,8 +17,8 @@ from vbert.artifacts.errors import UserError
 from vbert.data.pickles import load
 from vbert.regions.interop.comparing import Comparison, compare
 from vbert.regions.interop.exporting import export
-from vbert.regions.interop.found import BadEntry
 from vbert.regions.interop.opened import opened
+from vbert.regions.interop.raw_regions import BadEntry
 from vbert.regions.shards import Sample, Shards, write_contents, write_shard
 
 GIVEN = sorted(files.images(), key=lambda one: one.name)

@@ -21,11 +21,11 @@ from vbert.artifacts.errors import UserError
 from vbert.data.pickles import UnsafePickle
 from vbert.regions import interop
 from vbert.regions.interop.boxes_in import in_pixels
-from vbert.regions.interop.found import BadEntry, Found
 from vbert.regions.interop.npy_bytes import read_npz
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 
-def read_all(path: Path, format: str | None = None) -> dict[str, Found]:
+def read_all(path: Path, format: str | None = None) -> dict[str, RawRegions]:
     name = interop.recognised(path, format)
     module = interop.load(name)
     local = module.files(path)

@@ -16,9 +16,9 @@ from vbert.artifacts.errors import UserError
 from vbert.regions import interop
 from vbert.regions.interop import hf_arrow
 from vbert.regions.interop.comparing import Comparison, compare
-from vbert.regions.interop.found import BadEntry
 from vbert.regions.interop.npz_files import _parse as read_npz
 from vbert.regions.interop.opened import LocalFiles, opened
+from vbert.regions.interop.raw_regions import BadEntry
 from vbert.regions.interop.sizes import Sizes
 from vbert.regions.interop.vilbert_lmdb import _found as of_vilbert
 

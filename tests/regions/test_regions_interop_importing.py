@@ -20,9 +20,9 @@ from vbert.data.raw import Raw
 from vbert.data.spec import Source
 from vbert.regions import interop
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, refuse_other_corners, scale
-from vbert.regions.interop.found import BadEntry, Found
 from vbert.regions.interop.importing import ImportSettings, Statement, capped
 from vbert.regions.interop.opened import LocalFiles, opened
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 from vbert.regions.interop.sizes import Names, Sizes
 from vbert.regions.shards import Shards
 
@@ -312,7 +312,7 @@ def test_a_cap_takes_the_most_confident(tmp_path: Path) -> None:
         read = shards.read(f"{one.name}.png")
         assert (read.features == one.features[best].astype(np.float16)).all()
         assert read.scores == [round(float(score), 6) for score in one.conf[best]]
-    tied = Found(np.arange(4.0)[:, None], scores=np.float32([0.5, 0.9, 0.5, 0.9]))
+    tied = RawRegions(np.arange(4.0)[:, None], scores=np.float32([0.5, 0.9, 0.5, 0.9]))
     assert capped(tied, 3, "x").features[:, 0].tolist() == [1, 3, 0]
 
 
@@ -347,7 +347,7 @@ def test_how_boxes_in_is_written() -> None:
 
 
 def test_shares_are_never_taken_for_pixels() -> None:
-    shares = Found(np.ones((1, 4)), np.float32([[0, 0, 0.5, 1]]), "normalised")
+    shares = RawRegions(np.ones((1, 4)), np.float32([[0, 0, 0.5, 1]]), "normalised")
     with pytest.raises(BadEntry, match="boxes are shares of the image in this format, not 'original'"):
         in_pixels(shares, BoxesIn.parse("original"), (10, 20), "x")
     assert in_pixels(shares, None, (10, 20), "x").boxes.tolist() == [[0, 0, 5, 20]]
@@ -391,14 +391,14 @@ def test_boxes_that_cannot_be_two_corners_are_refused_on_import(tmp_path: Path) 
     for boxes, reason in ((said, "corners"), (said / 100, "units")):
         corners = boxes if reason == "corners" else np.c_[boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]
         with pytest.raises(BadEntry, match=reason):
-            refuse_other_corners(Found(np.ones((2, 3)), corners, "pixels", 80, 60), None, "x")
+            refuse_other_corners(RawRegions(np.ones((2, 3)), corners, "pixels", 80, 60), None, "x")
     for boxes, unit, size in (
         (np.asarray([[48.0, 15, 79, 47], [5, 5, 4.2, 6]]), "pixels", (80, 60)),  # one inclusive corner
         (np.zeros((2, 4)), "pixels", (80, 60)),
         (np.asarray([[0.0, 0, 1, 1]]), "pixels", (1, 1)),
         (np.asarray([[0.2, 0.1, 0.9, 0.8]]), "normalised", (80, 60)),
     ):
-        refuse_other_corners(Found(np.ones((len(boxes), 3)), boxes, unit, *size), None, "x")
+        refuse_other_corners(RawRegions(np.ones((len(boxes), 3)), boxes, unit, *size), None, "x")
     swapped = [Image(**(vars(one) | {"boxes": one.boxes[:, [2, 3, 0, 1]]})) for one in GIVEN]
     with pytest.raises(NotAccepted, match="second corner"):
         imported(tmp_path / "store", files.lxmert_tsv(tmp_path / "f.tsv", swapped))

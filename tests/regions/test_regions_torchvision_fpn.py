@@ -46,7 +46,7 @@ def test_given_boxes_have_torchvisions_features(kind: str) -> None:
         width, height = image(data).size
         corners = torch.rand(40, 2, 2, generator=torch.Generator().manual_seed(1)).sort(1).values
         boxes = corners.flatten(1) * torch.tensor([width, height, width, height])
-        (found,) = detector.describe(detector.look([detector.prepare(image(data))]), [boxes])
+        (found,) = detector.roi_features(detector.backbone([detector.prepare(image(data))]), [boxes])
         theirs = stock_features(model, data, boxes)
         assert theirs.abs().max() > 0.1
         assert len(theirs.unique(dim=0)) == 40
@@ -64,7 +64,7 @@ def test_from_the_file_the_same_boxes_come_out(kind: str) -> None:
         model.roi_heads.box_roi_pool.scales = None
         with torch.inference_mode():
             (theirs,) = model([pixels(data)])
-        (found,) = detector.detect(detector.look([detector.prepare(image(data))]))
+        (found,) = detector.detect(detector.backbone([detector.prepare(image(data))]))
         kept = select(found, Adaptive(minimum=0, maximum=100, score=0.05), Nms(iou=0.5))
         assert len(theirs["boxes"]) >= 20
         assert len(set(theirs["labels"].tolist())) > 1
@@ -86,11 +86,11 @@ def test_nothing_but_the_image_decides_its_bits(kind: str) -> None:
     alone = {}
     for at, picture in enumerate(files):
         fresh = ours(spec)
-        alone[at] = fresh.detect(fresh.look([fresh.prepare(picture)]))[0]
+        alone[at] = fresh.detect(fresh.backbone([fresh.prepare(picture)]))[0]
     used, compared, differing = ours(spec), 0, 0
     for order in ([3, 2, 1, 0], [1, 3]):  # the narrow one first: torchvision would keep what it takes for its scales
         for at in order:
-            (again,) = used.detect(used.look([used.prepare(files[at])]))
+            (again,) = used.detect(used.backbone([used.prepare(files[at])]))
             names = ("boxes", "scores", "regressed", "features")
             differing += not all(torch.equal(getattr(again, n), getattr(alone[at], n)) for n in names)
             compared += 1
@@ -146,9 +146,9 @@ def test_stock_torchvision_changes_features_beside_a_larger_image() -> None:
     features = []
     for neighbours in ([small], [wide, small], [small, wide]):
         for each in neighbours:
-            seen = detector.look([detector.prepare(each)])
+            seen = detector.backbone([detector.prepare(each)])
             if each is small:
-                features.append(detector.describe(seen, [boxes])[0].features)
+                features.append(detector.roi_features(seen, [boxes])[0].features)
     assert all(torch.equal(features[0], each) for each in features[1:])
     assert ((features[0] - alone).norm(dim=1) / alone.norm(dim=1)).max() < 1e-4
 
@@ -157,15 +157,15 @@ def test_stock_torchvision_changes_features_beside_a_larger_image() -> None:
 def test_a_given_boxs_bits_know_nothing_of_the_others() -> None:
     spec = spec_of(KINDS[0])
     detector = ours(spec)
-    seen = detector.look([detector.prepare(image(photos(1)[0]))])
+    seen = detector.backbone([detector.prepare(image(photos(1)[0]))])
     corners = torch.rand(70, 2, 2, generator=torch.Generator().manual_seed(2)).sort(1).values
     boxes = corners.flatten(1) * 400
-    (together,) = detector.describe(seen, [boxes])
+    (together,) = detector.roi_features(seen, [boxes])
     for count in (1, 2, 29, 30, 31):
         for part in (slice(count), slice(-count, None)):
-            (some,) = detector.describe(seen, [boxes[part]])
+            (some,) = detector.roi_features(seen, [boxes[part]])
             assert torch.equal(some.features, together.features[part])
-    assert detector.describe(seen, [boxes[:0]])[0].features.shape == (0, 1024)
+    assert detector.roi_features(seen, [boxes[:0]])[0].features.shape == (0, 1024)
 
 
 @needs_photos
@@ -175,10 +175,10 @@ def test_under_bf16_boxes_and_features_are_nearly_the_same(kind: str) -> None:
     detector = ours(spec_of(kind, 96, 160, proposals=40))
     for data in photos(1):
         prepared = detector.prepare(image(data))
-        (exact,) = detector.detect(detector.look([prepared]))
+        (exact,) = detector.detect(detector.backbone([prepared]))
         with torch.autocast("cpu", torch.bfloat16):
-            seen = detector.look([prepared])
-            (coarse,) = detector.describe(seen, [exact.boxes])
+            seen = detector.backbone([prepared])
+            (coarse,) = detector.roi_features(seen, [exact.boxes])
             (found,) = detector.detect(seen)
         assert all(each.dtype == torch.float32 for each in (coarse.features, found.boxes, found.scores))
         assert torch.nn.functional.cosine_similarity(exact.features, coarse.features).min() > 0.95

@@ -181,7 +181,7 @@ def test_from_a_url_to_region_features(tmp_path: Path, httpserver: HTTPServer) -
         assert read_back.features.shape == (len(read_back.boxes), 1024)
         assert 3 <= len(read_back.boxes) <= 20
         boxes = torch.from_numpy(read_back.boxes.copy())
-        (found,) = detector.detect(detector.look([detector.prepare(image(data))]))
+        (found,) = detector.detect(detector.backbone([detector.prepare(image(data))]))
         assert all((found.regressed - box).abs().amax(2).min() < 0.01 for box in boxes)
         assert set(read_back.classes) <= set(CLASSES)
     assert shards.contract().detector == "own_mobile"

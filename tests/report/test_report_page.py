@@ -205,7 +205,7 @@ def test_it_holds_pictures_and_stays_small(page: str) -> None:
 
 
 def test_a_budget_of_bytes_leaves_pictures_out_and_says_so(world: World) -> None:
-    from vbert.report.pictures import Album
+    from vbert.report.thumbnails import Album
 
     album = Album(side=320, budget=250)
     first, *rest = [album.picture(world.images, f"{i}") for i in range(6)]

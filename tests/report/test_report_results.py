@@ -20,11 +20,11 @@ from vbert.data.raw import Raw, RawWriter
 from vbert.model.trained import Model
 from vbert.report.comparison import comparisons
 from vbert.report.page import Downstream
-from vbert.report.pictures import Album
 from vbert.report.plots import VALIDATED, Point, line_chart, losses, shares
 from vbert.report.predictions import gallery
 from vbert.report.render import cut, duration, figure, percent, size
 from vbert.report.results import FLOOR, MAIN, SCRATCH, UNPAIRED, groups, runs
+from vbert.report.thumbnails import Album
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 

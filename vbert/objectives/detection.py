@@ -22,7 +22,14 @@ from vbert.data.decode import BadImage
 from vbert.metrics.detection import Boxes, attribute_accuracy, average_precision
 from vbert.regions.boxes import Adaptive, select
 from vbert.regions.contract import Preprocessing
-from vbert.regions.detector import Detector, DetectorSpec, DetectorTraining, Started, load_backend, write_weights
+from vbert.regions.detector import (
+    Detector,
+    DetectorSpec,
+    DetectorTraining,
+    PretrainedDetector,
+    load_backend,
+    write_weights,
+)
 from vbert.regions.pixels import prepare
 from vbert.training.sampler import derive, generator
 
@@ -43,7 +50,7 @@ HELD_OUT = 20  # where a collection has no official splits: one image of so many
 
 
 @dataclass
-class Scenes:
+class DetectionBatch:
     """A batch: pixels float32 [B, 3, H, W], zeros below and to the right of each image's (h, w); targets as
     torchvision's, with `attributes` float32 [n, A], each row a distribution or zeros."""
 
@@ -51,9 +58,9 @@ class Scenes:
     shapes: list[tuple[int, int]]
     targets: list[dict[str, Tensor]]
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Scenes:
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> DetectionBatch:
         targets = [{k: t.to(device, non_blocking=non_blocking) for k, t in one.items()} for one in self.targets]
-        return Scenes(self.pixels.to(device, non_blocking=non_blocking), self.shapes, targets)
+        return DetectionBatch(self.pixels.to(device, non_blocking=non_blocking), self.shapes, targets)
 
 
 class Unreadable:
@@ -72,7 +79,7 @@ class Unreadable:
         return {path.read_text() for path in self._folder.glob("*")}
 
 
-class Annotated:
+class BoxDataset:
     """The true boxes of the images of one split, by image id."""
 
     def __init__(self, images: Images, split: str) -> None:
@@ -110,16 +117,16 @@ class Annotated:
         )
 
 
-def held_out_of(images: Images) -> Annotated:
+def held_out_of(images: Images) -> BoxDataset:
     """What a finished detector is evaluated on: the test split, or val where test has no boxes."""
-    return Annotated(images, "test") or Annotated(images, "val")
+    return BoxDataset(images, "test") or BoxDataset(images, "val")
 
 
-def commonest_attribute(images: Images, held_out: Annotated, known: Sequence[str]) -> tuple[str, float] | None:
+def commonest_attribute(images: Images, held_out: BoxDataset, known: Sequence[str]) -> tuple[str, float] | None:
     """The commonest attribute of training boxes, of those that are `known`, and the share of held-out boxes with a
     known one that have it: what saying nothing else gives. None where no box has any."""
     kept = set(known)
-    training = [r["attributes"] for rows in Annotated(images, "train").rows.values() for r in rows]
+    training = [r["attributes"] for rows in BoxDataset(images, "train").rows.values() for r in rows]
     counts = Counter(name for names in training for name in kept.intersection(names))
     boxes = [names for rows in held_out.rows.values() for r in rows if (names := kept.intersection(r["attributes"]))]
     if not counts or not boxes:
@@ -132,7 +139,7 @@ def _hashed_split(image_id: str) -> str:
     return {0: "val", 1: "test"}.get(derive("split", image_id) % HELD_OUT, "train")
 
 
-def class_names(spec: DetectorSpec, train: Annotated, title: str) -> list[str]:
+def class_names(spec: DetectorSpec, train: BoxDataset, title: str) -> list[str]:
     """The detector's classes: its spec's, else those of the training boxes, sorted."""
     found = {row["class"] for rows in train.rows.values() for row in rows}
     if spec.classes is None:
@@ -146,14 +153,19 @@ def class_names(spec: DetectorSpec, train: Annotated, title: str) -> list[str]:
 
 
 def train_detector(
-    job: Job, images: Images, spec: DetectorSpec | Started, training: DetectorTraining, numerics: Numerics, seed: int
+    job: Job,
+    images: Images,
+    spec: DetectorSpec | PretrainedDetector,
+    training: DetectorTraining,
+    numerics: Numerics,
+    seed: int,
 ) -> dict[str, Any]:
     """Train, evaluate on the test split, and write all files of DetectorWeights (rank 0). Returns the figures."""
     from vbert.data.raw import copy_only
     from vbert.training.loop import run_training
 
     begun: Path | None = None
-    if isinstance(spec, Started):
+    if isinstance(spec, PretrainedDetector):
         begun = copy_only(spec.weights, job.scratch / f"start-{job.rank}", f"what {spec.spec.name} starts from")
         spec = spec.spec
     unreadable = Unreadable(job.scratch / "unreadable")
@@ -188,7 +200,7 @@ class DetectionTask:
         self.images, self.spec, self.training, self.seed = images, spec, training, seed
         self.weights = {"attributes": training.attribute_weight}
         self.unreadable = unreadable
-        self.train, self.val = Annotated(images, "train"), Annotated(images, "val")
+        self.train, self.val = BoxDataset(images, "train"), BoxDataset(images, "val")
         self.classes = class_names(spec, self.train, images.title)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "detector"))
@@ -200,13 +212,13 @@ class DetectionTask:
     def size(self) -> int:
         return len(self.train.ids)
 
-    def collate(self, items: Sequence[tuple[int, int]]) -> Scenes:
+    def collate(self, items: Sequence[tuple[int, int]]) -> DetectionBatch:
         pixels, targets = zip(*(self._scene(i, epoch) for i, epoch in items), strict=True)
         shapes = [(p.shape[1], p.shape[2]) for p in pixels]
         batch = torch.zeros(len(pixels), 3, max(h for h, _ in shapes), max(w for _, w in shapes))
         for one, p in zip(batch, pixels, strict=True):
             one[:, : p.shape[1], : p.shape[2]] = p
-        return Scenes(batch, shapes, list(targets))
+        return DetectionBatch(batch, shapes, list(targets))
 
     def _readable(self, index: int, epoch: int) -> tuple[str, Prepared]:
         """The image and its id; in place of one that can't be decoded, the next one that can, so that a batch of one
@@ -244,13 +256,13 @@ class DetectionTask:
         drawn = int(generator(self.seed, "scale", epoch, image_id).random() * len(sides))
         return rule.model_copy(update={"short_side": sides[drawn]})
 
-    def counts(self, batch: Scenes) -> dict[str, int]:
+    def counts(self, batch: DetectionBatch) -> dict[str, int]:
         """Images: what each of them says is a mean over its own boxes. Of attributes, images that have any."""
         images, named = len(batch.targets), sum(bool(target["attributes"].any()) for target in batch.targets)
         counts = dict.fromkeys(("objectness", "rpn_boxes", "classes", "boxes"), images)
         return {**counts, "attributes": named} if self.spec.attributes else counts
 
-    def loss(self, batch: Scenes, model: nn.Module) -> dict[str, Tensor]:
+    def loss(self, batch: DetectionBatch, model: nn.Module) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = model(batch.pixels, batch.shapes, batch.targets)
         return losses
 
@@ -272,7 +284,7 @@ class DetectionTask:
 
 
 def evaluate(
-    detector: Detector, spec: DetectorSpec, images: Images, held_out: Annotated
+    detector: Detector, spec: DetectorSpec, images: Images, held_out: BoxDataset
 ) -> tuple[dict[str, float], dict[str, Boxes]]:
     """map50, map and attribute accuracy on `held_out`, and the detections of each of its images that can be decoded."""
     found = detections(detector, spec, images, held_out.ids)
@@ -300,7 +312,7 @@ def detections(
     return found
 
 
-def scored(detector: Detector, held_out: Annotated, found: dict[str, Boxes]) -> dict[str, float]:
+def scored(detector: Detector, held_out: BoxDataset, found: dict[str, Boxes]) -> dict[str, float]:
     """map50, map and attribute accuracy over the images of `found`, whatever their order."""
     classes = held_out.known(detector.classes)
     names = sorted(found)
@@ -313,7 +325,7 @@ def scored(detector: Detector, held_out: Annotated, found: dict[str, Boxes]) -> 
 
 
 def found_boxes(detector: Detector, spec: DetectorSpec, images: Images, image_id: str) -> Boxes:
-    (candidates,) = detector.detect(detector.look([detector.prepare(images.open(image_id))]))
+    (candidates,) = detector.detect(detector.backbone([detector.prepare(images.open(image_id))]))
     kept = select(candidates, EVALUATED, spec.nms)
     attributes: list[list[str]] = [[] for _ in kept.scores]
     if candidates.attributes is not None:

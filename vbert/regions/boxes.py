@@ -112,7 +112,7 @@ NmsRule = Annotated[Nms | ProposalNms | RisingNms, Field(discriminator="rule")]
 
 
 @dataclass(frozen=True)
-class Kept:
+class Detections:
     """The n boxes kept of an image, best first (of given boxes: in their order; by `ProposalNms`: as it says)."""
 
     proposals: Tensor  # int64 [n]: which proposal each came from
@@ -121,7 +121,7 @@ class Kept:
     classes: Tensor  # int64 [n]
 
 
-def select(found: Candidates, rule: Adaptive | Fixed | Given, nms: Nms | ProposalNms | RisingNms) -> Kept:
+def select(found: Candidates, rule: Adaptive | Fixed | Given, nms: Nms | ProposalNms | RisingNms) -> Detections:
     """The boxes that `rule` keeps after `nms`.
 
     Where suppression leaves fewer than the rule asks for (`minimum`, `count`), the suppressed ones follow by score.
@@ -131,7 +131,7 @@ def select(found: Candidates, rule: Adaptive | Fixed | Given, nms: Nms | Proposa
 
     if isinstance(rule, Given):
         scores, classes = found.scores.max(1)
-        return Kept(torch.arange(len(scores), device=scores.device), found.boxes, scores, classes)
+        return Detections(torch.arange(len(scores), device=scores.device), found.boxes, scores, classes)
     if isinstance(nms, ProposalNms):
         return _of_proposals(found, rule, nms)
     if nms.rule == "per_class":
@@ -146,7 +146,7 @@ def _asked(rule: Adaptive | Fixed, scores: Tensor) -> tuple[int, int, int]:
     return rule.minimum, rule.maximum, int((scores > rule.score).sum())
 
 
-def _per_class(found: Candidates, rule: Adaptive | Fixed, iou: float) -> Kept:
+def _per_class(found: Candidates, rule: Adaptive | Fixed, iou: float) -> Detections:
     """Works on a growing number of the best pairs of proposal and class: what follows never changes what was kept."""
     from vbert.regions.suppression import best, grouped
 
@@ -161,7 +161,7 @@ def _per_class(found: Candidates, rule: Adaptive | Fixed, iou: float) -> Kept:
             break
         size *= 4
     kept = pairs[_counted(survived, len(pairs), least, most, enough)]
-    return Kept(kept // count, boxes[kept], flat[kept], kept % count)
+    return Detections(kept // count, boxes[kept], flat[kept], kept % count)
 
 
 def _counted(survived: Tensor, total: int, least: int, most: int, enough: int) -> Tensor:
@@ -178,7 +178,7 @@ def _counted(survived: Tensor, total: int, least: int, most: int, enough: int) -
     return kept
 
 
-def _best_classes(found: Candidates, rule: Adaptive | Fixed, thresholds: Sequence[float]) -> Kept:
+def _best_classes(found: Candidates, rule: Adaptive | Fixed, thresholds: Sequence[float]) -> Detections:
     """Each proposal under its best class; the first threshold that leaves enough counts, else the last."""
     from torchvision.ops import nms
 
@@ -193,10 +193,10 @@ def _best_classes(found: Candidates, rule: Adaptive | Fixed, thresholds: Sequenc
         if len(survived) >= least:
             break
     kept = _counted(survived, len(order), least, most, enough)
-    return Kept(order[kept], boxes[kept], scores[kept], classes[kept])
+    return Detections(order[kept], boxes[kept], scores[kept], classes[kept])
 
 
-def _of_proposals(found: Candidates, rule: Adaptive | Fixed, nms: ProposalNms) -> Kept:
+def _of_proposals(found: Candidates, rule: Adaptive | Fixed, nms: ProposalNms) -> Detections:
     """One overlap matrix serves all classes. On the CPU, wherever the scores come from: these are many small steps."""
 
     from vbert.regions.suppression import at_least, overlaps, shared_boxes
@@ -220,4 +220,4 @@ def _of_proposals(found: Candidates, rule: Adaptive | Fixed, nms: ProposalNms) -
             chosen = by_confidence[: rule.minimum if len(chosen) < rule.minimum else rule.maximum]
     chosen = chosen.to(found.scores.device)
     best, classes = found.scores[chosen].max(1)
-    return Kept(chosen, found.boxes[chosen], best, classes)
+    return Detections(chosen, found.boxes[chosen], best, classes)

@@ -153,7 +153,7 @@ class DetectorTraining(Schedule):
 
 
 @dataclass(frozen=True)
-class Started:
+class PretrainedDetector:
     """A detector whose training starts from weights that came from elsewhere, one file."""
 
     spec: DetectorSpec
@@ -186,7 +186,7 @@ class Candidates:
 
 
 @dataclass(frozen=True)
-class Seen:
+class FeatureMaps:
     """What a detector has seen of a batch: its inputs, and maps that only the detector reads."""
 
     inputs: Sequence[Prepared]
@@ -205,24 +205,24 @@ class Detector(Protocol):
         """(width, height) in pixels of the padded input that an image of width × height becomes."""
         ...
 
-    def look(self, batch: Sequence[Prepared], slots: int = 1) -> Seen:
+    def backbone(self, batch: Sequence[Prepared], slots: int = 1) -> FeatureMaps:
         """The backbone's maps of at most `slots` inputs of one padded size.
 
         Always computed on `slots` inputs, zeros in place of those that lack: bits depend on how many there are.
         """
         ...
 
-    def detect(self, seen: Seen) -> list[Candidates]:
+    def detect(self, seen: FeatureMaps) -> list[Candidates]:
         """The candidates of each image: its proposals, with what the box head says of them."""
         ...
 
-    def describe(self, seen: Seen, boxes: Sequence[Tensor]) -> list[Candidates]:
+    def roi_features(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
         """The same of given boxes ([n, 4] float32, pixels as shown, any n an image) in place of proposals."""
         ...
 
 
 @dataclass(frozen=True)
-class Published:
+class DetectorCheckpoint:
     """Weights that came from elsewhere: what `Backend.detector` takes, and the names that belong to them."""
 
     classes: Sequence[str]
@@ -241,7 +241,7 @@ class Backend(Protocol):
         self, spec: DetectorSpec, classes: Sequence[str], tensors: Mapping[str, Tensor], device: str
     ) -> Detector: ...
 
-    def published(self, spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
+    def published(self, spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
         """A checkpoint as the world writes it, in the network's own names. `files`: those of the spec's `weights`.
 
         Raises UserError naming what is missing, unexpected or of another shape.

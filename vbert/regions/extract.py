@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vbert.artifacts.artifact import Artifact
     from vbert.artifacts.build import Machine
     from vbert.data.images import BadImage, Images
-    from vbert.regions.boxes import Kept
+    from vbert.regions.boxes import Detections
     from vbert.regions.detector import (
         Candidates,
         Detector,
@@ -41,7 +41,7 @@ AHEAD = 4  # samples made ahead of the writer
 TELL_EVERY = 0.2  # seconds between two reports of a unit's progress
 
 
-class Wanted(NamedTuple):
+class ImageJob(NamedTuple):
     """An image of a unit; `held`: which of the earlier shards has its regions, and under which id."""
 
     image_id: str
@@ -57,7 +57,7 @@ class Unit:
     """The work of one shard."""
 
     shard: int
-    images: Sequence[Wanted]
+    images: Sequence[ImageJob]
 
 
 def shard_plan(table: pa.Table, images_per_shard: int, earlier: Sequence[Shards] = ()) -> list[tuple[str, Unit]]:
@@ -66,7 +66,7 @@ def shard_plan(table: pa.Table, images_per_shard: int, earlier: Sequence[Shards]
     held = _held(table, earlier)
     rows = sorted(zip(*(table.column(name).to_pylist() for name in names), held, strict=True), key=lambda row: row[0])
     starts = range(0, len(rows), images_per_shard)
-    units = [tuple(Wanted(*row) for row in rows[start : start + images_per_shard]) for start in starts]
+    units = [tuple(ImageJob(*row) for row in rows[start : start + images_per_shard]) for start in starts]
     return [(f"{i:06d}", Unit(i, images)) for i, images in enumerate(units)]
 
 
@@ -129,7 +129,7 @@ class Extraction:
             raise UserError("regions.boxes.rule is `given`, but there is no table of boxes; give another rule")
         return _given(self.images)
 
-    def prepare(self, wanted: Wanted) -> Sample | Prepared | BadImage:
+    def prepare(self, wanted: ImageJob) -> Sample | Prepared | BadImage:
         """Its regions from earlier shards, else the detector's input."""
         from vbert.data.decode import BadImage
 
@@ -142,7 +142,7 @@ class Extraction:
             return bad
         return prepared if self.device == "cpu" else replace(prepared, pixels=prepared.pixels.pin_memory())
 
-    def _again(self, wanted: Wanted) -> Sample | None:
+    def _again(self, wanted: ImageJob) -> Sample | None:
         """The sample as an earlier extraction made it, on the same device; of given boxes, where they are the same."""
         import numpy as np
 
@@ -176,21 +176,21 @@ class Extraction:
         assert self.given is not None
         return self.given.get(image_id, np.zeros((0, 4), np.float32))
 
-    def batches(self, wanted: Sequence[Wanted]) -> list[Sequence[Wanted]]:
+    def batches(self, wanted: Sequence[ImageJob]) -> list[Sequence[ImageJob]]:
         """What goes through the backbone together: up to `settings.batch` images of one padded size, each alone at 1.
 
         A function of the plan, never of what is left to do.
         """
         if self.settings.batch == 1:
             return [[one] for one in wanted]
-        groups: dict[tuple[int, int], list[Wanted]] = {}
+        groups: dict[tuple[int, int], list[ImageJob]] = {}
         for one in wanted:
             broken = one.width == 0 or one.height == 0
             groups.setdefault((0, 0) if broken else self.detector.grid(one.width, one.height), []).append(one)
         size = self.settings.batch
         return [group[at : at + size] for group in groups.values() for at in range(0, len(group), size)]
 
-    def made(self, wanted: Sequence[Wanted], threads: int) -> Generator[tuple[str, Sample | BadImage], None, None]:
+    def made(self, wanted: Sequence[ImageJob], threads: int) -> Generator[tuple[str, Sample | BadImage], None, None]:
         """(image_id, sample or what is wrong with it), batch by batch; images are prepared ahead by `threads`."""
         import torch
 
@@ -203,7 +203,7 @@ class Extraction:
                 yield from self._batch([(one, next(ready)) for one in batch])
 
     def _batch(
-        self, batch: Sequence[tuple[Wanted, Sample | Prepared | BadImage]]
+        self, batch: Sequence[tuple[ImageJob, Sample | Prepared | BadImage]]
     ) -> Iterator[tuple[str, Sample | BadImage]]:
         from vbert.regions.detector import Prepared
         from vbert.regions.shards import Sample
@@ -215,27 +215,27 @@ class Extraction:
             samples = self.samples([one for one, _ in new], [prepared for _, prepared in new])
             yield from zip((one.image_id for one, _ in new), samples, strict=True)
 
-    def samples(self, batch: Sequence[Wanted], inputs: Sequence[Prepared]) -> list[Sample | BadImage]:
+    def samples(self, batch: Sequence[ImageJob], inputs: Sequence[Prepared]) -> list[Sample | BadImage]:
         import torch
 
         from vbert.regions.boxes import select
 
         if self.settings.boxes is None or self.settings.nms is None:
             raise BuildError("regions: box rule and nms must be resolved against the detector's spec first")
-        seen = self.detector.look(inputs, self.settings.batch)
+        seen = self.detector.backbone(inputs, self.settings.batch)
         if self.given is None:
             found = self.detector.detect(seen)
         else:
             boxes = [torch.from_numpy(self._given_boxes(one.image_id)) for one in batch]
-            found = self.detector.describe(seen, boxes)
+            found = self.detector.roi_features(seen, boxes)
         kept = [select(each, self.settings.boxes, self.settings.nms) for each in found]
         features = [each.features[one.proposals] for each, one in zip(found, kept, strict=True)]
         if self.given is None and self.spec.features_of == "regressed":
-            features = [each.features for each in self.detector.describe(seen, [one.boxes for one in kept])]
+            features = [each.features for each in self.detector.roi_features(seen, [one.boxes for one in kept])]
         return [self._sample(*each) for each in zip(batch, inputs, found, kept, features, strict=True)]
 
     def _sample(
-        self, wanted: Wanted, prepared: Prepared, found: Candidates, kept: Kept, features: Tensor
+        self, wanted: ImageJob, prepared: Prepared, found: Candidates, kept: Detections, features: Tensor
     ) -> Sample | BadImage:
         from vbert.data.decode import BadImage
         from vbert.regions.shards import Sample

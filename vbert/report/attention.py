@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vbert.artifacts.errors import BuildError, UserError, nearest
-from vbert.report.pictures import Album, Box, Picture, boxed, named
 from vbert.report.predictions import Shown
 from vbert.report.results import Run
+from vbert.report.thumbnails import Album, Box, Picture, boxed, named
 
 LAYERS = 3  # drawn of each example, from the first to the last
 LISTED = 5  # regions named below a picture

@@ -74,12 +74,12 @@ def detected(detector: DetectorWeights | None, images: Images | None) -> Detecte
     """What a trained detector's figures are of, and the commonest training attribute beside them."""
     if detector is None or images is None or not detector.detections():
         return Detected()
-    from vbert.objectives.detection import Annotated, commonest_attribute, held_out_of
+    from vbert.objectives.detection import BoxDataset, commonest_attribute, held_out_of
 
     try:
         known = detector.about()["spec"].get("attributes") or ()
         evaluated = held_out_of(images)
-        sets = {held.split: held for held in (Annotated(images, "val"), evaluated)}
+        sets = {held.split: held for held in (BoxDataset(images, "val"), evaluated)}
         found = {split: commonest_attribute(images, held, known) for split, held in sets.items()}
     except Damaged:
         raise

@@ -8,7 +8,7 @@ from typing import Any
 
 from vbert.data.images import Images
 from vbert.regions.detector import DetectorWeights
-from vbert.report.pictures import Album, Box, Picture, boxed, named
+from vbert.report.thumbnails import Album, Box, Picture, boxed, named
 
 SHOWN_SCORE = 0.3  # boxes that score less are left out of the pictures, not of the figures
 MOST = 12  # boxes of a picture

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vbert.artifacts.errors import BuildError
-from vbert.report.pictures import Album, Picture
 from vbert.report.results import Run
+from vbert.report.thumbnails import Album, Picture
 
 SAMPLED = 50_000  # predictions looked through, at most
 UNSURE = 0.8  # below this probability a right answer counts as uncertain

@@ -25,11 +25,11 @@ from vbert.report.lineage import Chain, chain
 from vbert.report.matching import Matching, matching, outside
 from vbert.report.overview import facts
 from vbert.report.page import PAGE, Downstream, ReportSettings
-from vbert.report.pictures import Album
 from vbert.report.plots import Chart
 from vbert.report.predictions import Gallery, gallery
 from vbert.report.regions import Statistics, statistics
 from vbert.report.render import render
+from vbert.report.thumbnails import Album
 
 GALLERIES = 3  # groups whose predictions are shown
 

@@ -17,7 +17,7 @@ from vbert.artifacts.errors import UserError
 from vbert.regions.backends.architectures import BottomUp
 from vbert.regions.backends.bottom_up_network import BottomUpNetwork, clipped, moved
 from vbert.regions.backends.box_head import filled
-from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Published, Seen
+from vbert.regions.detector import Candidates, DetectorCheckpoint, DetectorSpec, FeatureMaps, Prepared
 from vbert.regions.pixels import prepare, resize_factor, stacked, target_size
 
 
@@ -39,11 +39,11 @@ class BottomUpDetector:
         return target_size(width, height, self.spec.preprocessing)
 
     @torch.inference_mode()
-    def look(self, batch: Sequence[Prepared], slots: int = 1) -> Seen:
-        return Seen(batch, self.network.backbone(stacked(batch, slots, 1, self.device)))
+    def backbone(self, batch: Sequence[Prepared], slots: int = 1) -> FeatureMaps:
+        return FeatureMaps(batch, self.network.backbone(stacked(batch, slots, 1, self.device)))
 
     @torch.inference_mode()
-    def detect(self, seen: Seen) -> list[Candidates]:
+    def detect(self, seen: FeatureMaps) -> list[Candidates]:
         odds, deltas = self.network.rpn(seen.maps)
         found = []
         for i, prepared in enumerate(seen.inputs):
@@ -56,7 +56,7 @@ class BottomUpDetector:
         return found
 
     @torch.inference_mode()
-    def describe(self, seen: Seen, boxes: Sequence[Tensor]) -> list[Candidates]:
+    def roi_features(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
         return [
             self._candidates(seen.maps[i : i + 1], p, mine.to(self.device) * self._scales(p))
             for i, (p, mine) in enumerate(zip(seen.inputs, boxes, strict=True))
@@ -117,7 +117,7 @@ def detector(
     return BottomUpDetector(spec, classes, whole, device)
 
 
-def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
+def published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
     """See `vbert.regions.detector.Backend`. `files`: weights, and optionally classes and attributes (a name a line)."""
     from vbert.regions.backends.bottom_up_weights import read
 

@@ -20,7 +20,7 @@ from vbert.artifacts.errors import UserError
 from vbert.data.weight_files import class_lines, read_weights, some
 from vbert.regions.backends.architectures import BottomUp
 from vbert.regions.backends.bottom_up_network import RATIOS, SCALES, BottomUpNetwork, cell_anchors
-from vbert.regions.detector import DetectorSpec, Published
+from vbert.regions.detector import DetectorCheckpoint, DetectorSpec
 
 Layout = Literal["caffe", "detectron2"]
 
@@ -52,7 +52,7 @@ ATTRIBUTES: dict[Layout, dict[str, str]] = {
 BACKGROUND_FIRST = ("head.classes", "head.embedding", "head.attributes")  # in our layout
 
 
-def read(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
+def read(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
     """The tensors and names in `files`: `weights`, and `classes` and `attributes` unless the spec has them.
 
     Raises UserError for a file that can't be read, and names what is missing, unexpected or of another shape.
@@ -68,7 +68,7 @@ def read(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
         wanted = BottomUpNetwork(spec.architecture, len(classes), len(attributes)).state_dict()
     path = files["weights"]
     tensors = _checked(_tensors(path), wanted, f"{path.name}: not the weights of {spec.name}")
-    return Published(classes, attributes, tensors)
+    return DetectorCheckpoint(classes, attributes, tensors)
 
 
 def names(path: Path) -> list[str]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vbert.artifacts.errors import UserError, nearest
 from vbert.data.weight_files import read_weights, some
 from vbert.regions.backends.architectures import Detectron2
-from vbert.regions.detector import Detector, DetectorSpec, Published
+from vbert.regions.detector import Detector, DetectorCheckpoint, DetectorSpec
 
 INSTALL = (
     "python -m pip install setuptools && "
@@ -58,7 +58,7 @@ def detector(spec: DetectorSpec, classes: Sequence[str], tensors: Mapping[str, T
     return Detectron2Detector(spec, classes, model, device)
 
 
-def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
+def published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
     """A checkpoint of detectron2: a `.pkl` of its model zoo, a `.pth` of its trainer, or its tensors as `.safetensors`.
 
     Raises UserError naming the tensors that are missing, unexpected or of another shape.
@@ -77,7 +77,7 @@ def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
     with torch.random.fork_rng(devices=[]):
         wanted = network(spec, count).state_dict()
     _compare(f"{path.name}: not the weights of {spec.name}", found, wanted)
-    return Published(spec.classes, (), found)
+    return DetectorCheckpoint(spec.classes, (), found)
 
 
 def _used(name: str) -> bool:

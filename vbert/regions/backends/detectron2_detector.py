@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from vbert.regions.backends.box_head import candidates, filled
 from vbert.regions.backends.proposals import Choice, proposals
 from vbert.regions.backends.roi_align import roi_align
-from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Seen
+from vbert.regions.detector import Candidates, DetectorSpec, FeatureMaps, Prepared
 from vbert.regions.pixels import padded_size, prepare, scales_of, stacked, target_size
 
 # Rows of the box head at once, always: on a GPU all proposals of an image, but for the convolutions of res5.
@@ -60,19 +60,19 @@ class Detectron2Detector:
         return max(1, int(self.model.backbone.size_divisibility))
 
     @torch.inference_mode()
-    def look(self, batch: Sequence[Prepared], slots: int = 1) -> Seen:
+    def backbone(self, batch: Sequence[Prepared], slots: int = 1) -> FeatureMaps:
         dtype, heavy = self._heavy()
         with torch.autocast(self.kind, enabled=False):
             pixels = stacked(batch, slots, self._divisor, self.device)
-            return Seen(batch, heavy["backbone"](pixels.to(dtype)))
+            return FeatureMaps(batch, heavy["backbone"](pixels.to(dtype)))
 
     @torch.inference_mode()
-    def detect(self, seen: Seen) -> list[Candidates]:
+    def detect(self, seen: FeatureMaps) -> list[Candidates]:
         with torch.autocast(self.kind, enabled=False):
             return self._candidates(seen, self._proposals(seen))
 
     @torch.inference_mode()
-    def describe(self, seen: Seen, boxes: Sequence[Tensor]) -> list[Candidates]:
+    def roi_features(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
         scales = scales_of(seen.inputs, self.device)
         inputs = [b.to(self.device) * scale for b, scale in zip(boxes, scales, strict=True)]
         with torch.autocast(self.kind, enabled=False):
@@ -88,7 +88,7 @@ class Detectron2Detector:
             self.heavy[dtype] = deepcopy(self.heavy[torch.float32]).to(dtype)
         return dtype, self.heavy[dtype]
 
-    def _proposals(self, seen: Seen) -> list[Tensor]:
+    def _proposals(self, seen: FeatureMaps) -> list[Tensor]:
         """Boxes [n, 4] of each image in pixels of the input, best first; the whole image where there are none."""
         rpn = self.model.proposal_generator
         maps = [seen.maps[name] for name in rpn.in_features]
@@ -116,7 +116,7 @@ class Detectron2Detector:
             self.anchors = {sizes: [boxes.tensor for boxes in found]}
         return self.anchors[sizes]
 
-    def _candidates(self, seen: Seen, boxes: Sequence[Tensor]) -> list[Candidates]:
+    def _candidates(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
         """What the box head says of each image's `boxes` [n, 4], in pixels of the input."""
         predictor = self.model.roi_heads.box_predictor
         features, logits, deltas = (torch.cat(part) for part in zip(*self._box_head(seen, boxes), strict=True))
@@ -124,7 +124,7 @@ class Detectron2Detector:
         regressed = predictor.box2box_transform.apply_deltas(deltas, torch.cat(list(boxes))).unflatten(1, (-1, 4))
         return candidates(seen.inputs, boxes, scores[:, :-1], regressed, features)
 
-    def _box_head(self, seen: Seen, boxes: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _box_head(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Features, class logits and deltas of all images' boxes, some rows at a time."""
         heads = self.model.roi_heads
         maps = [seen.maps[name] for name in heads.in_features]

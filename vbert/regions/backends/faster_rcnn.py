@@ -28,7 +28,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from vbert.regions.backends.box_head import candidates, filled
 from vbert.regions.backends.proposals import Choice, proposals
-from vbert.regions.detector import Candidates, DetectorSpec, Prepared, Seen
+from vbert.regions.detector import Candidates, DetectorSpec, FeatureMaps, Prepared
 from vbert.regions.pixels import padded_size, prepare, scales_of, stacked, target_size
 from vbert.regions.suppression import best
 
@@ -215,18 +215,18 @@ class FasterRcnnDetector:
         return padded_size(*target_size(width, height, self.spec.preprocessing), self.network.stride)
 
     @torch.inference_mode()
-    def look(self, batch: Sequence[Prepared], slots: int = 1) -> Seen:
+    def backbone(self, batch: Sequence[Prepared], slots: int = 1) -> FeatureMaps:
         pixels = stacked(batch, slots, self.network.stride, self.device)
-        return Seen(batch, (pixels, self.network.backbone(pixels)))
+        return FeatureMaps(batch, (pixels, self.network.backbone(pixels)))
 
     @torch.inference_mode()
-    def detect(self, seen: Seen) -> list[Candidates]:
+    def detect(self, seen: FeatureMaps) -> list[Candidates]:
         pixels, maps = seen.maps
         sizes = [(p.pixels.shape[1], p.pixels.shape[2]) for p in seen.inputs]
         return self._candidates(maps, seen.inputs, self.network.rpn.propose(pixels, maps, sizes), self.smallest)
 
     @torch.inference_mode()
-    def describe(self, seen: Seen, boxes: Sequence[Tensor]) -> list[Candidates]:
+    def roi_features(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
         scales = scales_of(seen.inputs, self.device)
         inputs = [b.to(self.device) * scale for b, scale in zip(boxes, scales, strict=True)]
         return self._candidates(seen.maps[1], seen.inputs, inputs)

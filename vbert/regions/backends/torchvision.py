@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vbert.artifacts.errors import UserError
 from vbert.regions.backends import plain_cnn, torchvision_fpn, torchvision_weights
-from vbert.regions.detector import Detector, DetectorSpec, Published
+from vbert.regions.detector import Detector, DetectorCheckpoint, DetectorSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,7 +31,7 @@ def detector(spec: DetectorSpec, classes: Sequence[str], tensors: Mapping[str, T
     return ready
 
 
-def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
+def published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
     """See `vbert.regions.detector.Backend`. `files`: `weights` and, where the spec doesn't know them, `classes`."""
     if spec.architecture.kind == "plain_cnn":
         raise UserError(

@@ -16,7 +16,7 @@ from torchvision.models import get_model_weights
 from vbert.artifacts.errors import UserError
 from vbert.data.weight_files import class_lines, read_weights, some
 from vbert.regions.backends.torchvision_fpn import MOBILE, V2, network
-from vbert.regions.detector import Published
+from vbert.regions.detector import DetectorCheckpoint
 
 if TYPE_CHECKING:
     from vbert.regions.detector import DetectorSpec
@@ -34,7 +34,7 @@ OLD_NAMES = (
 )
 
 
-def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
+def published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
     """The weights in `files["weights"]` by the network's names, float32, and the names of their classes.
 
     These are those in `files["classes"]` (a text, one a line), else the spec's. Raises UserError for a file that is no
@@ -51,7 +51,9 @@ def published(spec: DetectorSpec, files: Mapping[str, Path]) -> Published:
     classes = _classes(spec, files, count, path)
     with torch.random.fork_rng(devices=[]):
         wanted = network(spec, count).state_dict()
-    return Published(classes, spec.attributes, checked(tensors, wanted, f"{path.name} for detector {spec.name}"))
+    return DetectorCheckpoint(
+        classes, spec.attributes, checked(tensors, wanted, f"{path.name} for detector {spec.name}")
+    )
 
 
 def state_dict(path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ A format is a module of this package and a line in FORMATS. One that reads has (
     def holds(path) -> bool                      whether the file or folder looks like one; cheap, never raises
     def files(path) -> dict[str, Path]           all that must be read, by role; `features` first
     def index(files) -> Iterator[(key, place)]   every image's name in the file and where it is, without the features
-    def opened(files) -> context manager         of a function (key, place) → Found, for one process
+    def opened(files) -> context manager         of a function (key, place) → RawRegions, for one process
 
 One whose files say how many bytes an image's features take, but not of which type, has `BY_LENGTH = True` and an
 `opened(files, dtype)` that takes what `--dtype` says.
@@ -28,10 +28,10 @@ from typing import Any, Literal, Protocol, cast
 
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.settings import Plugin
-from vbert.regions.interop.found import Found, check_finite
+from vbert.regions.interop.raw_regions import RawRegions, check_finite
 
 Place = tuple[Any, ...]
-Read = Callable[[str, Place], Found]
+Read = Callable[[str, Place], RawRegions]
 Dtype = Literal["float16", "float32", "float64"]
 
 # name → its module in this package. Those that look alike stand in the order in which they are tried.
@@ -81,8 +81,8 @@ def reading(module: Format, files: Mapping[str, Path], dtype: Dtype | None = Non
         raise UserError(f"--dtype {dtype}: {module.TITLE} says the type of its numbers itself; leave it out")
     with module.opened(files) if dtype is None else cast(Any, module).opened(files, dtype) as take:
 
-        def read(key: str, place: Place) -> Found:
-            found: Found = take(key, place)
+        def read(key: str, place: Place) -> RawRegions:
+            found: RawRegions = take(key, place)
             check_finite(found, f"{files['features']}: {key}")
             return found
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts.errors import UserError
 from vbert.regions.interop import Place, Read
-from vbert.regions.interop.found import BadEntry, Found, missing, sibling
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions, missing, sibling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,7 +73,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
         positions = _dataset(archive, "pos_boxes", path) if adaptive else None
         shares = _dataset(archive, "spatial_features", path) if "spatial_features" in archive else None
 
-        def read(key: str, place: Place) -> Found:
+        def read(key: str, place: Place) -> RawRegions:
             where = f"{path}: image {key}"
             try:
                 at = place[0] if positions is None else slice(*(int(n) for n in positions[place[0]]))
@@ -81,7 +81,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
                     raise ValueError(f"pos_boxes says rows {at.start} to {at.stop} of {len(features)}")
                 held = boxes[at]
                 width, height = (None, None) if shares is None else _size(held, shares[at])
-                return Found(features[at], held, "pixels", width, height)
+                return RawRegions(features[at], held, "pixels", width, height)
             except (OSError, ValueError, IndexError) as error:
                 raise BadEntry(where, "truncated", f"its rows can't be read ({error})") from None
 

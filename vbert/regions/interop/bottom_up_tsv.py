@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from vbert.regions.interop import Dtype, Place, Read, tsv
-from vbert.regions.interop.found import Found
+from vbert.regions.interop.raw_regions import RawRegions
 
 VERSION = 2
 TITLE = "bottom-up attention TSV (6 columns)"
@@ -37,10 +37,10 @@ def opened(files: Mapping[str, Path], dtype: Dtype | None = None) -> AbstractCon
     return tsv.opened_table(files, _parse, dtype)
 
 
-def _parse(row: Sequence[bytes], where: str, dtype: Dtype | None) -> Found:
+def _parse(row: Sequence[bytes], where: str, dtype: Dtype | None) -> RawRegions:
     _, width, height, count, boxes, features = tsv.checked_columns(row, COLUMNS, where)
     n = tsv.whole(count, "num_boxes", where)
-    return Found(
+    return RawRegions(
         features=tsv.features(features, n, dtype, where),
         boxes=tsv.boxes(boxes, n, where),
         width=tsv.whole(width, "image_w", where),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.settings import Settings
-from vbert.regions.interop.found import BadEntry, Found
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +48,7 @@ def scale(size: Size, short: int, long: int | None) -> float:
     return found if long is None else min(found, long / max(size))
 
 
-def in_pixels(found: Found, boxes_in: BoxesIn | None, size: Size | None, where: str) -> Found:
+def in_pixels(found: RawRegions, boxes_in: BoxesIn | None, size: Size | None, where: str) -> RawRegions:
     """`found` with its boxes in pixels of the original image, clipped to it, and with its size.
 
     `size` is what `--images` or `--sizes` say of the image; else what the file records counts, unless that is of
@@ -103,7 +103,7 @@ def in_pixels(found: Found, boxes_in: BoxesIn | None, size: Size | None, where: 
     )
 
 
-def refuse_other_corners(found: Found, boxes_in: BoxesIn | None, where: str) -> None:
+def refuse_other_corners(found: RawRegions, boxes_in: BoxesIn | None, where: str) -> None:
     """Boxes to be imported that can't be two corners in the unit they are said to be in. Raises BadEntry.
 
     Refused are boxes whose second corner lies before their first, as x, y, width, height do, and shares of the image

@@ -12,7 +12,7 @@ import numpy as np
 
 from vbert.artifacts.errors import UserError
 from vbert.regions.interop.boxes_in import scale
-from vbert.regions.interop.found import BadEntry, Found
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,7 +129,7 @@ def compare(a: FeatureSet, b: FeatureSet, progress: Callable[[int, int], None], 
         yield row
 
 
-def compared(image_id: str, a: Found, b: Found) -> Row:
+def compared(image_id: str, a: RawRegions, b: RawRegions) -> Row:
     """One image. Regions are matched by their boxes where those agree, else by their features."""
     x, y = (np.asarray(one.features, np.float32) for one in (a, b))
     if not len(x) or not len(y):
@@ -189,7 +189,7 @@ def _matched(likeness: Floats, least: float, same: float) -> tuple[NDArray[np.in
     return pairs[0][order], pairs[1][order]
 
 
-def _figures(a: Found, b: Found, x: Floats, y: Floats, cosines: Floats, pairs: Any) -> dict[str, Any]:
+def _figures(a: RawRegions, b: RawRegions, x: Floats, y: Floats, cosines: Floats, pairs: Any) -> dict[str, Any]:
     if pairs is None or not len(pairs[0]):
         return {"matched": 0}
     rows, columns = pairs
@@ -207,8 +207,8 @@ def _figures(a: Found, b: Found, x: Floats, y: Floats, cosines: Floats, pairs: A
 
 
 def _cause(
-    a: Found,
-    b: Found,
+    a: RawRegions,
+    b: RawRegions,
     x: Floats,
     y: Floats,
     cosines: Floats,
@@ -269,7 +269,7 @@ def _relu(x: Floats, y: Floats) -> bool:
     return after(x, y) or after(y, x)
 
 
-def _box_cause(a: Found, b: Found, pairs: Any) -> tuple[str, str]:
+def _box_cause(a: RawRegions, b: RawRegions, pairs: Any) -> tuple[str, str]:
     """The features are the same, region for region; what turns the boxes of one into the other's?"""
     rows, columns = pairs
     p, q = np.asarray(a.boxes, np.float64)[rows], np.asarray(b.boxes, np.float64)[columns]
@@ -294,7 +294,7 @@ def _box_cause(a: Found, b: Found, pairs: Any) -> tuple[str, str]:
     return "boxes", ""
 
 
-def _scaled(a: Found, b: Found, p: Floats, q: Floats, factors: list[float]) -> tuple[str, str]:
+def _scaled(a: RawRegions, b: RawRegions, p: Floats, q: Floats, factors: list[float]) -> tuple[str, str]:
     if min(p.max(), q.max()) <= 1.5 < max(p.max(), q.max()):
         return "boxes normalised", ""
     width, height = (a.width or b.width), (a.height or b.height)

@@ -12,8 +12,8 @@ from uuid import uuid4
 from vbert.artifacts.errors import UserError, nearest
 from vbert.artifacts.owner import SUFFIX, Owner, clear_dead
 from vbert.regions.interop import WRITERS
-from vbert.regions.interop.found import BadEntry, Found
 from vbert.regions.interop.opened import FeatureSet
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 
 def export(
@@ -36,7 +36,7 @@ def export(
     making.mkdir()
     bad: list[BadEntry] = []
 
-    def entries() -> Iterator[tuple[str, Found]]:
+    def entries() -> Iterator[tuple[str, RawRegions]]:
         for done, image_id in enumerate(source.ids):
             progress(done, len(source.ids))
             try:

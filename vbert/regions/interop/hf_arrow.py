@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vbert.artifacts.durable import sha256_file
 from vbert.artifacts.errors import UserError
 from vbert.regions.interop import Place, Read
-from vbert.regions.interop.found import BadEntry, Found, missing
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions, missing
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +53,7 @@ def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
 def opened(files: Mapping[str, Path]) -> Iterator[Read]:
     batches = {role: _batches(path) for role, path in files.items()}
 
-    def read(key: str, place: Place) -> Found:
+    def read(key: str, place: Place) -> RawRegions:
         role, k, row = place
         return _found(batches[role][k], row, f"{files[role]}: {key}")
 
@@ -112,11 +112,11 @@ def _column(batch: pa.RecordBatch, name: str, path: Path) -> pa.Array[Any]:
     return batch.column(name)
 
 
-def _found(batch: pa.RecordBatch, row: int, where: str) -> Found:
+def _found(batch: pa.RecordBatch, row: int, where: str) -> RawRegions:
     features = _numbers(batch, "features", row, where)
     if features is None:
         raise BadEntry(where, "no regions", "features is null or no column")
-    found = Found(
+    found = RawRegions(
         features=features,
         boxes=_numbers(batch, "boxes", row, where),
         width=_plain(batch, "width", row, where, int),
@@ -175,7 +175,7 @@ def _is_lists(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
-def write(target: Path, entries: Iterable[tuple[str, Found]]) -> dict[str, Any]:
+def write(target: Path, entries: Iterable[tuple[str, RawRegions]]) -> dict[str, Any]:
     """Write the entries into the empty folder `target`, in their order. Returns counts."""
     try:
         import datasets
@@ -210,7 +210,7 @@ def write(target: Path, entries: Iterable[tuple[str, Found]]) -> dict[str, Any]:
     return {**counts, "zeros": []}
 
 
-def _first(entries: Iterable[tuple[str, Found]]) -> tuple[Found, Iterator[tuple[str, Found]]]:
+def _first(entries: Iterable[tuple[str, RawRegions]]) -> tuple[RawRegions, Iterator[tuple[str, RawRegions]]]:
     """The first entry that has regions (it tells d and C), and all entries."""
     waiting, source = [], iter(entries)
     for entry in source:
@@ -220,14 +220,14 @@ def _first(entries: Iterable[tuple[str, Found]]) -> tuple[Found, Iterator[tuple[
     if not waiting:
         raise UserError("there are no features to export")
 
-    def everything() -> Iterator[tuple[str, Found]]:
+    def everything() -> Iterator[tuple[str, RawRegions]]:
         yield from waiting
         yield from source
 
     return waiting[-1][1], everything()
 
 
-def _features(datasets: Any, first: Found) -> Any:
+def _features(datasets: Any, first: RawRegions) -> Any:
     many, value = datasets.List, datasets.Value
     columns = {
         "image_id": value("string"),
@@ -244,7 +244,7 @@ def _features(datasets: Any, first: Found) -> Any:
     return datasets.Features(columns)
 
 
-def _row(image_id: str, found: Found) -> dict[str, Any]:
+def _row(image_id: str, found: RawRegions) -> dict[str, Any]:
     import numpy as np
 
     def numbers(values: Any, dtype: Any) -> Any:

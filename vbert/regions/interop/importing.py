@@ -18,7 +18,7 @@ from vbert.regions.boxes import BoxRule, NmsRule
 from vbert.regions.contract import Contract, Layer, Preprocessing
 from vbert.regions.interop import Dtype, Place
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, refuse_other_corners
-from vbert.regions.interop.found import BadEntry, Found, out_of_proportion
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions, out_of_proportion
 from vbert.regions.shards import FLOAT16_MAX
 
 if TYPE_CHECKING:
@@ -195,12 +195,12 @@ def _expected(
     raise UserError(f"{files['features']}: no image with regions can be read" + (f": {bad}" if bad else ""))
 
 
-def _refuse_other_numbers(found: Found, settings: ImportSettings, where: str) -> None:
+def _refuse_other_numbers(found: RawRegions, settings: ImportSettings, where: str) -> None:
     if settings.dtype is None and (seen := out_of_proportion(found.features)) is not None:
         raise BadEntry(where, "numbers", f"these are no features of a network: {seen}")
 
 
-def _refuse_without_size(found: Found, settings: ImportSettings) -> None:
+def _refuse_without_size(found: RawRegions, settings: ImportSettings) -> None:
     try:
         in_pixels(found, settings.boxes_in, None, "boxes")
     except BadEntry as error:
@@ -257,7 +257,7 @@ def import_shard(
 def _sample(
     image_id: str,
     key: str,
-    found: Found,
+    found: RawRegions,
     settings: ImportSettings,
     sizes: Sizes | None,
     expected: Expected,
@@ -310,7 +310,7 @@ def named(numbers: Sequence[str], words: Sequence[str] | None, option: str, wher
     return [words[int(number)] if number.isdecimal() else number for number in numbers]
 
 
-def capped(found: Found, cap: int | None, where: str) -> Found:
+def capped(found: RawRegions, cap: int | None, where: str) -> RawRegions:
     """The `cap` most confident regions, best first; equal ones in their order. Raises BadEntry without confidences."""
     import numpy as np
 

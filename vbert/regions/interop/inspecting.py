@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vbert.artifacts.errors import UserError
-from vbert.regions.interop.found import BadEntry, Found
+from vbert.regions.drawing import check_name, side_by_side, tile
 from vbert.regions.interop.opened import FeatureSet, LocalFiles
-from vbert.regions.pictures import check_name, side_by_side, tile
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -76,7 +76,7 @@ def chosen(ids: Sequence[str], count: int) -> list[str]:
     return [ids[at * len(ids) // count] for at in range(count)]
 
 
-def _sample(image_id: str, found: Found, most: int) -> dict[str, Any]:
+def _sample(image_id: str, found: RawRegions, most: int) -> dict[str, Any]:
     regions = [
         {
             "box": None if found.boxes is None else [round(float(side), 2) for side in found.boxes[at]],
@@ -95,7 +95,7 @@ def _sample(image_id: str, found: Found, most: int) -> dict[str, Any]:
     }
 
 
-def named(found: Found, at: int) -> str:
+def named(found: RawRegions, at: int) -> str:
     """`red circle`: the attributes of region `at`, then its class; "" where there are no names."""
     words = [*(found.attributes[at] if found.attributes is not None else [])]
     words += [found.classes[at]] if found.classes is not None else []
@@ -130,7 +130,7 @@ def draw(source: FeatureSet, images: Path, target: Path, count: int, boxes: int)
     return said
 
 
-def _tile(picture: Image.Image, found: Found, image_id: str, most: int) -> Image.Image:
+def _tile(picture: Image.Image, found: RawRegions, image_id: str, most: int) -> Image.Image:
     if found.boxes is None:
         raise BadEntry(image_id, "no boxes", "the features have no boxes")
     width, height = picture.size

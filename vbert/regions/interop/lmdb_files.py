@@ -10,8 +10,8 @@ from threading import Lock
 from typing import Any
 
 from vbert.artifacts.errors import UserError
-from vbert.regions.interop.found import BadEntry, missing
 from vbert.regions.interop.npy_files import unpickled
+from vbert.regions.interop.raw_regions import BadEntry, missing
 
 MAGIC = 0xBEEFC0DE  # mdb.c: MDB_MAGIC, in the meta page behind a page header of 16 bytes
 NAME = "data.mdb"

@@ -18,7 +18,7 @@ from typing import Any
 
 from vbert.artifacts.errors import UserError
 from vbert.regions.interop import Dtype, Place, Read, tsv
-from vbert.regions.interop.found import Found, numbered
+from vbert.regions.interop.raw_regions import RawRegions, numbered
 
 VERSION = 2
 TITLE = "LXMERT TSV (10 columns)"
@@ -43,13 +43,13 @@ def opened(files: Mapping[str, Path], dtype: Dtype | None = None) -> AbstractCon
     return tsv.opened_table(files, _parse, dtype)
 
 
-def _parse(row: Sequence[bytes], where: str, dtype: Dtype | None) -> Found:
+def _parse(row: Sequence[bytes], where: str, dtype: Dtype | None) -> RawRegions:
     _, height, width, *_ = tsv.checked_columns(row, COLUMNS, where)
     n = tsv.whole(row[7], "num_boxes", where)
     read = partial(tsv.numbers, where=where)
     attributes = read(row[5], "i", (n,), "attrs_id")
     attribute_scores = read(row[6], "f", (n,), "attrs_conf")
-    return Found(
+    return RawRegions(
         features=tsv.features(row[9], n, dtype, where),
         boxes=tsv.boxes(row[8], n, where),
         width=tsv.whole(width, "img_w", where),
@@ -61,7 +61,7 @@ def _parse(row: Sequence[bytes], where: str, dtype: Dtype | None) -> Found:
     )
 
 
-def write(target: Path, entries: Iterable[tuple[str, Found]]) -> dict[str, Any]:
+def write(target: Path, entries: Iterable[tuple[str, RawRegions]]) -> dict[str, Any]:
     """Write the entries into the file `target`, in their order; beside it the vocabularies, where classes have names.
 
     What the features don't come with (confidences, attributes) is written as 0, because LXMERT's loader wants it.
@@ -80,7 +80,9 @@ def write(target: Path, entries: Iterable[tuple[str, Found]]) -> dict[str, Any]:
     return {"images": images, "regions": regions, "zeros": sorted(zeros)}
 
 
-def _line(image_id: str, found: Found, vocabularies: tuple[dict[str, int], dict[str, int]], zeros: set[str]) -> bytes:
+def _line(
+    image_id: str, found: RawRegions, vocabularies: tuple[dict[str, int], dict[str, int]], zeros: set[str]
+) -> bytes:
     import numpy as np
 
     n = len(found.features)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from vbert.artifacts.errors import UserError
 from vbert.regions.interop import Place, Read
-from vbert.regions.interop.found import BadEntry, Found
 from vbert.regions.interop.lmdb_files import data_file, entry, has_key, opened_lmdb, value_of
 from vbert.regions.interop.npy_files import described
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 VERSION = 2
 TITLE = "MMF LMDB (pickled dicts)"
@@ -57,7 +57,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
     path = files["features"]
     with opened_lmdb(path) as transaction:
 
-        def read(key: str, _: Place) -> Found:
+        def read(key: str, _: Place) -> RawRegions:
             import numpy as np
 
             where, about = f"{path}: {key}", entry(transaction, key, path)

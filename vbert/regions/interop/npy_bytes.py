@@ -9,7 +9,7 @@ from math import prod
 from typing import IO, TYPE_CHECKING, Any
 
 from vbert.data.unpack import BROKEN_ZIP
-from vbert.regions.interop.found import BadEntry
+from vbert.regions.interop.raw_regions import BadEntry
 
 if TYPE_CHECKING:
     import numpy as np

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from vbert.artifacts.errors import UserError
 from vbert.data.names import safe_name
 from vbert.regions.interop import Place, Read, folder_files
-from vbert.regions.interop.found import BadEntry, Found, numbered, sibling
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions, numbered, sibling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
 def opened(files: Mapping[str, Path]) -> Iterator[Read]:
     root = files["features"]
 
-    def read(_: str, place: Place) -> Found:
+    def read(_: str, place: Place) -> RawRegions:
         path = folder_files.file_of(root, place)
         features = _array(path)
         if isinstance(features, bytes):
@@ -95,14 +95,14 @@ def as_array(value: Any, name: str, where: str) -> NDArray[Any]:
         raise BadEntry(where, "damaged", f"{name} is no array") from None
 
 
-def described(features: NDArray[Any], about: Any, where: str) -> Found:
+def described(features: NDArray[Any], about: Any, where: str) -> RawRegions:
     """Features [n, d] with what MMF's dict says of them, cut to its `num_boxes`. Raises BadEntry."""
     import numpy as np
 
     if features.ndim != 2 or features.dtype.kind != "f":
         raise BadEntry(where, "no regions", f"features are {features.dtype} {features.shape}, not float [n, d]")
     if about is None:
-        return Found(features)
+        return RawRegions(features)
     if not isinstance(about, dict):
         raise BadEntry(where, "damaged", f"it holds a {type(about).__name__} where a dict is wanted")
     rows = len(features)
@@ -123,7 +123,7 @@ def described(features: NDArray[Any], about: Any, where: str) -> Found:
     scores = None
     if shares is not None and objects is not None and (not n or 0 <= objects.min() <= objects.max() < shares.shape[1]):
         scores = shares[np.arange(n), objects]  # what the detector gives the class that it names
-    return Found(
+    return RawRegions(
         features=features[:n],
         boxes=None if boxes is None else boxes.astype(np.float32),
         width=_side(about.get("image_width")),
@@ -146,7 +146,7 @@ def _side(value: Any) -> int | None:
     return int(value) if isinstance(value, int | float) and 0 < value < 2**31 else None
 
 
-def write(target: Path, entries: Iterable[tuple[str, Found]]) -> dict[str, Any]:
+def write(target: Path, entries: Iterable[tuple[str, RawRegions]]) -> dict[str, Any]:
     """Write `<id>.npy` and `<id>_info.npy` of each entry below the folder `target`. Returns counts.
 
     MMF reads the info by `np.load(allow_pickle=True)`, so a pickle it is: of the protocol and with the names that numpy
@@ -167,7 +167,7 @@ def write(target: Path, entries: Iterable[tuple[str, Found]]) -> dict[str, Any]:
     return {"images": images, "regions": regions, "zeros": []}
 
 
-def _info(found: Found) -> bytes:
+def _info(found: RawRegions) -> bytes:
     import numpy as np
 
     n = len(found.features)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbert.regions.interop import Place, Read, folder_files
-from vbert.regions.interop.found import BadEntry, Found, numbered
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions, numbered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +46,7 @@ def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
 def opened(files: Mapping[str, Path]) -> Iterator[Read]:
     root = files["features"]
 
-    def read(_: str, place: Place) -> Found:
+    def read(_: str, place: Place) -> RawRegions:
         path = folder_files.file_of(root, place)
         try:
             if path.stat().st_size > LARGEST_FILE:
@@ -59,7 +59,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
     yield read
 
 
-def _parse(data: bytes, where: str) -> Found:
+def _parse(data: bytes, where: str) -> RawRegions:
     import numpy as np
 
     from vbert.regions.interop.npy_bytes import read_members
@@ -86,7 +86,7 @@ def _parse(data: bytes, where: str) -> Found:
         raise BadEntry(where, "damaged", f"cls_prob is {shares.dtype} {shares.shape} for {n} regions")
     of = _described(about, n, where)
     attributes, scores = of.get("attrs_id"), of.get("attrs_conf")
-    return Found(
+    return RawRegions(
         features=np.ascontiguousarray(features[:n]),
         boxes=None if boxes is None else boxes[:n].astype(np.float32),
         width=_whole(arrays.get("image_w"), "image_w", where) or None,

@@ -15,8 +15,8 @@ from vbert.artifacts.errors import BuildError, UserError
 from vbert.data.folders import names_below
 from vbert.regions import interop
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels
-from vbert.regions.interop.found import BadEntry, Found
 from vbert.regions.interop.importing import image_id_of
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 if TYPE_CHECKING:
     from vbert.regions.contract import Contract
@@ -59,7 +59,7 @@ class FeatureSet:
     title: str
     ids: Sequence[str]  # sorted
     contract: Contract | None
-    read: Callable[[str], Found]
+    read: Callable[[str], RawRegions]
     quarantined: int = 0
 
 
@@ -89,7 +89,7 @@ def opened(
         entries.setdefault(image_id_of(key, ids), []).append((key, place))
     with interop.reading(module, files, dtype) as take:
 
-        def read(image_id: str) -> Found:
+        def read(image_id: str) -> RawRegions:
             first: BadEntry | None = None
             for key, place in entries[image_id]:
                 try:
@@ -102,7 +102,7 @@ def opened(
         yield FeatureSet(path, name, module.TITLE, sorted(entries), None, read)
 
 
-def _settled(found: Found, key: str, boxes_in: BoxesIn | None, sizes: Sizes | None, where: str) -> Found:
+def _settled(found: RawRegions, key: str, boxes_in: BoxesIn | None, sizes: Sizes | None, where: str) -> RawRegions:
     """In pixels of the original image; as the file has it where nobody says what its numbers mean."""
     try:
         size = None if sizes is None else sizes.find(key, where)[0]
@@ -124,7 +124,7 @@ def _shards(path: Path) -> FeatureSet:
     except (BuildError, OSError, ValueError) as error:
         raise UserError(f"{path}: no whole folder of shards ({error})") from None
 
-    def read(image_id: str) -> Found:
+    def read(image_id: str) -> RawRegions:
         try:
             return of_shards(shards, image_id)
         except (BuildError, OSError, ValueError) as error:
@@ -133,11 +133,11 @@ def _shards(path: Path) -> FeatureSet:
     return FeatureSet(path, SHARDS, "WebDataset shards of vbert", ids, contract, read, quarantined)
 
 
-def of_shards(shards: Shards, image_id: str) -> Found:
+def of_shards(shards: Shards, image_id: str) -> RawRegions:
     """One image of our shards."""
     regions = shards.read(image_id)
     details = regions.details
-    return Found(
+    return RawRegions(
         features=regions.features,
         boxes=regions.boxes,
         width=details["width"],

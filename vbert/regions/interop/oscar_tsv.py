@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vbert.regions.interop import Dtype, Place, Read, tsv
-from vbert.regions.interop.found import BadEntry, Found
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +46,7 @@ def opened(files: Mapping[str, Path], dtype: Dtype | None = None) -> AbstractCon
     return tsv.opened_table(files, _parse, dtype)
 
 
-def _parse(row: Sequence[bytes], where: str, dtype: Dtype | None) -> Found:
+def _parse(row: Sequence[bytes], where: str, dtype: Dtype | None) -> RawRegions:
     if len(row) < 2:
         raise BadEntry(where, "truncated", "one column: the line is cut off")
     if len(row) == 2:
@@ -62,18 +62,18 @@ def _parse(row: Sequence[bytes], where: str, dtype: Dtype | None) -> Found:
     values = tsv.features(text, n, dtype, where)
     length = values.shape[1]
     if not n or length < 7:
-        return Found(features=values)
+        return RawRegions(features=values)
     last = values[:, -6:]
     if _are_boxes(last, NEAR) and last[:, 2:4].max() <= 1 + NEAR:
-        return Found(features=values[:, :-6], boxes=last[:, :4], unit="normalised")
+        return RawRegions(features=values[:, :-6], boxes=last[:, :4], unit="normalised")
     if (length - 6) % 256:
-        return Found(features=values)
+        return RawRegions(features=values)
     if not _are_boxes(last, PIXEL) or last[:, 2:4].max() <= 2:
         seen = " ".join(f"{value:.4g}" for value in last[0])
         detail = f"{length} numbers are {length - 6} and the six of a box, but the last six are no box ({seen})"
         raise BadEntry(where, "no box", f"{detail}; mend them, or cut them off")
     note = f"the last six of its {length} numbers are boxes in pixels"
-    return Found(features=values[:, :-6], boxes=last[:, :4], note=note)
+    return RawRegions(features=values[:, :-6], boxes=last[:, :4], note=note)
 
 
 def _are_boxes(six: NDArray[Any], near: float) -> bool:

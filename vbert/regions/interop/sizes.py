@@ -18,7 +18,7 @@ from vbert.artifacts.errors import UserError
 from vbert.data.decode import BadImage, size
 from vbert.data.names import bare, is_image
 from vbert.regions.interop.boxes_in import Size
-from vbert.regions.interop.found import BadEntry
+from vbert.regions.interop.raw_regions import BadEntry
 
 if TYPE_CHECKING:
     from vbert.data.raw import Raw

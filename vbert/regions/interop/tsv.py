@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vbert.artifacts.errors import UserError
 from vbert.regions.interop import Dtype
-from vbert.regions.interop.found import BadEntry, Found, out_of_proportion
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions, out_of_proportion
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,13 +82,13 @@ def _begins_line(file: BinaryIO, offset: int) -> bool:
 
 @contextmanager
 def opened_table(
-    files: Mapping[str, Path], parse: Callable[[Sequence[bytes], str, Dtype | None], Found], dtype: Dtype | None
-) -> Iterator[Callable[[str, tuple[Any, ...]], Found]]:
+    files: Mapping[str, Path], parse: Callable[[Sequence[bytes], str, Dtype | None], RawRegions], dtype: Dtype | None
+) -> Iterator[Callable[[str, tuple[Any, ...]], RawRegions]]:
     """A reader of lines by their places, for one process; `dtype` of the features, where it is stated."""
     path = files["features"]
     with path.open("rb") as file:
 
-        def read(_: str, place: tuple[Any, ...]) -> Found:
+        def read(_: str, place: tuple[Any, ...]) -> RawRegions:
             offset, length, number = place
             file.seek(offset)
             return parse(file.read(length).rstrip(b"\r\n").split(b"\t"), f"{path}:{number}", dtype)

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts.errors import UserError
 from vbert.regions.interop import Place, Read
-from vbert.regions.interop.found import BadEntry, Found, missing
 from vbert.regions.interop.lmdb_files import data_file, has_key, opened_lmdb, value_of
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions, missing
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,7 +75,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
     path = files["features"]
     with opened_lmdb(path) as transaction:
 
-        def read(_: str, place: Place) -> Found:
+        def read(_: str, place: Place) -> RawRegions:
             key, count = place
             where = f"{path}: {key}"
             data = value_of(transaction, key.encode())
@@ -86,7 +86,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
         yield read
 
 
-def _parse(data: bytes, count: int | None, where: str) -> Found:
+def _parse(data: bytes, count: int | None, where: str) -> RawRegions:
     from vbert.regions.interop.npy_bytes import read_npz
 
     arrays = read_npz(data, ARRAYS, where) if data.startswith(b"PK") else _msgpack(data, where)
@@ -102,7 +102,7 @@ def _parse(data: bytes, count: int | None, where: str) -> Found:
     n = len(features) if count is None else count
     if not 0 <= n <= len(features):
         raise BadEntry(where, "damaged", f"nbb_*.json counts {n} regions of {len(features)}")
-    return Found(
+    return RawRegions(
         features=features[:n],
         boxes=boxes[:n, :4],
         unit="normalised",

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vbert.regions.interop import Dtype, Place, Read, mmf_lmdb, tsv
-from vbert.regions.interop.found import BadEntry, Found, numbered
 from vbert.regions.interop.lmdb_files import data_file, entry, first_value, opened_lmdb
 from vbert.regions.interop.npy_files import unpickled
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions, numbered
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,13 +50,13 @@ def opened(files: Mapping[str, Path], dtype: Dtype | None = None) -> Iterator[Re
     path = files["features"]
     with opened_lmdb(path) as transaction:
 
-        def read(key: str, _: Place) -> Found:
+        def read(key: str, _: Place) -> RawRegions:
             return _found(entry(transaction, key, path), dtype, f"{path}: {key}")
 
         yield read
 
 
-def _found(about: dict[Any, Any], dtype: Dtype | None, where: str) -> Found:
+def _found(about: dict[Any, Any], dtype: Dtype | None, where: str) -> RawRegions:
     n = tsv.whole(_text(about, "num_boxes", where=where), "num_boxes", where)
 
     def of(name: str, kind: str) -> NDArray[Any] | None:
@@ -74,7 +74,7 @@ def _found(about: dict[Any, Any], dtype: Dtype | None, where: str) -> Found:
 
     boxes = _array(about, "boxes", (n, 4), where)
     objects, attributes, sure = of("objects_id", "i"), of("attrs_id", "i"), of("attrs_conf", "f")
-    return Found(
+    return RawRegions(
         features=table("features", dtype),
         boxes=tsv.boxes(_text(about, "boxes", where=where), n, where) if boxes is None else boxes.astype(np.float32),
         width=tsv.whole(_text(about, "image_w", "img_w", where=where), "image_w", where),

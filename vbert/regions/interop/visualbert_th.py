@@ -21,7 +21,7 @@ from vbert.artifacts.errors import UserError
 from vbert.data.pickles import StoredTensor
 from vbert.data.torch_files import saved
 from vbert.regions.interop import Place, Read
-from vbert.regions.interop.found import BadEntry, Found
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,7 +60,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
     whole: dict[str, Any] = {}
     with path.open("rb") as file:
 
-        def read(_: str, place: Place) -> Found:
+        def read(_: str, place: Place) -> RawRegions:
             key, parts = place
             where = f"{path}: {key}"
             if parts is not None:
@@ -74,7 +74,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
         yield read
 
 
-def _found(features: Any, boxes: Any, scores: Any, where: str) -> Found:
+def _found(features: Any, boxes: Any, scores: Any, where: str) -> RawRegions:
     import numpy as np
 
     if not all(isinstance(part, np.ndarray) and part.dtype.kind == "f" for part in (features, scores)) or not (
@@ -86,7 +86,7 @@ def _found(features: Any, boxes: Any, scores: Any, where: str) -> Found:
         raise BadEntry(
             where, "damaged", f"shapes {features.shape}, {boxes.shape}, {scores.shape}, not [n, d], [n, 4], [n]"
         )
-    return Found(features, boxes.astype(np.float32), scores=scores)
+    return RawRegions(features, boxes.astype(np.float32), scores=scores)
 
 
 def _place(tensor: Any, starts: Mapping[str, int]) -> list[Any] | None:

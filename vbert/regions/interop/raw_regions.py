@@ -18,7 +18,7 @@ Unit = Literal["pixels", "normalised"]
 
 
 @dataclass(frozen=True)
-class Found:
+class RawRegions:
     """The n regions of one image as a file has them; None is what it doesn't say.
 
     features [n, d]; boxes [n, 4] x1 y1 x2 y2 in pixels, or `normalised`: divided by width and height; width and height
@@ -72,7 +72,7 @@ def out_of_proportion(features: NDArray[np.floating[Any]]) -> str | None:
     return f"of its numbers other than 0, {tiny:.0%} are below {SMALLEST:.0e} and {huge:.0%} above {FLOAT16_MAX:g}"
 
 
-def check_finite(found: Found, where: str) -> None:
+def check_finite(found: RawRegions, where: str) -> None:
     """Raises BadEntry where a number of the entry is NaN or infinite."""
     import numpy as np
 

@@ -21,7 +21,7 @@ def look(
     """(file, image as shown, its regions), file by file. Raises UserError for one that can't be read or decoded."""
     from vbert.data.decode import BadImage, decode
     from vbert.regions.detector import ExtractionNumerics
-    from vbert.regions.extract import Extraction, Wanted
+    from vbert.regions.extract import Extraction, ImageJob
 
     extraction = Extraction(None, weights.load(device), weights.spec(), settings, ExtractionNumerics(), device)
     for file in files:
@@ -31,7 +31,7 @@ def look(
             raise UserError(f"{file}: can't be read: {error.strerror}") from None
         except BadImage as bad:
             raise UserError(f"{file}: {bad}") from None
-        wanted = Wanted(file.name, str(file), "", *picture.size)
+        wanted = ImageJob(file.name, str(file), "", *picture.size)
         (found,) = extraction.samples([wanted], [extraction.detector.prepare(picture)])
         if isinstance(found, BadImage):
             raise UserError(f"{file}: {found}")
@@ -42,7 +42,7 @@ def show(
     weights: DetectorWeights, files: Sequence[Path], settings: RegionSettings, device: str, target: Path, most: int
 ) -> list[Sample]:
     """Draw the `most` best regions of each file, with scores, classes and attributes, into one picture `target`."""
-    from vbert.regions.pictures import check_name, side_by_side, tile
+    from vbert.regions.drawing import check_name, side_by_side, tile
 
     check_name(target)
     tiles, samples = [], []
