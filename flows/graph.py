@@ -53,7 +53,7 @@ from vbert.regions.detector import (
 )
 from vbert.regions.shards import Shards
 from vbert.report.page import Downstream, Report, ReportSettings
-from vbert.training.start import Fresh
+from vbert.training.start import Initialization
 
 S = TypeVar("S", bound=Settings)
 
@@ -222,7 +222,7 @@ def scenes_of(recipe: Recipe, data: Mapping[str, DataSet]) -> Images | None:
     return data[training.data].photos if training else None
 
 
-def start_of(recipe: Recipe, data: Mapping[str, DataSet], init: str | None = None) -> Fresh:
+def start_of(recipe: Recipe, data: Mapping[str, DataSet], init: str | None = None) -> Initialization:
     """What pre-training starts from, and what is compared with it: sizes and a vocabulary, or a BERT's.
 
     init: the BERT, in place of what `model` says.
@@ -232,10 +232,10 @@ def start_of(recipe: Recipe, data: Mapping[str, DataSet], init: str | None = Non
         sizes = ModelSettings.model_validate(sizes.model_dump(exclude=set(SIZES)))  # the BERT's; these are of others
         source, name = bert_source(init)
         held = bert(source if isinstance(source, HubSource) else download(source.pinned()).named(name)).named(name)
-        return Fresh(bert_vocabulary(held), sizes, held)
+        return Initialization(bert_vocabulary(held), sizes, held)
     texts = [name for entry in recipe.pretrainings().values() for name in entry.data]
     read = dict.fromkeys([*texts, *(entry.data for entry in recipe.downstream.values())])
-    return Fresh(vocabulary({name: texts_of(data, name) for name in read}, recipe.vocabulary), sizes)
+    return Initialization(vocabulary({name: texts_of(data, name) for name in read}, recipe.vocabulary), sizes)
 
 
 def start_for(
@@ -244,7 +244,7 @@ def start_for(
     seed: int,
     pretrained: Mapping[tuple[str, int], Model],
     data: Mapping[str, DataSet],
-) -> Model | Fresh:
+) -> Model | Initialization:
     """What training with `seed` starts from: of a pre-training with several seeds, the one with the same."""
     if entry.start is None or entry.start == "none":
         return start_of(recipe, data)

@@ -9,7 +9,7 @@ from vbert.data.examples import Examples
 from vbert.model.trained import Model
 from vbert.objectives import DownstreamEntry
 from vbert.regions.shards import Shards
-from vbert.training.start import Fresh
+from vbert.training.start import Initialization
 
 
 @stage(
@@ -24,7 +24,7 @@ def finetune(
     build: Build,
     examples: Examples,
     shards: Shards,
-    start: Model | Fresh,
+    start: Model | Initialization,
     objective: Plugin,
     settings: DownstreamEntry,
     numerics: Numerics,

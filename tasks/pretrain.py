@@ -35,9 +35,9 @@ def pretrain(
 ) -> Figures:
     """From weights drawn from `seed`, a BERT's, or a model pre-trained before, which brings vocabulary, sizes and the
     statistics of its visual input. All regions, those that it was trained on among them, must have one contract."""
-    from vbert.training.start import Fresh
+    from vbert.training.start import Initialization
 
-    begun = start if isinstance(start, Model) else Fresh(vocabulary, model, start)
+    begun = start if isinstance(start, Model) else Initialization(vocabulary, model, start)
     return build.process(_pretrain, data, begun, settings, numerics, seed, processes=numerics.processes)
 
 

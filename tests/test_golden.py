@@ -25,7 +25,7 @@ from vbert.objectives.mlm_itm import PretrainSettings
 from vbert.objectives.vqa import VqaSettings
 from vbert.regions.boxes import Adaptive, Nms
 from vbert.regions.detector import DetectorTraining, ExtractionNumerics, RegionSettings
-from vbert.training.start import Fresh
+from vbert.training.start import Initialization
 
 SMALL = MODEL.model_copy(update={"hidden_dropout": 0.1, "attention_dropout": 0.1})
 BRIEF = {"steps": 3, "batch_size": 8, "learning_rate": 1e-3, "validation_examples": 6}
@@ -76,7 +76,7 @@ def test_pretrain(label: str, changes: dict[str, object], world: World, tmp_path
 def test_finetune_and_evaluate(world: World, tmp_path: Path) -> None:
     """From weights drawn at random, then from a model, the best of two validations kept; its predictions."""
     first = VqaSettings(data="world", loss="bce", images="shuffled", share=0.5, answer_at="pooled", **BRIEF)
-    start: Fresh | Model = Fresh(world.vocabulary, SMALL)
+    start: Initialization | Model = Initialization(world.vocabulary, SMALL)
     inputs = (world.examples, world.shards)
     start = Model.at(check_here(finetune, "fresh", tmp_path / "fresh", *inputs, start, VQA, first, Numerics(), 1))
     second = VqaSettings(data="world", select="best", validate_every=2, **BRIEF)

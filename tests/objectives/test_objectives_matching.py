@@ -16,7 +16,7 @@ from vbert.objectives.corpus import Corpus, PretrainData
 from vbert.objectives.matching import Tried, accuracies, doubt, text_alone, tried
 from vbert.objectives.mlm_itm import Pretraining, PretrainSettings
 from vbert.training.ranks import Ranks
-from vbert.training.start import Fresh
+from vbert.training.start import Initialization
 
 SETTINGS = PretrainSettings(steps=0, learning_rate=1e-3, altered=0.5, itm_draw="paired", validation_examples=200)
 
@@ -73,7 +73,7 @@ def test_a_telling_word_is_found_by_the_text_alone(world: World, tmp_path: Path)
 
 
 def test_validation_reports_all_of_it(world: World, tmp_path: Path) -> None:
-    model = Fresh(world.vocabulary, MODEL).build(world.shards.dim, 0).eval()
+    model = Initialization(world.vocabulary, MODEL).build(world.shards.dim, 0).eval()
     data = {"world": PretrainData(world.examples, world.shards)}
     task = Pretraining(data, world.vocabulary.encoder(), model, "append6", SETTINGS, 0)
     with torch.no_grad():

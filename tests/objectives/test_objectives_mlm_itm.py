@@ -23,7 +23,7 @@ from vbert.objectives.mlm_itm import Pretraining, PretrainSettings, Sample
 from vbert.training.pretraining import run_pretrain
 from vbert.training.ranks import Ranks
 from vbert.training.sampler import generator
-from vbert.training.start import Fresh
+from vbert.training.start import Initialization
 
 BASE = PretrainSettings(steps=150, batch_size=64, learning_rate=5e-3, matched=("caption", "question"))
 
@@ -35,7 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def task(world: World, **changes: object) -> Pretraining:
     settings = BASE.model_copy(update=changes)
-    model = Fresh(world.vocabulary, MODEL).build(world.shards.dim, 0)
+    model = Initialization(world.vocabulary, MODEL).build(world.shards.dim, 0)
     data = {"world": PretrainData(world.examples, world.shards)}
     return Pretraining(data, world.vocabulary.encoder(), model, "append6", settings, 0)
 
@@ -281,7 +281,7 @@ def test_it_learns_from_images_and_its_model_is_whole(world: World, tmp_path: Pa
         update={"itm_rows": "unmasked", "altered": 1.0, "captions": 1, "content": 0.4, "validate_every": 50}
     )
     data = {"b": PretrainData(world.examples, world.shards), "a": PretrainData(world.examples, world.shards)}
-    figures = run_pretrain(job(tmp_path), data, Fresh(world.vocabulary, MODEL), settings, Numerics(), 0)
+    figures = run_pretrain(job(tmp_path), data, Initialization(world.vocabulary, MODEL), settings, Numerics(), 0)
     assert figures["dropped"] == 24
     assert figures["mlm_accuracy"] > 0.65
     assert 0.3 < figures["itm_accuracy"] <= 1
@@ -299,7 +299,7 @@ def test_texts_beyond_the_positions_are_refused(world: World, tmp_path: Path) ->
     data = {"world": PretrainData(world.examples, world.shards)}
     settings = BASE.model_copy(update={"max_text": 41})
     with pytest.raises(UserError, match=r"max_text 41 is beyond the model's 40 positions"):
-        run_pretrain(job(tmp_path), data, Fresh(world.vocabulary, MODEL), settings, Numerics(), 0)
+        run_pretrain(job(tmp_path), data, Initialization(world.vocabulary, MODEL), settings, Numerics(), 0)
 
 
 def test_settings_are_checked() -> None:

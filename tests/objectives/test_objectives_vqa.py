@@ -24,7 +24,7 @@ from vbert.objectives import OBJECTIVES, DownstreamEntry, EvaluateSettings, Obje
 from vbert.objectives.vqa import VqaSettings
 from vbert.regions.shards import Shards
 from vbert.training.downstream import run_finetune, run_predict, run_score
-from vbert.training.start import Fresh
+from vbert.training.start import Initialization
 
 SETTINGS = VqaSettings(data="world", steps=200, batch_size=64, learning_rate=5e-3)
 ENCODER = Encoder([*SPECIAL, "what", "is", "it", "?", "？"], TextRules())
@@ -42,8 +42,10 @@ def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def finetune(folder: Path, world: World, settings: VqaSettings, start: Model | Fresh | None = None) -> dict[str, float]:
-    start = start or Fresh(world.vocabulary, MODEL)
+def finetune(
+    folder: Path, world: World, settings: VqaSettings, start: Model | Initialization | None = None
+) -> dict[str, float]:
+    start = start or Initialization(world.vocabulary, MODEL)
     return run_finetune(
         job(folder), world.examples, world.shards, start, objective("vqa"), settings, Numerics(), 0
     )  # fmt: skip

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from training_world import World, make_world
 
 from vbert.model.vocabulary import SPECIAL, Encoder, TextRules
-from vbert.training.batches import Rows, Visuals, exchanged, mask, portion, sentence, statistics
+from vbert.training.batches import RegionInputs, Rows, mask, portion, sentence, shuffled_images, statistics
 from vbert.training.sampler import Batches, derive, generator, items, order
 
 ENCODER = Encoder([*SPECIAL, "a", "cat", "##s", "sleep", "这", "是", "一", "只", "猫", "。", "?"], TextRules())
@@ -121,22 +121,22 @@ def test_rows_without_regions_are_dropped_and_counted(world: World) -> None:
 
 def test_visual_input_has_box_numbers(world: World) -> None:
     regions = world.shards.read("002")
-    visual = Visuals(world.shards, "append6")("002")
+    visual = RegionInputs(world.shards, "append6")("002")
     assert visual.shape == (len(regions.features), 18)
     np.testing.assert_array_equal(visual[:, :12], regions.features.astype(np.float32))
     assert regions.boxes is not None
     np.testing.assert_allclose(visual[:, 12], regions.boxes[:, 0] / 64, rtol=1e-6)
-    assert Visuals(world.shards, "none")("002").shape[1] == 12
+    assert RegionInputs(world.shards, "none")("002").shape[1] == 12
 
 
 def test_images_of_a_pair_have_segments(world: World) -> None:
-    visual, types = Visuals(world.shards, "none").of(["002", "003"])
+    visual, types = RegionInputs(world.shards, "none").of(["002", "003"])
     first = len(world.shards.read("002").features)
     assert types.tolist() == [0] * first + [1] * (len(visual) - first)
 
 
 def test_statistics_are_those_of_all_regions(world: World) -> None:
-    visuals = Visuals(world.shards, "append6")
+    visuals = RegionInputs(world.shards, "append6")
     ids = world.shards.image_ids()
     mean, deviation = statistics([(visuals, ids[::2]), (visuals, ids[1::2])])
     whole = np.concatenate([visuals(image) for image in ids]).astype(np.float64)
@@ -148,8 +148,8 @@ def test_statistics_are_those_of_all_regions(world: World) -> None:
 
 def test_exchanged_images_are_all_others() -> None:
     ids = [f"{i}" for i in range(50)]
-    shown = exchanged(ids[::-1])
-    assert shown == exchanged(ids)
+    shown = shuffled_images(ids[::-1])
+    assert shown == shuffled_images(ids)
     assert sorted(shown) == sorted(shown.values()) == sorted(ids)
     assert all(image != other for image, other in shown.items())
 
@@ -178,12 +178,12 @@ def test_rows_of_a_share_and_whose_regions_stand_for_theirs(world: World) -> Non
     assert some.column("example_id") == of_them
     assert len(some) + some.dropped == 36  # nine of the 36 images, four questions each
     assert some.shown("own") == {}
-    assert some.shown("shuffled") == exchanged(sorted(images))
+    assert some.shown("shuffled") == shuffled_images(sorted(images))
 
 
 def test_visuals_keep_no_more_than_their_budget(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("vbert.training.batches.CACHE", 200)
-    visuals = Visuals(world.shards, "none")
+    visuals = RegionInputs(world.shards, "none")
     for image in world.shards.image_ids():
         visuals(image)
     assert visuals._bytes <= 200

@@ -15,12 +15,12 @@ from vbert.objectives.corpus import PretrainData
 from vbert.objectives.mlm_itm import PretrainSettings
 from vbert.regions.shards import Shards
 from vbert.training.pretraining import run_pretrain
-from vbert.training.start import Fresh
+from vbert.training.start import Initialization
 
 SETTINGS = PretrainSettings(steps=2, batch_size=8, learning_rate=1e-3, validation_examples=4)
 
 
-def pretrain(folder: Path, world: World, start: Model | Fresh, settings: PretrainSettings) -> Model:
+def pretrain(folder: Path, world: World, start: Model | Initialization, settings: PretrainSettings) -> Model:
     data = {"world": PretrainData(world.examples, world.shards)}
     run_pretrain(job(folder), data, start, settings, Numerics(), 0)
     return Model.at(folder / "out")
@@ -28,7 +28,7 @@ def pretrain(folder: Path, world: World, start: Model | Fresh, settings: Pretrai
 
 def test_it_keeps_weights_vocabulary_and_statistics_of_the_earlier_one(tmp_path: Path) -> None:
     few, more = make_world(tmp_path / "few", images=60), make_world(tmp_path / "more", images=120)
-    first = pretrain(tmp_path / "a", few, Fresh(few.vocabulary, MODEL), SETTINGS)
+    first = pretrain(tmp_path / "a", few, Initialization(few.vocabulary, MODEL), SETTINGS)
     still = pretrain(tmp_path / "b", more, first, SETTINGS.model_copy(update={"learning_rate": 0.0}))
     before, after = first.load().state_dict(), still.load().state_dict()
     assert before.keys() == after.keys()
@@ -42,7 +42,7 @@ def test_it_keeps_weights_vocabulary_and_statistics_of_the_earlier_one(tmp_path:
 
 def test_other_features_are_refused(tmp_path: Path) -> None:
     world = make_world(tmp_path / "world")
-    first = pretrain(tmp_path / "a", world, Fresh(world.vocabulary, MODEL), SETTINGS)
+    first = pretrain(tmp_path / "a", world, Initialization(world.vocabulary, MODEL), SETTINGS)
     folder = tmp_path / "shards"
     folder.mkdir()
     for path in world.shards.path.iterdir():

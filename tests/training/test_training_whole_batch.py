@@ -22,10 +22,10 @@ from vbert.objectives.mlm_itm import PretrainData, Pretraining, PretrainSettings
 from vbert.objectives.vqa import VqaSettings
 from vbert.regions.detector import DetectorTraining
 from vbert.training.batches import Rows
-from vbert.training.downstream import Downstream, Examined
+from vbert.training.downstream import Downstream, ObjectiveDataset
 from vbert.training.loop import Schedule, Task, run_training
 from vbert.training.sampler import items
-from vbert.training.start import Fresh
+from vbert.training.start import Initialization
 
 # As the demo pre-trains.
 DEMO = PretrainSettings(
@@ -55,7 +55,7 @@ def doubled(task: Any) -> Any:
 
 
 def pretraining(world: World, _: Path) -> tuple[Task, Schedule]:
-    model = Fresh(world.vocabulary, MODEL).build(world.shards.dim, 0)
+    model = Initialization(world.vocabulary, MODEL).build(world.shards.dim, 0)
     data = {"world": PretrainData(world.examples, world.shards)}
     return doubled(Pretraining(data, world.vocabulary.encoder(), model, "append6", DEMO, 0)), DEMO
 
@@ -65,8 +65,8 @@ def answering(world: World, _: Path) -> tuple[Task, Schedule]:
     objective = load("vqa")
     rows = Rows(world.examples, world.shards, ["train"], objective.KINDS)
     head = {**objective.head(rows[list(range(len(rows)))], settings), "max_text": 40, "images": "own"}
-    config = Fresh(world.vocabulary, MODEL).build(world.shards.dim, 0).encoder.config
-    side = Examined(objective, head, world.vocabulary.encoder(), rows, world.shards, config.box_input)
+    config = Initialization(world.vocabulary, MODEL).build(world.shards.dim, 0).encoder.config
+    side = ObjectiveDataset(objective, head, world.vocabulary.encoder(), rows, world.shards, config.box_input)
     return doubled(Downstream(objective.model(config, head, 0), side, side, settings)), settings
 
 

@@ -56,11 +56,11 @@ class Corpus:
     """
 
     def __init__(self, data: PretrainData, splits: Sequence[str], settings: PretrainSettings, box_input: str) -> None:
-        from vbert.training.batches import Rows, Visuals
+        from vbert.training.batches import RegionInputs, Rows
 
         self.settings = settings
         self.rows = Rows(data.examples, data.shards, splits, settings.kinds, types=settings.question_types)
-        self.visuals = Visuals(data.shards, box_input, self.rows.shown(settings.images))
+        self.visuals = RegionInputs(data.shards, box_input, self.rows.shown(settings.images))
         self.ids: list[str] = self.rows.column("example_id")
         self.texts: list[str] = self.rows.column("text")
         self.kinds: list[str] = self.rows.column("kind")

@@ -309,14 +309,16 @@ class Pretraining:
         (itm_accuracy), beside what the text alone allows (text_only_accuracy); and by kind of negative with the images'
         own regions, with another image's and with none."""
         from vbert.objectives.matching import accuracies
-        from vbert.training.batches import exchanged
+        from vbert.training.batches import shuffled_images
 
         if self.settings.itm_target != "mismatch":
             return {}
         pairs, text_alone = self._tried
         if not pairs:
             return {}
-        others = {id(c): exchanged(sorted({name for images in c.images for name in images})) for c in self.held_out}
+        others = {
+            id(c): shuffled_images(sorted({name for images in c.images for name in images})) for c in self.held_out
+        }
         shown: dict[str, Shown] = {
             "own": lambda corpus, images: corpus.visuals.of(images),
             "exchanged": lambda corpus, images: corpus.visuals.of([others[id(corpus)][name] for name in images]),

@@ -48,7 +48,7 @@ def gazes(run: Run, album: Album, chosen: Sequence[Shown]) -> list[Gaze]:
     """
     from vbert.objectives import OBJECTIVES, load
     from vbert.training.batches import Rows
-    from vbert.training.downstream import Examined
+    from vbert.training.downstream import ObjectiveDataset
 
     held = run.held
     head = held.model.head()
@@ -62,7 +62,7 @@ def gazes(run: Run, album: Album, chosen: Sequence[Shown]) -> list[Gaze]:
     chosen = [one for one in chosen if one.example_id in places]
     if not chosen:
         raise BuildError("none of the examples has regions")
-    examined = Examined(objective, head, encoder, rows, held.shards, held.model.config().box_input)
+    examined = ObjectiveDataset(objective, head, encoder, rows, held.shards, held.model.config().box_input)
     found = []
     for one in chosen:
         batch, (row,) = examined.batch([places[one.example_id]])

@@ -92,10 +92,10 @@ class Rows:
         """Whose regions stand for each image: its own ones, or with `shuffled` those of another of these rows."""
         if images == "own":
             return {}
-        return exchanged(sorted({image for images in self.column("image_ids") for image in images}))
+        return shuffled_images(sorted({image for images in self.column("image_ids") for image in images}))
 
 
-class Visuals:
+class RegionInputs:
     """The visual input of images: features, and six box numbers where the model reads them. `shown` maps an image to
     the one whose regions stand for it (a control without images)."""
 
@@ -158,13 +158,13 @@ def portion(groups: Sequence[str], share: float, seed: int) -> list[bool]:
     return [group in chosen for group in groups]
 
 
-def exchanged(image_ids: Sequence[str]) -> dict[str, str]:
+def shuffled_images(image_ids: Sequence[str]) -> dict[str, str]:
     """Each image mapped to another one of `image_ids`, in one cycle in a fixed random order."""
     order = generator("other images' features").permutation(sorted(image_ids)).tolist()
     return dict(zip(order, order[1:] + order[:1], strict=True))
 
 
-def statistics(sources: Sequence[tuple[Visuals, Sequence[str]]]) -> tuple[Tensor, Tensor]:
+def statistics(sources: Sequence[tuple[RegionInputs, Sequence[str]]]) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every visual input dimension over the regions of the given images; float32,
     summed in float64 in the order of image ids. A deviation of 0 counts as 1."""
     count, total, squares = 0, np.zeros(1), np.zeros(1)

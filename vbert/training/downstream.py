@@ -24,23 +24,23 @@ from vbert.model.vocabulary import Encoder
 from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load
 from vbert.regions.contract import check
 from vbert.regions.shards import Shards
-from vbert.training.batches import Batch, Rows, Visuals, image_groups, statistics
+from vbert.training.batches import Batch, RegionInputs, Rows, image_groups, statistics
 from vbert.training.loop import run_training
 from vbert.training.ranks import Ranks
 from vbert.training.sampler import derive
-from vbert.training.start import Fresh
+from vbert.training.start import Initialization
 
 CHUNK = 2048  # examples whose predictions are kept at once
 
 
-class Examined:
+class ObjectiveDataset:
     """Rows of examples as an objective's batches."""
 
     def __init__(
         self, objective: Objective, head: dict[str, Any], encoder: Encoder, rows: Rows, shards: Shards, box_input: str
     ) -> None:
         self.objective, self.head, self.encoder, self.rows = objective, head, encoder, rows
-        self.visuals = Visuals(shards, box_input, rows.shown(head["images"]))
+        self.visuals = RegionInputs(shards, box_input, rows.shown(head["images"]))
 
     def batch(self, indices: list[int]) -> tuple[Batch, list[dict[str, Any]]]:
         rows = self.rows[indices]
@@ -63,7 +63,9 @@ class Examined:
 class Downstream:
     """The task of fine-tuning, as the loop wants it."""
 
-    def __init__(self, model: nn.Module, train: Examined, held_out: Examined, settings: DownstreamSettings) -> None:
+    def __init__(
+        self, model: nn.Module, train: ObjectiveDataset, held_out: ObjectiveDataset, settings: DownstreamSettings
+    ) -> None:
         self.model, self.train, self.held_out, self.settings = model, train, held_out, settings
         self.weights: dict[str, float] = {}
         ids = held_out.rows.column("example_id")
@@ -105,7 +107,7 @@ def run_finetune(
     job: Job,
     examples: Examples,
     shards: Shards,
-    start: Model | Fresh,
+    start: Model | Initialization,
     plugin: Plugin,
     settings: DownstreamSettings,
     numerics: Numerics,
@@ -121,9 +123,9 @@ def run_finetune(
     head["max_text"] = text_limit(head["max_text"], model.encoder.config.max_positions)
     encoder = vocabulary.encoder()
     box_input = model.encoder.config.box_input
-    training = Examined(objective, head, encoder, train, shards, box_input)
-    validation = Examined(objective, head, encoder, held_out, shards, box_input)
-    if isinstance(start, Fresh) and start.model.standardise:
+    training = ObjectiveDataset(objective, head, encoder, train, shards, box_input)
+    validation = ObjectiveDataset(objective, head, encoder, held_out, shards, box_input)
+    if isinstance(start, Initialization) and start.model.standardise:
         used = [image for images in train.column("image_ids") for image in images]
         model.encoder.set_statistics(*statistics([(training.visuals, used)]))
     task = Downstream(model, training, validation, settings)
@@ -148,23 +150,25 @@ def run_finetune(
     return {"examples": len(train), "dropped": train.dropped + held_out.dropped, **last_figures(curves)}
 
 
-def _head(objective: Objective, train: Rows, start: Model | Fresh, settings: DownstreamSettings) -> dict[str, Any]:
+def _head(
+    objective: Objective, train: Rows, start: Model | Initialization, settings: DownstreamSettings
+) -> dict[str, Any]:
     """What the head is; a start that has one keeps it where nothing is trained. Raises UserError where it has none."""
     head = {"max_text": settings.max_text}
     if not settings.steps:
-        if isinstance(start, Fresh) or start.head()["kind"] == "pretraining":
+        if isinstance(start, Initialization) or start.head()["kind"] == "pretraining":
             raise UserError("steps: 0 evaluates the start as it is, and it has no answer head: train 1 step or more")
         return {**head, **start.head()}
     return {**head, **objective.head(train[list(range(len(train)))], settings)}
 
 
 def _model(
-    objective: Objective, head: dict[str, Any], train: Rows, start: Model | Fresh, shards: Shards, seed: int
+    objective: Objective, head: dict[str, Any], train: Rows, start: Model | Initialization, shards: Shards, seed: int
 ) -> tuple[Any, Any, Any]:
     """(model, vocabulary, contract): the start's encoder under the objective's head. Of a head that the start has,
     the rows of answers known to both are kept."""
     source: Any
-    if isinstance(start, Fresh):
+    if isinstance(start, Initialization):
         source = start.build(shards.dim, seed)
         config, vocabulary = source.encoder.config, start.vocabulary
         contract = shards.contract().with_box_input(config.box_input)
@@ -210,7 +214,7 @@ def run_predict(
     device = of_rank(device_of(job.machine.device), job.rank)
     network = network.to(device)
     rows = Rows(examples, shards, [split], objective.KINDS)
-    side = Examined(objective, head, model.vocabulary().encoder(), rows, shards, model.config().box_input)
+    side = ObjectiveDataset(objective, head, model.vocabulary().encoder(), rows, shards, model.config().box_input)
     folder = durable.make_directories(job.scratch / "predictions")
     chunks = range(-(-len(rows) // CHUNK))
     for chunk in chunks[job.rank :: job.world]:

@@ -39,7 +39,7 @@ from vbert.training.schedule import Schedule
 __all__ = ["Batch", "Schedule", "Task", "run_training"]
 
 log = logging.getLogger("vbert.training")
-BEATS = {"cpu": 1}  # steps between two readings of the losses, by kind of device
+LOG_EVERY = {"cpu": 1}  # steps between two readings of the losses, by kind of device
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 Batch = Any  # what a task's `collate` makes and its `loss` takes: tensors, or an object with `to` and `pin_memory`
 
@@ -106,9 +106,9 @@ class _Run:
         self.checkpoints = Checkpoints(job.scratch / "checkpoints", self._digest(numerics))
         self.state = State(self.checkpoints.digest)
         # Reading a loss waits for the device: at once on a CPU, every few steps elsewhere.
-        self.beat = BEATS.get(self.device.type, 10)
+        self.log_every = LOG_EVERY.get(self.device.type, 10)
         self.row = max(1, schedule.steps // 100)
-        self.losses: list[dict[str, Tensor]] = []  # of the steps since the last beat
+        self.losses: list[dict[str, Tensor]] = []  # of the steps since they were last read
 
     def _digest(self, numerics: Numerics) -> str:
         shapes = {name: list(t.shape) for name, t in self.task.model.state_dict().items()}
@@ -173,7 +173,7 @@ class _Run:
             validate = step == last or bool(self.schedule.validate_every and step % self.schedule.validate_every == 0)
             row = step == last or step % self.row == 0 or validate
             stopping = self.ranks.stopping()  # at every step: whoever sent SIGTERM will not wait long
-            if checkpoint or row or stopping or step % self.beat == 0:
+            if checkpoint or row or stopping or step % self.log_every == 0:
                 self._gather()
             if row:
                 self.state.due = validate and stopping  # validation may take longer than there is time for

@@ -16,13 +16,13 @@ from vbert.objectives.mlm_itm import Pretraining, PretrainSettings
 from vbert.regions.contract import check
 from vbert.training.downstream import last_figures
 from vbert.training.loop import run_training
-from vbert.training.start import Fresh
+from vbert.training.start import Initialization
 
 
 def run_pretrain(
     job: Job,
     data: Mapping[str, PretrainData],
-    start: Model | Fresh,
+    start: Model | Initialization,
     settings: PretrainSettings,
     numerics: Numerics,
     seed: int,
@@ -41,7 +41,7 @@ def run_pretrain(
         model, vocabulary = start.build(contracts[names[0]].dim, seed), start.vocabulary
     config = model.encoder.config
     task = Pretraining(data, vocabulary.encoder(), model, config.box_input, settings, seed)
-    if config.standardise and isinstance(start, Fresh):
+    if config.standardise and isinstance(start, Initialization):
         model.encoder.set_statistics(*task.statistics())
     curves = run_training(job, task, settings, numerics, seed)
     if job.rank == 0:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Fresh:
+class Initialization:
     """A start without a trained VisualBERT: sizes and vocabulary, and a BERT's weights if there is one."""
 
     vocabulary: Vocabulary
