@@ -33,7 +33,7 @@ from vbert.artifacts.settings import Settings
 from vbert.data import readers
 from vbert.data.examples import Examples
 from vbert.data.images import Images
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.data.shapes.scenes import ShapesSettings
 from vbert.data.spec import DatasetSpec, Source, dataset
 from vbert.model.bert import SIZES, HubSource, bert_source
@@ -152,7 +152,7 @@ def data_set(name: str, entry: DataEntry, recipe: Recipe) -> DataSet:
     return DataSet(photos, examples(raws, photos, spec.reader("examples"), reading).named(name))
 
 
-def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str, Raw]:
+def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str, RawFiles]:
     """The raw files of a spec, a step a source; sizes that the recipe gives replace those of the generator."""
     if spec.generate is None:
         several = len(spec.sources) > 1

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.settings import LocalPath, Settings, Wiring
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.regions.contract import Layer
 from vbert.regions.interop import Dtype
 from vbert.regions.shards import Shards
@@ -52,12 +52,12 @@ def imported(entry: FeaturesEntry) -> Shards:
     from tasks.import_features import import_features
     from vbert.regions import interop
     from vbert.regions.interop.boxes_in import BoxesIn
-    from vbert.regions.interop.importing import ImportSettings, Statement
+    from vbert.regions.interop.importing import ImportSettings, Provenance
 
     path = _path(entry.path)
     name = interop.recognised(path, entry.format)
     settings = ImportSettings(
-        statement=Statement.of(entry.detector, entry.layer, entry.weights),
+        statement=Provenance.of(entry.detector, entry.layer, entry.weights),
         boxes_in=None if entry.boxes_in is None else BoxesIn.parse(entry.boxes_in),
         dtype=entry.dtype,
         ids=entry.ids,
@@ -76,7 +76,7 @@ def _path(text: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(text)))
 
 
-def _raw(path: Path, label: str) -> Raw:
+def _raw(path: Path, label: str) -> RawFiles:
     """A local file or folder by its content, which stays where it is."""
     from tasks.download import download
     from vbert.data.spec import Source

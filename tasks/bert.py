@@ -10,17 +10,17 @@ from shutil import copyfileobj, rmtree
 from vbert.artifacts.build import Build, Job
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.stage import Figures, stage
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.model.bert import BertWeights, HubSource
 
 
 @stage("bert", makes=BertWeights, version=1, retries=2, early=True)
-def bert(build: Build, source: Raw | HubSource) -> Figures:
+def bert(build: Build, source: RawFiles | HubSource) -> Figures:
     """From raw files (a Python package, a folder, an archive) or from the Hugging Face hub."""
     return build.process(make_bert, source)
 
 
-def make_bert(job: Job, source: Raw | HubSource) -> Figures:
+def make_bert(job: Job, source: RawFiles | HubSource) -> Figures:
     """Brings the checkpoint's files to scratch and writes a `BertWeights`."""
     from vbert.model.checkpoint import write_bert
 
@@ -34,7 +34,7 @@ def make_bert(job: Job, source: Raw | HubSource) -> Figures:
     return figures
 
 
-def copy_members(folder: Path, raw: Raw) -> None:
+def copy_members(folder: Path, raw: RawFiles) -> None:
     """Copies the one checkpoint among the raw files, found by its config.json beside weights, into `folder`."""
     from vbert.model.checkpoint import WEIGHTS
 

@@ -8,13 +8,13 @@ from vbert.artifacts.build import Build
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.stage import Cost, Figures, stage
 from vbert.data.names import count_of, is_image, kinds
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.data.spec import Source
 
 
 @stage(
     "download",
-    makes=Raw,
+    makes=RawFiles,
     version=1,
     retries=2,
     tags=("network",),
@@ -27,12 +27,12 @@ def download(build: Build, source: Source) -> Figures:
     if source.path is not None:
         return _by_reference(build, source)
     from vbert.data.download import fetch
-    from vbert.data.unpack import lay_out
+    from vbert.data.unpack import index_archive
 
     file, sha256 = fetch(source, build.scratch, build.progress)
     name = file.name if source.python_package else source.file
     aside: list[str] = []
-    files = write_index(build.directory, lay_out(file, name, build.directory, set_aside=aside))
+    files = write_index(build.directory, index_archive(file, name, build.directory, set_aside=aside))
     return _figures(files, file.stat().st_size, sha256, aside)
 
 
@@ -40,7 +40,7 @@ def _by_reference(build: Build, source: Source) -> Figures:
     """The index of a local file or folder, whose bytes stay where they are."""
     from vbert.data.folders import digest_of, file_digests, last_changed, names_below, set_aside
     from vbert.data.raw import Member, write_index
-    from vbert.data.unpack import lay_out
+    from vbert.data.unpack import index_archive
 
     root = Path(source.path or "")
     if source.sha256 is None:
@@ -56,7 +56,7 @@ def _by_reference(build: Build, source: Source) -> Figures:
     if root.is_dir():
         members = [Member(n, n, 0, size, size, sha256=sha256, local=True) for n, (size, sha256) in digests.items()]
     else:
-        members = lay_out(root, source.file, build.directory, local=True, set_aside=aside)
+        members = index_archive(root, source.file, build.directory, local=True, set_aside=aside)
     files = write_index(build.directory, members, None if root.is_dir() else source.sha256)
     figures = _figures(files, sum(size for size, _ in digests.values()), source.sha256, aside)
     others = [name for name in names_below(root) if not is_image(name)] if images_only and root.is_dir() else []

@@ -11,7 +11,7 @@ from vbert.artifacts.settings import Plugin
 from vbert.artifacts.stage import Cost, Figures, stage
 from vbert.data.examples import Examples
 from vbert.data.images import Images
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.data.spec import Reading
 
 
@@ -23,7 +23,7 @@ from vbert.data.spec import Reading
     cost=Cost(seconds_by=("images.images",), bytes_by=("images.images",)),
 )
 def examples(
-    build: Build, raws: Mapping[str, Raw], images: Images, reader: Plugin, reading: Reading | None = None
+    build: Build, raws: Mapping[str, RawFiles], images: Images, reader: Plugin, reading: Reading | None = None
 ) -> Figures:
     """Every example whose images are all in `images`.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from vbert.artifacts.build import Build, Figures, Job
 from vbert.artifacts.stage import Cost, stage
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.data.shapes.scenes import ShapesSettings
 
 
 @stage(
     "generate",
-    makes=Raw,
+    makes=RawFiles,
     version=2,
     retries=1,
     cost=Cost(seconds_by=("settings.images",), bytes_by=("settings.images", "settings.size", "settings.size")),

@@ -11,7 +11,7 @@ from vbert.artifacts.settings import Plugin
 from vbert.artifacts.stage import Cost, Figures, stage
 from vbert.data.images import Images
 from vbert.data.names import IMAGE_ENDINGS, count_of, is_image, kinds
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.data.spec import Reading, share_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 1000
     cost=Cost(seconds_by=("raws.*.files",), bytes_by=("raws.*.files",)),
 )
 def images(
-    build: Build, raws: Mapping[str, Raw], reader: Plugin, limit: int | None = None, reading: Reading | None = None
+    build: Build, raws: Mapping[str, RawFiles], reader: Plugin, limit: int | None = None, reading: Reading | None = None
 ) -> Figures:
     """Every image's place, sha256 and size as shown, and the boxes, where there are any.
 
@@ -77,7 +77,7 @@ def images(
     return figures | ({"notes": sentences} if sentences else {})
 
 
-def _beside(raws: Mapping[str, Raw], listed: set[str], own: tuple[str, ...] | None) -> list[Note]:
+def _beside(raws: Mapping[str, RawFiles], listed: set[str], own: tuple[str, ...] | None) -> list[Note]:
     """What the raw files hold beside the images listed and the reader's own files, whose endings are `own`."""
     from vbert.data.readers import Note
 
@@ -100,7 +100,7 @@ def _beside(raws: Mapping[str, Raw], listed: set[str], own: tuple[str, ...] | No
     return notes
 
 
-def _placed(row: ImageRow, raws: Mapping[str, Raw], reading: Reading) -> dict[str, Any]:
+def _placed(row: ImageRow, raws: Mapping[str, RawFiles], reading: Reading) -> dict[str, Any]:
     """The row with its path as `source/member` and its split."""
     source = row.get("source") or (next(iter(raws)) if len(raws) == 1 else "")
     if source not in raws:
@@ -120,7 +120,7 @@ def _limited(rows: Iterable[dict[str, Any]], limit: int) -> list[dict[str, Any]]
 
 
 def _indexed(
-    build: Build, raws: Mapping[str, Raw], rows: list[dict[str, Any]], photos: dict[str, Photo]
+    build: Build, raws: Mapping[str, RawFiles], rows: list[dict[str, Any]], photos: dict[str, Photo]
 ) -> Iterator[dict[str, Any]]:
     """The rows with sha256, width and height; what their headers say is put into `photos`.
 
@@ -130,13 +130,13 @@ def _indexed(
     from hashlib import sha256
 
     from vbert.data.boxes import Photo
-    from vbert.data.decode import BadImage, laid_out
+    from vbert.data.decode import BadImage, read_header
 
     def indexed(row: dict[str, Any]) -> dict[str, Any]:
         source, _, member = row["path"].partition("/")
         data = raws[source].read(member)
         try:
-            photo = Photo(*laid_out(data))
+            photo = Photo(*read_header(data))
         except BadImage:
             photo = Photo(0, 0)
         photos[row["image_id"]] = photo

@@ -8,7 +8,7 @@ from functools import partial
 from vbert.artifacts.build import Build
 from vbert.artifacts.settings import Plugin
 from vbert.artifacts.stage import Cost, Figures, stage
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.regions.interop.importing import ImportSettings, gather, import_plan, import_shard, paths
 from vbert.regions.shards import Shards
 
@@ -21,7 +21,7 @@ from vbert.regions.shards import Shards
     cost=Cost(seconds_by=("files.*.bytes",), bytes_by=("files.*.bytes",)),
 )
 def import_features(
-    build: Build, files: Mapping[str, Raw], format: Plugin, settings: ImportSettings, sizes: Raw | None = None
+    build: Build, files: Mapping[str, RawFiles], format: Plugin, settings: ImportSettings, sizes: RawFiles | None = None
 ) -> Figures:
     """The features in `files` (by role, see `vbert.regions.interop`); a unit is a shard.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vbert.artifacts.build import Build, Job
 from vbert.artifacts.errors import UserError
 from vbert.artifacts.stage import Figures, stage
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.regions.detector import DetectorSpec, DetectorWeights
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 @stage("weights", makes=DetectorWeights, version=1, through=False, early=True)
-def weights(build: Build, files: Mapping[str, Raw], spec: DetectorSpec) -> Figures:
+def weights(build: Build, files: Mapping[str, RawFiles], spec: DetectorSpec) -> Figures:
     """`files`: the sources of the spec's `weights`, one file each; or under `weights` the folder of another one."""
     return build.process(make_weights, files, spec)
 
 
-def make_weights(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Figures:
+def make_weights(job: Job, files: Mapping[str, RawFiles], spec: DetectorSpec) -> Figures:
     """Brings the files to scratch, has the backend read them, and writes a `DetectorWeights`."""
     from vbert.regions.detector import write_weights
 
@@ -40,7 +40,7 @@ def make_weights(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> Figu
     }
 
 
-def own_form(job: Job, raw: Raw, spec: DetectorSpec) -> DetectorCheckpoint | None:
+def own_form(job: Job, raw: RawFiles, spec: DetectorSpec) -> DetectorCheckpoint | None:
     """The files of a `DetectorWeights`, such as a training here made; None where `raw` holds something else."""
     from vbert.data.weight_files import read_weights
     from vbert.regions.detector import DetectorCheckpoint, load_backend
@@ -72,7 +72,7 @@ def own_form(job: Job, raw: Raw, spec: DetectorSpec) -> DetectorCheckpoint | Non
     return found
 
 
-def published(job: Job, files: Mapping[str, Raw], spec: DetectorSpec) -> DetectorCheckpoint:
+def published(job: Job, files: Mapping[str, RawFiles], spec: DetectorSpec) -> DetectorCheckpoint:
     """The weights as the world writes them, read by the backend."""
     from vbert.data.raw import copy_only
     from vbert.regions.detector import load_backend

@@ -59,7 +59,7 @@ def test_a_run_builds(tmp_path: Path) -> None:
     # opened by its directory it still knows its files; elsewhere it says what it needs
     assert vbert.Images.at(images.path).open(found[0]).mode == "RGB"
     shutil.copy(images.file("images.parquet"), tmp_path)
-    with pytest.raises(vbert.BuildError, match=r"Images\.at\(…\)\.over\({'generated': Raw\.at\(…\)}\)"):
+    with pytest.raises(vbert.BuildError, match=r"Images\.at\(…\)\.over\({'generated': RawFiles\.at\(…\)}\)"):
         vbert.Images.at(tmp_path).open(found[0])
     with pytest.raises(UnknownImage, match=f"holds no image 'x{found[0]}'; near: '{found[0]}'"):
         images.open(f"x{found[0]}")

@@ -22,7 +22,7 @@ _PLACES = {
     "Finished": "flows.python",
     "Images": "vbert.data.images",
     "Model": "vbert.model.trained",
-    "Raw": "vbert.data.raw",
+    "RawFiles": "vbert.data.raw",
     "Recipe": "flows.recipe",
     "Report": "vbert.report.page",
     "Shards": "vbert.regions.shards",

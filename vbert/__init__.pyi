@@ -8,7 +8,7 @@ from vbert.artifacts.errors import UserError as UserError
 from vbert.artifacts.store import Store as Store
 from vbert.data.examples import Examples as Examples
 from vbert.data.images import Images as Images
-from vbert.data.raw import Raw as Raw
+from vbert.data.raw import RawFiles as RawFiles
 from vbert.metrics.evaluation import Evaluation as Evaluation
 from vbert.model.trained import Model as Model
 from vbert.regions.shards import Shards as Shards

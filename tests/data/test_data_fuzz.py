@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.data import readers
 from vbert.data.boxes import Fitting, Photo
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.data.readers import coco, jsonl, voc
 from vbert.data.readers._rows import ExampleRow, checked
 
@@ -44,8 +44,8 @@ class Held:
         return io.BytesIO(self._files[name])
 
 
-def raws(files: dict[str, bytes]) -> dict[str, Raw]:
-    return {"data": cast(Raw, Held(files))}
+def raws(files: dict[str, bytes]) -> dict[str, RawFiles]:
+    return {"data": cast(RawFiles, Held(files))}
 
 
 COCO = {

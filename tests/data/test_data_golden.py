@@ -11,7 +11,7 @@ from PIL import Image
 
 from vbert.artifacts.fingerprint import digest
 from vbert.data.decode import decode
-from vbert.data.raw import Raw, RawWriter
+from vbert.data.raw import RawFiles, RawWriter
 from vbert.data.readers import jsonl
 
 
@@ -34,7 +34,7 @@ def test_jsonl(tmp_path: Path) -> None:
             b'{"image": "b/2.png", "text": "what?", "answer": "that", "split": "test"}\n'
             b'{"image_ids": ["a/1.JPG", "b/2.png"], "kind": "pair", "text": "both", "label": "false"}\n',
         )
-    raws = {"mine": Raw.at(tmp_path)}
+    raws = {"mine": RawFiles.at(tmp_path)}
     found = [
         list(jsonl.images(raws, {"train": "a/", "test": "b/"})),
         list(jsonl.boxes(raws)),

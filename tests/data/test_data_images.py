@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, PngImagePlugin
 from vbert.artifacts.errors import BuildError
 from vbert.data.decode import MAX_PIXELS, size
 from vbert.data.images import BadImage, Images, decode, write_images
-from vbert.data.raw import Raw, RawWriter
+from vbert.data.raw import RawFiles, RawWriter
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 
@@ -292,15 +292,15 @@ def test_real_photos_are_decoded_as_shown() -> None:
 
 
 @pytest.fixture
-def raw(tmp_path: Path) -> Raw:
+def raw(tmp_path: Path) -> RawFiles:
     (tmp_path / "raw").mkdir()
     with RawWriter(tmp_path / "raw") as writer:
         writer.add("p/1.png", file_of(picture()))
         writer.add("p/2.png", b"broken")
-    return Raw.at(tmp_path / "raw")
+    return RawFiles.at(tmp_path / "raw")
 
 
-def row(raw: Raw, image_id: str, member: str, width: int = 7, height: int = 5) -> dict[str, object]:
+def row(raw: RawFiles, image_id: str, member: str, width: int = 7, height: int = 5) -> dict[str, object]:
     return {
         "image_id": image_id,
         "path": f"photos/{member}",
@@ -315,7 +315,7 @@ def box(image_id: str) -> dict[str, object]:
     return {"image_id": image_id, "x1": 0, "y1": 0, "x2": 3, "y2": 2, "class": "square", "attributes": ["red"]}
 
 
-def test_images_are_opened_through_their_raw_files_also_in_another_process(raw: Raw, tmp_path: Path) -> None:
+def test_images_are_opened_through_their_raw_files_also_in_another_process(raw: RawFiles, tmp_path: Path) -> None:
     rows = [row(raw, "b", "p/2.png", 0, 0), row(raw, "a", "p/1.png")]
     figures = write_images(tmp_path, rows, [box("a"), box("a")])
     assert figures == {"images": 2, "broken": 1, "boxes": 2}
@@ -332,7 +332,7 @@ def test_images_are_opened_through_their_raw_files_also_in_another_process(raw: 
         images.open("c")
 
 
-def test_order_of_the_rows_changes_no_bits(raw: Raw, tmp_path: Path) -> None:
+def test_order_of_the_rows_changes_no_bits(raw: RawFiles, tmp_path: Path) -> None:
     rows = [row(raw, name, "p/1.png") for name in "badc"]
     for name, given in (("one", rows), ("two", rows[::-1])):
         (tmp_path / name).mkdir()
@@ -343,13 +343,13 @@ def test_order_of_the_rows_changes_no_bits(raw: Raw, tmp_path: Path) -> None:
     assert Images.at(tmp_path / "one").boxes() is None
 
 
-def test_image_changed_since_it_was_indexed_is_refused(raw: Raw, tmp_path: Path) -> None:
+def test_image_changed_since_it_was_indexed_is_refused(raw: RawFiles, tmp_path: Path) -> None:
     write_images(tmp_path, [row(raw, "a", "p/1.png") | {"sha256": "0" * 64}])
     with pytest.raises(BuildError, match=r"'a': photos/p/1\.png has changed since it was indexed"):
         Images.at(tmp_path).over({"photos": raw}).read("a")
 
 
-def test_wrong_rows_are_named(raw: Raw, tmp_path: Path) -> None:
+def test_wrong_rows_are_named(raw: RawFiles, tmp_path: Path) -> None:
     good = row(raw, "a", "p/1.png")
     for rows, boxes, said in [
         ([good, good], None, "the id 'a' occurs twice"),

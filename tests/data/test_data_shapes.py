@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from tasks.generate import generate
 from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images, write_images
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.data.readers import shapes as reader
 from vbert.data.shapes.draw import pixels, png
 from vbert.data.shapes.language import Facts, Noun, Number, Only, Relation, Some, Split, facts
@@ -38,10 +38,10 @@ READ = {"reader": 1, "rows": "db9e359dc83f79d2"}
 PLAIN: dict[str, Any] = {"varied": 0.0, "jitter": 0}
 
 
-def make(directory: Path, settings: ShapesSettings) -> Raw:
+def make(directory: Path, settings: ShapesSettings) -> RawFiles:
     directory.mkdir()
     write(directory, settings, lambda done, total: None)
-    return Raw.at(directory)
+    return RawFiles.at(directory)
 
 
 def digest(directory: Path) -> str:

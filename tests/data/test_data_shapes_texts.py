@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.data.shapes.scenes import COLOURS, ShapesSettings
 from vbert.data.shapes.write import write
 
@@ -38,7 +38,7 @@ class Made:
     def __init__(self, directory: Path, settings: ShapesSettings) -> None:
         self.settings = settings
         self.figures = write(directory, settings, lambda done, total: None)
-        self.raw = Raw.at(directory)
+        self.raw = RawFiles.at(directory)
         self.scenes = {row["image_id"]: row for row in lines(self.raw, "scenes.jsonl")}
         self.oracles = json.loads(self.raw.read("oracles.json"))
         self.rows: dict[str, list[Json]] = defaultdict(list)
@@ -46,7 +46,7 @@ class Made:
             self.rows[row["kind"]].append(row)
 
 
-def lines(raw: Raw, name: str) -> list[Json]:
+def lines(raw: RawFiles, name: str) -> list[Json]:
     return [json.loads(line) for line in raw.read(name).splitlines()]
 
 

@@ -30,7 +30,7 @@ from vbert.data import folders
 from vbert.data.examples import Examples, write_examples
 from vbert.data.folders import folder_digest
 from vbert.data.images import Images
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.data.readers import easy_vqa as reader
 from vbert.data.readers.easy_vqa import question_type
 from vbert.data.spec import DatasetSpec, Source, dataset
@@ -414,7 +414,7 @@ def test_unknown_question_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def easy_vqa(tmp_path_factory: pytest.TempPathFactory) -> tuple[Images, Examples, Raw]:
+def easy_vqa(tmp_path_factory: pytest.TempPathFactory) -> tuple[Images, Examples, RawFiles]:
     store = Store(tmp_path_factory.mktemp("easy_vqa") / "store")
     index, texts = described(dataset("easy_vqa"))
     try:
@@ -425,7 +425,7 @@ def easy_vqa(tmp_path_factory: pytest.TempPathFactory) -> tuple[Images, Examples
     return index.bound(store), texts.bound(store), index.bound(store).raws()["package"]
 
 
-def test_easy_vqa_has_its_published_counts(easy_vqa: tuple[Images, Examples, Raw]) -> None:
+def test_easy_vqa_has_its_published_counts(easy_vqa: tuple[Images, Examples, RawFiles]) -> None:
     index, texts, _ = easy_vqa
     spec = dataset("easy_vqa")
     table, rows = index.table().to_pylist(), texts.table().to_pylist()
@@ -440,14 +440,14 @@ def test_easy_vqa_has_its_published_counts(easy_vqa: tuple[Images, Examples, Raw
     assert {(row["width"], row["height"]) for row in table} == {(64, 64)}
 
 
-def test_easy_vqa_rows_are_golden(easy_vqa: tuple[Images, Examples, Raw]) -> None:
+def test_easy_vqa_rows_are_golden(easy_vqa: tuple[Images, Examples, RawFiles]) -> None:
     raws = {"package": easy_vqa[2]}
     rows = list(reader.images(raws))
     found = [rows, list(reader.examples(raws, {row["image_id"] for row in rows}))]
     same(found, "59d02caaef32a8040510519c4f8303ce92e4025965c689fbcdb15ebf7f5c625d", "vbert/data/readers/easy_vqa.py")
 
 
-def test_easy_vqa_answers_fit_their_questions(easy_vqa: tuple[Images, Examples, Raw]) -> None:
+def test_easy_vqa_answers_fit_their_questions(easy_vqa: tuple[Images, Examples, RawFiles]) -> None:
     for row in easy_vqa[1].table().to_pylist():
         (answer,) = row["answers"]
         kind = row["question_type"]
@@ -456,7 +456,7 @@ def test_easy_vqa_answers_fit_their_questions(easy_vqa: tuple[Images, Examples, 
         assert answer["score"] == 1.0
 
 
-def test_easy_vqa_validation_is_of_training_images_alone(easy_vqa: tuple[Images, Examples, Raw]) -> None:
+def test_easy_vqa_validation_is_of_training_images_alone(easy_vqa: tuple[Images, Examples, RawFiles]) -> None:
     index, texts, _ = easy_vqa
     splits = dict(zip(*index.table().select(["image_id", "split"]).to_pydict().values(), strict=True))
     assert 160 < Counter(splits.values())["val"] < 240
@@ -465,7 +465,7 @@ def test_easy_vqa_validation_is_of_training_images_alone(easy_vqa: tuple[Images,
         assert row["split"] == splits[row["image_ids"][0]]
 
 
-def test_easy_vqa_rows_are_those_of_its_files(easy_vqa: tuple[Images, Examples, Raw]) -> None:
+def test_easy_vqa_rows_are_those_of_its_files(easy_vqa: tuple[Images, Examples, RawFiles]) -> None:
     index, texts, raw = easy_vqa
     rows = {row["example_id"]: row for row in texts.table().to_pylist()}
     for split in ("train", "test"):

@@ -17,8 +17,8 @@ import pytest
 
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.data import unpack
-from vbert.data.raw import Raw, RawWriter, write_index
-from vbert.data.unpack import lay_out
+from vbert.data.raw import RawFiles, RawWriter, write_index
+from vbert.data.unpack import index_archive
 
 FILES = {"a.txt": b"alpha", "b/c.bin": bytes(range(256)) * 400, "b/empty": b"", "ä 1.txt": b"umlaut"}
 
@@ -50,18 +50,18 @@ def tar_of(kind: bytes, name: str = "x", link: str = "/etc/passwd") -> bytes:
     return out.getvalue()
 
 
-def laid_out(data: bytes, name: str, tmp_path: Path) -> Raw:
+def indexed(data: bytes, name: str, tmp_path: Path) -> RawFiles:
     file, directory = tmp_path / f"fetched-{name}", tmp_path / "raw"
     file.write_bytes(data)
     directory.mkdir()
-    write_index(directory, lay_out(file, name, directory))
-    return Raw.at(directory)
+    write_index(directory, index_archive(file, name, directory))
+    return RawFiles.at(directory)
 
 
 @pytest.mark.parametrize("name", ["members.parquet", "manifest.json", "Members.parquet", "members.parquet.gz"])
 def test_a_file_called_as_the_artifact_calls_its_own(name: str, tmp_path: Path) -> None:
     data = gzip.compress(b"a table") if name.endswith(".gz") else b"a table"
-    raw = laid_out(data, name, tmp_path)
+    raw = indexed(data, name, tmp_path)
     assert raw.members() == [name.removesuffix(".gz")]
     assert raw.read(name.removesuffix(".gz")) == b"a table"
     assert (tmp_path / f"fetched-{name}").read_bytes() == data
@@ -82,7 +82,7 @@ ARCHIVES: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_members_of_archives_are_read_in_place(name: str, tmp_path: Path) -> None:
-    raw = laid_out(ARCHIVES[name](), name, tmp_path)
+    raw = indexed(ARCHIVES[name](), name, tmp_path)
     assert [m for m in raw.members() if m[0] != "n"] == sorted(FILES)
     assert all(raw.read(member) == data for member, data in FILES.items())
     assert all(raw.size(member) == len(data) for member, data in FILES.items())
@@ -91,7 +91,7 @@ def test_members_of_archives_are_read_in_place(name: str, tmp_path: Path) -> Non
 
 
 def test_members_stream_in_small_reads(tmp_path: Path) -> None:
-    raw = laid_out(zipped(FILES), "x.zip", tmp_path)
+    raw = indexed(zipped(FILES), "x.zip", tmp_path)
     with raw.open("b/c.bin") as file:
         assert b"".join(iter(lambda: file.read(1000), b"")) == FILES["b/c.bin"]
     with raw.open("b/c.bin") as file:
@@ -108,14 +108,14 @@ def test_members_stream_in_small_reads(tmp_path: Path) -> None:
     ],
 )
 def test_single_files_are_members_by_their_name(name: str, data: bytes, member: str, tmp_path: Path) -> None:
-    raw = laid_out(data, name, tmp_path)
+    raw = indexed(data, name, tmp_path)
     assert raw.members() == [member]
     assert raw.read(member) == b"{}"
 
 
 def test_unknown_member_gives_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no file 'b/c\.bim'; near: 'b/c\.bin'"):
-        laid_out(zipped(FILES), "x.zip", tmp_path).read("b/c.bim")
+        indexed(zipped(FILES), "x.zip", tmp_path).read("b/c.bim")
 
 
 def changed(data: bytes, old: bytes, new: bytes) -> bytes:
@@ -228,7 +228,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes], str]] = {
 def test_hostile_archive_is_refused(case: str, tmp_path: Path) -> None:
     name, data, said = HOSTILE[case]
     with pytest.raises((BuildError, UserError)) as error:
-        laid_out(data(), name, tmp_path)
+        indexed(data(), name, tmp_path)
     assert said in str(error.value)
     assert name.partition(".")[0] in str(error.value)
     written = {path.name for path in tmp_path.rglob("*") if path.is_file()}
@@ -241,7 +241,7 @@ def test_bomb_stops_at_its_ratio(
 ) -> None:
     monkeypatch.setattr(unpack, "FREE_BYTES", 2**20)
     with pytest.raises(BuildError, match="expands to more than"):
-        laid_out(pack(bytes(2**25)), f"x{suffix}", tmp_path)
+        indexed(pack(bytes(2**25)), f"x{suffix}", tmp_path)
     assert (tmp_path / "raw" / "x").stat().st_size <= 2**22
 
 
@@ -253,7 +253,7 @@ def test_xz_that_wants_gigabytes_of_memory_is_refused(tmp_path: Path) -> None:
     data[at + 2] = 36  # 1 GiB
     data[at + 6 : at + 10] = struct.pack("<I", zlib.crc32(data[12 : at + 6]))
     with pytest.raises(BuildError, match="can't be expanded: Memory usage limit"):
-        laid_out(bytes(data), "x.xz", tmp_path)
+        indexed(bytes(data), "x.xz", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_xz_that_wants_gigabytes_of_memory_is_refused(tmp_path: Path) -> None:
 def test_members_that_are_not_what_the_list_says_are_found_when_read(
     data: Callable[[], bytes], said: str, tmp_path: Path
 ) -> None:
-    raw = laid_out(data(), "x.zip", tmp_path)
+    raw = indexed(data(), "x.zip", tmp_path)
     with pytest.raises(BuildError, match=said):
         raw.read("a")
 
@@ -282,13 +282,13 @@ def test_flipped_deflate_bytes_never_pass(tmp_path: Path) -> None:
         bad = bytearray(good)
         bad[at] ^= 0x10
         (tmp_path / f"{at}").mkdir()
-        raw = laid_out(bytes(bad), "x.zip", tmp_path / f"{at}")
+        raw = indexed(bytes(bad), "x.zip", tmp_path / f"{at}")
         with pytest.raises(BuildError):
             raw.read("a")
 
 
 def test_large_members_are_not_taken_into_memory(tmp_path: Path) -> None:
-    raw = laid_out(zipped({"a": bytes(5000)}), "x.zip", tmp_path)
+    raw = indexed(zipped({"a": bytes(5000)}), "x.zip", tmp_path)
     with pytest.raises(BuildError, match="5,000 bytes, more than the 4,999 read at once"):
         raw.read("a", limit=4999)
 
@@ -301,7 +301,7 @@ def test_written_raw_files_have_the_same_bits_and_can_be_read_by_tar(tmp_path: P
                 writer.add(member, data)
     for file in ("files.tar", "members.parquet"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-    raw = Raw.at(tmp_path / "one")
+    raw = RawFiles.at(tmp_path / "one")
     assert {member: raw.read(member) for member in raw.members()} == FILES
     with tarfile.open(tmp_path / "one" / "files.tar") as archive:
         assert sorted(archive.getnames()) == sorted(FILES)

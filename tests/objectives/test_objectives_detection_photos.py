@@ -25,7 +25,7 @@ from vbert.artifacts.settings import Numerics
 from vbert.artifacts.stage import artifact_from_json, steps_as_json
 from vbert.data import readers
 from vbert.data.images import Images
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.data.spec import Reading, Source
 from vbert.objectives.detection import BoxDataset, DetectionTask, evaluate, train_detector
 from vbert.regions.boxes import Adaptive, select
@@ -56,7 +56,7 @@ def photos(store: Path) -> Images:
 
 
 @pytest.fixture(scope="module")
-def classifier(store: Path) -> Raw:
+def classifier(store: Path) -> RawFiles:
     """A classifier's file in torchvision's format."""
     from torchvision.models import get_model
 
@@ -86,7 +86,7 @@ def trained(
 
 
 def test_a_killed_training_from_a_classifier_goes_on_to_the_same_bytes(
-    tmp_path: Path, photos: Images, classifier: Raw, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photos: Images, classifier: RawFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = PretrainedDetector(small(), classifier)
     whole = trained(tmp_path / "whole", photos, spec, checkpoint_steps=100)
@@ -114,7 +114,7 @@ def test_a_killed_training_from_a_classifier_goes_on_to_the_same_bytes(
     assert torch.isfinite(found.features).all()
 
 
-def test_the_stage_takes_a_start_and_its_step_is_data(store: Path, photos: Images, classifier: Raw) -> None:
+def test_the_stage_takes_a_start_and_its_step_is_data(store: Path, photos: Images, classifier: RawFiles) -> None:
     one = TRAINING.model_copy(update={"steps": 1})
     begun, bare = (
         detector(photos, spec, one, Numerics(), 0) for spec in (PretrainedDetector(small(), classifier), small())
@@ -143,7 +143,7 @@ def test_a_recipe_starts_from_the_specs_source_or_its_own(tmp_path: Path) -> Non
         resolve(str(tmp_path / "own.yaml"), {"detector": {"spec": spec, "start": "own.pth"}})
 
 
-def test_stages_that_are_not_trained_stay_as_the_classifier_has_them(photos: Images, classifier: Raw) -> None:
+def test_stages_that_are_not_trained_stay_as_the_classifier_has_them(photos: Images, classifier: RawFiles) -> None:
     path = Path(classifier.input("source").path)
     task = DetectionTask(photos, small(), TRAINING, 0, path)
     before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}

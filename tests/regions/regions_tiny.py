@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from vbert.data.images import Images, write_images
-from vbert.data.raw import Raw, RawWriter
+from vbert.data.raw import RawFiles, RawWriter
 from vbert.regions.backends.architectures import PlainCnn
 from vbert.regions.detector import DetectorSpec, DetectorWeights, detector_file, load_backend, write_weights
 
@@ -50,7 +50,7 @@ def collection(directory: Path, files: Mapping[str, bytes], boxes: list[dict[str
             row = {"image_id": image_id, "path": f"raw/{number}.png", "sha256": hashlib.sha256(data).hexdigest()}
             rows.append(row | {"width": width, "height": height, "split": split})
     write_images(directory / "index", rows, boxes)
-    return Images.at(directory / "index").over({"raw": Raw.at(directory / "raw")})
+    return Images.at(directory / "index").over({"raw": RawFiles.at(directory / "raw")})
 
 
 def small_spec(**changes: object) -> DetectorSpec:

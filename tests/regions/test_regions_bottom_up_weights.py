@@ -16,7 +16,7 @@ from torch import Tensor
 from tasks.weights import make_weights
 from vbert.artifacts.build import Job, Machine
 from vbert.artifacts.errors import UserError
-from vbert.data.raw import Raw, RawWriter
+from vbert.data.raw import RawFiles, RawWriter
 from vbert.regions.backends.bottom_up import detector, published
 from vbert.regions.backends.bottom_up_network import cell_anchors
 from vbert.regions.boxes import Fixed, ProposalNms
@@ -240,7 +240,7 @@ def test_the_stage_writes_a_detector_with_its_names(tmp_path: Path, vocabulary: 
         (tmp_path / name).mkdir()
         with RawWriter(tmp_path / name) as writer:
             writer.add(file.name, file.read_bytes())
-        raws[name] = Raw.at(tmp_path / name)
+        raws[name] = RawFiles.at(tmp_path / name)
     directory, scratch = tmp_path / "detector", tmp_path / "scratch"
     directory.mkdir()
     scratch.mkdir()

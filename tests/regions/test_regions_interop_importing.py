@@ -16,21 +16,21 @@ from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import BuildError, NotAccepted, UserError
 from vbert.artifacts.graph import Engine, build_here
 from vbert.artifacts.store import Store
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.data.spec import Source
 from vbert.regions import interop
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, refuse_other_corners, scale
-from vbert.regions.interop.importing import ImportSettings, Statement, capped
+from vbert.regions.interop.importing import ImportSettings, Provenance, capped
 from vbert.regions.interop.opened import LocalFiles, opened
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 from vbert.regions.interop.sizes import Names, Sizes
 from vbert.regions.shards import Shards
 
-UNKNOWN = Statement.of("unknown", layer="res5_pool")
+UNKNOWN = Provenance.of("unknown", layer="res5_pool")
 GIVEN = files.images(9)
 
 
-def reference(path: Path) -> Raw:
+def reference(path: Path) -> RawFiles:
     return download(Source(path=str(path), file=path.name).pinned())
 
 
@@ -99,16 +99,16 @@ def test_a_known_detector_states_its_contract(tmp_path: Path) -> None:
 
     given = files.images(4, dim=256)
     path = files.bottom_up_tsv(tmp_path / "a.tsv", given)
-    contract = imported(tmp_path / "store", path, statement=Statement.of("shapes_cnn", weights="ab" * 32)).contract()
+    contract = imported(tmp_path / "store", path, statement=Provenance.of("shapes_cnn", weights="ab" * 32)).contract()
     spec = detector_file("shapes_cnn").spec()
     assert (contract.detector, contract.backend, contract.layer) == ("shapes_cnn", spec.backend, "fc7")
     assert (contract.weights, contract.preprocessing) == ("ab" * 32, spec.preprocessing)
     with pytest.raises(UserError, match="features of 16 numbers; the detector 'shapes_cnn' makes 256: give another"):
-        imported(tmp_path / "s", files.lxmert_tsv(tmp_path / "b.tsv", GIVEN), statement=Statement.of("shapes_cnn"))
+        imported(tmp_path / "s", files.lxmert_tsv(tmp_path / "b.tsv", GIVEN), statement=Provenance.of("shapes_cnn"))
     with pytest.raises(UserError, match="--layer fc6: the detector 'shapes_cnn' makes features of fc7"):
-        Statement.of("shapes_cnn", layer="fc6")
+        Provenance.of("shapes_cnn", layer="fc6")
     with pytest.raises(UserError, match="no detector 'shapes_cn'"):
-        Statement.of("shapes_cn")
+        Provenance.of("shapes_cn")
 
 
 def test_a_format_without_boxes_says_so_in_the_contract(tmp_path: Path) -> None:

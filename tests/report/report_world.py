@@ -14,7 +14,7 @@ from PIL import Image
 from vbert.artifacts.settings import Plugin
 from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images, write_images
-from vbert.data.raw import Raw, RawWriter
+from vbert.data.raw import RawFiles, RawWriter
 from vbert.metrics.evaluation import Evaluation, write_evaluation
 from vbert.model.config import VisualBertConfig
 from vbert.model.heads import AnswerModel
@@ -146,7 +146,7 @@ def _images(folder: Path, ids: Sequence[str], word: str) -> Images:
     named = [[f"red{word}"] if i in (0, 1, 3) else [f"teal{word}"] for i in range(len(ids))]
     boxes = [corners | {"image_id": name, "attributes": names} for name, names in zip(ids, named, strict=True)]
     write_images(folder / "images", rows, boxes)
-    return Images.at(folder / "images").over({"own": Raw.at(folder / "raw")})
+    return Images.at(folder / "images").over({"own": RawFiles.at(folder / "raw")})
 
 
 def _shards(folder: Path, ids: Sequence[str], word: str) -> None:

@@ -19,7 +19,7 @@ from flows.recipe import Recipe, resolve
 from vbert.artifacts.manifest import Manifest
 from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.report.baselines import Detected
 from vbert.report.lineage import Chain, Node, chain
 from vbert.report.page import PAGE, ReportSettings
@@ -293,7 +293,7 @@ def test_a_detector_from_elsewhere_has_no_curves_and_no_evaluation(world: World,
 def test_deleted_pictures_leave_words(world: World, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
-    images = Images.at(world.images.path).over({"own": Raw.at(gone)})
+    images = Images.at(world.images.path).over({"own": RawFiles.at(gone)})
     key, held = next(iter(world.downstream.items()))
     page, _ = write(tmp_path, world, images=images, downstream={key: replace(held, images=images)})
     assert "No picture of 0:" in page

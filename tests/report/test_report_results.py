@@ -16,7 +16,7 @@ from report.report_world import World
 from flows.graph import graph
 from flows.recipe import resolve
 from vbert.data.images import Images, write_images
-from vbert.data.raw import Raw, RawWriter
+from vbert.data.raw import RawFiles, RawWriter
 from vbert.model.trained import Model
 from vbert.report.comparison import comparisons
 from vbert.report.page import Downstream
@@ -156,7 +156,7 @@ def photo(folder: Path, width: int, height: int, save: Callable[[Any, BytesIO], 
         folder / "images",
         [{"image_id": "a", "path": "own/a", "sha256": digest, "width": width, "height": height}],
     )
-    return Images.at(folder / "images").over({"own": Raw.at(folder / "raw")})
+    return Images.at(folder / "images").over({"own": RawFiles.at(folder / "raw")})
 
 
 def test_photos_become_small_and_boxes_stay_in_their_own_pixels(tmp_path: Path) -> None:

@@ -89,11 +89,11 @@ def _orientation(image: Image.Image, data: bytes) -> int:
 
 def size(data: bytes) -> tuple[int, int]:
     """(width, height) as shown, from the header alone. Raises BadImage."""
-    width, height, orientation = laid_out(data)
+    width, height, orientation = read_header(data)
     return (height, width) if orientation >= 5 else (width, height)
 
 
-def laid_out(data: bytes) -> tuple[int, int, int]:
+def read_header(data: bytes) -> tuple[int, int, int]:
     """(width, height) as stored and the EXIF orientation (1–8), from the header alone. Raises BadImage."""
     image, data = _opened(data)
     return *image.size, _orientation(image, data)

@@ -43,13 +43,13 @@ def write_examples(directory: Path, rows: Iterable[Mapping[str, Any]]) -> dict[s
 
     Raises BuildError, naming the example, where ids repeat, a split or kind is unknown, or a row doesn't fit.
     """
-    from vbert.data.schemas import EXAMPLES_SCHEMA, as_table, sorted_table, twice, write_table
+    from vbert.data.schemas import EXAMPLES_SCHEMA, as_table, first_duplicate, sorted_table, write_table
 
     try:
         table = sorted_table(as_table(map(_checked, rows), EXAMPLES_SCHEMA), "example_id")
     except ValueError as error:
         raise BuildError(f"examples: {error}; mend the reader or its file") from error
-    if (repeated := twice(table, "example_id")) is not None:
+    if (repeated := first_duplicate(table, "example_id")) is not None:
         raise BuildError(f"examples: the id {repeated!r} occurs twice; ids must be unique in a data set")
     write_table(directory / "examples.parquet", table)
     counts = Counter(str(split) for split in table.column("split").to_pylist())

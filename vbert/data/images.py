@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from PIL import Image
 
-    from vbert.data.raw import Raw
+    from vbert.data.raw import RawFiles
 
 __all__ = ["BadImage", "Images", "decode", "write_images"]
 
@@ -30,7 +30,7 @@ class Images(Artifact):
 
     Pixels are read through the raw files behind the index, which a finished index in a store knows, also where it is
     opened by its directory, `vbert.Images.at(directory)`. One elsewhere is given them, by the names of the spec's
-    sources: `vbert.Images.at(directory).over({"photos": vbert.Raw.at(…)})`.
+    sources: `vbert.Images.at(directory).over({"photos": vbert.RawFiles.at(…)})`.
 
     >>> images = vbert.run("demo").artifact("images[easy_vqa]", vbert.Images)
     >>> images.table().column_names[:2]
@@ -65,7 +65,7 @@ class Images(Artifact):
 
         return {str(i) for i in pq.read_table(self.file("left_out.parquet")).column("image_id").to_pylist()}
 
-    def raws(self) -> Mapping[str, Raw]:
+    def raws(self) -> Mapping[str, RawFiles]:
         """The raw files behind the index, by source."""
         given = self.__dict__.get("_raws")
         if given is not None:
@@ -74,10 +74,10 @@ class Images(Artifact):
             return self.input("raws")  # type: ignore[no-any-return]
         except BuildError as error:
             sources = sorted({str(path).partition("/")[0] for path in self.table().column("path").to_pylist()})
-            files = ", ".join(f"{source!r}: Raw.at(…)" for source in sources)
+            files = ", ".join(f"{source!r}: RawFiles.at(…)" for source in sources)
             raise BuildError(f"{error}, or say where its images' files are: Images.at(…).over({{{files}}})") from None
 
-    def over(self, raws: Mapping[str, Raw]) -> Images:
+    def over(self, raws: Mapping[str, RawFiles]) -> Images:
         """The same (loose) index over the given raw files: for tests and notebooks."""
         return self._copy(_raws=dict(raws))
 
@@ -128,14 +128,14 @@ def write_images(
     """
     import pyarrow as pa
 
-    from vbert.data.schemas import BOXES_SCHEMA, IMAGES_SCHEMA, as_table, sorted_table, twice, write_table
+    from vbert.data.schemas import BOXES_SCHEMA, IMAGES_SCHEMA, as_table, first_duplicate, sorted_table, write_table
 
     try:
         table = sorted_table(as_table(rows, IMAGES_SCHEMA), "image_id")
         boxed = None if boxes is None else sorted_table(as_table(boxes, BOXES_SCHEMA), "image_id")
     except ValueError as error:
         raise BuildError(f"images: {error}; mend the reader or its file") from error
-    if (repeated := twice(table, "image_id")) is not None:
+    if (repeated := first_duplicate(table, "image_id")) is not None:
         raise BuildError(f"images: the id {repeated!r} occurs twice; ids must be unique in a collection")
     write_table(directory / "images.parquet", table)
     figures = {"images": table.num_rows, "broken": table.column("width").to_pylist().count(0)}

@@ -50,10 +50,10 @@ class Member:
     local: bool = False
 
 
-class Raw(Artifact):
+class RawFiles(Artifact):
     """The files of one source, by name. Names are relative, with `/`.
 
-    >>> raw = vbert.run("demo").artifact("generate[shapes]", vbert.Raw)
+    >>> raw = vbert.run("demo").artifact("generate[shapes]", vbert.RawFiles)
     >>> raw.members()[0], raw.read("images/000000.png")[1:4]
     ('images/000000.png', b'PNG')
     """
@@ -142,7 +142,7 @@ class Raw(Artifact):
         return f"{self.title}: {name}" if name else self.title
 
 
-def copy_only(raw: Raw, folder: Path, wanted: str) -> Path:
+def copy_only(raw: RawFiles, folder: Path, wanted: str) -> Path:
     """The one file of `raw`, copied into `folder`, which is made. Raises UserError, naming `wanted`, for more."""
     names = raw.members()
     if len(names) != 1:

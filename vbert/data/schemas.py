@@ -98,7 +98,7 @@ def sorted_table(table: pa.Table, *keys: str) -> pa.Table:
     return table.sort_by([(key, "ascending") for key in (*keys, "#")]).drop_columns(["#"])
 
 
-def twice(table: pa.Table, key: str) -> str | None:
+def first_duplicate(table: pa.Table, key: str) -> str | None:
     """A value of the sorted string column `key` that occurs more than once."""
     column = table.column(key).combine_chunks()
     if len(column) < 2:

@@ -79,7 +79,7 @@ def _xz(file: Path) -> Iterator[bytes]:
 COMPRESSIONS: dict[str, Callable[[Path], Iterator[bytes]]] = {".gz": _gz, ".bz2": _bz2, ".xz": _xz}
 
 
-def lay_out(
+def index_archive(
     file: Path, name: str, directory: Path, *, local: bool = False, set_aside: list[str] | None = None
 ) -> list[Member]:
     """Put `file`, called `name`, into the artifact's `directory` as it will be read, and index it.

@@ -19,7 +19,7 @@ from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.settings import Acceptance, Numerics, Plugin, Settings, Since, Wiring
 from vbert.data.named import DATA_SPECS, Specs
-from vbert.data.raw import Raw
+from vbert.data.raw import RawFiles
 from vbert.data.spec import Source
 from vbert.regions.backends.architectures import Architecture
 from vbert.regions.boxes import BoxRule, Nms, NmsRule
@@ -157,7 +157,7 @@ class PretrainedDetector:
     """A detector whose training starts from weights that came from elsewhere, one file."""
 
     spec: DetectorSpec
-    weights: Raw
+    weights: RawFiles
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from vbert.artifacts.settings import Plugin
 
 if TYPE_CHECKING:
     from vbert.data.boxes import Stated
-    from vbert.data.raw import Raw
+    from vbert.data.raw import RawFiles
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ImageRow(TypedDict):
     """One image: where its bytes are. The stage `images` adds sha256, width and height."""
 
     image_id: str  # unique in the collection
-    path: str  # member of the Raw
+    path: str  # member of the RawFiles
     source: NotRequired[str]  # which of the Raws; may be left out where there is one
     split: NotRequired[str | None]  # the official split, if the collection has one
 
@@ -121,8 +121,8 @@ def call(reader: Reader, part: str, *given: Any, options: Mapping[str, Any]) -> 
     return function(*given, **options)
 
 
-def only(raws: Mapping[str, Raw], wanted: str) -> Raw:
-    """The one Raw of a reader that needs just one; `wanted` says what it should hold."""
+def only(raws: Mapping[str, RawFiles], wanted: str) -> RawFiles:
+    """The one RawFiles of a reader that needs just one; `wanted` says what it should hold."""
     if len(raws) != 1:
         raise UserError(f"the reader wants one source ({wanted}), the spec gives {', '.join(raws) or 'none'}")
     return next(iter(raws.values()))

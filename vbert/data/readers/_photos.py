@@ -9,7 +9,7 @@ from vbert.artifacts.errors import UserError, near
 from vbert.data.names import bare, ending, folded, is_image, plain
 
 if TYPE_CHECKING:
-    from vbert.data.raw import Raw
+    from vbert.data.raw import RawFiles
 
 Place = tuple[str, str]  # source, member
 
@@ -17,7 +17,7 @@ Place = tuple[str, str]  # source, member
 class Photos:
     """The image files of some Raws, by name."""
 
-    def __init__(self, raws: Mapping[str, Raw]) -> None:
+    def __init__(self, raws: Mapping[str, RawFiles]) -> None:
         self._all = [(source, member) for source, raw in raws.items() for member in raw.members() if is_image(member)]
         self._endings = {ending(member).lower() for _, member in self._all}
         self._last: dict[Callable[[str], str], dict[str, list[Place]]] = {}

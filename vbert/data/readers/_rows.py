@@ -13,7 +13,7 @@ from typing_extensions import TypedDict  # pydantic asks for this one before Pyt
 from vbert.artifacts.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from vbert.data.raw import Raw
+    from vbert.data.raw import RawFiles
 
 LONGEST_LINE = 1 << 24  # bytes; the whole of an example is below a few KB
 NO, YES = (False, 0, "", "0", "false", "no", None), (True, 1, "1", "true", "yes")
@@ -61,7 +61,7 @@ def checked(data: bytes, kind: Any, where: str) -> Any:
         raise UserError(f"{where}: {_fault(error, kind)}") from None
 
 
-def lines(raw: Raw, name: str, kind: Any) -> Iterator[tuple[str, Any]]:
+def lines(raw: RawFiles, name: str, kind: Any) -> Iterator[tuple[str, Any]]:
     """(`file:line`, row) of every line that isn't empty."""
     with raw.open(name) as file:
         number = 0

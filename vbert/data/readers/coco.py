@@ -33,7 +33,7 @@ from vbert.data.readers._photos import Photos, Place
 from vbert.data.readers._rows import checked, chosen, flag, matched, named_by_split
 
 if TYPE_CHECKING:
-    from vbert.data.raw import Raw
+    from vbert.data.raw import RawFiles
 
 VERSION = 2
 OWN = (".json",)
@@ -74,7 +74,7 @@ class Content(TypedDict, total=False):
 class File:
     """One annotation file. `kind`: instances, captions or image_info; `folder`: what its photos' folder is called."""
 
-    raw: Raw
+    raw: RawFiles
     name: str
     kind: str
     split: str
@@ -115,7 +115,7 @@ class File:
 
 
 def images(
-    raws: Mapping[str, Raw],
+    raws: Mapping[str, RawFiles],
     splits: Mapping[str, str] | None = None,
     ids: str = "id",
     crowd: str = "skip",
@@ -139,7 +139,7 @@ def images(
 
 
 def boxes(
-    raws: Mapping[str, Raw],
+    raws: Mapping[str, RawFiles],
     splits: Mapping[str, str] | None = None,
     ids: str = "id",
     crowd: str = "skip",
@@ -186,7 +186,7 @@ def boxes(
 
 
 def examples(
-    raws: Mapping[str, Raw],
+    raws: Mapping[str, RawFiles],
     image_ids: Collection[str],
     splits: Mapping[str, str] | None = None,
     ids: str = "id",
@@ -221,7 +221,7 @@ def examples(
         yield Note("empty_captions", len(empty), f"{count_of(empty, 'caption')} without text; the first: {empty[0]}")
 
 
-def _files(raws: Mapping[str, Raw], splits: Mapping[str, str] | None) -> list[File]:
+def _files(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None) -> list[File]:
     """The annotation files by split; UserError where there is none."""
     splits = named_by_split(splits)
     found = []
@@ -244,7 +244,7 @@ def _files(raws: Mapping[str, Raw], splits: Mapping[str, str] | None) -> list[Fi
     return sorted(found, key=lambda file: (file.split, file.name))
 
 
-def _listing(raws: Mapping[str, Raw], splits: Mapping[str, str] | None) -> list[File]:
+def _listing(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None) -> list[File]:
     """The files that list a split's images: those of instances where there are any, else of captions or image_info."""
     order = ("instances", "captions", "image_info")
     files = _files(raws, splits)

@@ -15,7 +15,7 @@ from vbert.data.readers import ImageRow, only
 from vbert.data.readers._rows import checked
 
 if TYPE_CHECKING:
-    from vbert.data.raw import Raw
+    from vbert.data.raw import RawFiles
 
 VERSION = 1
 
@@ -24,7 +24,7 @@ SHAPES = ("circle", "rectangle", "triangle")
 COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 
 
-def images(raws: Mapping[str, Raw]) -> Iterator[ImageRow]:
+def images(raws: Mapping[str, RawFiles]) -> Iterator[ImageRow]:
     """Rows `train/17`, `test/3`."""
     for name in only(raws, "the package easy-vqa").members():
         if found := IMAGE.fullmatch(name):
@@ -32,7 +32,7 @@ def images(raws: Mapping[str, Raw]) -> Iterator[ImageRow]:
             yield {"image_id": f"{split}/{number}", "path": name, "split": split}
 
 
-def examples(raws: Mapping[str, Raw], image_ids: Collection[str]) -> Iterator[dict[str, Any]]:
+def examples(raws: Mapping[str, RawFiles], image_ids: Collection[str]) -> Iterator[dict[str, Any]]:
     """One question an example; ids by position, since nothing forbids the same question twice of one image."""
     raw = only(raws, "the package easy-vqa")
     for split in ("train", "test"):

@@ -15,13 +15,13 @@ from vbert.data.names import is_image
 from vbert.data.readers import ImageRow
 
 if TYPE_CHECKING:
-    from vbert.data.raw import Raw
+    from vbert.data.raw import RawFiles
 
 VERSION = 2
 OWN = ()
 
 
-def images(raws: Mapping[str, Raw]) -> Iterator[ImageRow]:
+def images(raws: Mapping[str, RawFiles]) -> Iterator[ImageRow]:
     """Every file whose name ends as an image's does."""
     found = [(source, name) for source, raw in raws.items() for name in raw.members() if is_image(name)]
     stems = Counter(_stem(name) for _, name in found)

@@ -44,7 +44,7 @@ from vbert.data.readers import BoxRow, ImageRow, Note
 from vbert.data.readers._rows import ExampleRow, lines, matched, named_by_split
 
 if TYPE_CHECKING:
-    from vbert.data.raw import Raw
+    from vbert.data.raw import RawFiles
 
 VERSION = 2
 OWN = (".jsonl",)
@@ -74,7 +74,7 @@ class BoxLine(_BoxFields, total=False):
     """A line of boxes."""
 
 
-def images(raws: Mapping[str, Raw], splits: Mapping[str, str] | None = None) -> Iterator[ImageRow]:
+def images(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None = None) -> Iterator[ImageRow]:
     """Every file whose name ends as an image's does. `splits`: split → beginning of the names."""
     given = named_by_split(splits)
     found = [(source, name) for source, raw in raws.items() for name in raw.members() if is_image(name)]
@@ -86,7 +86,7 @@ def images(raws: Mapping[str, Raw], splits: Mapping[str, str] | None = None) -> 
         yield {"image_id": name, "path": name, "source": source, "split": mine[0] if mine else None}
 
 
-def boxes(raws: Mapping[str, Raw], splits: Mapping[str, str] | None = None) -> Iterator[BoxRow]:
+def boxes(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None = None) -> Iterator[BoxRow]:
     """The lines of every `boxes.jsonl`."""
     names = Names(dict.fromkeys(name for raw in raws.values() for name in raw.members() if is_image(name)))
     for where, row in _lines(raws, "boxes.jsonl", BoxLine):
@@ -111,7 +111,7 @@ def boxes(raws: Mapping[str, Raw], splits: Mapping[str, str] | None = None) -> I
         }
 
 
-def examples(raws: Mapping[str, Raw], image_ids: Collection[str]) -> Iterator[dict[str, Any] | Note]:
+def examples(raws: Mapping[str, RawFiles], image_ids: Collection[str]) -> Iterator[dict[str, Any] | Note]:
     """The lines of every `.jsonl` but `boxes.jsonl`. Raises UserError as `file:line: field: what`."""
     names = Names(image_ids)
     misread = []
@@ -148,7 +148,7 @@ def _asks(row: Mapping[str, Any]) -> bool:
     return bool(row.get("kind", "question") == "question" and ("kind" in row or row["text"].rstrip().endswith("?")))
 
 
-def _lines(raws: Mapping[str, Raw], end: str, kind: Any) -> Iterator[tuple[str, Any]]:
+def _lines(raws: Mapping[str, RawFiles], end: str, kind: Any) -> Iterator[tuple[str, Any]]:
     """(place, row) of every line of the files whose names end so."""
     for raw in raws.values():
         for name in raw.members():

@@ -16,7 +16,7 @@ from vbert.data.readers import ImageRow, only
 from vbert.data.readers._rows import ExampleRow, lines
 
 if TYPE_CHECKING:
-    from vbert.data.raw import Raw
+    from vbert.data.raw import RawFiles
 
 VERSION = 1
 
@@ -39,13 +39,13 @@ class Text(ExampleRow, total=False):
     """A line of texts; columns that EXAMPLES_SCHEMA doesn't have are refused when the table is written."""
 
 
-def images(raws: Mapping[str, Raw]) -> Iterator[ImageRow]:
+def images(raws: Mapping[str, RawFiles]) -> Iterator[ImageRow]:
     for scene in _rows(raws, "scenes.jsonl", Scene):
         image_id = scene["image_id"]
         yield {"image_id": image_id, "path": f"images/{image_id}.png", "split": scene["split"]}
 
 
-def boxes(raws: Mapping[str, Raw]) -> Iterator[dict[str, Any]]:
+def boxes(raws: Mapping[str, RawFiles]) -> Iterator[dict[str, Any]]:
     """Ground truth: tight around what is visible of each shape."""
     for scene in _rows(raws, "scenes.jsonl", Scene):
         for item in scene["objects"]:
@@ -55,9 +55,9 @@ def boxes(raws: Mapping[str, Raw]) -> Iterator[dict[str, Any]]:
             yield place | {"class": item["shape"], "attributes": attributes}
 
 
-def examples(raws: Mapping[str, Raw], image_ids: set[str]) -> Iterable[dict[str, Any]]:
+def examples(raws: Mapping[str, RawFiles], image_ids: set[str]) -> Iterable[dict[str, Any]]:
     return (row for row in _rows(raws, "texts.jsonl", Text) if image_ids.issuperset(row.get("image_ids") or ()))
 
 
-def _rows(raws: Mapping[str, Raw], name: str, kind: Any) -> Iterator[Any]:
+def _rows(raws: Mapping[str, RawFiles], name: str, kind: Any) -> Iterator[Any]:
     return (row for _, row in lines(only(raws, "the shapes generator"), name, kind))

@@ -33,7 +33,7 @@ from vbert.data.readers._photos import Photos, Place
 from vbert.data.readers._rows import chosen, flag
 
 if TYPE_CHECKING:
-    from vbert.data.raw import Raw
+    from vbert.data.raw import RawFiles
 
 VERSION = 2
 OWN = (".xml", ".txt")
@@ -49,7 +49,7 @@ LISTS = {"train.txt": "train", "val.txt": "val", "test.txt": "test", "trainval.t
 
 
 def images(
-    raws: Mapping[str, Raw],
+    raws: Mapping[str, RawFiles],
     first: int = 1,
     difficult: str = "skip",
     pixels: Pixels = "stated",
@@ -70,7 +70,7 @@ def images(
 
 
 def boxes(
-    raws: Mapping[str, Raw],
+    raws: Mapping[str, RawFiles],
     first: int = 1,
     difficult: str = "skip",
     pixels: Pixels = "stated",
@@ -106,7 +106,7 @@ def boxes(
             yield box
 
 
-def examples(raws: Mapping[str, Raw], image_ids: Any) -> Iterator[dict[str, Any]]:
+def examples(raws: Mapping[str, RawFiles], image_ids: Any) -> Iterator[dict[str, Any]]:
     """VOC has no texts."""
     yield from ()
 
@@ -149,7 +149,7 @@ def _in_utf8(data: bytes, where: str) -> tuple[bytes, str | None]:
         raise UserError(f"{where}: is not in {encoding!r}, as it says: {error}") from None
 
 
-def _annotations(raws: Mapping[str, Raw]) -> Iterator[Place]:
+def _annotations(raws: Mapping[str, RawFiles]) -> Iterator[Place]:
     """(source, name) of every XML; UserError for two of one name, or none."""
     seen: dict[str, str] = {}
     for source, raw in raws.items():
@@ -167,7 +167,7 @@ def _stem(name: str) -> str:
     return name.rpartition("/")[2][: -len(".xml")]
 
 
-def _photo(photos: Photos, raw: Raw, name: str) -> Place:
+def _photo(photos: Photos, raw: RawFiles, name: str) -> Place:
     """(source, member) of an XML's image: of the same name in JPEGImages or beside the XML, else the one it names."""
     own = name.rpartition("/")[0]
     beside = "/".join(filter(None, (own.rpartition("/")[0], "JPEGImages")))
@@ -179,7 +179,7 @@ def _photo(photos: Photos, raw: Raw, name: str) -> Place:
     return photos.find(named, beside, name, any_ending=False)
 
 
-def _splits(raws: Mapping[str, Raw], known: Names) -> tuple[dict[str, str] | None, list[str]]:
+def _splits(raws: Mapping[str, RawFiles], known: Names) -> tuple[dict[str, str] | None, list[str]]:
     """Image → split, by the lists `ImageSets/Main/SPLIT.txt` (None: there are none), and the names that no image has.
 
     Raises UserError for a list of which no name is an image's, and for an image in two of them.
@@ -208,7 +208,7 @@ def _splits(raws: Mapping[str, Raw], known: Names) -> tuple[dict[str, str] | Non
     return (found | dict.fromkeys(both - found.keys(), "train") if lists else None), lost
 
 
-def _list(raw: Raw, name: str) -> str:
+def _list(raw: RawFiles, name: str) -> str:
     data = raw.read(name, LIST_BYTES)
     try:
         return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")

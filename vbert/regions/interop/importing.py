@@ -22,14 +22,14 @@ from vbert.regions.interop.raw_regions import BadEntry, RawRegions, out_of_propo
 from vbert.regions.shards import FLOAT16_MAX
 
 if TYPE_CHECKING:
-    from vbert.data.raw import Raw
+    from vbert.data.raw import RawFiles
     from vbert.regions.interop.sizes import Sizes
     from vbert.regions.shards import Sample
 
 UNKNOWN = "unknown"  # the detector that nobody states
 
 
-class Statement(Settings):
+class Provenance(Settings):
     """What whoever imports says of how the features came about; None is what nobody states."""
 
     detector: str
@@ -43,7 +43,7 @@ class Statement(Settings):
     preprocessing: Preprocessing | None = None
 
     @classmethod
-    def of(cls, detector: str, layer: Layer | None = None, weights: str | None = None) -> Statement:
+    def of(cls, detector: str, layer: Layer | None = None, weights: str | None = None) -> Provenance:
         """That of a spec in data_specs/detectors, or of an `unknown` one. Raises UserError where `layer` is another."""
         from vbert.regions.detector import detector_file
 
@@ -66,7 +66,7 @@ class Statement(Settings):
         )
 
     def contract(self, dim: int, boxes: bool) -> Contract:
-        fields = {name: getattr(self, name) for name in Statement.model_fields}
+        fields = {name: getattr(self, name) for name in Provenance.model_fields}
         coordinates = "xyxy pixels of the image as shown" if boxes else "none"
         return Contract.model_validate({**fields, "dim": dim, "dtype": "float16", "coordinates": coordinates})
 
@@ -74,7 +74,7 @@ class Statement(Settings):
 class ImportSettings(Settings):
     """`ids`: a regular expression whose first group, found in a file's name of an image, is the image's id here."""
 
-    statement: Statement
+    statement: Provenance
     boxes_in: BoxesIn | None = Field(None, description="None: what the format says")
     dtype: Annotated[Dtype | None, Since(None)] = Field(None, description="of features whose type the file doesn't say")
     ids: str | None = None
@@ -108,11 +108,13 @@ class Plan:
     expected: Expected
 
 
-def paths(files: Mapping[str, Raw]) -> dict[str, Path]:
+def paths(files: Mapping[str, RawFiles]) -> dict[str, Path]:
     return {role: raw.local() for role, raw in files.items()}
 
 
-def import_plan(files: Mapping[str, Raw], format: Plugin, settings: ImportSettings, sizes: Raw | None) -> Plan:
+def import_plan(
+    files: Mapping[str, RawFiles], format: Plugin, settings: ImportSettings, sizes: RawFiles | None
+) -> Plan:
     """Images by sorted id, `images_per_shard` at a time. Raises UserError for what no image can be imported with."""
     module = _module(format)
     local = paths(files)
@@ -161,7 +163,7 @@ def _expected(
     module: interop.Format,
     rows: Sequence[tuple[str, Sequence[tuple[str, Place]]]],
     settings: ImportSettings,
-    sizes: Raw | None,
+    sizes: RawFiles | None,
 ) -> Expected:
     """What the first image that has regions tells of all. Raises UserError where it can't be imported so at all."""
     stated = settings.statement
@@ -209,10 +211,10 @@ def _refuse_without_size(found: RawRegions, settings: ImportSettings) -> None:
 
 
 def import_shard(
-    files: Mapping[str, Raw],
+    files: Mapping[str, RawFiles],
     format: Plugin,
     settings: ImportSettings,
-    sizes: Raw | None,
+    sizes: RawFiles | None,
     directory: Path,
     chunk: Chunk,
 ) -> dict[str, Any]:

@@ -21,13 +21,13 @@ from vbert.regions.interop.boxes_in import Size
 from vbert.regions.interop.raw_regions import BadEntry
 
 if TYPE_CHECKING:
-    from vbert.data.raw import Raw
+    from vbert.data.raw import RawFiles
 
 TABLES = (".csv", ".tsv", ".json", ".parquet")
 
 
 class Files(Protocol):
-    """Files by name: a Raw, or a folder without one."""
+    """Files by name: a RawFiles, or a folder without one."""
 
     @property
     def title(self) -> str: ...
@@ -134,6 +134,6 @@ def _rows(data: bytes, name: str) -> Iterable[Mapping[str, Any]]:
 
 
 @lru_cache(maxsize=2)
-def sizes_of(raw: Raw) -> Sizes:
+def sizes_of(raw: RawFiles) -> Sizes:
     """Once a process."""
     return Sizes(raw)
