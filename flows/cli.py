@@ -240,7 +240,7 @@ def build(
     """
     from flows.recipe import machine_from
     from flows.running import engine_here
-    from flows.runs import noted, slug
+    from flows.runs import record_run, slug
     from flows.terminal import Terminal
     from vbert.artifacts.build import UnitsMade
     from vbert.artifacts.stage import artifact_from_json
@@ -254,7 +254,7 @@ def build(
         at.share()
     name = f"build-{slug(artifact.title)}-{artifact.fingerprint[:8]}"  # one record, however many machines make parts
     with (
-        noted(at, name, f"build {artifact.title} {artifact.fingerprint[:8]}", [artifact], not at.read_only()),
+        record_run(at, name, f"build {artifact.title} {artifact.fingerprint[:8]}", [artifact], not at.read_only()),
         Terminal() as terminal,
         engine_here(at, machine_from(machine), terminal, artifact) as engine,
     ):

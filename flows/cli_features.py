@@ -178,7 +178,7 @@ def show(
         where the detector runs; auto: a GPU if there is one.
     """
     from flows.graph import weights_of
-    from flows.runs import noted, run_id
+    from flows.runs import record_run, run_id
     from flows.terminal import Terminal
     from vbert.device import device_of
     from vbert.regions.boxes import Fixed
@@ -196,7 +196,7 @@ def show(
         at.share()
     with (
         Terminal() as terminal,
-        noted(at, run_id("show"), f"features show {target.label} {target.fingerprint[:8]}", [target]),
+        record_run(at, run_id("show"), f"features show {target.label} {target.fingerprint[:8]}", [target]),
     ):
         Engine(at, events=terminal).ensure_all([target])
     settings = RegionSettings(boxes=None if boxes is None else Fixed(count=boxes)).resolved(file)

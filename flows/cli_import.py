@@ -80,7 +80,7 @@ def import_features(
     """
     from flows.imported import FeaturesEntry, imported
     from flows.recipe import machine_from
-    from flows.runs import noted, run_id
+    from flows.runs import record_run, run_id
     from flows.terminal import Terminal
     from vbert.regions.interop.importing import UNKNOWN
 
@@ -114,7 +114,7 @@ def import_features(
         at.share()
     with (
         Terminal() as terminal,
-        noted(at, run_id("import"), f"features import {target.label} {target.fingerprint[:8]}", [target]),
+        record_run(at, run_id("import"), f"features import {target.label} {target.fingerprint[:8]}", [target]),
     ):
         Engine(at, machine_from(machine), terminal).ensure_all([target])
     made = target.bound(at)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from flows.graph import cut, graph
-from flows.runs import metrics, noted, run_id
+from flows.runs import metrics, record_run, run_id
 from flows.terminal import Terminal, console, escape, page, print_expected, print_plan
 from vbert.artifacts.errors import BuildError
 from vbert.artifacts.estimate import estimates
@@ -101,7 +101,9 @@ class Running:
 
             check_installed(self.machine)
         with (
-            noted(self.store, self.run_id, self.recipe, self.targets, bool(self.missing), source, changes, self.until),
+            record_run(
+                self.store, self.run_id, self.recipe, self.targets, bool(self.missing), source, changes, self.until
+            ),
             digests_shared(),
             Terminal() as terminal,
         ):
@@ -119,7 +121,7 @@ class Running:
 
             own_server.begin_ahead()
             import_prefect()
-            from flows.on_prefect.here import run_on_prefect
+            from flows.on_prefect.in_process import run_on_prefect
 
             results = run_on_prefect(self.recipe, self.targets, self.store, self.machine, terminal, changes)
         self.built = {built.artifact.fingerprint: built for built in results}

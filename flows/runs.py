@@ -37,7 +37,7 @@ def origin(recipe: str) -> str:
 
 
 @contextmanager
-def noted(
+def record_run(
     store: Store,
     run: str,
     recipe: Recipe | str,

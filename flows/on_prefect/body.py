@@ -18,7 +18,7 @@ from flows.graph import cut, graph
 from flows.on_prefect.tasks import running
 from flows.on_prefect.view import View, fill_plan, logs_to_prefect, show_plan, show_results, tag_run
 from flows.recipe import Recipe, resolve
-from flows.runs import metrics, noted, origin, run_id
+from flows.runs import metrics, origin, record_run, run_id
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Machine
 from vbert.artifacts.children import Stopped
@@ -32,7 +32,7 @@ P = ParamSpec("P")
 
 
 @dataclass
-class Here:
+class InProcess:
     """What a flow that runs in the command's own process is given beside its parameters, and what it gives back."""
 
     events: Events
@@ -41,7 +41,7 @@ class Here:
     built: list[Built] = field(default_factory=list)
 
 
-HERE: ContextVar[Here | None] = ContextVar("here", default=None)
+IN_PROCESS: ContextVar[InProcess | None] = ContextVar("in_process", default=None)
 
 
 def _cancelled_where_stopped(body: Callable[P, dict[str, float]]) -> Callable[P, dict[str, float]]:
@@ -52,9 +52,9 @@ def _cancelled_where_stopped(body: Callable[P, dict[str, float]]) -> Callable[P,
         try:
             return body(*args, **kwargs)
         except (Stopped, KeyboardInterrupt) as stopped:
-            here = HERE.get()
-            if here is not None:
-                here.stopped = stopped
+            caller = IN_PROCESS.get()
+            if caller is not None:
+                caller.stopped = stopped
             how = "Ctrl-C" if isinstance(stopped, KeyboardInterrupt) else "cancelled"
             state: State[Any] = Cancelled(message=f"{how}: finished work is kept; the next run goes on from there")
             return cast("dict[str, float]", state)  # a state that a flow returns is the one that it ends in
@@ -93,11 +93,11 @@ def build_targets(
     asked: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Build what the targets need and lack, within the flow run that this is called in; `asked`: for its record."""
-    here = HERE.get()
+    caller = IN_PROCESS.get()
     title = recipe.name if recipe is not None else targets[0].title
     lines = [line for line in plan(targets, store) if line.status != "unneeded"]
-    view = View(here.events if here is not None else Events())
-    with logs_to_prefect(), digests_shared(), _noted(store, recipe, targets, lines, asked or {}):
+    view = View(caller.events if caller is not None else Events())
+    with logs_to_prefect(), digests_shared(), _recorded(store, recipe, targets, lines, asked or {}):
         tag_run(said_changes((asked or {}).get("changes")))
         table = show_plan(lines, recipe, title, store)
         refuse(lines)
@@ -105,8 +105,8 @@ def build_targets(
             with running(Engine(store, machine, view), lines) as run:
                 run.steps(lines)
         finally:
-            if here is not None:
-                here.built = list(view.built.values())
+            if caller is not None:
+                caller.built = list(view.built.values())
             fill_plan(table, lines, view.built)
         figures = metrics(targets, store)
         show_results(targets, store, figures, title)
@@ -115,8 +115,8 @@ def build_targets(
 
 def said_changes(changes: Mapping[str, Any] | None) -> list[str]:
     """`["seed=1"]`: what was changed of the recipe, by the flow's parameter or on the command line."""
-    here = HERE.get()
-    given = {**(here.changes if here is not None else {}), **(changes or {})}
+    caller = IN_PROCESS.get()
+    given = {**(caller.changes if caller is not None else {}), **(changes or {})}
     return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
@@ -133,7 +133,7 @@ def run_name() -> str:
 
 
 @contextmanager
-def _noted(
+def _recorded(
     store: Store,
     recipe: Recipe | None,
     targets: Sequence[Artifact],
@@ -141,10 +141,10 @@ def _noted(
     asked: Mapping[str, Any],
 ) -> Iterator[None]:
     """The run's record in the store, where the command doesn't write its own."""
-    if recipe is None or HERE.get() is not None:
+    if recipe is None or IN_PROCESS.get() is not None:
         yield
         return
     run = run_id(recipe.name, str(flow_run.get_id())[-8:])
     builds = any(line.status != "present" for line in lines)
-    with noted(store, run, recipe, targets, builds, **asked, flow_run=flow_run.get_id()):
+    with record_run(store, run, recipe, targets, builds, **asked, flow_run=flow_run.get_id()):
         yield

@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.on_prefect import HEARTBEAT
 from flows.on_prefect.dask_units import check_installed
-from flows.on_prefect.here import check_server
+from flows.on_prefect.in_process import check_server
 from flows.runs import origin
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import UserError

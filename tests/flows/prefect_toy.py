@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.on_prefect.body import HERE, Here, build_targets
+from flows.on_prefect.body import IN_PROCESS, InProcess, build_targets
 from flows.on_prefect.schedule import Served
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -47,5 +47,5 @@ def main() -> None:
         runner.add_flow(toy_flow, name=Path(store).parent.name, parameters=parameters)
         runner.serve()
     else:
-        HERE.set(Here(Said()))
+        IN_PROCESS.set(InProcess(Said()))
         print(json.dumps(toy_flow(store, kind, options, machine)))

@@ -16,8 +16,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from prefect_api import Api
 
 from flows.on_prefect import tasks, view
-from flows.on_prefect.body import Here
-from flows.on_prefect.here import in_this_process
+from flows.on_prefect.body import InProcess
+from flows.on_prefect.in_process import in_this_process
 from flows.on_prefect.schedule import schedule
 from vbert.artifacts.build import Machine
 from vbert.artifacts.errors import BuildError, NotAccepted, UserError
@@ -42,7 +42,7 @@ def fate(tmp_path: Path) -> Path:
     return directory
 
 
-def run(store: Path, kind: str = "toy", machine: Machine | None = None, **options: Any) -> tuple[str, Any, Here]:
+def run(store: Path, kind: str = "toy", machine: Machine | None = None, **options: Any) -> tuple[str, Any, InProcess]:
     """(flow run id, its final state, what it built)."""
     target = prefect_toy.KINDS[kind](**options)
     with in_this_process([target], Store(store), Events()) as here:

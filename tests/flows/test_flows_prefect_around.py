@@ -27,7 +27,7 @@ from flows.on_prefect import import_prefect
 from vbert.artifacts.errors import UserError
 try:
     import_prefect()
-    from flows.on_prefect.here import in_this_process
+    from flows.on_prefect.in_process import in_this_process
     from vbert.artifacts.graph import Events
     with in_this_process([None], None, Events()): ...
 except UserError as error:
@@ -104,7 +104,7 @@ def test_behind_a_proxy_the_own_server_is_reached_and_ends_with_the_run(tmp_path
     code = """
 import os, prefect_toy, psutil
 from vbert.artifacts.build import Machine
-from flows.on_prefect.here import in_this_process
+from flows.on_prefect.in_process import in_this_process
 target = prefect_toy.KINDS["toy"]()
 with in_this_process([target], prefect_toy.Store("store"), prefect_toy.Said()):
     print(prefect_toy.toy_flow("store", "toy", {}, Machine()))

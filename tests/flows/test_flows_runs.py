@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from artifacts import toy
 
-from flows.runs import difference, difference_lines, noted, row_lines, rows, run_id
+from flows.runs import difference, difference_lines, record_run, row_lines, rows, run_id
 from vbert.artifacts.children import Stopped
 from vbert.artifacts.errors import BuildError, UserError
 from vbert.artifacts.graph import build_here
@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> Store:
 
 def test_a_record_says_what_was_asked_for_and_how_it_ended(store: Store) -> None:
     target = toy.squares(toy.numbers(2).named("two"), toy.Slow()).named("two")
-    with noted(store, "1", "toy", [target], source="toy.yaml", changes={"seed": 1}, until=["toy_squares"]):
+    with record_run(store, "1", "toy", [target], source="toy.yaml", changes={"seed": 1}, until=["toy_squares"]):
         assert store.run("1")["status"] == "running"
         keep(store, "1")
         build_here([target], store)
@@ -31,7 +31,7 @@ def test_a_record_says_what_was_asked_for_and_how_it_ended(store: Store) -> None
         ("3", KeyboardInterrupt, "stopped"),
         ("4", OSError, "failed"),
     ):
-        with pytest.raises(error), noted(store, name, "toy", [target], changes={"seed": int(name)}):
+        with pytest.raises(error), record_run(store, name, "toy", [target], changes={"seed": int(name)}):
             raise error
         assert store.run(name)["status"] == status
     first = store.run("1")
@@ -43,7 +43,7 @@ def test_a_record_says_what_was_asked_for_and_how_it_ended(store: Store) -> None
     one, metrics = row_lines(row | {"seconds": 5.2})
     assert one == f"1  toy  seed=1  until toy_squares  {row['started']}  done in 5 s  kept"
     assert metrics.split() == ["toy_squares[two]/squares", "2"]
-    with noted(store, "1", "toy", [target]):  # under the same name
+    with record_run(store, "1", "toy", [target]):  # under the same name
         pass
     assert store.run("1")["kept"], "what `vbert keep` said of it stays"
     with pytest.raises(UserError, match=r"no run of a recipe 'toi' in .*; did you mean 'toy'\?"):
@@ -60,7 +60,7 @@ def test_what_ends_a_run_is_told_also_where_its_record_cannot_be_written(
         raise BuildError("s3://bucket: `put runs/1.json` failed for 300 s")
 
     def run(error: type[BaseException] | None) -> None:
-        with monkeypatch.context() as patch, noted(store, "1", "toy", [toy.numbers(2)]):
+        with monkeypatch.context() as patch, record_run(store, "1", "toy", [toy.numbers(2)]):
             patch.setattr(Store, "note_run", away)
             if error is not None:
                 raise error

@@ -14,7 +14,7 @@ from prefect.exceptions import CancelledRun
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from flows.on_prefect import own_server, profiles
-from flows.on_prefect.body import HERE, Here
+from flows.on_prefect.body import IN_PROCESS, InProcess
 from flows.recipe import Recipe
 from vbert.artifacts.artifact import Artifact
 from vbert.artifacts.build import Machine
@@ -40,16 +40,16 @@ def run_on_prefect(
     from flows.pipeline import pipeline
 
     until = [target.title for target in targets if target.stage_name != "report"]
-    with in_this_process(targets, store, events, changes) as here:
+    with in_this_process(targets, store, events, changes) as caller:
         pipeline(recipe, None, store.location, machine, until)
-    return here.built
+    return caller.built
 
 
 @contextmanager
 def in_this_process(
     targets: Sequence[Artifact], store: Store, events: Events, changes: Mapping[str, Any] | None = None
-) -> Iterator[Here]:
-    """Flows called in this context tell `events` what they do and leave in `Here.built` what they built."""
+) -> Iterator[InProcess]:
+    """Flows called in this context tell `events` what they do and leave in `InProcess.built` what they built."""
     url = PREFECT_API_URL.value()
     if url:
         own_server.end_unneeded()
@@ -58,17 +58,17 @@ def in_this_process(
         said = "starting a Prefect server for this run alone (10–20 s); `prefect server start` runs one that stays"
         events.said(targets[0], said)
         own_server.start(partial(events.said, targets[0]))
-    here = Here(events, changes or {})
-    token = HERE.set(here)
+    caller = InProcess(events, changes or {})
+    token = IN_PROCESS.set(caller)
     # The heartbeat's thread is waited for up to a second at the end: not worth it for a run that only looks.
     quick = all(line.status in ("present", "unneeded") for line in plan(targets, store))
     try:
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if quick else {}):
-            yield here
+            yield caller
     except CancelledRun:
-        raise here.stopped or Stopped from None
+        raise caller.stopped or Stopped from None
     finally:
-        HERE.reset(token)
+        IN_PROCESS.reset(token)
 
 
 def check_server(url: str) -> None:
