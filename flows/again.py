@@ -9,8 +9,8 @@ from io import StringIO
 from typing import Any
 
 from flows.recipe import Recipe, parse_changes, recipe_names, resolve
-from vbert.artifacts.errors import UserError
 from vbert.data.yaml import load_yaml
+from vbert.errors import UserError
 
 WHERE = {"name", "machine"}  # decide no artifact
 

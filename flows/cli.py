@@ -18,13 +18,13 @@ from flows import cli_features
 from flows.cli_preprocess import preprocess
 from flows.cli_runs import gc, keep, runs, there
 from flows.options import JsonOption, MachineOption, Set, SharedOption, StoreOption
-from vbert.artifacts.children import Stopped
-from vbert.artifacts.errors import BuildError, UserError, nearest
-from vbert.artifacts.store import Store, default_root
+from vbert.artifacts.making.children import Stopped
+from vbert.artifacts.store.store import Store, default_root
+from vbert.errors import BuildError, UserError, nearest
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
-    from vbert.artifacts.artifact import Artifact
+    from vbert.artifacts.steps.artifact import Artifact
 
 app = App(
     name="vbert",
@@ -60,7 +60,7 @@ def _graph(recipe: Recipe) -> Artifact:
 
 
 def _one(recipe: Recipe, stage: str) -> Artifact:
-    from vbert.artifacts.graph import only, walk
+    from vbert.artifacts.making.graph import only, walk
 
     return only(walk(_graph(recipe)), stage)
 
@@ -139,8 +139,8 @@ def status(recipe: str, /, *, changes: Set = [], store: StoreOption = None, json
     """
     from flows.running import plan_rows
     from flows.terminal import print_plan
-    from vbert.artifacts.estimate import estimates
-    from vbert.artifacts.graph import plan
+    from vbert.artifacts.making.estimate import estimates
+    from vbert.artifacts.making.graph import plan
 
     at = _store(store)
     lines = plan([_graph(_recipe(recipe, changes))], at)
@@ -171,8 +171,8 @@ def why(
     stage
         `detector`, or one of several: `regions[easy_vqa]`.
     """
-    from vbert.artifacts.upkeep import lineage
-    from vbert.artifacts.upkeep import why as explain
+    from vbert.artifacts.upkeep.upkeep import lineage
+    from vbert.artifacts.upkeep.upkeep import why as explain
 
     if stage is not None:
         said = explain(_store(store), _one(_recipe(recipe, changes), stage))
@@ -207,7 +207,7 @@ def path(
     step
         print the step, instead of where its result is.
     """
-    from vbert.artifacts.stage import steps_as_json
+    from vbert.artifacts.steps.stage import steps_as_json
 
     artifact = _one(_recipe(recipe, changes), stage)
     if step:
@@ -242,8 +242,8 @@ def build(
     from flows.running import engine_here
     from flows.runs import record_run, slug
     from flows.terminal import Terminal
-    from vbert.artifacts.build import UnitsMade
-    from vbert.artifacts.stage import artifact_from_json
+    from vbert.artifacts.making.build import UnitsMade
+    from vbert.artifacts.steps.stage import artifact_from_json
 
     try:
         document = json.loads(step.read_bytes())
@@ -276,7 +276,7 @@ def _range(units: str) -> range:
 def verify(*, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Read every byte of the store and name what is damaged. Example: `vbert verify --store /data/store`"""
     from flows.terminal import Terminal
-    from vbert.artifacts.upkeep import verify as check
+    from vbert.artifacts.upkeep.upkeep import verify as check
 
     at = there(store)
     with Terminal() as terminal:

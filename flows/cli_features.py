@@ -13,9 +13,9 @@ from cyclopts import App, Parameter
 
 from flows.cli_import import import_features, say
 from flows.options import DtypeOption, JsonOption, SharedOption, StoreOption
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import Engine
-from vbert.artifacts.store import Store, default_root
+from vbert.artifacts.making.graph import Engine
+from vbert.artifacts.store.store import Store, default_root
+from vbert.errors import UserError
 
 if TYPE_CHECKING:
     from vbert.regions.interop.sizes import Sizes

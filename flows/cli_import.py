@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from flows.options import DtypeOption, JsonOption, MachineOption, SharedOption, StoreOption
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import Engine
-from vbert.artifacts.store import Store, default_root
+from vbert.artifacts.making.graph import Engine
+from vbert.artifacts.store.store import Store, default_root
+from vbert.errors import UserError
 
 
 def import_features(
@@ -123,7 +123,7 @@ def import_features(
     if made.figures["quarantined"]:
         say(f"left out: {made.figures['quarantined']:,} of its entries, see {made.path / 'quarantine.parquet'}")
     if out is not None:
-        from vbert.artifacts.handing_out import hand_out
+        from vbert.artifacts.upkeep.export import hand_out
 
         hand_out(made, out)
     contract = made.contract()

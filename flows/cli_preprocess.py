@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from flows.options import JsonOption, MachineOption, Set, SharedOption, StoreOption
-from vbert.artifacts.errors import BuildError, UserError
+from vbert.errors import BuildError, UserError
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
@@ -57,8 +57,8 @@ def preprocess(
     """
     from flows.recipe import machine_of, parse_changes
     from flows.running import Running
-    from vbert.artifacts.handing_out import hand_out
-    from vbert.artifacts.store import Store, default_root
+    from vbert.artifacts.store.store import Store, default_root
+    from vbert.artifacts.upkeep.export import hand_out
     from vbert.regions.shards import strangers
 
     if others := strangers(out):

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from flows.options import JsonOption, StoreOption
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 
 if TYPE_CHECKING:
-    from vbert.artifacts.store import Store
+    from vbert.artifacts.store.store import Store
 
 
 def there(root: str | None) -> Store:
     """A store for commands about what it holds. Raises UserError where there is none."""
-    from vbert.artifacts.store import Store, default_root
+    from vbert.artifacts.store.store import Store, default_root
 
     store = Store(root or default_root())
     if not store.exists():
@@ -70,7 +70,7 @@ def keep(run_id: str, /, *, store: StoreOption = None) -> None:
     run_id
         the run's name, as `vbert run` ends with.
     """
-    from vbert.artifacts.upkeep import keep as mark
+    from vbert.artifacts.upkeep.upkeep import keep as mark
 
     mark(there(store), run_id)
     print(f"kept {run_id}")
@@ -98,8 +98,8 @@ def gc(
         days for which anything else stays after it was made or touched.
     """
     from flows.terminal import size
-    from vbert.artifacts.upkeep import DAY
-    from vbert.artifacts.upkeep import gc as collect
+    from vbert.artifacts.upkeep.upkeep import DAY
+    from vbert.artifacts.upkeep.upkeep import gc as collect
 
     if days < 0 or grace < 0:
         raise UserError("--days and --grace are numbers of days, 0 or more")

@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 
 if TYPE_CHECKING:
     from vbert.regions.interop.comparing import Row

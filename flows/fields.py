@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from vbert.artifacts.errors import UserError, nearest
+from vbert.errors import UserError, nearest
 
 TOLD_BY = ("rule", "kind")  # fields by whose value one of several models is meant
 ANY = "NAME"  # stands in a path for a key that the user chooses

@@ -26,16 +26,16 @@ from tasks.regions import regions
 from tasks.report import report
 from tasks.vocabulary import bert_vocabulary, vocabulary
 from tasks.weights import weights
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import select, walk
-from vbert.artifacts.settings import Settings
+from vbert.artifacts.making.graph import select, walk
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.settings import Settings
 from vbert.data import readers
 from vbert.data.examples import Examples
 from vbert.data.images import Images
 from vbert.data.raw import RawFiles
 from vbert.data.shapes.scenes import ShapesSettings
 from vbert.data.spec import DatasetSpec, Source, dataset
+from vbert.errors import UserError
 from vbert.model.bert import SIZES, HubSource, bert_source
 from vbert.model.config import ModelSettings
 from vbert.model.trained import Model

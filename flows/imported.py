@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.settings import LocalPath, Settings, Wiring
+from vbert.artifacts.steps.settings import LocalPath, Settings, Wiring
 from vbert.data.raw import RawFiles
+from vbert.errors import UserError
 from vbert.regions.contract import Layer
 from vbert.regions.interop import Dtype
 from vbert.regions.shards import Shards

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from flows.graph import sources_of
-from vbert.artifacts.errors import Damaged
-from vbert.artifacts.store import Store
+from vbert.artifacts.store.store import Store
 from vbert.data.spec import dataset, dataset_names
+from vbert.errors import Damaged
 from vbert.objectives import OBJECTIVES
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from flows.recipe import Recipe, machine_of, resolve
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.graph import only, walk
-from vbert.artifacts.store import Store, default_root
+from vbert.artifacts.making.graph import only, walk
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.store.store import Store, default_root
+from vbert.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from flows.running import How

@@ -19,11 +19,11 @@ from pydantic import (
 
 from flows.fitting import check_fits
 from flows.imported import FeaturesEntry
-from vbert.artifacts.build import Machine
-from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.settings import LocalPath, Numerics, Settings, Wiring
+from vbert.artifacts.making.build import Machine
+from vbert.artifacts.steps.settings import LocalPath, Numerics, Settings, Wiring
 from vbert.data.spec import DATASETS, BoxShare
 from vbert.data.yaml import Misplaced, is_yaml, load_yaml, parse, parse_value, read_yaml
+from vbert.errors import UserError, nearest
 from vbert.model.bert import SIZES, known_sizes, model_names
 from vbert.model.config import ModelSettings
 from vbert.model.vocabulary import VocabularySettings

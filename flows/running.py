@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows.graph import cut, graph
 from flows.runs import metrics, record_run, run_id
 from flows.terminal import Terminal, console, escape, page, print_expected, print_plan
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.estimate import estimates
-from vbert.artifacts.graph import Built, Engine, Events, Planned, plan, refuse, select, walk
-from vbert.artifacts.verified import digests_shared
+from vbert.artifacts.making.estimate import estimates
+from vbert.artifacts.making.graph import Built, Engine, Events, Planned, plan, refuse, select, walk
+from vbert.artifacts.store.digest_cache import digests_shared
+from vbert.errors import BuildError
 from vbert.objectives.matching import doubt
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
-    from vbert.artifacts.artifact import Artifact
-    from vbert.artifacts.build import Machine
-    from vbert.artifacts.store import Store
+    from vbert.artifacts.making.build import Machine
+    from vbert.artifacts.steps.artifact import Artifact
+    from vbert.artifacts.store.store import Store
 
 How = Literal["auto", "local", "prefect"]
 

@@ -10,15 +10,15 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from vbert.artifacts.children import Stopped
-from vbert.artifacts.errors import BuildError, UserError, nearest
-from vbert.artifacts.graph import walk
+from vbert.artifacts.making.children import Stopped
+from vbert.artifacts.making.graph import walk
 from vbert.data.yaml import is_yaml
+from vbert.errors import BuildError, UserError, nearest
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
-    from vbert.artifacts.artifact import Artifact
-    from vbert.artifacts.store import Store
+    from vbert.artifacts.steps.artifact import Artifact
+    from vbert.artifacts.store.store import Store
 
 
 def run_id(name: str, mark: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 
 SPEC = """\
 # A data set of your own. Every field: `vbert show --fields datasets`. Paths are relative to this file.

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.graph import Built, Events, Planned
+from vbert.artifacts.making.graph import Built, Events, Planned
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from vbert.artifacts.artifact import Artifact
-    from vbert.artifacts.estimate import Estimate
+    from vbert.artifacts.making.estimate import Estimate
+    from vbert.artifacts.steps.artifact import Artifact
 
 EVERY = 5.0  # seconds between two plain lines of one stage
 WIDE = 400  # columns of a table in a pipe or file

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from shutil import copyfileobj, rmtree
 
-from vbert.artifacts.build import Build, Job
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.making.build import Build, Job
+from vbert.artifacts.steps.stage import Figures, stage
 from vbert.data.raw import RawFiles
+from vbert.errors import BuildError, UserError
 from vbert.model.bert import BertWeights, HubSource
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vbert.artifacts.build import Build
-from vbert.artifacts.settings import Numerics
-from vbert.artifacts.stage import Cost, Figures, stage
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.steps.settings import Numerics
+from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.images import Images
 from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, PretrainedDetector
 

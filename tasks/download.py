@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vbert.artifacts.build import Build
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.stage import Cost, Figures, stage
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.names import count_of, is_image, kinds
 from vbert.data.raw import RawFiles
 from vbert.data.spec import Source
+from vbert.errors import BuildError, UserError
 
 
 @stage(

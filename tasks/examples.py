@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vbert.artifacts.build import Build
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.settings import Plugin
-from vbert.artifacts.stage import Cost, Figures, stage
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.steps.settings import Plugin
+from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.examples import Examples
 from vbert.data.images import Images
 from vbert.data.raw import RawFiles
 from vbert.data.spec import Reading
+from vbert.errors import BuildError
 
 
 @stage(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vbert.artifacts.build import Build
-from vbert.artifacts.settings import Numerics, Plugin
-from vbert.artifacts.stage import Cost, Figures, stage
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.steps.settings import Numerics, Plugin
+from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.examples import Examples
 from vbert.model.trained import Model
 from vbert.objectives import DownstreamEntry

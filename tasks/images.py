@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.build import Build
-from vbert.artifacts.errors import BuildError, UserError, nearest
-from vbert.artifacts.settings import Plugin
-from vbert.artifacts.stage import Cost, Figures, stage
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.steps.settings import Plugin
+from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.images import Images
 from vbert.data.names import IMAGE_ENDINGS, count_of, is_image, kinds
 from vbert.data.raw import RawFiles
 from vbert.data.spec import Reading, share_of
+from vbert.errors import BuildError, UserError, nearest
 
 if TYPE_CHECKING:
     from vbert.data.boxes import Photo

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from vbert.artifacts.build import Build
-from vbert.artifacts.settings import Plugin
-from vbert.artifacts.stage import Cost, Figures, stage
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.steps.settings import Plugin
+from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.raw import RawFiles
 from vbert.regions.interop.importing import ImportSettings, gather, import_plan, import_shard, paths
 from vbert.regions.shards import Shards

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vbert.artifacts.build import Build
-from vbert.artifacts.settings import Numerics
-from vbert.artifacts.stage import Cost, Figures, stage
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.steps.settings import Numerics
+from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.model.bert import BertWeights
 from vbert.model.config import ModelSettings
 from vbert.model.trained import Model

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from vbert.artifacts.build import Build
-from vbert.artifacts.stage import Cost, Figures, stage
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.images import Images
 from vbert.regions.detector import DetectorWeights, ExtractionNumerics, RegionSettings
 from vbert.regions.extract import extract_shard, gather, reusable, shard_plan

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from vbert.artifacts.build import Build
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.steps.stage import Figures, stage
 from vbert.data.examples import Examples
+from vbert.errors import BuildError
 from vbert.model.bert import BertWeights
 from vbert.model.vocabulary import Vocabulary, VocabularySettings, train_tokens, write_vocabulary
 

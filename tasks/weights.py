@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from shutil import copyfileobj, rmtree
 from typing import TYPE_CHECKING
 
-from vbert.artifacts.build import Build, Job
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.making.build import Build, Job
+from vbert.artifacts.steps.stage import Figures, stage
 from vbert.data.raw import RawFiles
+from vbert.errors import UserError
 from vbert.regions.detector import DetectorSpec, DetectorWeights
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from tasks.evaluate import evaluate
 from tasks.finetune import finetune
 from tasks.pretrain import pretrain
 from tasks.regions import regions
-from vbert.artifacts.settings import Numerics
+from vbert.artifacts.steps.settings import Numerics
 from vbert.model.trained import Model
 from vbert.objectives import EvaluateSettings, objective
 from vbert.objectives.corpus import PretrainData

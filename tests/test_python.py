@@ -16,7 +16,7 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 
 import flows.recipe
 import vbert
-from vbert.artifacts.errors import UnknownImage
+from vbert.errors import UnknownImage
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
 

@@ -16,7 +16,7 @@ from typing import Any
 # who want a part; and since nothing in vbert rests on flows (arrows run flows → tasks → vbert), those of flows are
 # looked up for the caller alone. Type checkers read `__init__.pyi`.
 _PLACES = {
-    "BuildError": "vbert.artifacts.errors",
+    "BuildError": "vbert.errors",
     "Evaluation": "vbert.metrics.evaluation",
     "Examples": "vbert.data.examples",
     "Finished": "flows.python",
@@ -26,8 +26,8 @@ _PLACES = {
     "Recipe": "flows.recipe",
     "Report": "vbert.report.page",
     "Shards": "vbert.regions.shards",
-    "Store": "vbert.artifacts.store",
-    "UserError": "vbert.artifacts.errors",
+    "Store": "vbert.artifacts.store.store",
+    "UserError": "vbert.errors",
     "resolve": "flows.recipe",
     "run": "flows.python",
 }
@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Any:
     elif name in _PLACES:
         found = getattr(import_module(_PLACES[name]), name)
     else:
-        from vbert.artifacts.errors import nearest
+        from vbert.errors import nearest
 
         raise AttributeError(f"vbert has no {name!r}; {nearest(name, _PLACES)}")
     globals()[name] = found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from urllib.request import getproxies
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 
 HEARTBEAT = 30  # seconds between two signs of life of a flow run, the shortest that Prefect allows
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts import children
-from vbert.artifacts.build import Figures, Machine, Work, run_works
-from vbert.artifacts.children import CALLER, DEVICES, ChildDied
-from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.making import children
+from vbert.artifacts.making.build import Figures, Machine, Work, run_works
+from vbert.artifacts.making.children import CALLER, DEVICES, ChildDied
+from vbert.errors import BuildError, UserError
 
 if TYPE_CHECKING:
     from distributed import Client, Future

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from flows.on_prefect import profiles
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 
 PATIENCE, LONGEST = 20.0, 120.0  # seconds of waiting until a line says so, and until it is given up
 ENDING = 5.0  # seconds that the server has to write down what it was told last

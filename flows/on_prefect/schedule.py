@@ -26,8 +26,8 @@ from flows.on_prefect import HEARTBEAT
 from flows.on_prefect.dask_units import check_installed
 from flows.on_prefect.in_process import check_server
 from flows.runs import origin
-from vbert.artifacts.build import Machine
-from vbert.artifacts.errors import UserError
+from vbert.artifacts.making.build import Machine
+from vbert.errors import UserError
 
 
 def schedule(

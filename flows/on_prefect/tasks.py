@@ -36,11 +36,11 @@ from prefect.utilities.annotations import quote
 
 from flows.on_prefect.dask_units import DaskUnits, dask_units
 from flows.on_prefect.view import figures_said, outcome
-from vbert.artifacts import children
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.build import Figures, Machine, Work
-from vbert.artifacts.errors import BuildError, Damaged, NotAccepted, UserError
-from vbert.artifacts.graph import Built, Engine, Planned, foresee
+from vbert.artifacts.making import children
+from vbert.artifacts.making.build import Figures, Machine, Work
+from vbert.artifacts.making.graph import Built, Engine, Planned, foresee
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.errors import BuildError, Damaged, NotAccepted, UserError
 
 MOST_UNITS = 300  # task runs of one stage; beyond, a task makes several units (a task run costs 5–10 ms and 12 KB)
 CANCEL_SEEN = 3.0  # seconds between two looks at whether the run is to be cancelled

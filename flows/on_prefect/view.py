@@ -27,10 +27,10 @@ from prefect.runtime import flow_run
 
 from flows.recipe import Recipe, as_yaml
 from flows.terminal import size
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.estimate import estimates
-from vbert.artifacts.graph import Built, Events, Planned
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.estimate import estimates
+from vbert.artifacts.making.graph import Built, Events, Planned
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.store.store import Store
 
 EVERY = 5.0  # seconds between two updates of a progress artifact, which cost 25–45 ms each
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
-from vbert.artifacts import durable
+from vbert.artifacts.store import durable
 
 TORN = b"\0torn\0"
 
@@ -36,7 +36,7 @@ class Op:
 
 
 class Log:
-    """Collects the operations of `vbert.artifacts.durable` while it is entered."""
+    """Collects the operations of `vbert.artifacts.store.durable` while it is entered."""
 
     def __init__(self) -> None:
         self.ops: list[Op] = []

@@ -24,12 +24,12 @@ from typing import Any
 
 import pytest
 
-from vbert.artifacts import durable
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.build import Job, Machine
-from vbert.artifacts.graph import build_here
-from vbert.artifacts.manifest import FileEntry, content_digest, environment, numerics_class
-from vbert.artifacts.stage import Figures, Stage
+from vbert.artifacts.making.build import Job, Machine
+from vbert.artifacts.making.graph import build_here
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.stage import Figures, Stage
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.manifest import FileEntry, content_digest, environment, numerics_class
 
 RECORD = Path(__file__).parents[1] / "golden.json"
 

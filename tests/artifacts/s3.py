@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vbert.artifacts import build
+from vbert.artifacts.making import build
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 Environ = dict[str, Any]

@@ -21,9 +21,9 @@ from typing import Any
 from artifacts.memory import in_memory
 from artifacts.test_artifacts_crash import build
 
-from vbert.artifacts import durable
-from vbert.artifacts.store import Store
-from vbert.artifacts.upkeep import gc, verify
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.upkeep.upkeep import gc, verify
 
 CALLS = (
     "fsync",

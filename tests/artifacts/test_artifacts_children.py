@@ -17,15 +17,16 @@ import psutil
 import pytest
 from artifacts import toy
 
-from vbert.artifacts import build, children, manifest
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.build import Build, Job, Machine
-from vbert.artifacts.children import ChildDied, Children, Overdue, Stopped
-from vbert.artifacts.errors import BuildError, Damaged
-from vbert.artifacts.graph import Engine, Events, build_here
-from vbert.artifacts.settings import Numerics
-from vbert.artifacts.stage import Figures, stage
-from vbert.artifacts.store import Store
+from vbert.artifacts.making import build, children
+from vbert.artifacts.making.build import Build, Job, Machine
+from vbert.artifacts.making.children import ChildDied, Children, Overdue, Stopped
+from vbert.artifacts.making.graph import Engine, Events, build_here
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.settings import Numerics
+from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.store import manifest
+from vbert.artifacts.store.store import Store
+from vbert.errors import BuildError, Damaged
 
 TESTS = Path(__file__).parents[1]
 

@@ -18,13 +18,13 @@ from artifacts import toy
 from artifacts.crash_states import TORN, Log, Op, State, Tree, earlier, states, without
 from artifacts.memory import in_memory
 
-from vbert.artifacts import durable
-from vbert.artifacts.build import Work
-from vbert.artifacts.fingerprint import sha256
-from vbert.artifacts.graph import Engine
-from vbert.artifacts.manifest import Manifest
-from vbert.artifacts.store import Store
-from vbert.artifacts.units import make_unit
+from vbert.artifacts.making.build import Work
+from vbert.artifacts.making.graph import Engine
+from vbert.artifacts.steps.fingerprint import sha256
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.manifest import Manifest
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.store.units import make_unit
 
 # ---------------------------------------------------------------------- what must hold in every state
 

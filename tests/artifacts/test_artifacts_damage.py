@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from artifacts import toy
 
-from vbert.artifacts.errors import BuildError, Damaged
-from vbert.artifacts.graph import Engine, Events, build_here, plan
-from vbert.artifacts.manifest import Manifest
-from vbert.artifacts.store import Store
-from vbert.artifacts.units import committed, make_unit
-from vbert.artifacts.upkeep import verify
-from vbert.artifacts.verified import digests_shared
+from vbert.artifacts.making.graph import Engine, Events, build_here, plan
+from vbert.artifacts.store.digest_cache import digests_shared
+from vbert.artifacts.store.manifest import Manifest
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.store.units import committed, make_unit
+from vbert.artifacts.upkeep.upkeep import verify
+from vbert.errors import BuildError, Damaged
 
 TARGET = toy.squares(toy.numbers(3), toy.Slow())
 NEIGHBOUR = toy.squares(toy.numbers(2), toy.Slow())
@@ -379,7 +379,7 @@ def test_verify_trusts_no_earlier_check(store: Path, tmp_path: Path, monkeypatch
 def test_a_digest_is_taken_once_a_run_by_all_its_processes(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vbert.artifacts import durable
+    from vbert.artifacts.store import durable
 
     monkeypatch.setenv("VBERT_VERIFIED", str(tmp_path / "verified"))
     read: list[Path] = []

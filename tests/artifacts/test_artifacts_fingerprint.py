@@ -16,12 +16,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.build import Build
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.fingerprint import canonical, digest, dumps
-from vbert.artifacts.settings import Acceptance, LocalPath, Location, Plugin, Settings, Since, Wiring
-from vbert.artifacts.stage import Figures, artifact_from_json, stage, steps_as_json
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.fingerprint import canonical, digest, dumps
+from vbert.artifacts.steps.settings import Acceptance, LocalPath, Location, Plugin, Settings, Since, Wiring
+from vbert.artifacts.steps.stage import Figures, artifact_from_json, stage, steps_as_json
+from vbert.errors import UserError
 
 
 class Leaf(Artifact):

@@ -9,7 +9,7 @@ import pytest
 from artifacts import toy
 from artifacts.golden import RECORD, check, compare
 
-from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.steps.artifact import Artifact
 
 GRAPH = toy.graph(2)
 TOYS = [toy.numbers(3), toy.squares(toy.numbers(3), toy.Slow()), toy.nested(toy.numbers(2)), GRAPH]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from artifacts import toy
 
-from vbert.artifacts import handing_out
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import build_here
-from vbert.artifacts.handing_out import exchange, hand_out
-from vbert.artifacts.owner import Owner
+from vbert.artifacts.making.graph import build_here
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.store.owner import Owner
+from vbert.artifacts.upkeep import export as handing_out
+from vbert.artifacts.upkeep.export import exchange, hand_out
+from vbert.errors import UserError
 
 
 @pytest.fixture

@@ -16,22 +16,22 @@ from pathlib import Path
 import pytest
 from artifacts import as_user, toy
 
-from vbert.artifacts import durable
-from vbert.artifacts import owner as owners
-from vbert.artifacts.build import attempt_directory
-from vbert.artifacts.graph import build_here, walk
-from vbert.artifacts.owner import Owner
-from vbert.artifacts.store import Store
-from vbert.artifacts.units import done_with, make_unit, making_directory
-from vbert.artifacts.upkeep import gc, verify
+from vbert.artifacts.making.build import attempt_directory
+from vbert.artifacts.making.graph import build_here, walk
+from vbert.artifacts.store import durable
+from vbert.artifacts.store import owner as owners
+from vbert.artifacts.store.owner import Owner
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.store.units import done_with, make_unit, making_directory
+from vbert.artifacts.upkeep.upkeep import gc, verify
 
 TESTS = Path(__file__).parents[1]
 
 BUILDER = """
 import contextlib, json, os, sys
 from artifacts import toy
-from vbert.artifacts.graph import Engine, Events
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.graph import Engine, Events
+from vbert.artifacts.store.store import Store
 
 class Told(Events):
     def said(self, artifact, sentence): print("said", sentence, flush=True)
@@ -238,9 +238,9 @@ def test_owners_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 NEIGHBOUR = """
 import sys
 from pathlib import Path
-from vbert.artifacts.build import attempt_directory
-from vbert.artifacts.owner import Owner
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.build import attempt_directory
+from vbert.artifacts.store.owner import Owner
+from vbert.artifacts.store.store import Store
 
 store = Store(sys.argv[1])
 store.prepare()
@@ -358,8 +358,8 @@ def test_two_users_of_one_group_share_a_store(data: Path, umask: int) -> None:
     mine.write_text("")
     assert lines(as_builder(B, umask, root, "toy.numbers(3)"))[-1] == "read [0, 1, 2]"
     sweep = f"""
-from vbert.artifacts.store import Store
-from vbert.artifacts.upkeep import gc
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.upkeep.upkeep import gc
 swept = gc(Store({str(root)!r}), dry_run=False, grace=0)
 assert swept.kept == 0 and swept.items, swept
 """
@@ -447,7 +447,7 @@ def test_one_user_shares_what_the_other_builds_on(data: Path) -> None:
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
     for path in [root, *root.rglob("*")]:  # `chgrp -R`
         os.chown(path, A, as_user.GROUP)
-    share = f"from vbert.artifacts.store import Store\nStore({str(root)!r}).share()"
+    share = f"from vbert.artifacts.store.store import Store\nStore({str(root)!r}).share()"
     assert "closed to this user" in as_user.python(B, share).communicate()[1]
     assert as_user.python(A, share, 0o077).communicate()[1] == ""
     assert lines(as_builder(B, 0o077, root, nested))[-2:] == ["cached toy_nested", 'read {"0": 0, "1": 1, "2": 4}']

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from artifacts import toy
 
-from vbert.artifacts.graph import build_here, walk
-from vbert.artifacts.store import Store
-from vbert.artifacts.upkeep import gc, verify
+from vbert.artifacts.making.graph import build_here, walk
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.upkeep.upkeep import gc, verify
 
 TESTS = Path(__file__).parents[1]
 SECONDS = 0.03
@@ -25,7 +25,7 @@ TARGET = toy.graph(COUNT, seconds=SECONDS)
 COMMAND = f"""
 import sys
 from artifacts import toy
-from vbert.artifacts.graph import build_here
+from vbert.artifacts.making.graph import build_here
 print(build_here([toy.graph({COUNT}, seconds=float(sys.argv[2]))], sys.argv[1])[0].read())
 """
 

@@ -22,16 +22,16 @@ pytest.importorskip("moto", reason="moto is the S3 server of these tests")
 from artifacts import toy
 from artifacts.s3 import Proxy, S3Server, Site, serving
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.build import Machine
-from vbert.artifacts.errors import BuildError, Damaged, UserError
-from vbert.artifacts.fingerprint import digest
-from vbert.artifacts.graph import Engine, Events, build_here, plan, walk
-from vbert.artifacts.manifest import content_digest
-from vbert.artifacts.remote import RemoteStore
-from vbert.artifacts.stage import steps_as_json
-from vbert.artifacts.store import Store
-from vbert.artifacts.upkeep import gc, keep, lineage, verify, why
+from vbert.artifacts.making.build import Machine
+from vbert.artifacts.making.graph import Engine, Events, build_here, plan, walk
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.fingerprint import digest
+from vbert.artifacts.steps.stage import steps_as_json
+from vbert.artifacts.store.manifest import content_digest
+from vbert.artifacts.store.remote import RemoteStore
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.upkeep.upkeep import gc, keep, lineage, verify, why
+from vbert.errors import BuildError, Damaged, UserError
 
 TESTS = Path(__file__).parents[1]
 COUNT = 4
@@ -208,7 +208,7 @@ def test_a_worker_goes_on_from_what_it_had_not_shared(site: Site, tmp_path: Path
 def test_the_first_unit_of_a_key_stands(site: Site) -> None:
     """Two machines made other bits of a unit (another processor): one of them is taken, by all."""
     build_here([a for a in walk(squares()) if a.stage_name == "toy_numbers"], site.url)
-    from vbert.artifacts.units import make_and_share
+    from vbert.artifacts.store.units import make_and_share
 
     mark = squares().fingerprint
     for machine, value in (("one", "first"), ("two", "second")):
@@ -279,7 +279,7 @@ class NoLease:
 
 def test_two_publishers_at_once(site: Site, golden: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases switched off, both stand before the manifest: one is taken, and both have the same."""
-    monkeypatch.setattr("vbert.artifacts.remote.Lease", NoLease)
+    monkeypatch.setattr("vbert.artifacts.store.remote.Lease", NoLease)
     numbers = next(a for a in walk(squares()) if a.stage_name == "toy_numbers")
     build_here([numbers], site.url)
     both = threading.Barrier(2, timeout=30)
@@ -340,8 +340,8 @@ def other_numbers(build: Any, count: int, order: str) -> dict[str, Any]:
 def test_a_waiter_says_who_builds_and_takes_over_from_the_dead(
     site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from vbert.artifacts import lease
-    from vbert.artifacts.objects import Objects
+    from vbert.artifacts.store import lease
+    from vbert.artifacts.store.objects import Objects
 
     for name, seconds in (("BEAT", 0.2), ("LIFE", 1.0), ("LOOK", 0.05)):
         monkeypatch.setattr(lease, name, seconds)
@@ -501,7 +501,7 @@ def test_damage_is_found_named_set_aside_and_mended(
 
 def test_damage_too_large_for_a_copy_by_the_server(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server copies 5 GiB in one request and refuses more: those go by way of this machine."""
-    from vbert.artifacts import objects, transfer
+    from vbert.artifacts.store import objects, transfer
 
     store = RemoteStore(site.url)
     big = build_here([toy.bulk(1, 9)], store)[0]
@@ -525,7 +525,7 @@ def test_damage_too_large_for_a_copy_by_the_server(site: Site, monkeypatch: pyte
 
 
 def test_an_upload_has_no_more_parts_than_a_server_takes() -> None:
-    from vbert.artifacts.objects import PART, part_size
+    from vbert.artifacts.store.objects import PART, part_size
 
     for size in (0, PART, 80 << 30, 1 << 40):
         assert part_size(size) >= PART
@@ -644,7 +644,7 @@ def test_killed_at_random_moments(
 
     draw, kills = random.Random(seed), 0
     script = (
-        "import sys, json; from artifacts import toy; from vbert.artifacts.graph import build_here\n"
+        "import sys, json; from artifacts import toy; from vbert.artifacts.making.graph import build_here\n"
         f"print(build_here([toy.graph({COUNT})], sys.argv[1])[0].read())"
     )
     while True:
@@ -675,7 +675,7 @@ def test_killed_at_random_moments(
 
 
 def test_the_cache_keeps_within_its_limit(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vbert.artifacts import cache
+    from vbert.artifacts.store import cache
 
     big = build_here([toy.bulk(4, 1)], site.url)[0]
     site.machine("reader")
@@ -732,7 +732,8 @@ def test_a_forked_reader(site: Site) -> None:
 
 def test_describing_a_remote_store_loads_no_client() -> None:
     script = (
-        "import sys; from vbert.artifacts.store import Store; Store('s3://bucket/x'); print('obstore' in sys.modules)"
+        "import sys; from vbert.artifacts.store.store import Store\n"
+        "Store('s3://bucket/x'); print('obstore' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "False"
 
@@ -768,7 +769,7 @@ def test_gc_keeps_what_runs_need(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_gc_leaves_what_is_being_built(site: Site) -> None:
-    from vbert.artifacts.lease import Lease
+    from vbert.artifacts.store.lease import Lease
 
     store = RemoteStore(site.url)
     build_here([TARGET], store)

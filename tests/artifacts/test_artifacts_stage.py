@@ -14,13 +14,13 @@ from typing import Any, Literal
 import pytest
 from artifacts import toy
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.build import Build
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.graph import build_here, select, walk
-from vbert.artifacts.settings import Settings
-from vbert.artifacts.stage import Figures, Stage, find_stage, stage
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.making.graph import build_here, select, walk
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.settings import Settings
+from vbert.artifacts.steps.stage import Figures, Stage, find_stage, stage
+from vbert.artifacts.store.store import Store
+from vbert.errors import BuildError
 
 REPO = Path(__file__).parents[2]
 SLOW = toy.Slow()

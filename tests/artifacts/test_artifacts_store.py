@@ -18,13 +18,13 @@ from artifacts import as_user, toy
 from artifacts.crash_states import Log
 from safetensors import SafetensorError
 
-from vbert.artifacts import durable
-from vbert.artifacts.build import Build
-from vbert.artifacts.errors import BuildError, Damaged, UserError
-from vbert.artifacts.graph import Built, Engine, Events, build_here, plan
-from vbert.artifacts.manifest import Manifest
-from vbert.artifacts.stage import Figures, stage
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.making.graph import Built, Engine, Events, build_here, plan
+from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.manifest import Manifest
+from vbert.artifacts.store.store import Store
+from vbert.errors import BuildError, Damaged, UserError
 
 SLOW = toy.Slow()
 
@@ -240,10 +240,10 @@ def test_a_read_only_store_can_be_read() -> None:
         before = tree(data)
         code = f"""
 from artifacts import toy
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.graph import Engine, plan
-from vbert.artifacts.store import Store
-from vbert.artifacts.upkeep import gc, verify
+from vbert.errors import BuildError
+from vbert.artifacts.making.graph import Engine, plan
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.upkeep.upkeep import gc, verify
 store = Store({str(data / "store")!r})
 assert store.read_only()
 target = toy.numbers(2)

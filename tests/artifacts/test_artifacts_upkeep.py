@@ -17,14 +17,15 @@ from typing import Any
 import pytest
 from artifacts import toy
 
-from vbert.artifacts import durable, upkeep
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import build_here, walk
-from vbert.artifacts.owner import Owner
-from vbert.artifacts.stage import steps_as_json
-from vbert.artifacts.store import Store
-from vbert.artifacts.upkeep import gc, keep, lineage, verify, why
+from vbert.artifacts.making.graph import build_here, walk
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.stage import steps_as_json
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.owner import Owner
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.upkeep import upkeep
+from vbert.artifacts.upkeep.upkeep import gc, keep, lineage, verify, why
+from vbert.errors import UserError
 
 SLOW = toy.Slow()
 DAY = 86_400.0
@@ -341,7 +342,7 @@ def test_gc_while_another_process_builds(store: Store) -> None:
     code = f"""
 import sys
 from artifacts import toy
-from vbert.artifacts.graph import build_here
+from vbert.artifacts.making.graph import build_here
 print(build_here([toy.squares(toy.numbers(5), toy.Slow(seconds=0.2))], {str(store.root)!r})[0].read())
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
@@ -363,7 +364,7 @@ print(build_here([toy.squares(toy.numbers(5), toy.Slow(seconds=0.2))], {str(stor
 def test_gc_of_a_store_whose_builder_was_killed(store: Store, tmp_path: Path) -> None:
     code = f"""
 from artifacts import toy
-from vbert.artifacts.graph import build_here
+from vbert.artifacts.making.graph import build_here
 build_here([toy.squares(toy.numbers(2), toy.Slow(seconds=60))], {str(store.root)!r})
 """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.build import Build, Job, Stopped
-from vbert.artifacts.settings import Settings
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.making.build import Build, Job, Stopped
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.settings import Settings
+from vbert.artifacts.steps.stage import Figures, stage
 
 
 class Numbers(Artifact):

@@ -13,14 +13,14 @@ from data.test_data_voc import devkit, item, xml
 
 from tasks.download import download
 from tasks.images import images
-from vbert.artifacts.errors import NotAccepted, UserError
-from vbert.artifacts.graph import Engine
-from vbert.artifacts.settings import Plugin
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.graph import Engine
+from vbert.artifacts.steps.settings import Plugin
+from vbert.artifacts.store.store import Store
 from vbert.data import readers
 from vbert.data.boxes import Fitting, Frame, Photo, Stated, frame
 from vbert.data.images import Images
 from vbert.data.spec import Reading, Source, dataset
+from vbert.errors import NotAccepted, UserError
 
 __all__ = ["mine"]  # a fixture
 

@@ -14,13 +14,13 @@ import pytest
 from data.test_data_stages import built, described
 from PIL import Image
 
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.store import Store
+from vbert.artifacts.store.store import Store
 from vbert.data import readers
 from vbert.data.boxes import Turn
 from vbert.data.decode import decode
 from vbert.data.readers import coco
 from vbert.data.spec import DatasetSpec, Source, dataset
+from vbert.errors import BuildError, UserError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "coco"
 

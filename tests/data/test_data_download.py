@@ -30,9 +30,9 @@ from data.http_script import (
 )
 from pytest_httpserver import HTTPServer
 
-from vbert.artifacts.errors import BuildError, UserError
 from vbert.data.download import Patience, fetch
 from vbert.data.spec import Source
+from vbert.errors import BuildError, UserError
 
 SHA256 = hashlib.sha256(BODY).hexdigest()
 QUICK = Patience(

@@ -14,12 +14,12 @@ from data.test_data_voc import item, xml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vbert.artifacts.errors import BuildError, UserError
 from vbert.data import readers
 from vbert.data.boxes import Fitting, Photo
 from vbert.data.raw import RawFiles
 from vbert.data.readers import coco, jsonl, voc
 from vbert.data.readers._rows import ExampleRow, checked
+from vbert.errors import BuildError, UserError
 
 FAST, SLOW = 100, 2000  # mutated files a reader
 HEALTHY = list(HealthCheck)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vbert.artifacts.fingerprint import digest
+from vbert.artifacts.steps.fingerprint import digest
 from vbert.data.decode import decode
 from vbert.data.raw import RawFiles, RawWriter
 from vbert.data.readers import jsonl

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from vbert.artifacts.errors import BuildError
 from vbert.data.decode import MAX_PIXELS, size
 from vbert.data.images import BadImage, Images, decode, write_images
 from vbert.data.raw import RawFiles, RawWriter
+from vbert.errors import BuildError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 

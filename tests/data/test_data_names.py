@@ -18,13 +18,13 @@ from PIL import Image
 
 from tasks.download import download
 from tasks.images import images
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.store import Store
+from vbert.artifacts.store.store import Store
 from vbert.data import readers
 from vbert.data.decode import FORMATS
 from vbert.data.folders import file_digests, folder_digest
 from vbert.data.names import IMAGE_ENDINGS, Names, hidden, is_image, kinds, odd
 from vbert.data.spec import HoldOut, Reading, Source
+from vbert.errors import BuildError, UserError
 
 CAFE = unicodedata.normalize("NFC", "café.jpg")
 

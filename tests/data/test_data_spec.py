@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.fingerprint import digest
+from vbert.artifacts.steps.fingerprint import digest
 from vbert.data import readers, spec
 from vbert.data.spec import DatasetSpec, HoldOut, Reading, Source, dataset, dataset_names, share_of
 from vbert.data.yaml import load_yaml
+from vbert.errors import UserError
 
 SHA256 = "ab" * 32
 TEXT = f"""\

@@ -21,11 +21,10 @@ from PIL import Image
 from tasks.download import download
 from tasks.examples import examples
 from tasks.images import images
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.build import Machine
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.graph import Engine
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.build import Machine
+from vbert.artifacts.making.graph import Engine
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.store.store import Store
 from vbert.data import folders
 from vbert.data.examples import Examples, write_examples
 from vbert.data.folders import folder_digest
@@ -34,6 +33,7 @@ from vbert.data.raw import RawFiles
 from vbert.data.readers import easy_vqa as reader
 from vbert.data.readers.easy_vqa import question_type
 from vbert.data.spec import DatasetSpec, Source, dataset
+from vbert.errors import BuildError, UserError
 from vbert.regions.interop import npy_files
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from vbert.artifacts.errors import BuildError, UserError
 from vbert.data import unpack
 from vbert.data.raw import RawFiles, RawWriter, write_index
 from vbert.data.unpack import index_archive
+from vbert.errors import BuildError, UserError
 
 FILES = {"a.txt": b"alpha", "b/c.bin": bytes(range(256)) * 400, "b/empty": b"", "ä 1.txt": b"umlaut"}
 

@@ -11,10 +11,10 @@ from data.test_data_stages import built
 
 from tasks.download import download
 from tasks.images import images
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.store import Store
+from vbert.artifacts.store.store import Store
 from vbert.data.readers.voc import parsed
 from vbert.data.spec import DatasetSpec, Source, dataset
+from vbert.errors import UserError
 
 OBJECT = """<object><name>{name}</name><pose>Left</pose><truncated>1</truncated><difficult>{difficult}</difficult>
 <bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox>

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vbert.artifacts.errors import UserError
 from vbert.data.weight_files import read_weights
+from vbert.errors import UserError
 from vbert.regions.backends.bottom_up_weights import names
 
 NAMESPACE = argparse.Namespace(lr=0.02, dataset="coco")

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from vbert.artifacts.manifest import Manifest
+from vbert.artifacts.store.manifest import Manifest
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 STAGES = {  # stage → how many times it is killed
@@ -75,7 +75,7 @@ def kill_a_child(running: subprocess.Popen[bytes], luck: random.Random) -> bool:
     found = []
     for process in psutil.Process(running.pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if "vbert.artifacts.children" in process.cmdline():
+            if "vbert.artifacts.making.children" in process.cmdline():
                 found.append(process)
     if found:
         luck.choice(found).kill()

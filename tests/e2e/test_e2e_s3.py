@@ -18,10 +18,10 @@ from artifacts.s3 import Proxy, S3Server, Site, serving
 
 from flows.graph import graph
 from flows.recipe import resolve
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.graph import needs, walk
-from vbert.artifacts.stage import steps_as_json
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.graph import needs, walk
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.stage import steps_as_json
+from vbert.artifacts.store.store import Store
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 

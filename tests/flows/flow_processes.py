@@ -69,7 +69,7 @@ def children_of(pid: int) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if "vbert.artifacts.children" in child.cmdline():
+            if "vbert.artifacts.making.children" in child.cmdline():
                 found.append(child)
     return found
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from artifacts import toy
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.build import Build
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.stage import Figures, stage
 
 
 @stage("toy_fragile", makes=toy.Squares, version=1, retries=1)

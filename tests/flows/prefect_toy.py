@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from artifacts import toy
 from fragile_stages import busy, fragile_graph
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.build import Machine
-from vbert.artifacts.graph import Events
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.build import Machine
+from vbert.artifacts.making.graph import Events
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.store.store import Store
 
 KINDS: dict[str, Any] = {"toy": toy.graph, "fragile": fragile_graph, "busy": busy}
 

@@ -20,7 +20,7 @@ from flow_processes import ENVIRONMENT, Flows, begun, children_of, committed, fr
 from fragile_stages import fragile_graph
 from prefect_api import Api
 
-from vbert.artifacts.graph import build_here
+from vbert.artifacts.making.graph import build_here
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install -e '.[dask]'")
 

@@ -15,8 +15,8 @@ import pytest
 from regions import interop_files as files
 from regions.interop_files import real_features
 
-from vbert.artifacts.store import Store
-from vbert.artifacts.upkeep import gc
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.upkeep.upkeep import gc
 from vbert.regions.shards import Shards
 
 GIVEN = files.images(6, dim=32)

@@ -14,9 +14,9 @@ from flows.fields import everything, fields_at, members, roots
 from flows.graph import graph
 from flows.recipe import machine_from, resolve
 from flows.starting import start_data
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import build_here, select, walk
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.graph import build_here, select, walk
+from vbert.artifacts.store.store import Store
+from vbert.errors import UserError
 
 
 def test_every_field_of_recipes_specs_and_machine_is_described() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from flows.graph import graph
 from flows.recipe import as_yaml, resolve
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.model.bert import known_sizes, model_names, model_spec
 from vbert.model.config import ModelSettings
 

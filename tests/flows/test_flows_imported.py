@@ -11,10 +11,10 @@ from regions import interop_files as files
 
 from flows.graph import graph
 from flows.recipe import Recipe, resolve
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import build_here, walk
+from vbert.artifacts.making.graph import build_here, walk
+from vbert.artifacts.steps.artifact import Artifact
 from vbert.data.yaml import load_yaml
+from vbert.errors import UserError
 
 COUNT = 60
 

@@ -19,11 +19,11 @@ from flows.on_prefect import tasks, view
 from flows.on_prefect.body import InProcess
 from flows.on_prefect.in_process import in_this_process
 from flows.on_prefect.schedule import schedule
-from vbert.artifacts.build import Machine
-from vbert.artifacts.errors import BuildError, NotAccepted, UserError
-from vbert.artifacts.graph import Engine, Events, build_here, walk
-from vbert.artifacts.store import Store
-from vbert.artifacts.upkeep import verify
+from vbert.artifacts.making.build import Machine
+from vbert.artifacts.making.graph import Engine, Events, build_here, walk
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.upkeep.upkeep import verify
+from vbert.errors import BuildError, NotAccepted, UserError
 
 
 @pytest.fixture

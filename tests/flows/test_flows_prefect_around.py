@@ -24,11 +24,11 @@ def python(code: str, home: Path, **environment: str) -> subprocess.CompletedPro
 HERE = """
 import sys
 from flows.on_prefect import import_prefect
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 try:
     import_prefect()
     from flows.on_prefect.in_process import in_this_process
-    from vbert.artifacts.graph import Events
+    from vbert.artifacts.making.graph import Events
     with in_this_process([None], None, Events()): ...
 except UserError as error:
     print(error.message)
@@ -103,7 +103,7 @@ if begun is not None:
 def test_behind_a_proxy_the_own_server_is_reached_and_ends_with_the_run(tmp_path: Path) -> None:
     code = """
 import os, prefect_toy, psutil
-from vbert.artifacts.build import Machine
+from vbert.artifacts.making.build import Machine
 from flows.on_prefect.in_process import in_this_process
 target = prefect_toy.KINDS["toy"]()
 with in_this_process([target], prefect_toy.Store("store"), prefect_toy.Said()):

@@ -15,8 +15,8 @@ from flow_processes import Flows, begun, children_of, committed, free, gone, unt
 from fragile_stages import busy, fragile_graph
 from prefect_api import Api
 
-from vbert.artifacts.graph import build_here
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.graph import build_here
+from vbert.artifacts.store.store import Store
 
 
 @pytest.fixture

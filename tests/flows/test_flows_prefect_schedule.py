@@ -17,8 +17,8 @@ from prefect_api import Api
 
 from flows.graph import graph
 from flows.recipe import resolve
-from vbert.artifacts import durable
-from vbert.artifacts.graph import walk
+from vbert.artifacts.making.graph import walk
+from vbert.artifacts.store import durable
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 VBERT = [sys.executable, "-m", "flows.cli"]

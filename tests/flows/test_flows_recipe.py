@@ -9,9 +9,9 @@ import pytest
 
 from flows.graph import graph
 from flows.recipe import Recipe, resolve
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import walk
+from vbert.artifacts.making.graph import walk
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.errors import UserError
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 ONE = "{data: [shapes, easy_vqa], steps: 8, batch_size: 8, learning_rate: 1.0e-3, validation_examples: 20}"

@@ -8,11 +8,11 @@ import pytest
 from artifacts import toy
 
 from flows.runs import difference, difference_lines, record_run, row_lines, rows, run_id
-from vbert.artifacts.children import Stopped
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.graph import build_here
-from vbert.artifacts.store import Store
-from vbert.artifacts.upkeep import asked, keep
+from vbert.artifacts.making.children import Stopped
+from vbert.artifacts.making.graph import build_here
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.upkeep.upkeep import asked, keep
+from vbert.errors import BuildError, UserError
 
 
 @pytest.fixture

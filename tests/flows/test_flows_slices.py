@@ -11,9 +11,9 @@ import pytest
 
 from flows.graph import graph
 from flows.recipe import Recipe, recipe_names, resolve
-from vbert.artifacts.graph import plan, walk
-from vbert.artifacts.settings import Settings, Wiring
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.graph import plan, walk
+from vbert.artifacts.steps.settings import Settings, Wiring
+from vbert.artifacts.store.store import Store
 
 FINGERPRINTS = Path(__file__).parents[1] / "fingerprints.json"
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")

@@ -18,12 +18,12 @@ from werkzeug import Request, Response
 from tasks.bert import bert, copy_members, fetch_from_hub, make_bert
 from tasks.download import download
 from tasks.vocabulary import vocabulary
-from vbert.artifacts.build import Job, Machine
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.graph import Engine
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.build import Job, Machine
+from vbert.artifacts.making.graph import Engine
+from vbert.artifacts.store.store import Store
 from vbert.data.examples import Examples, write_examples
 from vbert.data.spec import Source
+from vbert.errors import BuildError, UserError
 from vbert.model.bert import BertWeights, HubSource, model_names, model_spec
 from vbert.model.config import ModelSettings
 from vbert.model.convert import load_bert, save_pretrained

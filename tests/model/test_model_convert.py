@@ -22,7 +22,7 @@ from transformers import (
     VisualBertForQuestionAnswering,
 )
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.model.bert import BertWeights
 from vbert.model.checkpoint import read_tensors, write_bert
 from vbert.model.convert import folded, load_bert, load_pretrained, save_pretrained

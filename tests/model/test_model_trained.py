@@ -11,7 +11,7 @@ import pytest
 import torch
 from model_batches import Both, small_config
 
-from vbert.artifacts.errors import BuildError
+from vbert.errors import BuildError
 from vbert.model.heads import AnswerModel, PretrainingModel
 from vbert.model.trained import Model, write_model
 from vbert.model.vocabulary import SPECIAL, TextRules, Vocabulary, write_vocabulary

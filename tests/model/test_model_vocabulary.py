@@ -12,7 +12,7 @@ import torch
 from model_batches import small_config
 from transformers import BertTokenizer
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.model.heads import PretrainingModel
 from vbert.model.visualbert import Packed
 from vbert.model.vocabulary import (

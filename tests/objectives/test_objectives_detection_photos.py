@@ -18,15 +18,15 @@ from flows.recipe import resolve
 from tasks.detector import detector
 from tasks.download import download
 from tasks.images import images
-from vbert.artifacts.build import Job, Machine
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import build_here, walk
-from vbert.artifacts.settings import Numerics
-from vbert.artifacts.stage import artifact_from_json, steps_as_json
+from vbert.artifacts.making.build import Job, Machine
+from vbert.artifacts.making.graph import build_here, walk
+from vbert.artifacts.steps.settings import Numerics
+from vbert.artifacts.steps.stage import artifact_from_json, steps_as_json
 from vbert.data import readers
 from vbert.data.images import Images
 from vbert.data.raw import RawFiles
 from vbert.data.spec import Reading, Source
+from vbert.errors import UserError
 from vbert.objectives.detection import BoxDataset, DetectionTask, evaluate, train_detector
 from vbert.regions.boxes import Adaptive, select
 from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, PretrainedDetector, detector_file

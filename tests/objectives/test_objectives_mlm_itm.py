@@ -14,9 +14,9 @@ from pydantic import ValidationError
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from training_world import COLOURS, MODEL, SHAPES, World, job, make_world
 
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.settings import Numerics
+from vbert.artifacts.steps.settings import Numerics
 from vbert.data.examples import Examples, write_examples
+from vbert.errors import BuildError, UserError
 from vbert.model.trained import Model
 from vbert.objectives.corpus import PretrainData
 from vbert.objectives.mlm_itm import Pretraining, PretrainSettings, Sample

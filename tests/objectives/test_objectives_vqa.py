@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from training_world import MODEL, World, job, make_world
 
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.settings import Numerics
+from vbert.artifacts.steps.settings import Numerics
+from vbert.errors import UserError
 from vbert.metrics.evaluation import Evaluation
 from vbert.model.trained import Model
 from vbert.model.vocabulary import SPECIAL, Encoder, TextRules

@@ -11,13 +11,13 @@ from regions.test_regions_interop_importing import step as import_step
 from tasks.download import download
 from tasks.images import images
 from tasks.regions import regions
-from vbert.artifacts.build import Build
-from vbert.artifacts.errors import NotAccepted
-from vbert.artifacts.graph import Engine, build_here, plan
-from vbert.artifacts.stage import Figures, stage
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.build import Build
+from vbert.artifacts.making.graph import Engine, build_here, plan
+from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.store.store import Store
 from vbert.data import readers
 from vbert.data.spec import Source
+from vbert.errors import NotAccepted
 from vbert.regions.acceptance import least
 from vbert.regions.detector import DetectorWeights, ExtractionNumerics, RegionSettings
 from vbert.regions.shards import Shards

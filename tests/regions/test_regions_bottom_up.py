@@ -23,7 +23,7 @@ from regions.regions_tiny import picture
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import box_iou
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.backends.bottom_up import BottomUpDetector, detector, network
 from vbert.regions.backends.bottom_up_network import cell_anchors
 from vbert.regions.boxes import Fixed, ProposalNms, select

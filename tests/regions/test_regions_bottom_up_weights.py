@@ -14,9 +14,9 @@ from regions.regions_tiny import picture
 from torch import Tensor
 
 from tasks.weights import make_weights
-from vbert.artifacts.build import Job, Machine
-from vbert.artifacts.errors import UserError
+from vbert.artifacts.making.build import Job, Machine
 from vbert.data.raw import RawFiles, RawWriter
+from vbert.errors import UserError
 from vbert.regions.backends.bottom_up import detector, published
 from vbert.regions.backends.bottom_up_network import cell_anchors
 from vbert.regions.boxes import Fixed, ProposalNms

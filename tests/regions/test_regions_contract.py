@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.fingerprint import digest
-from vbert.artifacts.settings import Plugin
+from vbert.artifacts.steps.fingerprint import digest
+from vbert.artifacts.steps.settings import Plugin
+from vbert.errors import UserError
 from vbert.regions.boxes import Adaptive, Fixed, Nms
 from vbert.regions.contract import Contract, Preprocessing, check, differences
 from vbert.regions.detector import RegionSettings, detector_file, detector_names

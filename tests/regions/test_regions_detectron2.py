@@ -30,8 +30,8 @@ from regions.regions_tiny import picture
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.fingerprint import digest
+from vbert.artifacts.steps.fingerprint import digest
+from vbert.errors import UserError
 from vbert.metrics.detection import iou
 from vbert.regions.backends import detectron2 as backend
 from vbert.regions.boxes import Adaptive, Detections, Nms, select

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.graph import weights_of
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.boxes import Fixed
 from vbert.regions.detector import DETECTORS, detector_file, load_backend
 

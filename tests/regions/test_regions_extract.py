@@ -10,9 +10,9 @@ import pytest
 import torch
 from regions.regions_tiny import collection, encoded, picture, small_spec, untrained
 
-from vbert.artifacts.build import Machine
-from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.making.build import Machine
 from vbert.data.images import Images
+from vbert.errors import BuildError, UserError
 from vbert.regions.boxes import Adaptive, Fixed, Given, Nms
 from vbert.regions.detector import DetectorWeights, ExtractionNumerics, RegionSettings
 from vbert.regions.extract import Unit, extract_shard, gather, shard_plan

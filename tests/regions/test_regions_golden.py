@@ -12,7 +12,7 @@ from PIL import Image
 from regions import bottom_up_tiny
 from regions.regions_tiny import small_spec, untrained
 
-from vbert.artifacts.fingerprint import digest
+from vbert.artifacts.steps.fingerprint import digest
 from vbert.regions.backends.bottom_up import detector as bottom_up
 from vbert.regions.boxes import Adaptive, Fixed, Given, Nms, ProposalNms, RisingNms, select
 from vbert.regions.detector import Candidates

@@ -10,7 +10,7 @@ import pytest
 from regions import interop_files as files
 from regions.interop_files import real_features
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.interop.comparing import CAUSES, Comparison, compare, compared
 from vbert.regions.interop.opened import opened
 from vbert.regions.interop.raw_regions import RawRegions

@@ -13,8 +13,8 @@ import pytest
 from regions import interop_files as files
 from regions.test_regions_contract import CONTRACT
 
-from vbert.artifacts.errors import UserError
 from vbert.data.pickles import load
+from vbert.errors import UserError
 from vbert.regions.interop.comparing import Comparison, compare
 from vbert.regions.interop.exporting import export
 from vbert.regions.interop.opened import opened

@@ -17,8 +17,8 @@ import pytest
 from regions import interop_files as files
 from regions.interop_files import Image
 
-from vbert.artifacts.errors import UserError
 from vbert.data.pickles import UnsafePickle
+from vbert.errors import UserError
 from vbert.regions import interop
 from vbert.regions.interop.boxes_in import in_pixels
 from vbert.regions.interop.npy_bytes import read_npz

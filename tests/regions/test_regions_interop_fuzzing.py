@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from regions import interop_files as files
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions import interop
 from vbert.regions.interop import hf_arrow
 from vbert.regions.interop.comparing import Comparison, compare

@@ -12,12 +12,12 @@ from regions.interop_files import Image, real_features
 
 from tasks.download import download
 from tasks.import_features import import_features
-from vbert.artifacts.build import Machine
-from vbert.artifacts.errors import BuildError, NotAccepted, UserError
-from vbert.artifacts.graph import Engine, build_here
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.build import Machine
+from vbert.artifacts.making.graph import Engine, build_here
+from vbert.artifacts.store.store import Store
 from vbert.data.raw import RawFiles
 from vbert.data.spec import Source
+from vbert.errors import BuildError, NotAccepted, UserError
 from vbert.regions import interop
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, refuse_other_corners, scale
 from vbert.regions.interop.importing import ImportSettings, Provenance, capped

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from regions.test_regions_contract import CONTRACT
 
-from vbert.artifacts.errors import BuildError
+from vbert.errors import BuildError
 from vbert.regions.shards import Sample, Shards, sample_key, shard_name, write_contents, write_shard
 
 IDS = ["train/17", "a.b.c", "Straße 7", "这是一只猫", "x" * 300, "plain", "%41", "-_"]

@@ -11,12 +11,12 @@ from regions.test_regions_extract import all_bits, extracted
 from tasks.generate import generate
 from tasks.images import images
 from tasks.regions import regions
-from vbert.artifacts.build import Build, Machine
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.graph import build_here
-from vbert.artifacts.stage import Figures, stage
+from vbert.artifacts.making.build import Build, Machine
+from vbert.artifacts.making.graph import build_here
+from vbert.artifacts.steps.stage import Figures, stage
 from vbert.data import readers
 from vbert.data.shapes.scenes import ShapesSettings
+from vbert.errors import BuildError
 from vbert.regions.boxes import Adaptive, Nms
 from vbert.regions.detector import DetectorWeights, ExtractionNumerics, RegionSettings
 

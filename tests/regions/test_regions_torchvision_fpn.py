@@ -15,7 +15,7 @@ from torchvision.models import get_model_weights
 from torchvision.ops import box_iou
 from torchvision.transforms.functional import to_pil_image
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.boxes import Adaptive, Nms, select
 from vbert.regions.detector import DetectorWeights, RegionSettings, detector_file, load_backend, write_weights
 from vbert.regions.extract import Unit, shard_plan

@@ -19,10 +19,10 @@ from flows.graph import weights_of
 from tasks.download import download
 from tasks.images import images
 from tasks.regions import regions
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import build_here
+from vbert.artifacts.making.graph import build_here
 from vbert.data import readers
 from vbert.data.spec import Reading, Source
+from vbert.errors import UserError
 from vbert.regions.backends.torchvision_weights import started
 from vbert.regions.boxes import Adaptive
 from vbert.regions.detector import ExtractionNumerics, RegionSettings, detector_file, load_backend

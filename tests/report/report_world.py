@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from vbert.artifacts.settings import Plugin
+from vbert.artifacts.steps.settings import Plugin
 from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images, write_images
 from vbert.data.raw import RawFiles, RawWriter

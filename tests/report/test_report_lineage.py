@@ -10,8 +10,8 @@ from artifacts.toy import graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vbert.artifacts import durable
-from vbert.artifacts.graph import build_here
+from vbert.artifacts.making.graph import build_here
+from vbert.artifacts.store import durable
 from vbert.report.layout import GAP_X, HEIGHT, WIDTH, essential, lay_out
 from vbert.report.lineage import chain
 

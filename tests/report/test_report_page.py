@@ -16,7 +16,7 @@ from report.report_world import World, make_world
 from flows.again import again
 from flows.graph import graph
 from flows.recipe import Recipe, resolve
-from vbert.artifacts.manifest import Manifest
+from vbert.artifacts.store.manifest import Manifest
 from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images
 from vbert.data.raw import RawFiles

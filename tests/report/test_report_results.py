@@ -178,7 +178,7 @@ def test_a_broken_image_is_a_reason(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_of_the_store_is_the_store_s_to_mend(world: World) -> None:
-    from vbert.artifacts.errors import Damaged
+    from vbert.errors import Damaged
 
     class Torn(Images):
         def open(self, image_id: str) -> Any:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from training_toy import ToyTask, job, train
 
-from vbert.artifacts.errors import UserError
 from vbert.device import of_rank
+from vbert.errors import UserError
 from vbert.training.schedule import Schedule
 
 

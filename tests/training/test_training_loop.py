@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from training_toy import ToyTask, in_processes, job, train
 from transformers import get_scheduler
 
-from vbert.artifacts import children
-from vbert.artifacts.build import Stopped
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.settings import Numerics, Since
+from vbert.artifacts.making import children
+from vbert.artifacts.making.build import Stopped
+from vbert.artifacts.steps.settings import Numerics, Since
+from vbert.errors import BuildError, UserError
 from vbert.training import loop
 from vbert.training.checkpoint import Checkpoints, State
 from vbert.training.schedule import Schedule

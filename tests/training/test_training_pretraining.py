@@ -8,8 +8,8 @@ import pytest
 import torch
 from training_world import MODEL, World, job, make_world
 
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.settings import Numerics
+from vbert.artifacts.steps.settings import Numerics
+from vbert.errors import UserError
 from vbert.model.trained import Model
 from vbert.objectives.corpus import PretrainData
 from vbert.objectives.mlm_itm import PretrainSettings

@@ -15,7 +15,7 @@ from torch import nn
 from training_toy import in_processes, job
 from training_world import MODEL, World, make_world
 
-from vbert.artifacts.settings import Numerics
+from vbert.artifacts.steps.settings import Numerics
 from vbert.objectives import load
 from vbert.objectives.detection import DetectionTask
 from vbert.objectives.mlm_itm import PretrainData, Pretraining, PretrainSettings

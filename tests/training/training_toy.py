@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vbert.artifacts import children
-from vbert.artifacts.build import Job, Machine
-from vbert.artifacts.settings import Numerics
+from vbert.artifacts.making import children
+from vbert.artifacts.making.build import Job, Machine
+from vbert.artifacts.steps.settings import Numerics
 from vbert.training.loop import Schedule, run_training
 from vbert.training.ranks import Ranks
 from vbert.training.sampler import generator

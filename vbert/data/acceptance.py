@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from vbert.artifacts.errors import Damaged
-from vbert.artifacts.settings import least
+from vbert.artifacts.steps.settings import least
 from vbert.data.boxes import UNUSABLE
 from vbert.data.spec import Reading
+from vbert.errors import Damaged
 
 if TYPE_CHECKING:
-    from vbert.artifacts.artifact import Artifact
-    from vbert.artifacts.manifest import Manifest
-    from vbert.artifacts.store import Store
+    from vbert.artifacts.steps.artifact import Artifact
+    from vbert.artifacts.store.manifest import Manifest
+    from vbert.artifacts.store.store import Store
 
 
 def objection(artifact: Artifact) -> str | None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 
 # Which pixels an annotation file counts in where a photo's EXIF says that it is to be turned: those of the stored
 # file, those as shown, or whichever have the width and height that the annotation file states (as shown, if both do).

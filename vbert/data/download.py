@@ -21,8 +21,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vbert.artifacts.errors import BuildError, UserError
 from vbert.data.spec import Source, without_secrets
+from vbert.errors import BuildError, UserError
 
 if TYPE_CHECKING:
     import httpx

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import BuildError
+from vbert.artifacts.steps.artifact import Artifact
 from vbert.data.acceptance import objection
+from vbert.errors import BuildError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from vbert.artifacts.errors import UserError
 from vbert.data.names import IMAGE_ENDINGS, MACOSX, count_of, is_image, kinds, odd, safe_name
+from vbert.errors import UserError
 
 RACY_NS = 2_000_000_000  # a file younger than this may change again within its time stamp: its digest isn't remembered
 MAX_WAYS = 1000  # names under which links may show one folder: links to and fro multiply

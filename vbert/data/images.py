@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import BuildError, UnknownImage, near, nearest
+from vbert.artifacts.steps.artifact import Artifact
 from vbert.data.acceptance import objection
 from vbert.data.decode import BadImage, decode
+from vbert.errors import BuildError, UnknownImage, near, nearest
 
 if TYPE_CHECKING:
     import pyarrow as pa

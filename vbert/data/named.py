@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from vbert.artifacts.errors import UserError, nearest
 from vbert.data.yaml import is_yaml, read_yaml
+from vbert.errors import UserError, nearest
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
-from vbert.artifacts.errors import UserError, near
+from vbert.errors import UserError, near
 
 MACOSX = "__MACOSX"  # the folder of resource forks in zips that macOS makes
 

@@ -19,7 +19,7 @@ from math import prod
 from pathlib import Path
 from typing import IO, Any
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 
 CHILD = Path(__file__).with_name("pickle_child.py")
 

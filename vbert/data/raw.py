@@ -19,9 +19,9 @@ from shutil import copyfileobj
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import BuildError, UserError, near
+from vbert.artifacts.steps.artifact import Artifact
 from vbert.data.names import hidden, safe_name
+from vbert.errors import BuildError, UserError, near
 
 if TYPE_CHECKING:
     from vbert.data.spec import Source

@@ -14,11 +14,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validator
 
-from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.settings import Acceptance, LocalPath, Location, Plugin, Settings, Since
+from vbert.artifacts.steps.settings import Acceptance, LocalPath, Location, Plugin, Settings, Since
 from vbert.data import readers
 from vbert.data.named import DATA_SPECS, Specs
 from vbert.data.names import safe_name
+from vbert.errors import UserError, nearest
 
 DATASETS = Specs(DATA_SPECS / "datasets", "data set")
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vbert.artifacts.errors import UserError
 from vbert.data.pickles import load_torch
 from vbert.data.unpack import BROKEN_ZIP
+from vbert.errors import UserError
 
 MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER, the first of the older form's five pickles
 PICKLES = 5  # magic, protocol, system, the object, the keys of its storages in order

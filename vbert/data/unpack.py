@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.manifest import NAME as MANIFEST
+from vbert.artifacts.store.manifest import NAME as MANIFEST
 from vbert.data.names import odd, safe_name
 from vbert.data.raw import DEFLATED, INDEX, STORED, Member
+from vbert.errors import BuildError, UserError
 
 # Expanded, a compressed file may be this many times as large as it is, and this large in any case. Text packs 20 times.
 MAX_RATIO, FREE_BYTES = 100, 2**30

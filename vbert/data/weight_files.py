@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vbert.artifacts.errors import UserError
 from vbert.data.first_bytes import ENOUGH, told
 from vbert.data.pickles import Limits, Named, StoredTensor, load
 from vbert.data.torch_files import LEGACY, item_size, saved
+from vbert.errors import UserError
 
 log = logging.getLogger(__name__)
 

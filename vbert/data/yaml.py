@@ -16,8 +16,8 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.settings import LocalPath
+from vbert.artifacts.steps.settings import LocalPath
+from vbert.errors import UserError, nearest
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.steps.artifact import Artifact
 from vbert.metrics.bootstrap import Interval, interval
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.settings import Settings
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.settings import Settings
 from vbert.data.named import DATA_SPECS, Specs
 from vbert.data.spec import Source
 from vbert.data.yaml import Misplaced, is_yaml
+from vbert.errors import UserError, nearest
 from vbert.model.config import ModelSettings, VisualBertConfig
 from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary
 

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vbert.artifacts.errors import UserError
 from vbert.data.weight_files import read_weights, some, unwrapped
+from vbert.errors import UserError
 from vbert.model.bert import SIZES
 from vbert.model.config import ModelSettings
 from vbert.model.trained import write_json

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.settings import Settings, Since
+from vbert.artifacts.steps.settings import Settings, Since
+from vbert.errors import UserError
 
 LONGEST_TEXT = 128  # tokens, where nothing is said: the original's max_seq_length
 BOX_NUMBERS = 6  # what `append6` adds to a feature

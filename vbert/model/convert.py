@@ -18,7 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.model.bert import SIZES, BertWeights
 from vbert.model.checkpoint import INSIDE, WEIGHTS, Tensors, current_names, read_json, read_tensors, write_tensors
 from vbert.model.config import BOX_NUMBERS, VisualBertConfig

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vbert.artifacts.errors import BuildError, nearest
+from vbert.errors import BuildError, nearest
 from vbert.model.dropout import dropout
 from vbert.model.visualbert import Packed, VisualBert, VisualBertConfig, activate, initialise
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.fingerprint import digest
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.fingerprint import digest
+from vbert.errors import BuildError
 from vbert.model.config import VisualBertConfig
 from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary, read_rules, read_tokens, write_vocabulary
 

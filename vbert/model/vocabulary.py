@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.settings import Settings
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.settings import Settings
+from vbert.errors import UserError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

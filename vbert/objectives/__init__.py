@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union, cast
 
 from pydantic import Field
 
-from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.settings import Plugin
+from vbert.artifacts.steps.settings import Plugin
+from vbert.errors import UserError, nearest
 from vbert.objectives.entry import DownstreamSettings, EvaluateSettings
 from vbert.objectives.vqa import VqaSettings
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from vbert.artifacts.errors import BuildError, UserError, nearest
 from vbert.data.examples import Examples
+from vbert.errors import BuildError, UserError, nearest
 from vbert.regions.shards import Shards
 
 if TYPE_CHECKING:

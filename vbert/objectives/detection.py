@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vbert.artifacts import durable
-from vbert.artifacts.build import Stopped
-from vbert.artifacts.errors import BuildError, UserError, nearest
+from vbert.artifacts.making.build import Stopped
+from vbert.artifacts.store import durable
 from vbert.data.decode import BadImage
+from vbert.errors import BuildError, UserError, nearest
 from vbert.metrics.detection import Boxes, attribute_accuracy, average_precision
 from vbert.regions.boxes import Adaptive, select
 from vbert.regions.contract import Preprocessing
@@ -34,8 +34,8 @@ from vbert.regions.pixels import prepare
 from vbert.training.sampler import derive, generator
 
 if TYPE_CHECKING:
-    from vbert.artifacts.build import Job
-    from vbert.artifacts.settings import Numerics
+    from vbert.artifacts.making.build import Job
+    from vbert.artifacts.steps.settings import Numerics
     from vbert.data.images import Images
     from vbert.regions.detector import Prepared
     from vbert.training.ranks import Ranks

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vbert.artifacts.settings import LocalPath, Settings, Since, Wiring
+from vbert.artifacts.steps.settings import LocalPath, Settings, Since, Wiring
 from vbert.training.schedule import Schedule
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from vbert.artifacts.settings import Since
+from vbert.artifacts.steps.settings import Since
 from vbert.model.config import text_limit
 from vbert.objectives.corpus import Corpus, Pair, PretrainData, check_names
 from vbert.training.schedule import Schedule

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from vbert.artifacts.errors import BuildError
+from vbert.errors import BuildError
 from vbert.objectives.entry import DownstreamSettings
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.settings import least
+from vbert.artifacts.steps.settings import least
 from vbert.data.acceptance import whole
+from vbert.errors import BuildError
 
 if TYPE_CHECKING:
-    from vbert.artifacts.store import Store
+    from vbert.artifacts.store.store import Store
     from vbert.data.images import Images
     from vbert.regions.shards import Shards
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from vbert.artifacts.settings import Settings
+from vbert.artifacts.steps.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor

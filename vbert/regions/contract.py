@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.settings import Plugin, Settings, Since
+from vbert.artifacts.steps.settings import Plugin, Settings, Since
+from vbert.errors import UserError
 from vbert.regions.boxes import BoxRule, NmsRule
 
 NAME = "contract.json"

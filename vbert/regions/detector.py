@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
 
 from pydantic import Field, model_validator
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.settings import Acceptance, Numerics, Plugin, Settings, Since, Wiring
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.settings import Acceptance, Numerics, Plugin, Settings, Since, Wiring
 from vbert.data.named import DATA_SPECS, Specs
 from vbert.data.raw import RawFiles
 from vbert.data.spec import Source
+from vbert.errors import BuildError, UserError
 from vbert.regions.backends.architectures import Architecture
 from vbert.regions.boxes import BoxRule, Nms, NmsRule
 from vbert.regions.contract import Contract, Layer, Preprocessing

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,9 +10,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vbert.artifacts import children
-from vbert.artifacts.errors import BuildError, UserError
+from vbert.artifacts.making import children
 from vbert.device import device_name, device_of
+from vbert.errors import BuildError, UserError
 from vbert.regions.overlap import prepared_ahead, run_ahead
 from vbert.regions.shards import FLOAT16_MAX
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from vbert.artifacts.artifact import Artifact
-    from vbert.artifacts.build import Machine
+    from vbert.artifacts.making.build import Machine
+    from vbert.artifacts.steps.artifact import Artifact
     from vbert.data.images import BadImage, Images
     from vbert.regions.boxes import Detections
     from vbert.regions.detector import (
@@ -92,7 +92,7 @@ def reusable(
 
     Same contract, same numerics, same processor family and libraries; `extract_shard` looks at the device.
     """
-    from vbert.artifacts.manifest import environment, numerics_class
+    from vbert.artifacts.store.manifest import environment, numerics_class
     from vbert.regions.shards import Shards
 
     found = []

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -20,8 +20,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import BuildError, UnknownImage, near
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.errors import BuildError, UnknownImage, near
 
 if TYPE_CHECKING:
     import numpy as np

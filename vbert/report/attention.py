@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vbert.artifacts.errors import BuildError, UserError, nearest
+from vbert.errors import BuildError, UserError, nearest
 from vbert.report.predictions import Shown
 from vbert.report.results import Run
 from vbert.report.thumbnails import Album, Box, Picture, boxed, named

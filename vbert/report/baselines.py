@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vbert.artifacts.errors import BuildError, Damaged, UserError
 from vbert.data.images import Images
+from vbert.errors import BuildError, Damaged, UserError
 from vbert.model.trained import Model
 from vbert.regions.detector import DetectorWeights
 from vbert.report.results import Run

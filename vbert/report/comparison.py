@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vbert.artifacts.stage import Figures
+from vbert.artifacts.steps.stage import Figures
 from vbert.metrics.paired import Difference, paired_difference
 from vbert.model.bert import BertWeights
 from vbert.model.trained import Model

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.manifest import Manifest
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.store.manifest import Manifest
+from vbert.errors import BuildError
 from vbert.report.layout import Layout, essential, lay_out
 
 FAMILIES = {

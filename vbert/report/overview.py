@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vbert.artifacts.errors import BuildError
+from vbert.errors import BuildError
 from vbert.report.lineage import Chain
 from vbert.report.results import Run
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.settings import Settings, Wiring
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.settings import Settings, Wiring
 from vbert.data.examples import Examples
 from vbert.data.images import Images
 from vbert.metrics.evaluation import Evaluation

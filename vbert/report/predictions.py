@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vbert.artifacts.errors import BuildError
+from vbert.errors import BuildError
 from vbert.report.results import Run
 from vbert.report.thumbnails import Album, Picture
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vbert.artifacts.errors import BuildError, Damaged
+from vbert.errors import BuildError, Damaged
 from vbert.regions.shards import Shards
 from vbert.report.lineage import Node
 

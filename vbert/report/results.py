@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.stage import Figures
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.stage import Figures
 from vbert.metrics.bootstrap import Interval
 from vbert.report.page import Downstream
 

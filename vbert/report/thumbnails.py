@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from vbert.artifacts.errors import BuildError, Damaged, UserError
 from vbert.data.decode import BadImage
+from vbert.errors import BuildError, Damaged, UserError
 
 if TYPE_CHECKING:
     from vbert.data.images import Images

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import BuildError, Damaged, UserError
-from vbert.artifacts.manifest import environment
-from vbert.artifacts.stage import Figures
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.stage import Figures
+from vbert.artifacts.store.manifest import environment
 from vbert.data.images import Images
+from vbert.errors import BuildError, Damaged, UserError
 from vbert.model.trained import Model
 from vbert.regions.detector import DetectorWeights
 from vbert.report import baselines, plots, results

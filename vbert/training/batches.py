@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vbert.artifacts.errors import UserError
 from vbert.data.examples import Examples
+from vbert.errors import UserError
 from vbert.model.visualbert import Packed, append6
 from vbert.model.vocabulary import Encoder
 from vbert.regions.shards import Shards

@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from vbert.artifacts import durable
-from vbert.artifacts.errors import BuildError
+from vbert.artifacts.store import durable
+from vbert.errors import BuildError
 
 log = logging.getLogger("vbert.training")
 STATE = "state.json"

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vbert.artifacts import durable
-from vbert.artifacts.build import Job, Stopped
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.settings import Numerics, Plugin
-from vbert.artifacts.stage import Figures
+from vbert.artifacts.making.build import Job, Stopped
+from vbert.artifacts.steps.settings import Numerics, Plugin
+from vbert.artifacts.steps.stage import Figures
+from vbert.artifacts.store import durable
 from vbert.data.examples import Examples
 from vbert.device import device_of, of_rank
+from vbert.errors import UserError
 from vbert.model.config import text_limit
 from vbert.model.trained import Model, write_model
 from vbert.model.visualbert import Packed

@@ -25,11 +25,11 @@ from accelerate.utils import is_tensorboard_available, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from vbert.artifacts.build import Job, Stopped
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.fingerprint import digest
-from vbert.artifacts.settings import Numerics
+from vbert.artifacts.making.build import Job, Stopped
+from vbert.artifacts.steps.fingerprint import digest
+from vbert.artifacts.steps.settings import Numerics
 from vbert.device import device_of
+from vbert.errors import BuildError, UserError
 from vbert.training.checkpoint import Checkpoints, NotWhole, State
 from vbert.training.optimizer import clip_gradients, make_optimizer, optimizer_tensors, restore_optimizer
 from vbert.training.ranks import Ranks

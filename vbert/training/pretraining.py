@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from vbert.artifacts.build import Job
-from vbert.artifacts.settings import Numerics
-from vbert.artifacts.stage import Figures
+from vbert.artifacts.making.build import Job
+from vbert.artifacts.steps.settings import Numerics
+from vbert.artifacts.steps.stage import Figures
 from vbert.model.trained import Model, write_model
 from vbert.objectives.corpus import PretrainData
 from vbert.objectives.mlm_itm import Pretraining, PretrainSettings

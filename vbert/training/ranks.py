@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 
-from vbert.artifacts.build import Job, Stopped
+from vbert.artifacts.making.build import Job, Stopped
 
 LONGEST = timedelta(days=30)  # a process that is gone is noticed by its parent, which ends the others
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from vbert.artifacts.settings import Settings
+from vbert.artifacts.steps.settings import Settings
 
 
 class Schedule(Settings):

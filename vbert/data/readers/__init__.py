@@ -26,8 +26,8 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, cast
 
-from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.settings import Plugin
+from vbert.artifacts.steps.settings import Plugin
+from vbert.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from vbert.data.boxes import Stated

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from vbert.artifacts.errors import UserError, near
 from vbert.data.names import bare, ending, folded, is_image, plain
+from vbert.errors import UserError, near
 
 if TYPE_CHECKING:
     from vbert.data.raw import RawFiles

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
-from vbert.artifacts.errors import UserError, nearest
+from vbert.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from vbert.data.raw import RawFiles

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any, NotRequired, get_args
 
 from typing_extensions import TypedDict
 
-from vbert.artifacts.errors import UserError
 from vbert.data.boxes import Corners, Pixels, Stated
 from vbert.data.names import count_of, ending, plain
 from vbert.data.readers import BoxRow, ImageRow, Note
 from vbert.data.readers._photos import Photos, Place
 from vbert.data.readers._rows import checked, chosen, flag, matched, named_by_split
+from vbert.errors import UserError
 
 if TYPE_CHECKING:
     from vbert.data.raw import RawFiles

@@ -10,9 +10,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.errors import BuildError
 from vbert.data.readers import ImageRow, only
 from vbert.data.readers._rows import checked
+from vbert.errors import BuildError
 
 if TYPE_CHECKING:
     from vbert.data.raw import RawFiles

@@ -38,10 +38,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from vbert.artifacts.errors import UserError
 from vbert.data.names import Names, count_of, is_image
 from vbert.data.readers import BoxRow, ImageRow, Note
 from vbert.data.readers._rows import ExampleRow, lines, matched, named_by_split
+from vbert.errors import UserError
 
 if TYPE_CHECKING:
     from vbert.data.raw import RawFiles

@@ -25,12 +25,12 @@ from typing import TYPE_CHECKING, Any, get_args
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from vbert.artifacts.errors import UserError, nearest
 from vbert.data.boxes import Corners, Pixels, Stated
 from vbert.data.names import Names, count_of
 from vbert.data.readers import BoxRow, ImageRow, Note
 from vbert.data.readers._photos import Photos, Place
 from vbert.data.readers._rows import chosen, flag
+from vbert.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from vbert.data.raw import RawFiles

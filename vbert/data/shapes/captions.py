@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Any, TypeVar
 
-from vbert.artifacts.errors import BuildError
 from vbert.data.shapes.language import (
     Facts,
     Is,
@@ -25,6 +24,7 @@ from vbert.data.shapes.language import (
 from vbert.data.shapes.negatives import negatives
 from vbert.data.shapes.scenes import ShapesSettings, stream
 from vbert.data.shapes.wording import words
+from vbert.errors import BuildError
 
 T = TypeVar("T")
 Row = dict[str, Any]

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from vbert.artifacts.settings import Settings
+from vbert.artifacts.steps.settings import Settings
 
 Shape = Literal["circle", "rectangle", "triangle", "diamond", "cross"]
 Colour = Literal["black", "blue", "brown", "gray", "green", "red", "teal", "yellow"]

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from vbert.artifacts.settings import Settings, Since
+from vbert.artifacts.steps.settings import Settings, Since
 
 
 class PlainCnn(Settings):

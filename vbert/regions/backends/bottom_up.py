@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.backends.architectures import BottomUp
 from vbert.regions.backends.bottom_up_network import BottomUpNetwork, clipped, moved
 from vbert.regions.backends.box_head import filled

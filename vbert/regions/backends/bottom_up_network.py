@@ -15,7 +15,7 @@ from torch.nn.functional import max_pool2d, pad, relu
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d, nms, roi_pool
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.backends.architectures import BottomUp
 
 STRIDE = 16

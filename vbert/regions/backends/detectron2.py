@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vbert.artifacts.errors import UserError, nearest
 from vbert.data.weight_files import read_weights, some
+from vbert.errors import UserError, nearest
 from vbert.regions.backends.architectures import Detectron2
 from vbert.regions.detector import Detector, DetectorCheckpoint, DetectorSpec
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.backends import plain_cnn, torchvision_fpn, torchvision_weights
 from vbert.regions.detector import Detector, DetectorCheckpoint, DetectorSpec
 

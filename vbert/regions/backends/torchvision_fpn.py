@@ -18,7 +18,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.backends.architectures import TorchvisionFasterRcnn
 from vbert.regions.backends.faster_rcnn import (
     AttributeRoiHeads,

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from vbert.artifacts.errors import UserError
 from vbert.data.weight_files import class_lines, read_weights, some
+from vbert.errors import UserError
 from vbert.regions.backends.torchvision_fpn import MOBILE, V2, network
 from vbert.regions.detector import DetectorCheckpoint
 

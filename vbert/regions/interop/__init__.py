@@ -26,8 +26,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.settings import Plugin
+from vbert.artifacts.steps.settings import Plugin
+from vbert.errors import UserError, nearest
 from vbert.regions.interop.raw_regions import RawRegions, check_finite
 
 Place = tuple[Any, ...]

@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.interop import Place, Read
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions, missing, sibling
 

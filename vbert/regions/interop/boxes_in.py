@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.settings import Settings
+from vbert.artifacts.steps.settings import Settings
+from vbert.errors import UserError
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 if TYPE_CHECKING:

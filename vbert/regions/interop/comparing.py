@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.interop.boxes_in import scale
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 

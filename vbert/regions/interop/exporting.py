@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.owner import SUFFIX, Owner, clear_dead
+from vbert.artifacts.store.owner import SUFFIX, Owner, clear_dead
+from vbert.errors import UserError, nearest
 from vbert.regions.interop import WRITERS
 from vbert.regions.interop.opened import FeatureSet
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions

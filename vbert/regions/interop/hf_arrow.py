@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.durable import sha256_file
-from vbert.artifacts.errors import UserError
+from vbert.artifacts.store.durable import sha256_file
+from vbert.errors import UserError
 from vbert.regions.interop import Place, Read
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions, missing
 

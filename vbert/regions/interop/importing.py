@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.settings import Acceptance, Plugin, Settings, Since
+from vbert.artifacts.steps.settings import Acceptance, Plugin, Settings, Since
+from vbert.errors import UserError
 from vbert.regions import interop
 from vbert.regions.boxes import BoxRule, NmsRule
 from vbert.regions.contract import Contract, Layer, Preprocessing

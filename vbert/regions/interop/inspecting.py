@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.drawing import check_name, side_by_side, tile
 from vbert.regions.interop.opened import FeatureSet, LocalFiles
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions

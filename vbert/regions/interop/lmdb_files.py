@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.interop.npy_files import unpickled
 from vbert.regions.interop.raw_regions import BadEntry, missing
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.interop import Dtype, Place, Read, tsv
 from vbert.regions.interop.raw_regions import RawRegions, numbered
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.interop import Place, Read
 from vbert.regions.interop.lmdb_files import data_file, entry, has_key, opened_lmdb, value_of
 from vbert.regions.interop.npy_files import described

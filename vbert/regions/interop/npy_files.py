@@ -18,8 +18,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.errors import UserError
 from vbert.data.names import safe_name
+from vbert.errors import UserError
 from vbert.regions.interop import Place, Read, folder_files
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions, numbered, sibling
 

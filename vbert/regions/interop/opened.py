@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vbert.artifacts.errors import BuildError, UserError
 from vbert.data.folders import names_below
+from vbert.errors import BuildError, UserError
 from vbert.regions import interop
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels
 from vbert.regions.interop.importing import image_id_of

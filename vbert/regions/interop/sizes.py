@@ -14,9 +14,9 @@ from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vbert.artifacts.errors import UserError
 from vbert.data.decode import BadImage, size
 from vbert.data.names import bare, is_image
+from vbert.errors import UserError
 from vbert.regions.interop.boxes_in import Size
 from vbert.regions.interop.raw_regions import BadEntry
 

@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.interop import Dtype
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions, out_of_proportion
 

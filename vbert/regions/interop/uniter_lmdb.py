@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.errors import UserError
+from vbert.errors import UserError
 from vbert.regions.interop import Place, Read
 from vbert.regions.interop.lmdb_files import data_file, has_key, opened_lmdb, value_of
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions, missing

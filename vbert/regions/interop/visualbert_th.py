@@ -17,9 +17,9 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vbert.artifacts.errors import UserError
 from vbert.data.pickles import StoredTensor
 from vbert.data.torch_files import saved
+from vbert.errors import UserError
 from vbert.regions.interop import Place, Read
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 

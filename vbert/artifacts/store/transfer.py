@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from vbert.artifacts import durable
-from vbert.artifacts.manifest import NAME, FileEntry
-from vbert.artifacts.objects import Objects
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.manifest import NAME, FileEntry
+from vbert.artifacts.store.objects import Objects
 
 AT_ONCE = 8
 COPY_LIMIT = 5 << 30  # bytes that a server copies in one request (S3's own limit)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.graph import walk
-from vbert.artifacts.manifest import Manifest
-from vbert.artifacts.stage import steps_as_json
-from vbert.artifacts.store import Store
+from vbert.artifacts.making.graph import walk
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.stage import steps_as_json
+from vbert.artifacts.store.manifest import Manifest
+from vbert.artifacts.store.store import Store
+from vbert.errors import UserError
 
 
 def why(store: Store, artifact: Artifact) -> list[str]:

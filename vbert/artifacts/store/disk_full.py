@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from vbert.artifacts.errors import BuildError
+from vbert.errors import BuildError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 OF_RUST = re.compile(r"\(os error (\d+)\)")  # safetensors' errors are no OSErrors, the number stands in their text

@@ -16,18 +16,19 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, Field
 
-from vbert.artifacts import children, durable
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.children import ChildDied, Children, Overdue, Stopped
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.manifest import FileEntry, environment, used_device
-from vbert.artifacts.owner import GRACE, SUFFIX, Owner, untouched
-from vbert.artifacts.room import no_room, short_of_room
-from vbert.artifacts.settings import Settings
-from vbert.artifacts.stage import Figures
-from vbert.artifacts.store import Store
-from vbert.artifacts.tally import Progress, Tally
-from vbert.artifacts.units import committed, is_key, make_and_share
+from vbert.artifacts.making import children
+from vbert.artifacts.making.children import ChildDied, Children, Overdue, Stopped
+from vbert.artifacts.making.progress import Progress, Tally
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.settings import Settings
+from vbert.artifacts.steps.stage import Figures
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.disk_full import no_room, short_of_room
+from vbert.artifacts.store.manifest import FileEntry, environment, used_device
+from vbert.artifacts.store.owner import GRACE, SUFFIX, Owner, untouched
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.store.units import committed, is_key, make_and_share
+from vbert.errors import BuildError, UserError
 
 __all__ = ["Build", "Figures", "Job", "Machine", "Stopped", "StoreBuild", "Work", "run_works"]
 
@@ -337,7 +338,7 @@ class StoreBuild:
 
     def earlier(self) -> list[Artifact]:
         """Finished artifacts of the same stage, newest first, for reuse below the stage."""
-        from vbert.artifacts.stage import artifact_from_json
+        from vbert.artifacts.steps.stage import artifact_from_json
 
         records = [
             record

@@ -9,9 +9,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from vbert.artifacts import durable, manifest
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.manifest import FileEntry, Manifest, content_digest, numerics_class
+from vbert.artifacts.store import durable, manifest
+from vbert.artifacts.store.manifest import FileEntry, Manifest, content_digest, numerics_class
+from vbert.errors import BuildError
 
 
 def damaged_name(stage: str, fingerprint: str) -> str:

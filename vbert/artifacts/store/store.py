@@ -20,17 +20,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts import durable, manifest
-from vbert.artifacts.contents import complete, damaged_name, damaged_of, tell_difference
-from vbert.artifacts.errors import BuildError, Damaged, UserError
-from vbert.artifacts.locks import held
-from vbert.artifacts.manifest import FileEntry, Manifest
-from vbert.artifacts.owner import SUFFIX, Owner, clear_dead
-from vbert.artifacts.tally import Kept
-from vbert.artifacts.verified import Verified
+from vbert.artifacts.making.progress import Kept
+from vbert.artifacts.store import durable, manifest
+from vbert.artifacts.store.contents import complete, damaged_name, damaged_of, tell_difference
+from vbert.artifacts.store.digest_cache import Verified
+from vbert.artifacts.store.locks import held
+from vbert.artifacts.store.manifest import FileEntry, Manifest
+from vbert.artifacts.store.owner import SUFFIX, Owner, clear_dead
+from vbert.errors import BuildError, Damaged, UserError
 
 if TYPE_CHECKING:
-    from vbert.artifacts.upkeep import Sweeping
+    from vbert.artifacts.upkeep.upkeep import Sweeping
 
 FORMAT = 1
 
@@ -47,7 +47,7 @@ class Store:
 
     def __new__(cls, root: Path | str) -> Store:
         if isinstance(root, str) and "://" in root:
-            from vbert.artifacts.remote import RemoteStore
+            from vbert.artifacts.store.remote import RemoteStore
 
             cls = RemoteStore
         return object.__new__(cls)
@@ -441,7 +441,7 @@ class Store:
 
     def sweeping(self, roots: frozenset[str], grace: float, recent: float) -> Sweeping:
         """What `gc` goes by."""
-        from vbert.artifacts.upkeep import Sweeping
+        from vbert.artifacts.upkeep.upkeep import Sweeping
 
         return Sweeping(self, roots, grace, recent)
 

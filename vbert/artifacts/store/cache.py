@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from vbert.artifacts.errors import BuildError, UserError
+from vbert.errors import BuildError, UserError
 
 ROOT = "VBERT_CACHE"  # where remote stores are worked on and their files cached
 LIMIT = "VBERT_CACHE_SIZE"  # bytes of finished artifacts kept here: `50GB`

@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.fingerprint import canonical, dumps, sha256
+from vbert.artifacts.steps.fingerprint import canonical, dumps, sha256
+from vbert.errors import BuildError
 
 if TYPE_CHECKING:
-    from vbert.artifacts.manifest import Manifest
-    from vbert.artifacts.stage import Stage
-    from vbert.artifacts.store import Store
+    from vbert.artifacts.steps.stage import Stage
+    from vbert.artifacts.store.manifest import Manifest
+    from vbert.artifacts.store.store import Store
 
 T = TypeVar("T")
 
@@ -153,9 +153,9 @@ class Artifact:
 
     def _made(self) -> Artifact:
         """Of a loose artifact, the one that its store knows."""
-        from vbert.artifacts.manifest import NAME, Manifest
-        from vbert.artifacts.stage import artifact_from_json
-        from vbert.artifacts.store import Store
+        from vbert.artifacts.steps.stage import artifact_from_json
+        from vbert.artifacts.store.manifest import NAME, Manifest
+        from vbert.artifacts.store.store import Store
 
         directory = (self._directory or Path()).absolute()
         try:

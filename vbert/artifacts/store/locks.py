@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vbert.artifacts import durable
-from vbert.artifacts.owner import Owner
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.owner import Owner
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vbert.artifacts.settings import Acceptance, Location, Plugin, Since, Wiring, carries
+from vbert.artifacts.steps.settings import Acceptance, Location, Plugin, Since, Wiring, carries
 
 Identify = Callable[[Any], str | None]  # an artifact's identity, or None for anything else
 
@@ -23,7 +23,7 @@ def no_artifacts(_: Any) -> str | None:
 def canonical(value: Any, identify: Identify = no_artifacts, where: str = "value") -> Any:
     """`value` as plain JSON that is the same for equal values in every process.
 
-    Artifacts enter by `identify`; `Settings` by their fields, as the marks of `vbert.artifacts.settings` say.
+    Artifacts enter by `identify`; `Settings` by their fields, as the marks of `vbert.artifacts.steps.settings` say.
     Raises TypeError, naming `where`, for what has no stable form: a path, a set, an object, NaN, a non-string key.
     """
     if value is None or isinstance(value, bool | str | int):

@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 
-from vbert.artifacts import durable, transfer
-from vbert.artifacts.lease import LIFE, parse
-from vbert.artifacts.manifest import NAME
-from vbert.artifacts.objects import Entry
-from vbert.artifacts.remote import RemoteStore
-from vbert.artifacts.upkeep import EVERYTHING, Kind, Sweep, Sweeping
+from vbert.artifacts.store import durable, transfer
+from vbert.artifacts.store.lease import LIFE, parse
+from vbert.artifacts.store.manifest import NAME
+from vbert.artifacts.store.objects import Entry
+from vbert.artifacts.store.remote import RemoteStore
+from vbert.artifacts.upkeep.upkeep import EVERYTHING, Kind, Sweep, Sweeping
 
 FOLDERS = {"artifacts": 3, "unfinished": 3, "damaged": 2}  # and the depth at which a thing of it lies
 HERE = "working directory: "  # before the names of what lies on this machine

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Literal
 
-from vbert.artifacts.stage import Figures
+from vbert.artifacts.steps.stage import Figures
 
 Progress = Callable[..., None]  # progress(done, total, **figures)
 

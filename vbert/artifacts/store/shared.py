@@ -10,12 +10,12 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from vbert.artifacts import durable, transfer, units
-from vbert.artifacts.contents import damaged_name
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.manifest import FileEntry, content_digest
-from vbert.artifacts.objects import Objects
-from vbert.artifacts.transfer import Wrong, each
+from vbert.artifacts.store import durable, transfer, units
+from vbert.artifacts.store.contents import damaged_name
+from vbert.artifacts.store.manifest import FileEntry, content_digest
+from vbert.artifacts.store.objects import Objects
+from vbert.artifacts.store.transfer import Wrong, each
+from vbert.errors import BuildError
 
 log = logging.getLogger("vbert.store")
 

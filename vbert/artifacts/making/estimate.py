@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.manifest import Manifest
-from vbert.artifacts.store import Store
-from vbert.artifacts.tally import Kept
+from vbert.artifacts.making.progress import Kept
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.store.manifest import Manifest
+from vbert.artifacts.store.store import Store
 
 if TYPE_CHECKING:
-    from vbert.artifacts.graph import Planned
+    from vbert.artifacts.making.graph import Planned
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from vbert.artifacts.fingerprint import digest, dumps, sha256
+from vbert.artifacts.steps.fingerprint import digest, dumps, sha256
 
 NAME = "manifest.json"
 FORMAT = 1

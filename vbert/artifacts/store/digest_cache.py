@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vbert.artifacts.manifest import Manifest
+from vbert.artifacts.store.manifest import Manifest
 
 VARIABLE = "VBERT_VERIFIED"  # the run's file: one line a checked file, appended by every process of the run
 

@@ -1,7 +1,7 @@
 """Long-lived child processes that run functions for a builder, and die with it.
 
-A child is a fresh interpreter (`python -m vbert.artifacts.children`), so nothing of the parent's memory, threads or
-`__main__` comes along. Functions and arguments travel as pickles between processes of one user over a socket pair.
+A child is a fresh interpreter (`python -m vbert.artifacts.making.children`), so nothing of the parent's memory, threads
+or `__main__` comes along. Functions and arguments travel as pickles between processes of one user over a socket pair.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from vbert.artifacts.errors import BuildError
+from vbert.errors import BuildError
 
 PARENT_PATH = "VBERT_PARENT_PATH"
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -60,7 +60,7 @@ class Child:
         environment = os.environ | {PARENT_PATH: os.pathsep.join(p or os.getcwd() for p in sys.path)}
         environment |= {} if device is None else {DEVICES: device}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vbert.artifacts.children", str(theirs.fileno()), str(alive)],
+            [sys.executable, "-m", "vbert.artifacts.making.children", str(theirs.fileno()), str(alive)],
             pass_fds=(theirs.fileno(), alive),
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
@@ -349,6 +349,6 @@ def _failure(error: BaseException) -> bytes:
 
 
 if __name__ == "__main__":
-    from vbert.artifacts import children
+    from vbert.artifacts.making import children
 
     children.main()  # not this module's own copy, `__main__`: what functions import must be the same module

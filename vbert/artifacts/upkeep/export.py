@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
-from vbert.artifacts import durable
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.errors import UserError
-from vbert.artifacts.owner import SUFFIX, Owner, clear_dead
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.owner import SUFFIX, Owner, clear_dead
+from vbert.errors import UserError
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from pydantic import BaseModel
 
-from vbert.artifacts.artifact import Artifact
+from vbert.artifacts.steps.artifact import Artifact
 
 
 def _plain(annotation: Any) -> Any:

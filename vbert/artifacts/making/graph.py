@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vbert.artifacts import durable
-from vbert.artifacts.artifact import Artifact, Step, map_artifacts
-from vbert.artifacts.build import Machine, Runner, StoreBuild, UnitsMade, attempt_directory, run_works
-from vbert.artifacts.errors import BuildError, Damaged, NotAccepted, UserError, nearest
-from vbert.artifacts.manifest import Manifest, environment, numerics_class
-from vbert.artifacts.room import no_room, short_of_room
-from vbert.artifacts.stage import steps_as_json
-from vbert.artifacts.store import Store, Unconfirmed
-from vbert.artifacts.tally import Kept
+from vbert.artifacts.making.build import Machine, Runner, StoreBuild, UnitsMade, attempt_directory, run_works
+from vbert.artifacts.making.progress import Kept
+from vbert.artifacts.steps.artifact import Artifact, Step, map_artifacts
+from vbert.artifacts.steps.stage import steps_as_json
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.disk_full import no_room, short_of_room
+from vbert.artifacts.store.manifest import Manifest, environment, numerics_class
+from vbert.artifacts.store.store import Store, Unconfirmed
+from vbert.errors import BuildError, Damaged, NotAccepted, UserError, nearest
 
 Status = Literal["present", "unfinished", "missing", "unneeded"]
 

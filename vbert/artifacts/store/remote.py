@@ -22,20 +22,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts import cache, durable, manifest, transfer
-from vbert.artifacts.contents import complete, damaged_name, tell_difference
-from vbert.artifacts.errors import BuildError, Damaged, UserError
-from vbert.artifacts.fingerprint import sha256
-from vbert.artifacts.lease import Lease
-from vbert.artifacts.manifest import FileEntry, Manifest, content_digest
-from vbert.artifacts.objects import NotAllowed, Objects
-from vbert.artifacts.shared import SharedUnits
-from vbert.artifacts.store import FORMAT, Store
-from vbert.artifacts.tally import Kept
-from vbert.artifacts.transfer import Wrong, each
+from vbert.artifacts.making.progress import Kept
+from vbert.artifacts.steps.fingerprint import sha256
+from vbert.artifacts.store import cache, durable, manifest, transfer
+from vbert.artifacts.store.contents import complete, damaged_name, tell_difference
+from vbert.artifacts.store.lease import Lease
+from vbert.artifacts.store.manifest import FileEntry, Manifest, content_digest
+from vbert.artifacts.store.objects import NotAllowed, Objects
+from vbert.artifacts.store.shared import SharedUnits
+from vbert.artifacts.store.store import FORMAT, Store
+from vbert.artifacts.store.transfer import Wrong, each
+from vbert.errors import BuildError, Damaged, UserError
 
 if TYPE_CHECKING:
-    from vbert.artifacts.upkeep import Sweeping
+    from vbert.artifacts.upkeep.upkeep import Sweeping
 
 WORTH_TELLING = 64 << 20  # bytes whose upload takes long enough to be told of
 
@@ -325,7 +325,7 @@ class RemoteStore(Store):
     # ------------------------------------------------------------------ upkeep and runs
 
     def sweeping(self, roots: frozenset[str], grace: float, recent: float) -> Sweeping:
-        from vbert.artifacts.remote_upkeep import RemoteSweeping
+        from vbert.artifacts.upkeep.remote_upkeep import RemoteSweeping
 
         return RemoteSweeping(self, roots, grace, recent)
 

@@ -16,9 +16,9 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from vbert.artifacts.errors import BuildError, UserError
-from vbert.artifacts.objects import Objects
-from vbert.artifacts.owner import Owner
+from vbert.artifacts.store.objects import Objects
+from vbert.artifacts.store.owner import Owner
+from vbert.errors import BuildError, UserError
 
 log = logging.getLogger("vbert.store")
 

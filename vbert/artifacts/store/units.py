@@ -13,14 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vbert.artifacts import durable
-from vbert.artifacts.contents import gathered
-from vbert.artifacts.errors import BuildError
-from vbert.artifacts.fingerprint import sha256
-from vbert.artifacts.manifest import FileEntry, environment, used_device
-from vbert.artifacts.owner import SUFFIX, Owner, clear_dead
-from vbert.artifacts.stage import Figures
-from vbert.artifacts.store import Store
+from vbert.artifacts.steps.fingerprint import sha256
+from vbert.artifacts.steps.stage import Figures
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.contents import gathered
+from vbert.artifacts.store.manifest import FileEntry, environment, used_device
+from vbert.artifacts.store.owner import SUFFIX, Owner, clear_dead
+from vbert.artifacts.store.store import Store
+from vbert.errors import BuildError
 
 RECORD = "unit.json"
 

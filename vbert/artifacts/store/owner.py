@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from vbert.artifacts import durable
-from vbert.artifacts.durable import open_file
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.durable import open_file
 
 SUFFIX = ".owner"  # behind the name of what is being made: the record of who makes it
 GRACE = 7 * 86_400.0  # seconds for which what may be of somebody at work is left alone

@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vbert.artifacts import durable
-from vbert.artifacts.errors import Damaged, UserError, nearest
-from vbert.artifacts.fingerprint import dumps
-from vbert.artifacts.manifest import NAME as MANIFEST
-from vbert.artifacts.manifest import Manifest
-from vbert.artifacts.owner import GRACE, Owner, untouched
-from vbert.artifacts.store import Store
-from vbert.artifacts.why import lineage, why
+from vbert.artifacts.steps.fingerprint import dumps
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.manifest import NAME as MANIFEST
+from vbert.artifacts.store.manifest import Manifest
+from vbert.artifacts.store.owner import GRACE, Owner, untouched
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.upkeep.why import lineage, why
+from vbert.errors import Damaged, UserError, nearest
 
 __all__ = ["Sweep", "Swept", "asked", "gc", "keep", "lineage", "verify", "why"]
 

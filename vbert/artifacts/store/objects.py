@@ -20,7 +20,7 @@ from threading import BoundedSemaphore
 from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-from vbert.artifacts.errors import BuildError, UserError, nearest
+from vbert.errors import BuildError, UserError, nearest
 
 log = logging.getLogger("vbert.store")
 
@@ -56,7 +56,7 @@ def _apart(method: Method[P, T]) -> Method[P, T]:
     def call(self: Objects, /, *arguments: P.args, **named: P.kwargs) -> T:
         if not _forked:
             return method(self, *arguments, **named)
-        from vbert.artifacts.children import Children
+        from vbert.artifacts.making.children import Children
 
         result: T = Children(0).run(_apply, self.url, method.__name__, arguments)
         return result

@@ -13,12 +13,12 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, get_type_hints
 
-from vbert.artifacts.artifact import Artifact, Step
-from vbert.artifacts.errors import UserError, nearest
-from vbert.artifacts.typed import checked, decoded, encoded
+from vbert.artifacts.steps.artifact import Artifact, Step
+from vbert.artifacts.steps.typed import checked, decoded, encoded
+from vbert.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from vbert.artifacts.build import Build
+    from vbert.artifacts.making.build import Build
 
 P = ParamSpec("P")
 A = TypeVar("A", bound=Artifact)
