@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from artifacts import toy
 
-from vbert.artifacts.artifact import Artifact
-from vbert.artifacts.build import Machine
-from vbert.artifacts.graph import Built, Engine, Events, build_here, plan
-from vbert.artifacts.owner import Owner
-from vbert.artifacts.store import Store
-from vbert.artifacts.upkeep import gc, keep, lineage, verify, why
+from vbert.artifacts.making.build import Machine
+from vbert.artifacts.making.graph import Built, Engine, Events, build_here, plan
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.store.owner import Owner
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.upkeep.upkeep import gc, keep, lineage, verify, why
 
 FAST = toy.Slow()
 ONE = toy.squares(toy.numbers(3).named("one"), FAST).named("one")
