@@ -38,11 +38,12 @@ from vbert.data.spec import DatasetSpec, Source, dataset
 from vbert.errors import UserError
 from vbert.model.bert import SIZES, HubSource, bert_source
 from vbert.model.config import ModelSettings
+from vbert.model.start import Initialization
 from vbert.model.trained import Model
 from vbert.objectives import objective
-from vbert.objectives.corpus import PretrainData
 from vbert.objectives.entry import DownstreamSettings
-from vbert.objectives.mlm_itm import PretrainSettings
+from vbert.objectives.pretraining.corpus import PretrainData
+from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.regions.detector import (
     TRAINED_HERE,
     DetectorFile,
@@ -53,7 +54,6 @@ from vbert.regions.detector import (
 )
 from vbert.regions.shards import Shards
 from vbert.report.page import Downstream, Report, ReportSettings
-from vbert.training.start import Initialization
 
 S = TypeVar("S", bound=Settings)
 

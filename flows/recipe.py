@@ -28,7 +28,7 @@ from vbert.model.bert import SIZES, known_sizes, model_names
 from vbert.model.config import ModelSettings
 from vbert.model.vocabulary import VocabularySettings
 from vbert.objectives import OBJECTIVES, DownstreamEntry, DownstreamSettings
-from vbert.objectives.mlm_itm import PretrainSettings
+from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.regions.detector import DETECTORS, DetectorTraining, ExtractionNumerics, RegionSettings
 
 RECIPES = Path(__file__).parent / "recipes"

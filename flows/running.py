@@ -16,7 +16,7 @@ from vbert.artifacts.making.estimate import estimates
 from vbert.artifacts.making.graph import Built, Engine, Events, Planned, plan, refuse, select, walk
 from vbert.artifacts.store.digest_cache import digests_shared
 from vbert.errors import BuildError
-from vbert.objectives.matching import doubt
+from vbert.objectives.pretraining.matching import doubt
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe

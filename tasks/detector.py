@@ -25,6 +25,6 @@ def detector(
     seed: int,
 ) -> Figures:
     """Train `spec` on the training split of `images`, evaluate it on test, or on val where test has no boxes."""
-    from vbert.objectives.detection import train_detector
+    from vbert.regions.training import train_detector
 
     return build.process(train_detector, images, spec, training, numerics, seed, processes=numerics.processes)

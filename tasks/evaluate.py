@@ -38,12 +38,12 @@ def evaluate(
 
 
 def _predict(*arguments: object) -> Figures:
-    from vbert.training.downstream import run_predict
+    from vbert.objectives.downstream import run_predict
 
     return run_predict(*arguments)  # type: ignore[arg-type]
 
 
 def _score(*arguments: object) -> Figures:
-    from vbert.training.downstream import run_score
+    from vbert.objectives.downstream import run_score
 
     return run_score(*arguments)  # type: ignore[arg-type]

@@ -6,10 +6,10 @@ from vbert.artifacts.making.build import Build
 from vbert.artifacts.steps.settings import Numerics, Plugin
 from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.examples import Examples
+from vbert.model.start import Initialization
 from vbert.model.trained import Model
 from vbert.objectives import DownstreamEntry
 from vbert.regions.shards import Shards
-from vbert.training.start import Initialization
 
 
 @stage(
@@ -36,6 +36,6 @@ def finetune(
 
 
 def _finetune(*arguments: object) -> Figures:
-    from vbert.training.downstream import run_finetune
+    from vbert.objectives.downstream import run_finetune
 
     return run_finetune(*arguments)  # type: ignore[arg-type]

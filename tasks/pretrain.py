@@ -11,8 +11,8 @@ from vbert.model.bert import BertWeights
 from vbert.model.config import ModelSettings
 from vbert.model.trained import Model
 from vbert.model.vocabulary import Vocabulary
-from vbert.objectives.corpus import PretrainData
-from vbert.objectives.mlm_itm import PretrainSettings
+from vbert.objectives.pretraining.corpus import PretrainData
+from vbert.objectives.pretraining.settings import PretrainSettings
 
 
 @stage(
@@ -35,13 +35,13 @@ def pretrain(
 ) -> Figures:
     """From weights drawn from `seed`, a BERT's, or a model pre-trained before, which brings vocabulary, sizes and the
     statistics of its visual input. All regions, those that it was trained on among them, must have one contract."""
-    from vbert.training.start import Initialization
+    from vbert.model.start import Initialization
 
     begun = start if isinstance(start, Model) else Initialization(vocabulary, model, start)
     return build.process(_pretrain, data, begun, settings, numerics, seed, processes=numerics.processes)
 
 
 def _pretrain(*arguments: object) -> Figures:
-    from vbert.training.pretraining import run_pretrain
+    from vbert.objectives.pretraining.run import run_pretrain
 
     return run_pretrain(*arguments)  # type: ignore[arg-type]

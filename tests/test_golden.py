@@ -18,14 +18,14 @@ from tasks.finetune import finetune
 from tasks.pretrain import pretrain
 from tasks.regions import regions
 from vbert.artifacts.steps.settings import Numerics
+from vbert.model.start import Initialization
 from vbert.model.trained import Model
 from vbert.objectives import EvaluateSettings, objective
-from vbert.objectives.corpus import PretrainData
-from vbert.objectives.mlm_itm import PretrainSettings
+from vbert.objectives.pretraining.corpus import PretrainData
+from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.objectives.vqa import VqaSettings
 from vbert.regions.boxes import Adaptive, Nms
 from vbert.regions.detector import DetectorTraining, ExtractionNumerics, RegionSettings
-from vbert.training.start import Initialization
 
 SMALL = MODEL.model_copy(update={"hidden_dropout": 0.1, "attention_dropout": 0.1})
 BRIEF = {"steps": 3, "batch_size": 8, "learning_rate": 1e-3, "validation_examples": 6}

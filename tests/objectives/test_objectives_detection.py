@@ -16,10 +16,10 @@ from vbert.artifacts.steps.settings import Numerics
 from vbert.data.decode import BadImage
 from vbert.data.images import Images
 from vbert.errors import BuildError, UserError
-from vbert.objectives import detection
-from vbert.objectives.detection import BoxDataset, DetectionTask, Unreadable, train_detector
+from vbert.regions import training as detection
 from vbert.regions.backends.faster_rcnn import StableRpn
 from vbert.regions.detector import DetectorTraining, DetectorWeights
+from vbert.regions.training import BoxDataset, DetectionTask, Unreadable, train_detector
 from vbert.training.ranks import Ranks
 
 COLOURS = ("red", "blue")

@@ -27,9 +27,9 @@ from vbert.data.images import Images
 from vbert.data.raw import RawFiles
 from vbert.data.spec import Reading, Source
 from vbert.errors import UserError
-from vbert.objectives.detection import BoxDataset, DetectionTask, evaluate, train_detector
 from vbert.regions.boxes import Adaptive, select
 from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, PretrainedDetector, detector_file
+from vbert.regions.training import BoxDataset, DetectionTask, evaluate, train_detector
 
 pytestmark = needs_photos
 TRAINING = DetectorTraining(data="coco", steps=3, batch_size=2, learning_rate=1e-3, short_sides=(48, 64), warmup=0.0)

@@ -12,11 +12,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from training_world import MODEL, World, job, make_world
 
 from vbert.data.examples import Examples, write_examples
-from vbert.objectives.corpus import Corpus, PretrainData
-from vbert.objectives.matching import Tried, accuracies, doubt, text_alone, tried
-from vbert.objectives.mlm_itm import Pretraining, PretrainSettings
+from vbert.model.start import Initialization
+from vbert.objectives.pretraining.corpus import Corpus, PretrainData
+from vbert.objectives.pretraining.matching import Tried, accuracies, doubt, text_alone, tried
+from vbert.objectives.pretraining.mlm_itm import Pretraining
+from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.training.ranks import Ranks
-from vbert.training.start import Initialization
 
 SETTINGS = PretrainSettings(steps=0, learning_rate=1e-3, altered=0.5, itm_draw="paired", validation_examples=200)
 

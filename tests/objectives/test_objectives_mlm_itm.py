@@ -17,13 +17,14 @@ from training_world import COLOURS, MODEL, SHAPES, World, job, make_world
 from vbert.artifacts.steps.settings import Numerics
 from vbert.data.examples import Examples, write_examples
 from vbert.errors import BuildError, UserError
+from vbert.model.start import Initialization
 from vbert.model.trained import Model
-from vbert.objectives.corpus import PretrainData
-from vbert.objectives.mlm_itm import Pretraining, PretrainSettings, Sample
-from vbert.training.pretraining import run_pretrain
+from vbert.objectives.pretraining.corpus import PretrainData
+from vbert.objectives.pretraining.mlm_itm import Pretraining, Sample
+from vbert.objectives.pretraining.run import run_pretrain
+from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.training.ranks import Ranks
 from vbert.training.sampler import generator
-from vbert.training.start import Initialization
 
 BASE = PretrainSettings(steps=150, batch_size=64, learning_rate=5e-3, matched=("caption", "question"))
 

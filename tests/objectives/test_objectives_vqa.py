@@ -18,13 +18,13 @@ from training_world import MODEL, World, job, make_world
 from vbert.artifacts.steps.settings import Numerics
 from vbert.errors import UserError
 from vbert.metrics.evaluation import Evaluation
+from vbert.model.start import Initialization
 from vbert.model.trained import Model
 from vbert.model.vocabulary import SPECIAL, Encoder, TextRules
 from vbert.objectives import OBJECTIVES, DownstreamEntry, EvaluateSettings, Objective, load, objective, vqa
+from vbert.objectives.downstream import run_finetune, run_predict, run_score
 from vbert.objectives.vqa import VqaSettings
 from vbert.regions.shards import Shards
-from vbert.training.downstream import run_finetune, run_predict, run_score
-from vbert.training.start import Initialization
 
 SETTINGS = VqaSettings(data="world", steps=200, batch_size=64, learning_rate=5e-3)
 ENCODER = Encoder([*SPECIAL, "what", "is", "it", "?", "？"], TextRules())
@@ -213,7 +213,7 @@ def test_what_can_not_end_well_is_refused_before_the_first_step(
     changes: dict[str, Any], said: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(vqa, "labelled", lambda row: row["split"] != "val")
-    monkeypatch.setattr("vbert.training.downstream.run_training", lambda *_: pytest.fail("it began to train"))
+    monkeypatch.setattr("vbert.objectives.downstream.run_training", lambda *_: pytest.fail("it began to train"))
     with pytest.raises(UserError, match=said):
         finetune(tmp_path, world, SETTINGS.model_copy(update=changes))
 
@@ -233,7 +233,7 @@ def test_other_features_are_refused(world: World, trained: Path, tmp_path: Path)
 def test_predictions_go_on_where_they_stopped(
     world: World, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vbert.training.downstream.CHUNK", 40)
+    monkeypatch.setattr("vbert.objectives.downstream.CHUNK", 40)
     whole = evaluate(tmp_path / "a", world, trained).file("predictions.jsonl").read_bytes()
     broken = job(tmp_path / "b")
     settings, plugin = EvaluateSettings(batch_size=64), objective("vqa")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from training_world import World, make_world
 
 from vbert.model.vocabulary import SPECIAL, Encoder, TextRules
-from vbert.training.batches import RegionInputs, Rows, mask, portion, sentence, shuffled_images, statistics
+from vbert.objectives.batches import RegionInputs, Rows, mask, portion, sentence, shuffled_images, statistics
 from vbert.training.sampler import Batches, derive, generator, items, order
 
 ENCODER = Encoder([*SPECIAL, "a", "cat", "##s", "sleep", "这", "是", "一", "只", "猫", "。", "?"], TextRules())
@@ -182,7 +182,7 @@ def test_rows_of_a_share_and_whose_regions_stand_for_theirs(world: World) -> Non
 
 
 def test_visuals_keep_no_more_than_their_budget(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("vbert.training.batches.CACHE", 200)
+    monkeypatch.setattr("vbert.objectives.batches.CACHE", 200)
     visuals = RegionInputs(world.shards, "none")
     for image in world.shards.image_ids():
         visuals(image)

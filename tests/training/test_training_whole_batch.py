@@ -16,16 +16,17 @@ from training_toy import in_processes, job
 from training_world import MODEL, World, make_world
 
 from vbert.artifacts.steps.settings import Numerics
+from vbert.model.start import Initialization
 from vbert.objectives import load
-from vbert.objectives.detection import DetectionTask
-from vbert.objectives.mlm_itm import PretrainData, Pretraining, PretrainSettings
+from vbert.objectives.batches import Rows
+from vbert.objectives.downstream import Downstream, ObjectiveDataset
+from vbert.objectives.pretraining.mlm_itm import PretrainData, Pretraining
+from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.objectives.vqa import VqaSettings
 from vbert.regions.detector import DetectorTraining
-from vbert.training.batches import Rows
-from vbert.training.downstream import Downstream, ObjectiveDataset
+from vbert.regions.training import DetectionTask
 from vbert.training.loop import Schedule, Task, run_training
 from vbert.training.sampler import items
-from vbert.training.start import Initialization
 
 # As the demo pre-trains.
 DEMO = PretrainSettings(

@@ -47,8 +47,8 @@ def gazes(run: Run, album: Album, chosen: Sequence[Shown]) -> list[Gaze]:
     Raises BuildError or UserError where the model can't be run on them.
     """
     from vbert.objectives import OBJECTIVES, load
-    from vbert.training.batches import Rows
-    from vbert.training.downstream import ObjectiveDataset
+    from vbert.objectives.batches import Rows
+    from vbert.objectives.downstream import ObjectiveDataset
 
     held = run.held
     head = held.model.head()

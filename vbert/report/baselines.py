@@ -74,7 +74,7 @@ def detected(detector: DetectorWeights | None, images: Images | None) -> Detecte
     """What a trained detector's figures are of, and the commonest training attribute beside them."""
     if detector is None or images is None or not detector.detections():
         return Detected()
-    from vbert.objectives.detection import BoxDataset, commonest_attribute, held_out_of
+    from vbert.regions.training import BoxDataset, commonest_attribute, held_out_of
 
     try:
         known = detector.about()["spec"].get("attributes") or ()
@@ -90,7 +90,7 @@ def detected(detector: DetectorWeights | None, images: Images | None) -> Detecte
 
 def hidden_word(model: Model) -> Guess | None:
     """The word piece that a pre-training hides most often; None where its data are gone."""
-    from vbert.objectives.mlm_itm import Pretraining
+    from vbert.objectives.pretraining.mlm_itm import Pretraining
 
     if model.step is None:
         return None

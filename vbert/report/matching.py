@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vbert.model.trained import Model
-from vbert.objectives.matching import NEGATIVES, doubt
+from vbert.objectives.pretraining.matching import NEGATIVES, doubt
 from vbert.report import plots
 
 PREFIX = "validation/match/"

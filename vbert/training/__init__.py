@@ -1,1 +1,1 @@
-"""Training: one loop, its checkpoints, the order of samples, and the batches of image–text objectives."""
+"""Training: one loop, its checkpoints, its optimisers and the order of samples."""

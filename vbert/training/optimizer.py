@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from vbert.model.visualbert import Fused
 from vbert.training.schedule import Schedule
+
+
+@runtime_checkable
+class Fused(Protocol):
+    """A layer whose parameters are `parts` tensors of the original, one behind the other."""
+
+    parts: int
 
 
 class BertAdam(torch.optim.Optimizer):

@@ -10,13 +10,14 @@ import torch
 from vbert.artifacts.making.build import Job
 from vbert.artifacts.steps.settings import Numerics
 from vbert.artifacts.steps.stage import Figures
+from vbert.model.start import Initialization
 from vbert.model.trained import Model, write_model
-from vbert.objectives.corpus import PretrainData
-from vbert.objectives.mlm_itm import Pretraining, PretrainSettings
+from vbert.objectives.downstream import last_figures
+from vbert.objectives.pretraining.corpus import PretrainData
+from vbert.objectives.pretraining.mlm_itm import Pretraining
+from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.regions.contract import check
-from vbert.training.downstream import last_figures
 from vbert.training.loop import run_training
-from vbert.training.start import Initialization
 
 
 def run_pretrain(

@@ -9,14 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from vbert.artifacts.steps.settings import Since
 from vbert.model.config import text_limit
-from vbert.objectives.corpus import Corpus, Pair, PretrainData, check_names
-from vbert.training.schedule import Schedule
+from vbert.objectives.pretraining.corpus import Corpus, Pair, PretrainData, check_names
+from vbert.objectives.pretraining.settings import PretrainSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,67 +21,12 @@ if TYPE_CHECKING:
 
     from vbert.model.heads import PretrainingModel
     from vbert.model.vocabulary import Encoder
-    from vbert.objectives.matching import Tried
-    from vbert.training.batches import Batch, Text
+    from vbert.objectives.batches import Batch, Text
+    from vbert.objectives.pretraining.matching import Tried
     from vbert.training.ranks import Ranks
 
 VALIDATED = 128  # sequences at once
 COUNTED = 2_000  # training examples whose hidden pieces are counted
-
-Kind = Literal["caption", "question", "pair", "phrases", "sentiment"]
-
-
-class PretrainSettings(Schedule):
-    """What pre-training does. `mlm` and `itm` are the weights of the two losses.
-
-    matched: kinds whose texts are matched with images; the others are only masked (questions with their answers, as the
-    original's pre-training on VQA). captions: texts a sequence; with 2 the first is true and the second is the one
-    that may not be (the original). itm_target: mismatch (text and images may not fit), task_label (a true/false label
-    of the examples: the original's task pre-training for NLVR2 and VCR), off. itm_rows: masked, where both losses come
-    from one pass over masked texts (the original); unmasked, where a share `itm_share` of the examples is matched
-    without masks and the others are masked and true. itm_draw: drawn, where an example is matched with what it is true
-    of or not, by chance (the original); paired, where it stands in the batch twice, with both. In pairs all that does
-    not depend on text and image together cancels out, and the head begins to look sooner (on `shapes`: 1,000 steps in
-    place of 1,750).
-    """
-
-    mlm: float = Field(1.0, ge=0, description="weight of masked language modelling")
-    itm: float = Field(1.0, ge=0, description="weight of image–text matching")
-    kinds: tuple[Kind, ...] = Field(("caption", "question"), min_length=1, description="of examples")
-    matched: tuple[Kind, ...] = Field(("caption",), description="kinds whose texts are matched with images")
-    masked: float = Field(0.15, ge=0, lt=1, description="share of word pieces hidden")
-    content: float | None = Field(None, ge=0, le=1, description="that of words which decide what is true; None: alike")
-    answers: float | None = Field(None, ge=0, le=1, description="that of answers behind their question; None: alike")
-    whole_word: bool = Field(False, description="whether all pieces of a word are masked together")
-    captions: Literal[1, 2] = Field(1, description="texts a sequence; of 2 the second may be wrong")
-    itm_target: Literal["mismatch", "task_label", "off"] = Field(
-        "mismatch", description="mismatch: text and images may not fit; task_label: as the examples are labelled; off"
-    )
-    itm_rows: Literal["masked", "unmasked"] = Field(
-        "masked", description="masked: both losses of one pass; unmasked: a share `itm_share` is matched without masks"
-    )
-    itm_share: float = Field(0.5, ge=0, le=1, description="of `itm_rows: unmasked`")
-    itm_draw: Literal["drawn", "paired"] = Field(
-        "drawn", description="paired: what is matched stands in the batch twice, with images it is true of and not"
-    )
-    mismatched: float = Field(0.5, ge=0, le=1, description="share of pairs that don't match, of `itm_draw: drawn`")
-    altered: float = Field(0.0, ge=0, le=1, description="share of those made by changing one thing of a true text")
-    altered_by: Annotated[tuple[str, ...] | None, Since(None)] = Field(
-        None, min_length=1, description="what is changed: color, relation, … as the data says; None: anything"
-    )
-    question_types: Annotated[tuple[str, ...] | None, Since(None)] = Field(
-        None, min_length=1, description="of examples: relation, count, … as the data says; None: all"
-    )
-    images: Annotated[Literal["own", "shuffled"], Since("own")] = Field(
-        "own",
-        description="shuffled: each image's texts stand beside another's regions, a control of what compute gives",
-    )
-    max_text: int | None = Field(
-        None, ge=3, description="tokens of a sequence's text, special ones included; None: max_positions, 128 at most"
-    )
-    train_pooler: bool = Field(True, description="the original leaves the pooler out of its optimiser")
-    validation_examples: int = Field(1000, ge=0, description="held-out examples, a data set")
-
 
 Shown = Callable[[Corpus, Sequence[str]], "tuple[np.ndarray, np.ndarray]"]
 
@@ -144,7 +86,7 @@ class Pretraining:
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the visual inputs of all training images."""
-        from vbert.training.batches import statistics
+        from vbert.objectives.batches import statistics
 
         return statistics([(c.visuals, [image for images in c.images for image in images]) for c in self.train])
 
@@ -179,7 +121,7 @@ class Pretraining:
 
     def _sample(self, pair: Pair, match: int, rng: np.random.Generator | None) -> Sample:
         """The sequence of a pair; masked by `rng` where there is one."""
-        from vbert.training.batches import mask, sentence
+        from vbert.objectives.batches import mask, sentence
 
         text = sentence(self.encoder, pair.sayings, self.max_text)
         if rng is None:
@@ -202,7 +144,7 @@ class Pretraining:
         import torch
 
         from vbert.model.visualbert import Packed
-        from vbert.training.batches import Batch
+        from vbert.objectives.batches import Batch
 
         shown = shown or (lambda corpus, images: corpus.visuals.of(images))
         visuals, visual_types = zip(*(shown(corpus, sample.images) for corpus, sample in samples), strict=True)
@@ -297,7 +239,7 @@ class Pretraining:
     @cached_property
     def _tried(self) -> tuple[list[Tried], dict[str, float]]:
         """Held-out pairs that the matching head is asked about, and what the text alone allows on them."""
-        from vbert.objectives.matching import accuracies, text_alone, tried
+        from vbert.objectives.pretraining.matching import accuracies, text_alone, tried
 
         pairs = tried(self.held_out, self._chosen, self.settings)
         if not pairs:
@@ -308,8 +250,8 @@ class Pretraining:
         """What the matching head says of unmasked held-out pairs, of whose texts half are true: its balanced accuracy
         (itm_accuracy), beside what the text alone allows (text_only_accuracy); and by kind of negative with the images'
         own regions, with another image's and with none."""
-        from vbert.objectives.matching import accuracies
-        from vbert.training.batches import shuffled_images
+        from vbert.objectives.batches import shuffled_images
+        from vbert.objectives.pretraining.matching import accuracies
 
         if self.settings.itm_target != "mismatch":
             return {}

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from vbert.model.vocabulary import Encoder
-    from vbert.objectives.corpus import Corpus, Pair
-    from vbert.objectives.mlm_itm import PretrainSettings
+    from vbert.objectives.pretraining.corpus import Corpus, Pair
+    from vbert.objectives.pretraining.settings import PretrainSettings
 
 NEGATIVES = ("other", "altered")
 MARGIN = 0.05  # that matching must reach above the text alone, or images were hardly looked at

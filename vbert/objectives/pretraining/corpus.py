@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vbert.model.vocabulary import Encoder
-    from vbert.objectives.mlm_itm import PretrainSettings
+    from vbert.objectives.pretraining.settings import PretrainSettings
 
 LABELS = {"false": 0, "true": 1}  # of `itm_target: task_label`
 CONTENT_ROWS = 5_000  # rows with negatives that content words are looked for in, a data set
@@ -56,7 +56,7 @@ class Corpus:
     """
 
     def __init__(self, data: PretrainData, splits: Sequence[str], settings: PretrainSettings, box_input: str) -> None:
-        from vbert.training.batches import RegionInputs, Rows
+        from vbert.objectives.batches import RegionInputs, Rows
 
         self.settings = settings
         self.rows = Rows(data.examples, data.shards, splits, settings.kinds, types=settings.question_types)

@@ -18,17 +18,17 @@ from vbert.data.examples import Examples
 from vbert.device import device_of, of_rank
 from vbert.errors import UserError
 from vbert.model.config import text_limit
+from vbert.model.start import Initialization
 from vbert.model.trained import Model, write_model
 from vbert.model.visualbert import Packed
 from vbert.model.vocabulary import Encoder
 from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load
+from vbert.objectives.batches import Batch, RegionInputs, Rows, image_groups, statistics
 from vbert.regions.contract import check
 from vbert.regions.shards import Shards
-from vbert.training.batches import Batch, RegionInputs, Rows, image_groups, statistics
 from vbert.training.loop import run_training
 from vbert.training.ranks import Ranks
 from vbert.training.sampler import derive
-from vbert.training.start import Initialization
 
 CHUNK = 2048  # examples whose predictions are kept at once
 

@@ -1,0 +1,1 @@
+"""Pre-training: masked words and image–text matching over one or several data sets."""
