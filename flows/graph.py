@@ -34,10 +34,11 @@ from vbert.data.examples import Examples
 from vbert.data.images import Images
 from vbert.data.raw import RawFiles
 from vbert.data.shapes.scenes import ShapesSettings
-from vbert.data.spec import DatasetSpec, Source, dataset
+from vbert.data.source import Source
+from vbert.data.spec import DatasetSpec, dataset
 from vbert.errors import UserError
-from vbert.model.bert import SIZES, HubSource, bert_source
-from vbert.model.config import ModelSettings
+from vbert.model.bert import HubSource, bert_source
+from vbert.model.config import SIZES, ModelSettings
 from vbert.model.start import Initialization
 from vbert.model.trained import Model
 from vbert.objectives import objective

@@ -79,7 +79,7 @@ def _path(text: str) -> Path:
 def _raw(path: Path, label: str) -> RawFiles:
     """A local file or folder by its content, which stays where it is."""
     from tasks.download import download
-    from vbert.data.spec import Source
+    from vbert.data.source import Source
 
     return download(Source(path=str(path), file=path.name).pinned()).named(label)
 

@@ -24,8 +24,8 @@ from vbert.artifacts.steps.settings import LocalPath, Numerics, Settings, Wiring
 from vbert.data.spec import DATASETS, BoxShare
 from vbert.data.yaml import Misplaced, is_yaml, load_yaml, parse, parse_value, read_yaml
 from vbert.errors import UserError, nearest
-from vbert.model.bert import SIZES, known_sizes, model_names
-from vbert.model.config import ModelSettings
+from vbert.model.bert import known_sizes, model_names
+from vbert.model.config import SIZES, ModelSettings
 from vbert.model.vocabulary import VocabularySettings
 from vbert.objectives import OBJECTIVES, DownstreamEntry, DownstreamSettings
 from vbert.objectives.pretraining.settings import PretrainSettings

@@ -8,7 +8,7 @@ from vbert.artifacts.making.build import Build
 from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.names import count_of, is_image, kinds
 from vbert.data.raw import RawFiles
-from vbert.data.spec import Source
+from vbert.data.source import Source
 from vbert.errors import BuildError, UserError
 
 

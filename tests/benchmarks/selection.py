@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.ops import box_iou, nms
 
 from vbert.regions.boxes import Adaptive, ProposalNms, select
-from vbert.regions.detector import Candidates
+from vbert.regions.candidates import Candidates
 
 PROPOSALS, CLASSES, IOU = 300, 1600, 0.3
 

@@ -19,7 +19,8 @@ from vbert.artifacts.store.store import Store
 from vbert.data import readers
 from vbert.data.boxes import Fitting, Frame, Photo, Stated, frame
 from vbert.data.images import Images
-from vbert.data.spec import Reading, Source, dataset
+from vbert.data.source import Source
+from vbert.data.spec import Reading, dataset
 from vbert.errors import NotAccepted, UserError
 
 __all__ = ["mine"]  # a fixture

@@ -19,7 +19,8 @@ from vbert.data import readers
 from vbert.data.boxes import Turn
 from vbert.data.decode import decode
 from vbert.data.readers import coco
-from vbert.data.spec import DatasetSpec, Source, dataset
+from vbert.data.source import Source
+from vbert.data.spec import DatasetSpec, dataset
 from vbert.errors import BuildError, UserError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "coco"

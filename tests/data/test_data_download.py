@@ -31,7 +31,7 @@ from data.http_script import (
 from pytest_httpserver import HTTPServer
 
 from vbert.data.download import Patience, fetch
-from vbert.data.spec import Source
+from vbert.data.source import Source
 from vbert.errors import BuildError, UserError
 
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -208,7 +208,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from vbert.data.download import fetch
-from vbert.data.spec import Source
+from vbert.data.source import Source
 fetch(Source(url=sys.argv[1], sha256=sys.argv[2]), Path(sys.argv[3]), lambda done, total: None)
 """
 

@@ -23,7 +23,8 @@ from vbert.data import readers
 from vbert.data.decode import FORMATS
 from vbert.data.folders import file_digests, folder_digest
 from vbert.data.names import IMAGE_ENDINGS, Names, hidden, is_image, kinds, odd
-from vbert.data.spec import HoldOut, Reading, Source
+from vbert.data.source import Source
+from vbert.data.spec import HoldOut, Reading
 from vbert.errors import BuildError, UserError
 
 CAFE = unicodedata.normalize("NFC", "café.jpg")

@@ -24,7 +24,8 @@ from vbert.data.readers import shapes as reader
 from vbert.data.shapes.draw import pixels, png
 from vbert.data.shapes.language import Facts, Noun, Number, Only, Relation, Some, Split, facts
 from vbert.data.shapes.oracles import caption_scores, retrieval
-from vbert.data.shapes.scenes import COLOURS, GAP, Object, Scene, ShapesSettings, scene
+from vbert.data.shapes.scene import COLOURS, GAP, Object, Scene
+from vbert.data.shapes.scenes import ShapesSettings, scene
 from vbert.data.shapes.write import texts, write
 
 GENERATED = {

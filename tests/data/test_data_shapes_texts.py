@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from vbert.data.raw import RawFiles
-from vbert.data.shapes.scenes import COLOURS, ShapesSettings
+from vbert.data.shapes.scene import COLOURS
+from vbert.data.shapes.scenes import ShapesSettings
 from vbert.data.shapes.write import write
 
 Json = dict[str, Any]

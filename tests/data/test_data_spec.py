@@ -9,7 +9,8 @@ import pytest
 
 from vbert.artifacts.steps.fingerprint import digest
 from vbert.data import readers, spec
-from vbert.data.spec import DatasetSpec, HoldOut, Reading, Source, dataset, dataset_names, share_of
+from vbert.data.source import Source
+from vbert.data.spec import DatasetSpec, HoldOut, Reading, dataset, dataset_names, share_of
 from vbert.data.yaml import load_yaml
 from vbert.errors import UserError
 

@@ -32,7 +32,8 @@ from vbert.data.images import Images
 from vbert.data.raw import RawFiles
 from vbert.data.readers import easy_vqa as reader
 from vbert.data.readers.easy_vqa import question_type
-from vbert.data.spec import DatasetSpec, Source, dataset
+from vbert.data.source import Source
+from vbert.data.spec import DatasetSpec, dataset
 from vbert.errors import BuildError, UserError
 from vbert.regions.interop import npy_files
 

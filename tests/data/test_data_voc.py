@@ -13,7 +13,8 @@ from tasks.download import download
 from tasks.images import images
 from vbert.artifacts.store.store import Store
 from vbert.data.readers.voc import parsed
-from vbert.data.spec import DatasetSpec, Source, dataset
+from vbert.data.source import Source
+from vbert.data.spec import DatasetSpec, dataset
 from vbert.errors import UserError
 
 OBJECT = """<object><name>{name}</name><pose>Left</pose><truncated>1</truncated><difficult>{difficult}</difficult>

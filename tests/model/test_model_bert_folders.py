@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vbert.data.spec import Source
+from vbert.data.source import Source
 from vbert.errors import UserError
 from vbert.model.bert import BertWeights, HubSource, bert_source
 from vbert.model.checkpoint import write_bert

@@ -22,7 +22,7 @@ from vbert.artifacts.making.build import Job, Machine
 from vbert.artifacts.making.graph import Engine
 from vbert.artifacts.store.store import Store
 from vbert.data.examples import Examples, write_examples
-from vbert.data.spec import Source
+from vbert.data.source import Source
 from vbert.errors import BuildError, UserError
 from vbert.model.bert import BertWeights, HubSource, model_names, model_spec
 from vbert.model.config import ModelSettings

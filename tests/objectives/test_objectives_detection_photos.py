@@ -25,7 +25,8 @@ from vbert.artifacts.steps.stage import artifact_from_json, steps_as_json
 from vbert.data import readers
 from vbert.data.images import Images
 from vbert.data.raw import RawFiles
-from vbert.data.spec import Reading, Source
+from vbert.data.source import Source
+from vbert.data.spec import Reading
 from vbert.errors import UserError
 from vbert.regions.boxes import Adaptive, select
 from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, PretrainedDetector, detector_file

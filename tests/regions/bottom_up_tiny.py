@@ -11,7 +11,7 @@ from torch.nn.functional import batch_norm, conv2d, linear, max_pool2d, relu
 from torchvision.ops import roi_pool
 
 from vbert.artifacts.steps.settings import Plugin
-from vbert.regions.backends.architectures import BottomUp
+from vbert.regions.architectures import BottomUp
 from vbert.regions.backends.bottom_up import network
 from vbert.regions.contract import Preprocessing
 from vbert.regions.detector import DetectorSpec

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vbert.data.images import Images, write_images
 from vbert.data.raw import RawFiles, RawWriter
-from vbert.regions.backends.architectures import PlainCnn
+from vbert.regions.architectures import PlainCnn
 from vbert.regions.detector import DetectorSpec, DetectorWeights, detector_file, load_backend, write_weights
 
 CLASSES = ("circle", "square")

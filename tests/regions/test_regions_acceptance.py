@@ -16,7 +16,7 @@ from vbert.artifacts.making.graph import Engine, build_here, plan
 from vbert.artifacts.steps.stage import Figures, stage
 from vbert.artifacts.store.store import Store
 from vbert.data import readers
-from vbert.data.spec import Source
+from vbert.data.source import Source
 from vbert.errors import NotAccepted
 from vbert.regions.acceptance import least
 from vbert.regions.detector import DetectorWeights, ExtractionNumerics, RegionSettings

@@ -12,7 +12,8 @@ from regions import bottom_up_tiny, detectron2_reference, fpn_world
 from regions.regions_tiny import picture, small_spec, untrained
 
 from vbert.regions import suppression
-from vbert.regions.detector import Candidates, Detector, load_backend
+from vbert.regions.candidates import Candidates
+from vbert.regions.detector import Detector, load_backend
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

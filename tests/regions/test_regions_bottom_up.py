@@ -27,8 +27,9 @@ from vbert.errors import UserError
 from vbert.regions.backends.bottom_up import BottomUpDetector, detector, network
 from vbert.regions.backends.bottom_up_network import cell_anchors
 from vbert.regions.boxes import Fixed, ProposalNms, select
+from vbert.regions.candidates import Candidates
 from vbert.regions.contract import Preprocessing
-from vbert.regions.detector import Candidates, DetectorFile, detector_file
+from vbert.regions.detector import DetectorFile, detector_file
 from vbert.regions.pixels import prepare, target_size
 
 pytestmark = pytest.mark.usefixtures("one_thread")

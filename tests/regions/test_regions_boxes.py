@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from torchvision.ops import box_iou, nms
 
 from vbert.regions.boxes import Adaptive, Detections, Fixed, Given, Nms, ProposalNms, RisingNms, select
-from vbert.regions.detector import Candidates
+from vbert.regions.candidates import Candidates
 from vbert.regions.suppression import above, at_least, overlaps
 
 RULES = [

@@ -8,8 +8,9 @@ from PIL import Image
 from regions.regions_tiny import picture, small_spec, untrained
 from torchvision.models.detection.image_list import ImageList
 
+from vbert.regions.candidates import Candidates
 from vbert.regions.contract import Preprocessing
-from vbert.regions.detector import Candidates, Detector, DetectorWeights
+from vbert.regions.detector import Detector, DetectorWeights
 from vbert.regions.pixels import normalised, prepare, target_size
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -35,8 +35,9 @@ from vbert.errors import UserError
 from vbert.metrics.detection import iou
 from vbert.regions.backends import detectron2 as backend
 from vbert.regions.boxes import Adaptive, Detections, Nms, select
+from vbert.regions.candidates import Candidates
 from vbert.regions.contract import Preprocessing
-from vbert.regions.detector import Candidates, Detector, DetectorSpec, detector_file, detector_names
+from vbert.regions.detector import Detector, DetectorSpec, detector_file, detector_names
 from vbert.regions.pixels import target_size
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,7 +15,7 @@ from regions.regions_tiny import small_spec, untrained
 from vbert.artifacts.steps.fingerprint import digest
 from vbert.regions.backends.bottom_up import detector as bottom_up
 from vbert.regions.boxes import Adaptive, Fixed, Given, Nms, ProposalNms, RisingNms, select
-from vbert.regions.detector import Candidates
+from vbert.regions.candidates import Candidates
 from vbert.regions.pixels import prepare
 from vbert.regions.shards import Sample, write_shard
 

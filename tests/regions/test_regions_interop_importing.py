@@ -16,7 +16,7 @@ from vbert.artifacts.making.build import Machine
 from vbert.artifacts.making.graph import Engine, build_here
 from vbert.artifacts.store.store import Store
 from vbert.data.raw import RawFiles
-from vbert.data.spec import Source
+from vbert.data.source import Source
 from vbert.errors import BuildError, NotAccepted, UserError
 from vbert.regions import interop
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, refuse_other_corners, scale

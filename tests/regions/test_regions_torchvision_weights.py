@@ -21,7 +21,8 @@ from tasks.images import images
 from tasks.regions import regions
 from vbert.artifacts.making.graph import build_here
 from vbert.data import readers
-from vbert.data.spec import Reading, Source
+from vbert.data.source import Source
+from vbert.data.spec import Reading
 from vbert.errors import UserError
 from vbert.regions.backends.torchvision_weights import started
 from vbert.regions.boxes import Adaptive

@@ -21,7 +21,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vbert.data.spec import Source, without_secrets
+from vbert.data.source import Source, without_secrets
 from vbert.errors import BuildError, UserError
 
 if TYPE_CHECKING:

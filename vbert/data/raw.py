@@ -24,7 +24,7 @@ from vbert.data.names import hidden, safe_name
 from vbert.errors import BuildError, UserError, near
 
 if TYPE_CHECKING:
-    from vbert.data.spec import Source
+    from vbert.data.source import Source
 
 MAX_READ = 2**31  # bytes that `read` takes into memory; `open` streams larger members
 STORED, DEFLATED = 0, 8  # zip's own numbers

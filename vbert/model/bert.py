@@ -12,10 +12,10 @@ from pydantic import Field, model_validator
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.settings import Settings
 from vbert.data.named import DATA_SPECS, Specs
-from vbert.data.spec import Source
+from vbert.data.source import Source
 from vbert.data.yaml import Misplaced, is_yaml
 from vbert.errors import UserError, nearest
-from vbert.model.config import ModelSettings, VisualBertConfig
+from vbert.model.config import SIZES, ModelSettings, VisualBertConfig
 from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary
 
 if TYPE_CHECKING:
@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 
 MAX_CONFIG = 1 << 20  # bytes of a config.json
 MODELS = Specs(DATA_SPECS / "models", "model", "the folder of a BERT, or your own .yaml")
-
-# config.json's name of each size; what is missing there has BERT base's value.
-SIZES = {
-    "hidden_size": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "intermediate_size": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-    "type_vocab": "type_vocab_size",
-    "activation": "hidden_act",
-    "layer_norm_eps": "layer_norm_eps",
-    "initializer_range": "initializer_range",
-}
 
 
 class HubSource(Settings):

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from vbert.data.weight_files import read_weights, some, unwrapped
 from vbert.errors import UserError
-from vbert.model.bert import SIZES
-from vbert.model.config import ModelSettings
+from vbert.model.config import SIZES, ModelSettings
 from vbert.model.trained import write_json
 from vbert.model.vocabulary import CONFIG, VOCABULARY, TextRules, read_rules, read_tokens, write_vocabulary
 

@@ -13,6 +13,19 @@ from vbert.errors import UserError
 LONGEST_TEXT = 128  # tokens, where nothing is said: the original's max_seq_length
 BOX_NUMBERS = 6  # what `append6` adds to a feature
 
+# config.json's name of each size; what is missing there has BERT base's value.
+SIZES = {
+    "hidden_size": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "type_vocab": "type_vocab_size",
+    "activation": "hidden_act",
+    "layer_norm_eps": "layer_norm_eps",
+    "initializer_range": "initializer_range",
+}
+
 
 class ModelSettings(Settings):
     """What a recipe chooses of a model. Defaults are those of BERT base (Devlin et al. 2019) where it has them."""

@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from vbert.errors import UserError
-from vbert.model.bert import SIZES, BertWeights
+from vbert.model.bert import BertWeights
 from vbert.model.checkpoint import INSIDE, WEIGHTS, Tensors, current_names, read_json, read_tensors, write_tensors
-from vbert.model.config import BOX_NUMBERS, VisualBertConfig
+from vbert.model.config import BOX_NUMBERS, SIZES, VisualBertConfig
 from vbert.model.heads import AnswerModel, PretrainingModel
 from vbert.model.trained import write_json
 from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary, read_rules, read_tokens, write_vocabulary

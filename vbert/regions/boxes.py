@@ -13,7 +13,7 @@ from vbert.artifacts.steps.settings import Settings
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vbert.regions.detector import Candidates
+    from vbert.regions.candidates import Candidates
 
 
 class Adaptive(Settings):

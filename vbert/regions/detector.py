@@ -1,7 +1,7 @@
 """Detectors: what one is (spec), what one does (protocol), where its weights lie (artifact), who runs it (backends).
 
 A further backend is one module in `backends/` and one line in BACKENDS; a further architecture is a class in
-`backends/architectures.py`.
+`architectures.py`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.settings import Acceptance, Numerics, Plugin, Settings, Since, Wiring
 from vbert.data.named import DATA_SPECS, Specs
 from vbert.data.raw import RawFiles
-from vbert.data.spec import Source
+from vbert.data.source import Source
 from vbert.errors import BuildError, UserError
-from vbert.regions.backends.architectures import Architecture
+from vbert.regions.architectures import Architecture
 from vbert.regions.boxes import BoxRule, Nms, NmsRule
+from vbert.regions.candidates import Candidates
 from vbert.regions.contract import Contract, Layer, Preprocessing
 from vbert.training.schedule import Schedule
 
@@ -172,17 +173,6 @@ class Prepared:
     def scale(self) -> tuple[float, float]:
         """Pixels of the input per pixel of the image, along x and y."""
         return self.pixels.shape[2] / self.width, self.pixels.shape[1] / self.height
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """What a detector says of one image's P proposals; boxes x1 y1 x2 y2 in pixels of the image as shown."""
-
-    boxes: Tensor  # [P, 4] float32: the proposals
-    scores: Tensor  # [P, C] float32: probabilities of the classes, background left out
-    regressed: Tensor  # [P, C, 4] float32: boxes by class
-    features: Tensor  # [P, d] float32: of the proposals, at the contract's layer
-    attributes: Tensor | None  # [P, A] float32: probabilities
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from vbert.artifacts.steps.artifact import Artifact
     from vbert.data.images import BadImage, Images
     from vbert.regions.boxes import Detections
+    from vbert.regions.candidates import Candidates
     from vbert.regions.detector import (
-        Candidates,
         Detector,
         DetectorSpec,
         DetectorWeights,

@@ -340,7 +340,7 @@ class Shards(Artifact):
         """More images in quarantine than the settings accept."""
         from vbert.regions.acceptance import objection
 
-        return None if self.step is None or self.store is None else objection(self, self.store)
+        return None if self.step is None or self.store is None else objection(self, self.store, self.quarantine)
 
     def quarantine(self) -> pa.Table:
         """Images that could not be used: image_id, path, reason, detail."""

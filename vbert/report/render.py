@@ -17,7 +17,7 @@ from vbert.report import layout, plots
 
 if TYPE_CHECKING:
     from vbert.report.baselines import Guess
-    from vbert.report.write import Page
+    from vbert.report.contents import Page
 
 FOLDER = Path(__file__).parent
 TONES = {"raw": 7, "data": 5, "regions": 1, "model": 0, "result": 2, "other": 3}  # colours of the style sheet

@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,49 +18,20 @@ from vbert.model.trained import Model
 from vbert.regions.detector import DetectorWeights
 from vbert.report import baselines, plots, results
 from vbert.report.baselines import Detected, Guess
-from vbert.report.comparison import Comparison, comparisons
-from vbert.report.detections import Scene, scenes
+from vbert.report.comparison import comparisons
+from vbert.report.contents import Page
+from vbert.report.detections import scenes
 from vbert.report.lineage import Chain, chain
-from vbert.report.matching import Matching, matching, outside
+from vbert.report.matching import matching, outside
 from vbert.report.overview import facts
 from vbert.report.page import PAGE, Downstream, ReportSettings
 from vbert.report.plots import Chart
 from vbert.report.predictions import Gallery, gallery
-from vbert.report.regions import Statistics, statistics
+from vbert.report.regions import statistics
 from vbert.report.render import render
 from vbert.report.thumbnails import Album
 
 GALLERIES = 3  # groups whose predictions are shown
-
-
-@dataclass
-class Page:
-    """All that the template reads."""
-
-    title: str
-    made: str
-    groups: list[results.Group]
-    comparisons: list[Comparison]
-    chain: Chain
-    detector: Mapping[str, Any]
-    classes: Sequence[str]
-    scenes: list[Scene]
-    pretrained: Mapping[str, Any] | None
-    matchings: Sequence[Matching]
-    charts: list[tuple[str, list[Chart]]]
-    galleries: list[Gallery]
-    gazes: list[Any]
-    gaze_reason: str
-    shards: list[Statistics]
-    shards_missing: list[str]
-    environment: Mapping[str, Any]
-    elsewhere: list[tuple[str, list[str]]]
-    numerics: list[tuple[str, list[str]]]
-    again: str
-    facts: list[tuple[str, str]]
-    guesses: Mapping[str, Mapping[str, Guess]]  # run → metric
-    detected: Detected
-    hidden: Guess | None  # of the pre-training that `pretrained` is about
 
 
 def write_report(

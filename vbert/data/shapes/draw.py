@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vbert.data.shapes.scenes import GAP, SUBSAMPLES, Scene
+from vbert.data.shapes.scene import GAP, SUBSAMPLES, Scene
 
 Mask = NDArray[np.bool_]
 HALF = SUBSAMPLES * SUBSAMPLES // 2

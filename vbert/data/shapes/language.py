@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vbert.data.shapes.scenes import Scene
+from vbert.data.shapes.scene import Scene
 
 Truth = bool | None
 ROWS = ("top", "middle", "bottom")

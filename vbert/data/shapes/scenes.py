@@ -1,38 +1,19 @@
-"""Scenes of coloured shapes: what they are made of, and the one function that makes scene `index`.
+"""Scenes of coloured shapes: the settings of their making, and the one function that makes scene `index`.
 
 A scene depends on the settings and its index alone, never on how many scenes there are. All geometry is integer, so
 the same settings give the same scenes and pixels everywhere.
-
-Positions are pixels, x to the right, y downwards. Lengths of a shape before drawing are quarter pixels.
 """
 
 from __future__ import annotations
 
 import hashlib
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from pydantic import Field, model_validator
 
 from vbert.artifacts.steps.settings import Settings
-
-Shape = Literal["circle", "rectangle", "triangle", "diamond", "cross"]
-Colour = Literal["black", "blue", "brown", "gray", "green", "red", "teal", "yellow"]
-
-# easy-VQA's, exactly: CSS's names, but for green, which is CSS's lime.
-COLOURS: dict[Colour, tuple[int, int, int]] = {
-    "black": (0, 0, 0),
-    "blue": (0, 0, 255),
-    "brown": (165, 42, 42),
-    "gray": (128, 128, 128),
-    "green": (0, 255, 0),
-    "red": (255, 0, 0),
-    "teal": (0, 128, 128),
-    "yellow": (255, 255, 0),
-}
-SIZES = ("small", "medium", "large")
-GAP = 2  # pixels at least between the frames of two objects of one colour
-SUBSAMPLES = 4  # a pixel is 4 × 4 samples; lengths below are in samples
+from vbert.data.shapes.scene import COLOURS, GAP, SUBSAMPLES, Colour, Object, Scene, Shape
 
 
 class ShapesSettings(Settings):
@@ -86,31 +67,6 @@ class ShapesSettings(Settings):
     def shortest(self) -> int:
         """Shortest side of a shape in pixels."""
         return round(self.smallest * self.size)
-
-
-class Object(NamedTuple):
-    """One shape. `box` is x1, y1, x2, y2, tight around its *visible* pixels, x2 and y2 exclusive: a pixel shows
-    the shape that covers at least half of it."""
-
-    shape: str
-    colour: str
-    size: str  # small, medium or large, by the longer side of the box; texts never speak of medium
-    box: tuple[int, int, int, int]
-    rgb: tuple[int, int, int]
-    frame: tuple[int, int, int, int]  # x, y, width, height as drawn, in samples
-
-
-class Scene(NamedTuple):
-    number: int
-    split: str  # train, val or test
-    size: int
-    objects: tuple[Object, ...]  # as drawn, later ones on top
-    background: tuple[Any, ...]  # kind, two RGB colours, kind's parameter
-    smooth: bool
-
-    @property
-    def image_id(self) -> str:
-        return f"{self.number:06d}"
 
 
 def stream(settings: ShapesSettings, *names: object) -> Random:

@@ -16,7 +16,8 @@ from vbert.data.shapes.elsewhere import add_false_of
 from vbert.data.shapes.language import Facts, Split, facts
 from vbert.data.shapes.pairs import pairs, phrases, sentiments
 from vbert.data.shapes.questions import questions
-from vbert.data.shapes.scenes import Scene, ShapesSettings, scene
+from vbert.data.shapes.scene import Scene
+from vbert.data.shapes.scenes import ShapesSettings, scene
 
 Row = dict[str, Any]
 REPORT_EVERY = 200  # scenes between two reports of progress

@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from vbert.errors import UserError
-from vbert.regions.backends.architectures import BottomUp
+from vbert.regions.architectures import BottomUp
 from vbert.regions.backends.bottom_up_network import BottomUpNetwork, clipped, moved
 from vbert.regions.backends.box_head import filled
-from vbert.regions.detector import Candidates, DetectorCheckpoint, DetectorSpec, FeatureMaps, Prepared
+from vbert.regions.candidates import Candidates
+from vbert.regions.detector import DetectorCheckpoint, DetectorSpec, FeatureMaps, Prepared
 from vbert.regions.pixels import prepare, resize_factor, stacked, target_size
 
 

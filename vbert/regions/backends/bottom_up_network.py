@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d, nms, roi_pool
 
 from vbert.errors import UserError
-from vbert.regions.backends.architectures import BottomUp
+from vbert.regions.architectures import BottomUp
 
 STRIDE = 16
 RATIOS = (0.5, 1.0, 2.0)  # height / width

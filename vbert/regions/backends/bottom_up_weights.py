@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vbert.data.weight_files import class_lines, read_weights, some
 from vbert.errors import UserError
-from vbert.regions.backends.architectures import BottomUp
+from vbert.regions.architectures import BottomUp
 from vbert.regions.backends.bottom_up_network import RATIOS, SCALES, BottomUpNetwork, cell_anchors
 from vbert.regions.detector import DetectorCheckpoint, DetectorSpec
 

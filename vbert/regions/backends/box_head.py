@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vbert.regions.detector import Candidates, Prepared
+from vbert.regions.candidates import Candidates
+from vbert.regions.detector import Prepared
 from vbert.regions.pixels import limits_of, scales_of
 
 

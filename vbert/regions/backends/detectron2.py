@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vbert.data.weight_files import read_weights, some
 from vbert.errors import UserError, nearest
-from vbert.regions.backends.architectures import Detectron2
+from vbert.regions.architectures import Detectron2
 from vbert.regions.detector import Detector, DetectorCheckpoint, DetectorSpec
 
 INSTALL = (

@@ -19,7 +19,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from vbert.regions.backends.box_head import candidates, filled
 from vbert.regions.backends.proposals import Choice, proposals
 from vbert.regions.backends.roi_align import roi_align
-from vbert.regions.detector import Candidates, DetectorSpec, FeatureMaps, Prepared
+from vbert.regions.candidates import Candidates
+from vbert.regions.detector import DetectorSpec, FeatureMaps, Prepared
 from vbert.regions.pixels import padded_size, prepare, scales_of, stacked, target_size
 
 # Rows of the box head at once, always: on a GPU all proposals of an image, but for the convolutions of res5.

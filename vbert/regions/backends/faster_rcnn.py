@@ -28,7 +28,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from vbert.regions.backends.box_head import candidates, filled
 from vbert.regions.backends.proposals import Choice, proposals
-from vbert.regions.detector import Candidates, DetectorSpec, FeatureMaps, Prepared
+from vbert.regions.candidates import Candidates
+from vbert.regions.detector import DetectorSpec, FeatureMaps, Prepared
 from vbert.regions.pixels import padded_size, prepare, scales_of, stacked, target_size
 from vbert.regions.suppression import best
 

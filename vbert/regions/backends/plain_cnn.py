@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import roi_align
 
-from vbert.regions.backends.architectures import PlainCnn
+from vbert.regions.architectures import PlainCnn
 from vbert.regions.backends.faster_rcnn import (
     AttributeRoiHeads,
     FasterRcnn,

@@ -19,7 +19,7 @@ from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.poolers import LevelMapper
 
 from vbert.errors import UserError
-from vbert.regions.backends.architectures import TorchvisionFasterRcnn
+from vbert.regions.architectures import TorchvisionFasterRcnn
 from vbert.regions.backends.faster_rcnn import (
     AttributeRoiHeads,
     FasterRcnn,
