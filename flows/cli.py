@@ -336,8 +336,10 @@ def schedule(
 
     import_prefect()
     from flows.on_prefect.schedule import schedule as serve
+    from flows.pipeline import pipeline
 
-    serve(recipe, parse_changes(changes, "--set"), _store(store).location, machine_of(resolved, machine), cron, every)
+    where, changed = _store(store).location, parse_changes(changes, "--set")
+    serve(pipeline, recipe, changed, where, machine_of(resolved, machine), cron, every)
 
 
 @app.command

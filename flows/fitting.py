@@ -12,13 +12,13 @@ from vbert.model.config import too_long
 from vbert.training.schedule import Schedule
 
 if TYPE_CHECKING:
-    from flows.recipe import Recipe
+    from flows.entries import Entries
     from vbert.objectives.entry import DownstreamSettings
 
 Place = tuple[str, ...]
 
 
-def check_fits(recipe: Recipe, pretrainings: dict[Place, str]) -> None:
+def check_fits(recipe: Entries, pretrainings: dict[Place, str]) -> None:
     """Raises Misplaced at the first thing that the stages would refuse later, after others have worked.
 
     pretrainings: where each pre-training stands, and its name.
@@ -44,7 +44,7 @@ def check_fits(recipe: Recipe, pretrainings: dict[Place, str]) -> None:
             raise Misplaced((*place, "select"), f"best, but {lacking}; write last")
 
 
-def _schedules(recipe: Recipe, pretrainings: dict[Place, str]) -> Iterator[tuple[Place, Schedule, int]]:
+def _schedules(recipe: Entries, pretrainings: dict[Place, str]) -> Iterator[tuple[Place, Schedule, int]]:
     """Every training: where it stands, and in how many processes."""
     if recipe.detector is not None and recipe.detector.train is not None:
         yield ("detector", "train"), recipe.detector.train, recipe.numerics.detector.processes
@@ -54,7 +54,7 @@ def _schedules(recipe: Recipe, pretrainings: dict[Place, str]) -> Iterator[tuple
         yield ("downstream", name), task, recipe.numerics.finetune.processes
 
 
-def _bert_behind(recipe: Recipe, start: str | None) -> str | None:
+def _bert_behind(recipe: Entries, start: str | None) -> str | None:
     """The BERT at the beginning of what `start` names, behind all pre-trainings; None: random weights."""
     if start is None or start == "none":
         return recipe.model.init
@@ -62,18 +62,18 @@ def _bert_behind(recipe: Recipe, start: str | None) -> str | None:
     return _bert_behind(recipe, named[name].start) if name in named else start
 
 
-def _size(recipe: Recipe, init: str | None, field: str) -> object:
+def _size(recipe: Entries, init: str | None, field: str) -> object:
     """A size of the model that starts from the BERT `init`; None where it is not known yet."""
     return getattr(recipe.model, field) if init is None else (known_sizes(init) or {}).get(field)
 
 
-def _check_text(recipe: Recipe, place: Place, init: str | None, max_text: int | None) -> None:
+def _check_text(recipe: Entries, place: Place, init: str | None, max_text: int | None) -> None:
     positions = _size(recipe, init, "max_positions")
     if isinstance(positions, int) and (said := too_long(max_text, positions)):
         raise Misplaced((*place, "max_text"), said)
 
 
-def _not_held_out(recipe: Recipe, task: DownstreamSettings) -> str:
+def _not_held_out(recipe: Entries, task: DownstreamSettings) -> str:
     """Why there are no held-out examples to select by, as far as the recipe and the spec tell; else nothing."""
     if not task.validation_examples:
         return "validation_examples is 0"

@@ -11,8 +11,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from flows.again import again
+from flows.entries import DataEntry, DetectorEntry, PretrainEntry
 from flows.imported import imported
-from flows.recipe import DataEntry, DetectorEntry, PretrainEntry, Recipe
+from flows.recipe import Recipe
 from tasks.bert import bert
 from tasks.detector import detector
 from tasks.download import download

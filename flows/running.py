@@ -122,8 +122,9 @@ class Running:
             own_server.begin_ahead()
             import_prefect()
             from flows.on_prefect.in_process import run_on_prefect
+            from flows.pipeline import pipeline
 
-            results = run_on_prefect(self.recipe, self.targets, self.store, self.machine, terminal, changes)
+            results = run_on_prefect(pipeline, self.recipe, self.targets, self.store, self.machine, terminal, changes)
         self.built = {built.artifact.fingerprint: built for built in results}
 
     def compare(self, names: Sequence[str]) -> None:

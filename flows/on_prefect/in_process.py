@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import httpx
+from prefect import Flow
 from prefect.context import get_settings_context
 from prefect.exceptions import CancelledRun
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -25,6 +26,7 @@ from vbert.errors import UserError
 
 
 def run_on_prefect(
+    pipeline: Flow[..., dict[str, float]],
     recipe: Recipe,
     targets: Sequence[Artifact],
     store: Store,
@@ -32,13 +34,11 @@ def run_on_prefect(
     events: Events,
     changes: Mapping[str, Any] | None = None,
 ) -> list[Built]:
-    """Run the pipeline flow in this process, on the server of `PREFECT_API_URL` or one that lives as long as the run.
+    """Run the flow `pipeline` in this process, on the server of `PREFECT_API_URL` or one that lives as long as the run.
 
     `changes` are those that made the recipe: the run is called and tagged so. Raises what the first failed
     step raised, Stopped where the run was cancelled, UserError where the server does not answer.
     """
-    from flows.pipeline import pipeline
-
     until = [target.title for target in targets if target.stage_name != "report"]
     with in_this_process(targets, store, events, changes) as caller:
         pipeline(recipe, None, store.location, machine, until)

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from prefect import Flow
 from prefect.automations import Automation
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, StateType
@@ -31,14 +32,18 @@ from vbert.errors import UserError
 
 
 def schedule(
-    recipe: str, changes: Mapping[str, Any], store: str, machine: Machine, cron: str | None, every: str | None
+    pipeline: Flow[..., dict[str, float]],
+    recipe: str,
+    changes: Mapping[str, Any],
+    store: str,
+    machine: Machine,
+    cron: str | None,
+    every: str | None,
 ) -> None:
-    """Serve the pipeline of a recipe against a running server, until SIGTERM or Ctrl-C.
+    """Serve the flow `pipeline` of a recipe against a running server, until SIGTERM or Ctrl-C.
 
     A run that is due while another is at work is left out. Raises UserError where no server runs.
     """
-    from flows.pipeline import pipeline
-
     interval = _interval(every) if every is not None else None
     if machine.units_on != "threads":
         check_installed(machine)

@@ -19,6 +19,7 @@ from flows.on_prefect import tasks, view
 from flows.on_prefect.body import InProcess
 from flows.on_prefect.in_process import in_this_process
 from flows.on_prefect.schedule import schedule
+from flows.pipeline import pipeline
 from vbert.artifacts.making.build import Machine
 from vbert.artifacts.making.graph import Engine, Events, build_here, walk
 from vbert.artifacts.store.store import Store
@@ -274,7 +275,7 @@ def test_a_server_that_does_not_answer_is_said_at_once(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"no Prefect server answers at http://127\.0\.0\.1:9/api"):
             run(tmp_path / "store")
         with pytest.raises(UserError, match="no Prefect server answers"):
-            schedule("demo", {}, str(tmp_path), Machine(), None, "1d")
+            schedule(pipeline, "demo", {}, str(tmp_path), Machine(), None, "1d")
 
 
 def test_flows_have_the_store_of_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -305,4 +306,4 @@ def test_flows_have_the_store_of_the_command(monkeypatch: pytest.MonkeyPatch, tm
 @pytest.mark.parametrize("every", ["5", "s", "0s", "1y", "-1d"])
 def test_an_interval_is_a_number_and_a_unit(every: str) -> None:
     with pytest.raises(UserError, match="--every"):
-        schedule("demo", {}, "store", Machine(), None, every)
+        schedule(pipeline, "demo", {}, "store", Machine(), None, every)

@@ -1,0 +1,176 @@
+"""The entries of a recipe: small frozen models, one a stage, so that a field changes only who reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
+
+from flows.imported import FeaturesEntry
+from vbert.artifacts.making.build import Machine
+from vbert.artifacts.steps.settings import LocalPath, Numerics, Settings, Wiring
+from vbert.data.spec import DATASETS, BoxShare
+from vbert.data.yaml import Misplaced
+from vbert.model.bert import known_sizes, model_names
+from vbert.model.config import SIZES, ModelSettings
+from vbert.model.vocabulary import VocabularySettings
+from vbert.objectives import DownstreamEntry, DownstreamSettings
+from vbert.objectives.pretraining.settings import PretrainSettings
+from vbert.regions.detector import DETECTORS, DetectorTraining, ExtractionNumerics, RegionSettings
+
+
+class DataEntry(Settings):
+    """A data set of the recipe: one with a spec, or a plain folder of images (subfolders too) without texts.
+
+    Its region features are extracted, or imported with `features`. Sizes are for generated sets, and replace those of
+    the spec.
+    """
+
+    spec: Annotated[Annotated[str, AfterValidator(DATASETS.known)] | None, Wiring, LocalPath(or_name=True)] = Field(
+        None, description="a name in data_specs/datasets, or a .yaml file of your own"
+    )
+    folder: Annotated[str | None, Wiring, LocalPath()] = Field(
+        None, description="of images, subfolders too, without texts"
+    )
+    features: Annotated[FeaturesEntry | None, Wiring] = Field(
+        None, description="of another system, in place of those that the detector makes"
+    )
+    images: int | None = Field(None, ge=1, description="how many to generate, for generated sets")
+    size: int | None = Field(None, ge=1, description="side of a generated image in pixels")
+    seed: int | None = Field(None, ge=0, description="of a generated set")
+    unusable_boxes: Annotated[BoxShare | None, Wiring] = Field(None, description="in place of the spec's")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> DataEntry:
+        if (self.spec is None) == (self.folder is None):
+            raise ValueError("give either spec or folder")
+        return self
+
+
+class DetectorEntry(Settings):
+    """Trained here, or with weights: those of the spec, or `weights`, a file or URL."""
+
+    spec: Annotated[str, Wiring, AfterValidator(DETECTORS.known), LocalPath(or_name=True)] = Field(
+        description="a name in data_specs/detectors, or a .yaml file of your own"
+    )
+    weights: Annotated[str | None, Wiring, LocalPath()] = Field(
+        None, description="a file or URL, in place of the spec's weights"
+    )
+    start: Annotated[str | None, Wiring, LocalPath()] = Field(
+        None, description="a file or URL that training starts from, in place of the spec's"
+    )
+    train: DetectorTraining | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> DetectorEntry:
+        if self.weights is not None and self.train is not None:
+            raise ValueError("give either train or weights")
+        if self.start is not None and self.train is None:
+            raise ValueError("start is for train")
+        return self
+
+
+class ModelEntry(ModelSettings):
+    """The model's sizes, or the BERT that it starts from."""
+
+    init: Annotated[str | None, Wiring, LocalPath(or_name=True, names=model_names)] = Field(
+        None,
+        description="the BERT whose sizes and vocabulary are then the model's: a name in data_specs/models, a folder "
+        "(my_bert, beside the recipe), or a .yaml file of your own",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_of_init(cls, data: Any) -> Any:
+        """Sizes beside `init` are the BERT's, or refused."""
+        init = data.get("init") if isinstance(data, Mapping) else None
+        known = known_sizes(init) if isinstance(init, str) else None
+        if known is None:
+            return data
+        for field in SIZES:
+            if field in data and (field not in known or data[field] != known[field]):
+                brings = f"{known[field]} is that of init {init}" if field in known else f"init {init} brings its own"
+                raise Misplaced((field,), f"{data[field]}, but {brings}: leave it out")
+        return data
+
+    @model_serializer(mode="wrap")
+    def _without_sizes_of_init(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return written if self.init is None else {name: v for name, v in written.items() if name not in SIZES}
+
+
+class PretrainEntry(PretrainSettings):
+    data: Annotated[tuple[str, ...], Wiring] = Field(
+        min_length=1, description="names under `data`, whose training texts are read"
+    )
+    start: Annotated[str | None, Wiring, LocalPath(or_name=True)] = Field(
+        None,
+        description="an earlier one under `pretrain`, or a BERT: a name in data_specs/models, a folder (./my_bert), or "
+        "a .yaml file of your own; None: as `model` says, from its `init` or from random weights",
+    )
+    seed: Annotated[int | None, Wiring] = Field(None, ge=0, description="None: the recipe's")
+    seeds: Annotated[tuple[int, ...], Wiring] = Field(
+        (), description="several: one pre-training each, `NAME@SEED`, from which entries of the same seed start"
+    )
+
+
+def _form(pretrain: Any) -> str:
+    """Whether `pretrain` is one pre-training or several by name: no field of one is a mapping."""
+    several = (
+        isinstance(pretrain, Mapping) and pretrain and all(isinstance(v, Mapping | Settings) for v in pretrain.values())
+    )
+    return "several" if several else "one"
+
+
+Pretrainings = Annotated[
+    Annotated[PretrainEntry, Tag("one")] | Annotated[dict[str, PretrainEntry], Tag("several")], Discriminator(_form)
+]
+
+
+class NumericsByStage(Settings):
+    """What changes bits by choice, for each computing stage."""
+
+    detector: Numerics = Numerics()
+    regions: ExtractionNumerics = ExtractionNumerics()
+    pretrain: Numerics = Numerics()
+    finetune: Numerics = Numerics()
+    evaluate: Numerics = Numerics()
+
+
+class Entries(Settings):
+    """All entries of a recipe, each valid by itself."""
+
+    name: str = Field("", description="what the run and its report are called; else the name of the file")
+    seed: int = Field(0, ge=0, description="of everything drawn at random")
+    limit: int | None = Field(None, ge=1, description="at most so many images per data set and split")
+    data: dict[str, DataEntry] = Field(min_length=1)
+    detector: DetectorEntry | None = Field(None, description="of all data sets without `features`")
+    regions: RegionSettings = RegionSettings()
+    vocabulary: VocabularySettings = VocabularySettings()
+    model: ModelEntry = ModelEntry()
+    pretrain: Pretrainings | None = Field(None, description="one, or several by name; the last one is `pretrained`")
+    downstream: dict[str, DownstreamEntry] = Field({})
+    numerics: NumericsByStage = NumericsByStage()
+    machine: Machine = Machine()
+
+    def pretrainings(self) -> dict[str, PretrainEntry]:
+        """The pre-trainings by name, in their order; one without a name is called by the empty one."""
+        if isinstance(self.pretrain, PretrainEntry):
+            return {"": self.pretrain}
+        return dict(self.pretrain or {})
+
+    def started_by(self, start: str) -> str:
+        """The name of the pre-training that `start` names; `pretrained` is the last one."""
+        return list(self.pretrainings())[-1] if start == "pretrained" else start
+
+    def seeds_of(self, entry: PretrainEntry | DownstreamSettings) -> tuple[int, ...]:
+        return entry.seeds or (self.seed if entry.seed is None else entry.seed,)
