@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from pydantic import BaseModel
+from regions import interop_files
 
+from flows.fields import keyed, members, models
 from flows.graph import graph
 from flows.recipe import Recipe, recipe_names, resolve
 from vbert.artifacts.making.graph import plan, walk
-from vbert.artifacts.steps.settings import Settings, Wiring
 from vbert.artifacts.store.store import Store
 
 FINGERPRINTS = Path(__file__).parents[1] / "fingerprints.json"
@@ -27,64 +32,235 @@ REGIONS = ["regions[easy_vqa]", "regions[shapes]", *PRETRAINED]
 DETECTED = ["detector", *REGIONS]
 TEXTS = ["vocabulary", *PRETRAINED]
 
-# dotted field → (a value other than the recipe's, the stages that change)
+SEEDED = [
+    f"{sign}{stage}[vqa{seed}]"
+    for stage in ("finetune", "evaluate")
+    for sign, seed in (("-", ""), ("+", "@0"), ("+", "@1"))
+]
+BERT = ["-vocabulary", "+download[minilm_l6]", "+bert[minilm_l6]", "+bert_vocabulary"]
+COCO = [f"+download[coco_2017 {part}]" for part in ("annotations", "train", "val")]
+MOBILENET = "fasterrcnn_mobilenet_v3_large_fpn"
+PUBLISHED = f"torchvision_{MOBILENET}"
+IMPORTED = ["import_features[easy_vqa]", *PRETRAINED]
+
+# What every training has; of a detector the rate differs.
+SCHEDULE: dict[str, Any] = {
+    "steps": 9,
+    "batch_size": 12,
+    "learning_rate": 5e-4,
+    "schedule": "constant",
+    "warmup": 0.2,
+    "weight_decay": 0.1,
+    "clip": 2.0,
+    "clip_rule": "per_tensor",
+    "optimizer": "bert_adam",
+    "beta2": 0.98,
+    "epsilon": 1e-6,
+    "accumulate": 2,
+    "validate_every": 3,
+}
+TRAINED = {"detector.train": DETECTED, "pretrain": PRETRAINED, "downstream.NAME": FINETUNED}
+COMPUTED = {
+    "detector": DETECTED,
+    "regions": REGIONS,
+    "pretrain": PRETRAINED,
+    "finetune": FINETUNED,
+    "evaluate": EVALUATED,
+}
+
+# Every field → (another value than the recipe's, the stages that change; + those that come and - those that go).
 CHANGES: dict[str, tuple[Any, list[str]]] = {
+    **{f"{at}.{name}": (value, stages) for at, stages in TRAINED.items() for name, value in SCHEDULE.items()},
+    **{
+        f"numerics.{stage}.{name}": (value, stages)
+        for stage, stages in COMPUTED.items()
+        for name, value in {"threads": 2, "processes": 2, "precision": "bf16"}.items()
+    },
     "name": ("other", ["report"]),
     "seed": (1, DETECTED),
     "limit": (40, [*PHOTOS[1:], *EASY, *DETECTED, "vocabulary"]),
-    "data.shapes.images": (90, [*PHOTOS, *DETECTED, "vocabulary"]),
-    "data.shapes.size": (72, [*PHOTOS, *DETECTED, "vocabulary"]),
-    "data.shapes.seed": (5, [*PHOTOS, *DETECTED, "vocabulary"]),
-    "detector.train.steps": (7, DETECTED),
-    "detector.train.batch_size": (5, DETECTED),
-    "detector.train.learning_rate": (1e-3, DETECTED),
-    "detector.train.validate_every": (3, DETECTED),
-    "regions.boxes.score": (0.2, REGIONS),
-    "regions.boxes.maximum": (5, REGIONS),
+    "data.NAME.spec": ("coco_2017", [*COCO, "-download[easy_vqa]", *EASY, "regions[easy_vqa]", *TEXTS]),
+    "data.NAME.folder": ("$FOLDER/photos", ["download[others]", "images[others]", *DETECTED]),
+    "data.NAME.images": (90, [*PHOTOS, *DETECTED, "vocabulary"]),
+    "data.NAME.size": (72, [*PHOTOS, *DETECTED, "vocabulary"]),
+    "data.NAME.seed": (5, [*PHOTOS, *DETECTED, "vocabulary"]),
+    "data.NAME.unusable_boxes": (0.5, []),
+    "data.NAME.features.path": ("$FOLDER/other.tsv", ["download[features]", *IMPORTED]),
+    "data.NAME.features.detector": ("bottom_up_attention_36", IMPORTED),
+    "data.NAME.features.format": ("bottom_up_tsv", IMPORTED),
+    "data.NAME.features.layer": ("fc6", IMPORTED),
+    "data.NAME.features.weights": ("0" * 64, IMPORTED),
+    "data.NAME.features.boxes_in": ("normalised", IMPORTED),
+    "data.NAME.features.dtype": ("float32", IMPORTED),
+    "data.NAME.features.sizes": ("$FOLDER/sizes.csv", ["+download[sizes]", *IMPORTED]),
+    "data.NAME.features.ids": (r"(\d+)", IMPORTED),
+    "data.NAME.features.cap": (3, IMPORTED),
+    "data.NAME.features.classes": ("$FOLDER/words.txt", IMPORTED),
+    "data.NAME.features.attributes": ("$FOLDER/words.txt", IMPORTED),
+    "data.NAME.features.images_per_shard": (3, IMPORTED),
+    "data.NAME.features.quarantine": (0.5, []),
+    "detector.spec": (MOBILENET, [f"+download[{MOBILENET} start]", *DETECTED]),
+    "detector.weights": ("$FOLDER/words.txt", [f"download[{PUBLISHED} weights]", f"weights[{PUBLISHED}]", *REGIONS]),
+    "detector.start": ("$FOLDER/words.txt", ["+download[shapes_cnn start]", *DETECTED]),
+    "detector.train.data": ("easy_vqa", DETECTED),
+    "detector.train.attribute_weight": (0.1, DETECTED),
+    "detector.train.flip": (0.1, DETECTED),
+    "detector.train.short_sides": ([64, 72], DETECTED),
+    "regions.boxes": ({"rule": "given"}, REGIONS),
+    "regions.boxes[adaptive].minimum": (2, REGIONS),
+    "regions.boxes[adaptive].maximum": (5, REGIONS),
+    "regions.boxes[adaptive].score": (0.3, REGIONS),
+    "regions.boxes[fixed].count": (5, REGIONS),
+    "regions.nms": ({"rule": "rising"}, REGIONS),
+    "regions.nms[per_class].rule": ("class_agnostic", REGIONS),
+    "regions.nms[per_class].iou": (0.6, REGIONS),
+    "regions.nms[proposals].iou": (0.6, REGIONS),
+    "regions.nms[proposals].widths": ("continuous", REGIONS),
+    "regions.nms[rising].iou": (0.2, REGIONS),
+    "regions.nms[rising].last": (0.8, REGIONS),
+    "regions.nms[rising].step": (0.2, REGIONS),
     "regions.images_per_shard": (20, REGIONS),
+    "regions.batch": (2, REGIONS),
     "regions.quarantine": (0.5, []),
-    "data.shapes.unusable_boxes": (0.5, []),
+    "vocabulary.do_lower_case": (False, TEXTS),
+    "vocabulary.strip_accents": (False, TEXTS),
+    "vocabulary.tokenize_chinese_chars": (False, TEXTS),
     "vocabulary.size": (200, TEXTS),
     "vocabulary.min_frequency": (3, TEXTS),
-    "model.layers": (2, PRETRAINED),
     "model.hidden_size": (64, PRETRAINED),
+    "model.layers": (2, PRETRAINED),
+    "model.heads": (4, PRETRAINED),
+    "model.intermediate_size": (48, PRETRAINED),
+    "model.max_positions": (256, PRETRAINED),
+    "model.type_vocab": (3, PRETRAINED),
+    "model.activation": ("relu", PRETRAINED),
+    "model.hidden_dropout": (0.2, PRETRAINED),
+    "model.attention_dropout": (0.2, PRETRAINED),
+    "model.layer_norm_eps": (1e-6, PRETRAINED),
+    "model.initializer_range": (0.1, PRETRAINED),
     "model.box_input": ("none", PRETRAINED),
     "model.standardise": (False, PRETRAINED),
+    "model.box_gain": (6.0, PRETRAINED),
+    "model.init": ({"init": "minilm_l6"}, [*BERT, *PRETRAINED]),
     "pretrain.data": (["shapes"], PRETRAINED),
-    "pretrain.steps": (9, PRETRAINED),
+    "pretrain.start": ("minilm_l6", [*BERT, *PRETRAINED]),
+    "pretrain.seed": (1, PRETRAINED),
+    "pretrain.seeds": ([0, 1], ["-pretrain", "+pretrain[pretrained@0]", "+pretrain[pretrained@1]", "report"]),
     "pretrain.mlm": (0.5, PRETRAINED),
     "pretrain.itm": (0.5, PRETRAINED),
+    "pretrain.kinds": (["caption"], PRETRAINED),
+    "pretrain.matched": (["caption", "question"], PRETRAINED),
     "pretrain.masked": (0.2, PRETRAINED),
-    "pretrain.itm_rows": ("unmasked", PRETRAINED),
+    "pretrain.content": (0.5, PRETRAINED),
+    "pretrain.answers": (0.5, PRETRAINED),
+    "pretrain.whole_word": (True, PRETRAINED),
     "pretrain.captions": (2, PRETRAINED),
+    "pretrain.itm_target": ("task_label", PRETRAINED),
+    "pretrain.itm_rows": ("unmasked", PRETRAINED),
+    "pretrain.itm_share": (0.3, PRETRAINED),
+    "pretrain.itm_draw": ("paired", PRETRAINED),
+    "pretrain.mismatched": (0.4, PRETRAINED),
+    "pretrain.altered": (0.5, PRETRAINED),
+    "pretrain.altered_by": (["color"], PRETRAINED),
+    "pretrain.question_types": (["color"], PRETRAINED),
     "pretrain.images": ("shuffled", PRETRAINED),
-    "pretrain.seed": (1, PRETRAINED),
-    "downstream.vqa.steps": (9, FINETUNED),
-    "downstream.vqa.learning_rate": (5e-4, FINETUNED),
-    "downstream.vqa.loss": ("bce", FINETUNED),
-    "downstream.vqa.start": ("none", FINETUNED),
-    "downstream.vqa.images": ("shuffled", FINETUNED),
-    "downstream.vqa.share": (0.5, FINETUNED),
-    "downstream.vqa.seed": (1, FINETUNED),
-    "downstream.vqa.evaluate.resamples": (60, EVALUATED),
-    "downstream.vqa.evaluate.batch_size": (64, EVALUATED),
-    "numerics.detector.threads": (2, DETECTED),
-    "numerics.regions.threads": (2, REGIONS),
-    "numerics.regions.precision": ("bf16", REGIONS),
-    "numerics.pretrain.processes": (2, PRETRAINED),
-    "numerics.finetune.threads": (2, FINETUNED),
-    "numerics.evaluate.threads": (2, EVALUATED),
+    "pretrain.max_text": (20, PRETRAINED),
+    "pretrain.train_pooler": (False, PRETRAINED),
+    "pretrain.validation_examples": (10, PRETRAINED),
+    "downstream.NAME.data": ("shapes", FINETUNED),
+    "downstream.NAME.start": ("none", FINETUNED),
+    "downstream.NAME.seed": (1, FINETUNED),
+    "downstream.NAME.seeds": ([0, 1], [*SEEDED, "report"]),
+    "downstream.NAME.share": (0.5, FINETUNED),
+    "downstream.NAME.images": ("shuffled", FINETUNED),
+    "downstream.NAME.select": ("best", FINETUNED),
+    "downstream.NAME.max_text": (20, FINETUNED),
+    "downstream.NAME.train_pooler": (False, FINETUNED),
+    "downstream.NAME.validation_examples": (10, FINETUNED),
+    "downstream.NAME.loss": ("bce", FINETUNED),
+    "downstream.NAME.answer_at": ("pooled", FINETUNED),
+    "downstream.NAME.minimum_count": (2, FINETUNED),
+    "downstream.NAME.evaluate.splits": (["val", "test"], ["+evaluate[vqa val]", "report"]),
+    "downstream.NAME.evaluate.batch_size": (64, EVALUATED),
+    "downstream.NAME.evaluate.resamples": (60, EVALUATED),
     "machine.units_at_once": (4, []),
+    "machine.steps_at_once": (3, []),
     "machine.loader_workers": (0, []),
     "machine.checkpoint_steps": (3, []),
     "machine.device": ("cpu", []),
-    "machine.steps_at_once": (3, []),
     "machine.units_on": ("dask", []),
 }
 
+# Where a field stands in the recipe, and what must stand beside it; by the beginnings of their names.
+PLACES: dict[str, tuple[str, dict[str, Any]]] = {
+    "data.NAME": ("data.shapes", {}),
+    "data.NAME.spec": ("data.easy_vqa.spec", {}),
+    "data.NAME.folder": ("data.others.folder", {"data.others": {"folder": "$FOLDER"}, "detector.train.data": "others"}),
+    "data.NAME.features": (
+        "data.easy_vqa.features",
+        {"data.easy_vqa.features": {"path": "$FOLDER/theirs.tsv", "detector": "unknown"}},
+    ),
+    "detector.weights": ("detector.weights", {"detector": {"spec": PUBLISHED}}),
+    "model.init": ("model", {"model": {"hidden_dropout": 0}}),
+    "downstream.NAME": ("downstream.vqa", {}),
+}
 
-def prints(changes: dict[str, Any]) -> dict[str, str]:
-    return {a.title: a.fingerprint for a in walk(graph(resolve(TINY, changes)))}
+
+def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Every field of a settings model by its dotted name, those of its models taken apart.
+
+    A name that the user chooses is NAME. Where several models may stand, the field itself counts too, and those of each
+    by the rule that says it: `regions.boxes[fixed].count`. What has one value alone is none.
+    """
+    for name, info in members(model):
+        at = f"{path}.{name}" if path else name
+        inner = models(info.annotation)
+        for value in keyed(info.annotation) if not inner else ():
+            inner, at = models(value), f"{at}.NAME" if models(value) else at
+        if not inner:
+            if get_origin(info.annotation) is not Literal or len(get_args(info.annotation)) > 1:
+                yield at
+        elif len(inner) == 1:
+            yield from leaves(inner[0], at)
+        else:
+            yield at
+            for one in inner:
+                yield from leaves(one, f"{at}[{get_args(one.model_fields['rule'].annotation)[0]}]")
+
+
+def placed(leaf: str) -> tuple[str, dict[str, Any]]:
+    """The dotted field of `tiny.yaml` that is meant, and what else must be changed there so that it may stand."""
+    beside: dict[str, Any] = {}
+    for told in re.findall(r"(.*)\[(.*)\]", leaf):
+        beside[told[0]] = {"rule": told[1]}
+    field = re.sub(r"\[.*\]", "", leaf)
+    at = max((start for start in PLACES if f"{field}.".startswith(f"{start}.")), key=len, default=None)
+    if at is None:
+        return field, beside
+    return PLACES[at][0] + field.removeprefix(at), beside | PLACES[at][1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What recipes may name: features of others, a table of sizes, words, a photo."""
+    at = tmp_path_factory.mktemp("given")
+    interop_files.lxmert_tsv(at / "theirs.tsv", interop_files.images(2))
+    interop_files.lxmert_tsv(at / "other.tsv", interop_files.images(3))
+    (at / "sizes.csv").write_text("image_id,width,height\n")
+    (at / "words.txt").write_text("one\ntwo\n")
+    for name in ("photo.png", "photos/other.png"):
+        (at / name).parent.mkdir(exist_ok=True)
+        (at / name).write_bytes(name.encode())
+    return at
+
+
+def prints(changes: dict[str, Any], folder: Path | None = None) -> dict[str, str]:
+    return fingerprints(json.dumps(changes).replace("$FOLDER", str(folder)))
+
+
+@cache
+def fingerprints(changes: str) -> dict[str, str]:
+    return {a.title: a.fingerprint for a in walk(graph(resolve(TINY, json.loads(changes))))}
 
 
 @pytest.fixture(scope="module")
@@ -92,30 +268,18 @@ def base() -> dict[str, str]:
     return prints({})
 
 
-@pytest.mark.parametrize("field", CHANGES)
-def test_a_field_changes_exactly_its_stages(field: str, base: dict[str, str]) -> None:
-    value, expected = CHANGES[field]
-    changed = prints({field: value})
-    assert changed.keys() == base.keys()
-    assert sorted(t for t in base if base[t] != changed[t]) == sorted(expected)
+@pytest.mark.parametrize("leaf", CHANGES)
+def test_a_field_changes_exactly_its_stages(leaf: str, folder: Path) -> None:
+    value, expected = CHANGES[leaf]
+    field, beside = placed(leaf)
+    before, after = prints(beside, folder), prints(beside | {field: value}, folder)
+    changed = [title for title in before if title in after and before[title] != after[title]]
+    come, gone = after.keys() - before.keys(), before.keys() - after.keys()
+    assert sorted([*changed, *(f"+{t}" for t in come), *(f"-{t}" for t in gone)]) == sorted(expected)
 
 
-def leaves(model: type[Settings], prefix: str = "") -> set[str]:
-    """Every field of a settings model by its dotted name, those of its models taken apart."""
-    found = set()
-    for name, info in model.model_fields.items():
-        inner = info.annotation
-        if isinstance(inner, type) and issubclass(inner, Settings) and Wiring not in info.metadata:
-            found |= leaves(inner, f"{prefix}{name}.")
-        else:
-            found.add(f"{prefix}{name}")
-    return found
-
-
-def test_every_block_of_the_recipe_is_covered() -> None:
-    covered = {field.split(".")[0] for field in CHANGES}
-    assert covered == set(Recipe.model_fields)
-    assert {f for f in leaves(Recipe) if f.startswith("machine.")} <= set(CHANGES)
+def test_every_field_of_the_recipe_is_covered() -> None:
+    assert sorted(set(leaves(Recipe))) == sorted(CHANGES)
 
 
 def test_what_somebody_gave_is_checked_before_what_takes_long(tmp_path: Path) -> None:

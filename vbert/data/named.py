@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,4 +43,13 @@ class Specs:
             self.known(name)
         except ValueError as error:
             raise UserError(str(error)) from None
-        return read_yaml(Path(os.path.expanduser(name)) if is_yaml(name) else self.folder / f"{name}.yaml", model)
+        if is_yaml(name):
+            return read_yaml(Path(os.path.expanduser(name)), model)
+        path = self.folder / f"{name}.yaml"
+        return _read_once(path, path.stat().st_mtime_ns, model)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=128)
+def _read_once(path: Path, _changed: int, model: type[M]) -> M:
+    """A graph asks for the same spec several times, and YAML is slow to parse."""
+    return read_yaml(path, model)
