@@ -7,7 +7,7 @@ STORE ?= store
 # Compiled imports are kept, or every process would compile torch again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install dev shell demo test slow check bench
+.PHONY: install dev shell demo test slow check structure bench
 
 install: .venv/installed
 
@@ -43,6 +43,11 @@ check: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(BIN)/python tests/structure.py
+
+# Import circles, long files, lines of the store.
+structure: dev
+	@$(BIN)/python tests/structure.py
 
 bench: dev
 	$(BIN)/python tests/benchmarks/$(NAME).py
