@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
 from flows import cli_features
 from flows.cli_preprocess import preprocess
 from flows.cli_runs import gc, keep, runs, there
-from flows.options import JsonOption, MachineOption, Set, SharedOption, StoreOption
+from flows.cli_stages import build, path, why
+from flows.options import (
+    JsonOption,
+    MachineOption,
+    Set,
+    SharedOption,
+    StoreOption,
+    changes_of,
+    graph_of,
+    recipe_of,
+    store_at,
+)
 from vbert.artifacts.making.children import Stopped
-from vbert.artifacts.store.store import Store, default_root
 from vbert.errors import BuildError, UserError, nearest
-
-if TYPE_CHECKING:
-    from flows.recipe import Recipe
-    from vbert.artifacts.steps.artifact import Artifact
 
 app = App(
     name="vbert",
@@ -35,34 +40,6 @@ app = App(
 )
 
 app.command(cli_features.app)
-
-
-def _store(root: str | None) -> Store:
-    return Store(root or default_root())
-
-
-def _changes(changes: list[str], limit: int | None = None) -> dict[str, Any]:
-    from flows.recipe import parse_changes
-
-    return parse_changes(changes, "--set") | ({} if limit is None else {"limit": limit})
-
-
-def _recipe(name: str, changes: list[str]) -> Recipe:
-    from flows.recipe import resolve
-
-    return resolve(name, _changes(changes))
-
-
-def _graph(recipe: Recipe) -> Artifact:
-    from flows.graph import graph
-
-    return graph(recipe)
-
-
-def _one(recipe: Recipe, stage: str) -> Artifact:
-    from vbert.artifacts.making.graph import only, walk
-
-    return only(walk(_graph(recipe)), stage)
 
 
 @app.command
@@ -110,9 +87,9 @@ def run(
     from flows.recipe import machine_of, resolve
     from flows.runs import origin
 
-    changed = _changes(changes, limit)
+    changed = changes_of(changes, limit)
     resolved = resolve(recipe, changed)
-    running = Running(resolved, _store(store), machine_of(resolved, machine), until)
+    running = Running(resolved, store_at(store), machine_of(resolved, machine), until)
     if shared and not dry_run:
         running.store.share()
     if dry_run and json_:
@@ -142,134 +119,12 @@ def status(recipe: str, /, *, changes: Set = [], store: StoreOption = None, json
     from vbert.artifacts.making.estimate import estimates
     from vbert.artifacts.making.graph import plan
 
-    at = _store(store)
-    lines = plan([_graph(_recipe(recipe, changes))], at)
+    at = store_at(store)
+    lines = plan([graph_of(recipe_of(recipe, changes))], at)
     if json_:
         print(json.dumps({"store": at.location, "stages": plan_rows(lines, at)}))
     else:
         print_plan(lines, estimates(lines, at))
-
-
-@app.command
-def why(
-    recipe: str,
-    stage: str | None = None,
-    /,
-    *,
-    changes: Set = [],  # noqa: B006
-    store: StoreOption = None,
-    json_: JsonOption = False,
-) -> None:
-    """What sets a stage apart from the most alike artifact in the store; with a fingerprint, its lineage.
-
-    Example: `vbert why demo 'regions[easy_vqa]'`, or `vbert why 3fa2c1d0`
-
-    Parameters
-    ----------
-    recipe
-        a shipped recipe's name or a YAML file; or, alone, the fingerprint of a finished artifact, or its beginning.
-    stage
-        `detector`, or one of several: `regions[easy_vqa]`.
-    """
-    from vbert.artifacts.upkeep.upkeep import lineage
-    from vbert.artifacts.upkeep.upkeep import why as explain
-
-    if stage is not None:
-        said = explain(_store(store), _one(_recipe(recipe, changes), stage))
-    elif re.fullmatch("[0-9a-f]{4,64}", recipe):
-        said = lineage(there(store), recipe)
-    else:
-        raise UserError(f"name a stage of {recipe} (`vbert status {recipe}` lists them), or give a fingerprint alone")
-    print(json.dumps(said) if json_ else "\n".join(said))
-
-
-@app.command
-def path(
-    recipe: str,
-    stage: str,
-    /,
-    *,
-    step: Annotated[bool, Parameter(negative=())] = False,
-    changes: Set = [],  # noqa: B006
-    store: StoreOption = None,
-    json_: JsonOption = False,
-) -> None:
-    """The directory of a finished stage, or with --step the step as JSON for `vbert build`.
-
-    Example: `ls $(vbert path demo regions[easy_vqa])`
-
-    Parameters
-    ----------
-    recipe
-        a shipped recipe's name or a YAML file.
-    stage
-        `detector`, or one of several: `regions[easy_vqa]`.
-    step
-        print the step, instead of where its result is.
-    """
-    from vbert.artifacts.steps.stage import steps_as_json
-
-    artifact = _one(_recipe(recipe, changes), stage)
-    if step:
-        print(json.dumps(steps_as_json(artifact)))
-        return
-    found = str(artifact.bound(_store(store)).path)
-    print(json.dumps({"path": found, "fingerprint": artifact.fingerprint}) if json_ else found)
-
-
-@app.command
-def build(
-    step: Path,
-    /,
-    *,
-    units: str | None = None,
-    store: StoreOption = None,
-    shared: SharedOption = False,
-    machine: MachineOption = [],  # noqa: B006
-) -> None:
-    """Build one step from its file: what a Slurm array, a pod or a colleague runs. SIGTERM leaves off at a checkpoint.
-
-    Example: `vbert path demo regions[shapes] --step > step.json && vbert build step.json --units 0-3`
-
-    Parameters
-    ----------
-    step
-        its file, as `vbert path RECIPE STAGE --step` writes it.
-    units
-        make units A to B of the plan and no more (counted from 0, both included); another call publishes.
-    """
-    from flows.recipe import machine_from
-    from flows.running import engine_here
-    from flows.runs import record_run, slug
-    from flows.terminal import Terminal
-    from vbert.artifacts.making.build import UnitsMade
-    from vbert.artifacts.steps.stage import artifact_from_json
-
-    try:
-        document = json.loads(step.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{step}: {error}; `vbert path RECIPE STAGE --step` writes one") from None
-    artifact, at = artifact_from_json(document), _store(store)
-    if shared:
-        at.share()
-    name = f"build-{slug(artifact.title)}-{artifact.fingerprint[:8]}"  # one record, however many machines make parts
-    with (
-        record_run(at, name, f"build {artifact.title} {artifact.fingerprint[:8]}", [artifact], not at.read_only()),
-        Terminal() as terminal,
-        engine_here(at, machine_from(machine), terminal, artifact) as engine,
-    ):
-        made = engine.ensure(artifact) if units is None else engine.make_units(artifact, _range(units))
-    if isinstance(made, UnitsMade):
-        print(f"{made.done} of {made.total} units are there")
-    else:
-        print(at.place(made.manifest))
-
-
-def _range(units: str) -> range:
-    first, dash, last = units.partition("-")
-    if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-        raise UserError(f"--units {units!r}: give a number or a range such as 0-9")
-    return range(int(first), int(last or first) + 1)
 
 
 @app.command
@@ -296,7 +151,7 @@ def datasets(*, store: StoreOption = None, json_: JsonOption = False) -> None:
     """The data sets that have a spec: size, licence, downstream tasks, whether present. Example: `vbert datasets`"""
     from flows.listing import dataset_rows, print_datasets
 
-    rows = dataset_rows(_store(store))
+    rows = dataset_rows(store_at(store))
     if json_:
         print(json.dumps({"datasets": rows}))
     else:
@@ -331,14 +186,14 @@ def schedule(
 
     if (cron is None) == (every is None):
         raise UserError("give one of --cron and --every")
-    resolved = _recipe(recipe, changes)
+    resolved = recipe_of(recipe, changes)
     from flows.on_prefect import import_prefect
 
     import_prefect()
     from flows.on_prefect.schedule import schedule as serve
     from flows.pipeline import pipeline
 
-    where, changed = _store(store).location, parse_changes(changes, "--set")
+    where, changed = store_at(store).location, parse_changes(changes, "--set")
     serve(pipeline, recipe, changed, where, machine_of(resolved, machine), cron, every)
 
 
@@ -423,11 +278,11 @@ def show(
         return
     if recipe is None:
         raise UserError("name a recipe (`vbert init` lists them), or say --fields")
-    resolved = _recipe(recipe, changes)
+    resolved = recipe_of(recipe, changes)
     print(json.dumps(resolved.model_dump(mode="json")) if json_ else as_yaml(resolved), end="\n" if json_ else "")
 
 
-for command in (preprocess, runs, keep, gc):
+for command in (preprocess, why, path, build, runs, keep, gc):
     app.command(command)
 
 

@@ -1,10 +1,16 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what they stand for."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+
+from vbert.artifacts.store.store import Store, default_root
+
+if TYPE_CHECKING:
+    from flows.recipe import Recipe
+    from vbert.artifacts.steps.artifact import Artifact
 
 Set = Annotated[list[str], Parameter(name="--set", negative=(), help="change a field: pretrain.steps=600")]
 MachineOption = Annotated[list[str], Parameter(name="--machine", negative=(), help="units_at_once=4 and the like")]
@@ -17,3 +23,25 @@ DtypeOption = Annotated[
     Literal["float16", "float32", "float64"] | None,
     Parameter(help="of the features, in tables that don't say it; float32 otherwise"),
 ]
+
+
+def store_at(root: str | None) -> Store:
+    return Store(root or default_root())
+
+
+def changes_of(changes: list[str], limit: int | None = None) -> dict[str, Any]:
+    from flows.recipe import parse_changes
+
+    return parse_changes(changes, "--set") | ({} if limit is None else {"limit": limit})
+
+
+def recipe_of(name: str, changes: list[str]) -> Recipe:
+    from flows.recipe import resolve
+
+    return resolve(name, changes_of(changes))
+
+
+def graph_of(recipe: Recipe) -> Artifact:
+    from flows.graph import graph
+
+    return graph(recipe)

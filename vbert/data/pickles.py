@@ -21,7 +21,8 @@ from typing import IO, Any
 
 from vbert.errors import UserError
 
-CHILD = Path(__file__).with_name("pickle_child.py")
+ROOT = Path(__file__).parents[2]  # behind all other places of modules, where vbert is not installed
+CHILD = f"import sys; sys.path.append({str(ROOT)!r}); from vbert.data.pickle_child import main; main()"
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ class Child:
             keep = ("PATH", "LD_LIBRARY_PATH", "LANG")
             environment = {name: os.environ[name] for name in keep if name in os.environ}
             self._process = subprocess.Popen(
-                [sys.executable, "-I", str(CHILD)],
+                [sys.executable, "-I", "-c", CHILD],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
