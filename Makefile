@@ -50,5 +50,5 @@ structure: dev
 	@$(BIN)/python tests/structure.py
 
 bench: dev
-	$(BIN)/python tests/benchmarks/$(NAME).py
+	PYTHONPATH=tests $(BIN)/python tests/benchmarks/$(NAME).py
 

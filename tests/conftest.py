@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 TINY = str(Path(__file__).parent / "tiny.yaml")
-sys.path.insert(0, str(Path(__file__).parent))  # `from artifacts.toy import …`
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """Seconds of a whole run as a Prefect flow on a running server, against the same stages built here (`--local`).
 
-    python tests/benchmarks/overhead.py [--recipe demo] [--rounds 1]
-    python tests/benchmarks/overhead.py --recipe tests/tiny.yaml --rounds 5
+    make bench NAME=overhead  # or
+    PYTHONPATH=tests python tests/benchmarks/overhead.py [--recipe demo] [--rounds 1]
+    PYTHONPATH=tests python tests/benchmarks/overhead.py --recipe tests/tiny.yaml --rounds 5
 
 Each run is the command `vbert run` on a fresh store; what was downloaded is kept, so that no network is timed. The
 limit is the peer: a flow can't be faster than its stages. Shown apart: what a finished run takes as a command, here,
@@ -20,8 +21,6 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from measure import alternate, print_result, result
 from prefect_server import start

@@ -6,15 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from artifacts import toy
+from fragile_stages import busy, fragile_graph
 from prefect import flow
 
 from flows.on_prefect.body import IN_PROCESS, InProcess, build_targets
 from flows.on_prefect.schedule import Served
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from artifacts import toy
-from fragile_stages import busy, fragile_graph
-
 from vbert.artifacts.making.build import Machine
 from vbert.artifacts.making.graph import Events
 from vbert.artifacts.steps.artifact import Artifact

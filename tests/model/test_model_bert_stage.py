@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from model.test_model_convert import bert as write_checkpoint
 from pytest_httpserver import HTTPServer
 from safetensors.torch import load_file
-from test_model_convert import bert as write_checkpoint
 from transformers import BertModel
 from werkzeug import Request, Response
 

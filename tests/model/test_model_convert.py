@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from model_batches import VOCABULARY, Both, hf_config, small_config
+from model.model_batches import VOCABULARY, Both, hf_config, small_config
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model_batches import Both, small_config
+from model.model_batches import Both, small_config
 
 from vbert.errors import BuildError
 from vbert.model.heads import AnswerModel, PretrainingModel

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from model_batches import Both, hf_config, small_config
+from model.model_batches import Both, hf_config, small_config
 from pydantic import ValidationError
 from transformers import VisualBertForPreTraining
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from model_batches import small_config
+from model.model_batches import small_config
 from transformers import BertTokenizer
 
 from vbert.errors import UserError

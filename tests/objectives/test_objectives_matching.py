@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from training_world import MODEL, World, job, make_world
+from training.training_world import MODEL, World, job, make_world
 
 from vbert.data.examples import Examples, write_examples
 from vbert.model.start import Initialization

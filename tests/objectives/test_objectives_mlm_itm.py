@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from training_world import COLOURS, MODEL, SHAPES, World, job, make_world
+from training.training_world import COLOURS, MODEL, SHAPES, World, job, make_world
 
 from vbert.artifacts.steps.settings import Numerics
 from vbert.data.examples import Examples, write_examples

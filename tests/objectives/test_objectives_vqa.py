@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import TypeAdapter
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from training_world import MODEL, World, job, make_world
+from training.training_world import MODEL, World, job, make_world
 
 from vbert.artifacts.steps.settings import Numerics
 from vbert.errors import UserError

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report.report_world import make_world
 
 from flows.again import again
 from flows.graph import graph
@@ -17,8 +18,6 @@ from vbert.report.baselines import Guess, answers, detected
 from vbert.report.overview import facts
 from vbert.report.plots import Point, line_chart
 from vbert.report.results import runs
-
-from report_world import make_world  # isort: skip
 
 
 def made_of(lines: str, folder: Path) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from training_world import World, make_world
+from training.training_world import World, make_world
 
 from vbert.model.vocabulary import SPECIAL, Encoder, TextRules
 from vbert.objectives.batches import RegionInputs, Rows, mask, portion, sentence, shuffled_images, statistics

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_toy import ToyTask, job, train
+from training.training_toy import ToyTask, job, train
 
 from vbert.device import of_rank
 from vbert.errors import UserError

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_toy import ToyTask, in_processes, job, train
+from training.training_toy import ToyTask, in_processes, job, train
 from transformers import get_scheduler
 
 from vbert.artifacts.making import children
