@@ -136,7 +136,7 @@ def test_sigterm_is_seen_at_every_step_where_losses_are_read_seldom(
     validations: int,
 ) -> None:
     """As on a GPU; and no validation begins, or is believed, meanwhile."""
-    monkeypatch.setitem(loop.BEATS, "cpu", 10)
+    monkeypatch.setitem(loop.LOG_EVERY, "cpu", 10)
     with pytest.raises(Stopped, match=said):
         train(job(tmp_path, checkpoint_steps=100), task, SCHEDULE)
     assert task.validations == validations
@@ -147,7 +147,7 @@ def test_sigterm_is_seen_at_every_step_where_losses_are_read_seldom(
 def stopped(task: ToyTask, at: Path, rank: int, port: int) -> None:
     children._working = True
     signal.signal(signal.SIGTERM, children._stop)
-    loop.BEATS["cpu"] = 10
+    loop.LOG_EVERY["cpu"] = 10
     os.environ.update(children.rank_environment(rank, 2, port))
     try:
         train(job(at, rank, 2, checkpoint_steps=100), task, SCHEDULE)
