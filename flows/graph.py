@@ -55,7 +55,7 @@ from vbert.regions.detector import (
     detector_file,
 )
 from vbert.regions.shards import Shards
-from vbert.report.page import Downstream, Report, ReportSettings
+from vbert.report.page import EvaluatedEntry, Report, ReportSettings
 
 S = TypeVar("S", bound=Settings)
 
@@ -88,7 +88,7 @@ def graph(recipe: Recipe) -> Report:
             label = seeded(key or "pretrained", seed, entry.seeds) if key or entry.seeds else None
             pretrained[key, seed] = model.named(label) if label else model
 
-    downstream: dict[str, Downstream] = {}
+    downstream: dict[str, EvaluatedEntry] = {}
     for key, task_entry in recipe.downstream.items():
         task = objective(task_entry.objective)
         texts, its_shards = texts_of(data, task_entry.data), shards[task_entry.data]
@@ -100,7 +100,7 @@ def graph(recipe: Recipe) -> Report:
                 evaluation = evaluate(
                     model, texts, its_shards, task, task_entry.evaluate, split, recipe.numerics.evaluate
                 ).named(name if split == "test" else f"{name} {split}")
-                downstream[f"{name}/{task_entry.data}/{split}"] = Downstream(
+                downstream[f"{name}/{task_entry.data}/{split}"] = EvaluatedEntry(
                     model, evaluation, data[task_entry.data].photos, texts, its_shards
                 )
     last = list(pretrained.values())[-1] if pretrained else None

@@ -9,7 +9,7 @@ from vbert.artifacts.steps.stage import Figures, stage
 from vbert.data.images import Images
 from vbert.model.trained import Model
 from vbert.regions.detector import DetectorWeights
-from vbert.report.page import Downstream, Report, ReportSettings
+from vbert.report.page import EvaluatedEntry, Report, ReportSettings
 
 
 @stage("report", makes=Report, version=3, retries=1, through=False, same_bits=False, shows=True)
@@ -19,7 +19,7 @@ def report(
     detector: DetectorWeights | None,
     scenes: Images | None,
     pretrained: Model | None,
-    downstream: Mapping[str, Downstream],
+    downstream: Mapping[str, EvaluatedEntry],
     settings: ReportSettings = ReportSettings(),  # noqa: B008  frozen
 ) -> Figures:
     """`scenes`: the collection with the detector's held-out images; `downstream`: by `NAME/data/split`.

@@ -19,7 +19,7 @@ from vbert.errors import BuildError, UserError
 from vbert.regions import training as detection
 from vbert.regions.backends.faster_rcnn import StableRpn
 from vbert.regions.detector import DetectorTraining, DetectorWeights
-from vbert.regions.training import BoxDataset, DetectionTask, Unreadable, train_detector
+from vbert.regions.training import BoxDataset, DetectionTraining, UnreadableImages, train_detector
 from vbert.training.ranks import Ranks
 
 COLOURS = ("red", "blue")
@@ -65,16 +65,16 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
 ) -> None:
     """Also with another number of loader workers."""
     whole = trained(tmp_path / "whole", images, loader_workers=0, checkpoint_steps=100)
-    original, calls = DetectionTask.loss, []
+    original, calls = DetectionTraining.loss, []
 
-    def dying(self: DetectionTask, batch: Any, model: Any) -> Any:
+    def dying(self: DetectionTraining, batch: Any, model: Any) -> Any:
         calls.append(batch)
         if len(calls) == 6:
             raise KeyboardInterrupt
         return original(self, batch, model)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DetectionTask, "loss", dying)
+        patch.setattr(DetectionTraining, "loss", dying)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "killed", images, loader_workers=1, checkpoint_steps=4)
     assert not (tmp_path / "killed" / "made" / "weights.safetensors").exists()
@@ -103,8 +103,8 @@ def test_it_leaves_weights_curves_and_a_look_at_held_out_images(tmp_path: Path, 
 
 
 def test_flips_move_the_boxes_with_the_pixels(images: Images) -> None:
-    flipped = DetectionTask(images, small_spec(), TRAINING.model_copy(update={"flip": 1.0}), 0)
-    plain = DetectionTask(images, small_spec(), TRAINING.model_copy(update={"flip": 0.0}), 0)
+    flipped = DetectionTraining(images, small_spec(), TRAINING.model_copy(update={"flip": 1.0}), 0)
+    plain = DetectionTraining(images, small_spec(), TRAINING.model_copy(update={"flip": 0.0}), 0)
     mirrored, straight = (task.collate([(i, 0) for i in range(6)]) for task in (flipped, plain))
     for at, (height, width) in enumerate(straight.shapes):
         a, b = mirrored.pixels[at], straight.pixels[at]
@@ -116,10 +116,10 @@ def test_flips_move_the_boxes_with_the_pixels(images: Images) -> None:
 
 def test_attributes_are_taught_as_distributions(tmp_path: Path) -> None:
     images = scenes(tmp_path, 4, attributes=["red", "blue", "small"])
-    batch = DetectionTask(images, small_spec(), TRAINING, 0).collate([(0, 0)])
+    batch = DetectionTraining(images, small_spec(), TRAINING, 0).collate([(0, 0)])
     assert batch.targets[0]["attributes"].tolist() == [[0.5, 0.5]]
     images = scenes(tmp_path / "none", 4, attributes=["small"])
-    task = DetectionTask(images, small_spec(), TRAINING, 0)
+    task = DetectionTraining(images, small_spec(), TRAINING, 0)
     batch = task.collate([(0, 0)])
     assert batch.targets[0]["attributes"].tolist() == [[0.0, 0.0]]
     assert task.loss(batch, task.model.train())["attributes"].item() == 0.0
@@ -128,7 +128,7 @@ def test_attributes_are_taught_as_distributions(tmp_path: Path) -> None:
 def test_images_without_boxes_are_background(tmp_path: Path) -> None:
     files = {name: encoded(Image.new("RGB", (32, 32), "grey")) for name in ("00", "01", "02", "03", "04", "05")}
     box = {"image_id": "02", "x1": 4, "y1": 4, "x2": 20, "y2": 20, "class": "circle", "attributes": ["red"]}
-    task = DetectionTask(collection(tmp_path, files, [box]), small_spec(), TRAINING, 0)
+    task = DetectionTraining(collection(tmp_path, files, [box]), small_spec(), TRAINING, 0)
     assert task.train.ids == ["02", "03"]
     for items in ([(0, 0), (1, 0)], [(1, 0)]):
         losses = task.loss(task.collate(items), task.model.train())
@@ -140,7 +140,7 @@ def test_losses_are_torchvisions_where_images_have_equally_many_samples(
     images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And what they are divided by: images; of attributes, those that have any."""
-    task = DetectionTask(images, small_spec(), TRAINING, 0)
+    task = DetectionTraining(images, small_spec(), TRAINING, 0)
     heads, seen = task.model.roi_heads, []
     select = heads.select_training_samples
 
@@ -193,9 +193,9 @@ def test_without_official_splits_a_hash_decides(images: Images) -> None:
 def test_faulty_collections_are_named(tmp_path: Path, images: Images) -> None:
     bare = collection(tmp_path / "bare", {"a": encoded(Image.new("RGB", (8, 8)))})
     with pytest.raises(UserError, match="has no boxes"):
-        DetectionTask(bare, small_spec(), TRAINING, 0)
+        DetectionTraining(bare, small_spec(), TRAINING, 0)
     with pytest.raises(UserError, match="'circle', which detector small doesn't have; did you mean 'circles'"):
-        DetectionTask(images, small_spec(classes=("circles", "square")), TRAINING, 0)
+        DetectionTraining(images, small_spec(classes=("circles", "square")), TRAINING, 0)
 
 
 def damaged(images: Images, *ids: str) -> Any:
@@ -215,8 +215,8 @@ def damaged(images: Images, *ids: str) -> Any:
 
 def test_in_place_of_an_image_that_can_not_be_decoded_comes_the_next(tmp_path: Path, images: Images) -> None:
     """A batch of one is a batch still."""
-    unreadable = Unreadable(tmp_path / "unreadable")
-    task = DetectionTask(images, small_spec(), TRAINING, 0, unreadable=unreadable)
+    unreadable = UnreadableImages(tmp_path / "unreadable")
+    task = DetectionTraining(images, small_spec(), TRAINING, 0, unreadable=unreadable)
     first, second, *rest = task.train.ids
     whole = task.collate([(1, 0)])
     task.images = damaged(images, first, task.val.ids[0])
@@ -252,15 +252,15 @@ def test_what_can_not_be_decoded_is_counted_alike_with_and_without_a_kill(
     whole = figures("whole")
     assert whole["unreadable"] == 4
     with monkeypatch.context() as patch:
-        original, calls = DetectionTask.loss, []
+        original, calls = DetectionTraining.loss, []
 
-        def dying(self: DetectionTask, batch: Any, model: Any) -> Any:
+        def dying(self: DetectionTraining, batch: Any, model: Any) -> Any:
             calls.append(batch)
             if len(calls) == 8:
                 raise KeyboardInterrupt
             return original(self, batch, model)
 
-        patch.setattr(DetectionTask, "loss", dying)
+        patch.setattr(DetectionTraining, "loss", dying)
         with pytest.raises(KeyboardInterrupt):
             figures("killed")
     assert figures("killed") == whole
@@ -279,7 +279,7 @@ class Together:
 
 def test_ranks_share_the_images_of_a_validation(tmp_path: Path) -> None:
     images = scenes(tmp_path / "s", 60)
-    task = DetectionTask(images, small_spec(), TRAINING, 0)
+    task = DetectionTraining(images, small_spec(), TRAINING, 0)
     job = Job(tmp_path, tmp_path, Machine(device="cpu"))
     alone = task.validate(Ranks(job))
     parts: list[Any] = []
@@ -289,7 +289,7 @@ def test_ranks_share_the_images_of_a_validation(tmp_path: Path) -> None:
 
 
 def test_batches_travel_to_a_device(images: Images) -> None:
-    batch = DetectionTask(images, small_spec(), TRAINING, 0).collate([(0, 0), (1, 0)]).to("meta", non_blocking=True)
+    batch = DetectionTraining(images, small_spec(), TRAINING, 0).collate([(0, 0), (1, 0)]).to("meta", non_blocking=True)
     assert batch.pixels.device.type == "meta"
     assert all(t.device.type == "meta" for target in batch.targets for t in target.values())
     assert batch.shapes == [(32, 32), (32, 40)]

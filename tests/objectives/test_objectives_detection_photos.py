@@ -30,7 +30,7 @@ from vbert.data.spec import Reading
 from vbert.errors import UserError
 from vbert.regions.boxes import Adaptive, select
 from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, PretrainedDetector, detector_file
-from vbert.regions.training import BoxDataset, DetectionTask, evaluate, train_detector
+from vbert.regions.training import BoxDataset, DetectionTraining, evaluate, train_detector
 
 pytestmark = needs_photos
 TRAINING = DetectorTraining(data="coco", steps=3, batch_size=2, learning_rate=1e-3, short_sides=(48, 64), warmup=0.0)
@@ -91,16 +91,16 @@ def test_a_killed_training_from_a_classifier_goes_on_to_the_same_bytes(
 ) -> None:
     spec = PretrainedDetector(small(), classifier)
     whole = trained(tmp_path / "whole", photos, spec, checkpoint_steps=100)
-    original, calls = DetectionTask.loss, []
+    original, calls = DetectionTraining.loss, []
 
-    def dying(self: DetectionTask, batch: Any, model: Any) -> Any:
+    def dying(self: DetectionTraining, batch: Any, model: Any) -> Any:
         calls.append(batch)
         if len(calls) == 3:
             raise KeyboardInterrupt
         return original(self, batch, model)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DetectionTask, "loss", dying)
+        patch.setattr(DetectionTraining, "loss", dying)
         with pytest.raises(KeyboardInterrupt):
             trained(tmp_path / "killed", photos, spec, checkpoint_steps=2)
     resumed = trained(tmp_path / "killed", photos, spec, checkpoint_steps=2)
@@ -146,7 +146,7 @@ def test_a_recipe_starts_from_the_specs_source_or_its_own(tmp_path: Path) -> Non
 
 def test_stages_that_are_not_trained_stay_as_the_classifier_has_them(photos: Images, classifier: RawFiles) -> None:
     path = Path(classifier.input("source").path)
-    task = DetectionTask(photos, small(), TRAINING, 0, path)
+    task = DetectionTraining(photos, small(), TRAINING, 0, path)
     before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
     body = torch.load(path, weights_only=True)
     assert torch.equal(before["backbone.body.0.0.weight"], body["features.0.0.weight"])
@@ -165,7 +165,7 @@ def test_stages_that_are_not_trained_stay_as_the_classifier_has_them(photos: Ima
 def test_other_architectures_give_losses_and_gradients(photos: Images, name: str) -> None:
     """From scratch every stage and norm learns; the second one's box head has norms of its own."""
     spec = small(name, norm="batch", trained=5).model_copy(update={"classes": None})
-    task = DetectionTask(photos, spec, TRAINING, 0)
+    task = DetectionTraining(photos, spec, TRAINING, 0)
     losses = task.loss(task.collate([(0, 0), (1, 0)]), task.model.train())
     sum(losses.values()).backward()
     assert {"objectness", "rpn_boxes", "classes", "boxes"} <= losses.keys()
@@ -179,19 +179,19 @@ def test_other_architectures_give_losses_and_gradients(photos: Images, name: str
 
 
 def test_sizes_are_drawn_for_each_image_and_epoch(photos: Images) -> None:
-    task = DetectionTask(photos, small(), TRAINING.model_copy(update={"flip": 0.0}), 0)
+    task = DetectionTraining(photos, small(), TRAINING.model_copy(update={"flip": 0.0}), 0)
     seen = [task.collate([(i, epoch)]) for epoch in range(6) for i in range(3)]
     shorts = [min(batch.shapes[0]) for batch in seen]
     assert {round(short / 16) for short in shorts} == {3, 4}
     assert shorts != shorts[:3] * 6
-    again = DetectionTask(photos, small(), TRAINING.model_copy(update={"flip": 0.0}), 0)
+    again = DetectionTraining(photos, small(), TRAINING.model_copy(update={"flip": 0.0}), 0)
     assert [again.collate([(i, e)]).shapes for e in range(6) for i in range(3)] == [batch.shapes for batch in seen]
     shares = [batch.targets[0]["boxes"] / torch.tensor([*batch.shapes[0][::-1]] * 2) for batch in seen[::3]]
     assert all(torch.allclose(shares[0], each, atol=1e-4) for each in shares[1:])
 
 
 def test_a_class_that_only_held_out_photos_have_counts_as_missed(photos: Images) -> None:
-    task = DetectionTask(photos, small(), TRAINING, 0)
+    task = DetectionTraining(photos, small(), TRAINING, 0)
     others = set(task.val.known(task.classes)) - set(task.classes)
     assert others
     task.val.ids = task.val.ids[:2]
@@ -203,9 +203,9 @@ def test_a_class_that_only_held_out_photos_have_counts_as_missed(photos: Images)
 def test_a_start_that_does_not_fit_is_named(tmp_path: Path, photos: Images) -> None:
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "odd.pth")
     with pytest.raises(UserError, match=r"odd\.pth to start detector .* from: \d+ tensors missing"):
-        DetectionTask(photos, small(), TRAINING, 0, tmp_path / "odd.pth")
+        DetectionTraining(photos, small(), TRAINING, 0, tmp_path / "odd.pth")
     with pytest.raises(UserError, match="plain_cnn starts from nothing"):
-        DetectionTask(photos, detector_file("shapes_cnn").spec(), TRAINING, 0, tmp_path / "odd.pth")
+        DetectionTraining(photos, detector_file("shapes_cnn").spec(), TRAINING, 0, tmp_path / "odd.pth")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from training.training_world import MODEL, World, job, make_world
 from vbert.data.examples import Examples, write_examples
 from vbert.model.start import Initialization
 from vbert.objectives.pretraining.corpus import Corpus, PretrainData
-from vbert.objectives.pretraining.matching import Tried, accuracies, doubt, text_alone, tried
+from vbert.objectives.pretraining.matching import JudgedPair, accuracies, doubt, judged_pairs, text_alone
 from vbert.objectives.pretraining.mlm_itm import Pretraining
 from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.training.ranks import Ranks
@@ -30,8 +30,8 @@ def corpora(world: World) -> tuple[Corpus, Corpus]:
     return train, held_out
 
 
-def pairs_of(corpus: Corpus) -> list[Tried]:
-    return tried([corpus], [range(len(corpus.ids))], SETTINGS)
+def pairs_of(corpus: Corpus) -> list[JudgedPair]:
+    return judged_pairs([corpus], [range(len(corpus.ids))], SETTINGS)
 
 
 def test_a_perfect_reader_a_guess_and_one_that_knows_texts_alone(world: World) -> None:

@@ -17,7 +17,7 @@ from vbert.errors import BuildError, UserError
 from vbert.model.start import Initialization
 from vbert.model.trained import Model
 from vbert.objectives.pretraining.corpus import PretrainData
-from vbert.objectives.pretraining.mlm_itm import Pretraining, Sample
+from vbert.objectives.pretraining.mlm_itm import Pretraining, PretrainingSequence
 from vbert.objectives.pretraining.run import run_pretrain
 from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.training.ranks import Ranks
@@ -52,7 +52,7 @@ def samples(task: Pretraining, epochs: int = 3) -> list[tuple[Sequence[str], lis
     return out
 
 
-def sample(task: Pretraining, i: int, epoch: int = 0) -> Sample:
+def sample(task: Pretraining, i: int, epoch: int = 0) -> PretrainingSequence:
     """The one sequence of an example."""
     ((_, found),) = task._training_samples(i, epoch)
     return found

@@ -24,7 +24,7 @@ from vbert.regions.boxes import Adaptive, Nms
 from vbert.regions.contract import Contract, Preprocessing
 from vbert.regions.detector import DetectorWeights
 from vbert.regions.shards import Sample, Shards, write_contents, write_shard
-from vbert.report.page import Downstream
+from vbert.report.page import EvaluatedEntry
 
 DIM, SIDE = 8, 24
 ANSWERS = ("yes", "no", "red")
@@ -62,7 +62,7 @@ class World(NamedTuple):
     detector: DetectorWeights
     images: Images
     pretrained: Model
-    downstream: dict[str, Downstream]
+    downstream: dict[str, EvaluatedEntry]
 
 
 def make_world(folder: Path, word: str = "", count: int = 6) -> World:
@@ -120,7 +120,7 @@ def make_world(folder: Path, word: str = "", count: int = 6) -> World:
         counts=counts,
         files={},
     )
-    held = Downstream(
+    held = EvaluatedEntry(
         model,
         Evaluation.at(folder / "evaluation"),
         images,

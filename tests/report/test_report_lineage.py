@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vbert.artifacts.making.graph import build_here
 from vbert.artifacts.store import durable
-from vbert.report.layout import GAP_X, HEIGHT, WIDTH, essential, lay_out
+from vbert.report.layout import GAP_X, HEIGHT, WIDTH, essential, layered_layout
 from vbert.report.lineage import chain
 
 
@@ -70,8 +70,8 @@ def graphs(draw: st.DrawFn) -> dict[str, list[str]]:
 @given(graphs())
 def test_no_node_covers_another_and_every_line_leads_on(inputs: dict[str, list[str]]) -> None:
     drawn = essential(inputs)
-    found = lay_out(drawn)
-    assert found == lay_out(drawn)
+    found = layered_layout(drawn)
+    assert found == layered_layout(drawn)
     for (ax, ay), (bx, by) in combinations(found.places.values(), 2):
         assert abs(ax - bx) >= WIDTH + GAP_X - 1e-6 or abs(ay - by) >= HEIGHT - 0.2
     for x, y in found.places.values():

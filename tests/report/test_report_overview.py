@@ -14,7 +14,7 @@ from flows.again import again
 from flows.graph import graph
 from flows.recipe import parse_changes, resolve
 from vbert.data.examples import Examples, write_examples
-from vbert.report.baselines import Guess, answers, detected
+from vbert.report.baselines import MajorityBaseline, answer_baselines, detector_baselines
 from vbert.report.overview import facts
 from vbert.report.plots import Point, line_chart
 from vbert.report.results import runs
@@ -56,26 +56,26 @@ def test_the_commonest_training_answer_to_a_kind_of_question_is_its_baseline(tmp
     write_examples(tmp_path / "more", [*rows, *training])
     more = held.__class__(**{**vars(held), "examples": Examples.at(tmp_path / "more")})
     (run,) = runs({"vqa/toy/test": more}, False)
-    assert answers(run, ["test", "val"]) == {
+    assert answer_baselines(run, ["test", "val"]) == {
         "test": {
-            "accuracy": Guess("no", pytest.approx(2 / 6)),
-            "accuracy/kind 0": Guess("red", pytest.approx(1 / 3)),
-            "accuracy/kind 1": Guess("no", pytest.approx(1 / 3)),
+            "accuracy": MajorityBaseline("no", pytest.approx(2 / 6)),
+            "accuracy/kind 0": MajorityBaseline("red", pytest.approx(1 / 3)),
+            "accuracy/kind 1": MajorityBaseline("no", pytest.approx(1 / 3)),
         }
     }
     told = dict(facts([run], type("Chain", (), {"nodes": []})()))
     assert told["data: toy"] == "train 12, test 6 examples"
     (untrained,) = runs(world.downstream, False)
-    assert answers(untrained, ["test"]) == {}
+    assert answer_baselines(untrained, ["test"]) == {}
 
 
 def test_the_commonest_training_attribute_stands_beside_those_of_the_split_a_detector_is_evaluated_on(
     tmp_path: Path,
 ) -> None:
     world = make_world(tmp_path)
-    found = detected(world.detector, world.images)
-    assert (found.split, found.attributes) == ("val", {"val": Guess("red", pytest.approx(1 / 3))})
-    assert detected(world.detector, None).split == "test, or val"
+    found = detector_baselines(world.detector, world.images)
+    assert (found.split, found.attributes) == ("val", {"val": MajorityBaseline("red", pytest.approx(1 / 3))})
+    assert detector_baselines(world.detector, None).split == "test, or val"
 
 
 def test_a_series_of_one_point_is_drawn() -> None:

@@ -20,8 +20,8 @@ from vbert.artifacts.store.manifest import Manifest
 from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images
 from vbert.data.raw import RawFiles
-from vbert.report.baselines import Detected
-from vbert.report.lineage import Chain, Node, chain
+from vbert.report.baselines import DetectorBaselines
+from vbert.report.lineage import Lineage, LineageNode, chain
 from vbert.report.page import PAGE, ReportSettings
 from vbert.report.write import write_report
 
@@ -58,10 +58,10 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / PAGE
 
 
-def made_by(recipe: Recipe) -> Chain:
+def made_by(recipe: Recipe) -> Lineage:
     """The chain of a recipe's report, as if all of it were built."""
 
-    def built(node: Node) -> Node:
+    def built(node: LineageNode) -> LineageNode:
         digest = node.key[:40]
         environment = {"processor": "GenuineIntel family 6 model 143", "cores": 2, "commit": digest, "dirty": True}
         return replace(node, manifest=Manifest(
@@ -205,9 +205,9 @@ def test_it_holds_pictures_and_stays_small(page: str) -> None:
 
 
 def test_a_budget_of_bytes_leaves_pictures_out_and_says_so(world: World) -> None:
-    from vbert.report.thumbnails import Album
+    from vbert.report.thumbnails import ThumbnailAlbum
 
-    album = Album(side=320, budget=250)
+    album = ThumbnailAlbum(side=320, budget=250)
     first, *rest = [album.picture(world.images, f"{i}") for i in range(6)]
     assert first.uri
     assert rest[-1].uri is None
@@ -253,7 +253,7 @@ def test_the_template_refuses_what_is_not_there() -> None:
 
     with pytest.raises(UndefinedError):
         render(type("Nothing", (), {"charts": [], "shards": [], "detector": {}, "pretrained": None,
-                                    "detected": Detected(), "hidden": None,
+                                    "detected": DetectorBaselines(), "hidden": None,
                                     "chain": type("Chain", (), {"nodes": []})})())  # fmt: skip
 
 

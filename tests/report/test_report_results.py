@@ -19,17 +19,17 @@ from vbert.data.images import Images, write_images
 from vbert.data.raw import RawFiles, RawWriter
 from vbert.model.trained import Model
 from vbert.report.comparison import comparisons
-from vbert.report.page import Downstream
+from vbert.report.page import EvaluatedEntry
 from vbert.report.plots import VALIDATED, Point, line_chart, losses, shares
 from vbert.report.predictions import gallery
 from vbert.report.render import cut, duration, figure, percent, size
 from vbert.report.results import FLOOR, MAIN, SCRATCH, UNPAIRED, groups, runs
-from vbert.report.thumbnails import Album
+from vbert.report.thumbnails import ThumbnailAlbum
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 
 
-def with_head(held: Downstream, folder: Path, **changes: Any) -> Downstream:
+def with_head(held: EvaluatedEntry, folder: Path, **changes: Any) -> EvaluatedEntry:
     """The entry with another head.json."""
     shutil.copytree(held.model.path, folder)
     path = folder / "head.json"
@@ -37,7 +37,7 @@ def with_head(held: Downstream, folder: Path, **changes: Any) -> Downstream:
     return replace(held, model=Model.at(folder))
 
 
-def started(held: Downstream, start: str) -> Downstream:
+def started(held: EvaluatedEntry, start: str) -> EvaluatedEntry:
     """The entry as if the recipe's `start` had trained it."""
     made = graph(resolve(str(TINY), {"downstream.vqa.start": start}))
     assert made.step is not None
@@ -71,7 +71,9 @@ def test_without_any_pre_training_no_run_is_a_control_for_lacking_it(world: Worl
     assert run.note == "8 steps"
 
 
-def of_seed(world: World, folder: Path, entry: str, seed: int, changes: dict[str, Any], right: set[int]) -> Downstream:
+def of_seed(
+    world: World, folder: Path, entry: str, seed: int, changes: dict[str, Any], right: set[int]
+) -> EvaluatedEntry:
     """The entry as the recipe would have trained it with `seed`; the answers to the examples `right` are right."""
     from vbert.metrics.evaluation import Evaluation, write_evaluation
 
@@ -131,7 +133,7 @@ def test_entries_are_compared_over_their_seeds_with_the_one_not_pre_trained(worl
 
 def test_shelves_hold_many_kinds_before_more_of_one(world: World) -> None:
     (run,) = runs(world.downstream, pretrained=False)
-    shelves = {shelf.title: shelf.shown for shelf in gallery(run, Album(320), 2).shelves}
+    shelves = {shelf.title: shelf.shown for shelf in gallery(run, ThumbnailAlbum(320), 2).shelves}
     assert {one.kind for one in shelves["Wrong"]} == {"kind 0", "kind 1"}
     assert all(not one.right for one in shelves["Wrong"])
     assert [one.confidence for one in shelves["Least certain"]] == [0.5, 0.53], "both are below the threshold"
@@ -161,7 +163,7 @@ def photo(folder: Path, width: int, height: int, save: Callable[[Any, BytesIO], 
 
 def test_photos_become_small_and_boxes_stay_in_their_own_pixels(tmp_path: Path) -> None:
     images = photo(tmp_path, 640, 480, lambda image, out: image.save(out, "PNG"))
-    found = Album(side=320).picture(images, "a")
+    found = ThumbnailAlbum(side=320).picture(images, "a")
     assert (found.width, found.height) == (640, 480)
     assert found.uri is not None
     assert found.uri.startswith("data:image/jpeg;base64,")
@@ -171,10 +173,10 @@ def test_photos_become_small_and_boxes_stay_in_their_own_pixels(tmp_path: Path) 
 
 def test_a_broken_image_is_a_reason(tmp_path: Path) -> None:
     images = photo(tmp_path, 8, 8, lambda image, out: out.write(b"GIF89a nothing more") and None)
-    found = Album(side=320).picture(images, "a")
+    found = ThumbnailAlbum(side=320).picture(images, "a")
     assert found.uri is None
     assert "damaged" in found.reason or "not an image" in found.reason
-    assert Album(side=320).picture(images, "b").reason == "no such image"
+    assert ThumbnailAlbum(side=320).picture(images, "b").reason == "no such image"
 
 
 def test_a_damaged_file_of_the_store_is_the_store_s_to_mend(world: World) -> None:
@@ -185,7 +187,7 @@ def test_a_damaged_file_of_the_store_is_the_store_s_to_mend(world: World) -> Non
             raise Damaged("download", "f" * 64, "files.tar", "its size is another")
 
     with pytest.raises(Damaged):
-        Album(320).picture(Torn.at(world.images.path), "0")
+        ThumbnailAlbum(320).picture(Torn.at(world.images.path), "0")
 
 
 def test_held_out_losses_join_their_training_losses_and_accuracies_stand_apart() -> None:

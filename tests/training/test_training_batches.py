@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from training.training_world import World, make_world
 
 from vbert.model.vocabulary import SPECIAL, Encoder, TextRules
-from vbert.objectives.batches import RegionInputs, Rows, mask, portion, sentence, shuffled_images, statistics
-from vbert.training.sampler import Batches, derive, generator, items, order
+from vbert.objectives.batches import ExampleRows, RegionInputs, mask, portion, sentence, shuffled_images, statistics
+from vbert.training.sampler import GlobalBatchSampler, derive, generator, items, order
 
 ENCODER = Encoder([*SPECIAL, "a", "cat", "##s", "sleep", "这", "是", "一", "只", "猫", "。", "?"], TextRules())
 
@@ -25,7 +25,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def batches(rank: int = 0, world: int = 1, parts: int = 1, first: int = 0) -> list[list[tuple[int, int]]]:
     return list(
-        Batches(size=7, seed=1, batch_size=12, first=first, last=10, rank=rank, world=world, parts=parts)
+        GlobalBatchSampler(size=7, seed=1, batch_size=12, first=first, last=10, rank=rank, world=world, parts=parts)
     )  # fmt: skip
 
 
@@ -113,7 +113,7 @@ def test_two_texts_have_two_segments_and_are_cut_evenly() -> None:
 
 
 def test_rows_without_regions_are_dropped_and_counted(world: World) -> None:
-    rows = Rows(world.examples, world.shards, ["train"], ["caption", "question"])
+    rows = ExampleRows(world.examples, world.shards, ["train"], ["caption", "question"])
     assert rows.dropped == 12
     assert not {"000", "001"} & {image for images in rows.column("image_ids") for image in images}
     assert [row["example_id"] for row in rows[[3, 0, 3]]] == [rows.column("example_id")[i] for i in (3, 0, 3)]
@@ -169,8 +169,8 @@ def test_a_share_is_of_whole_images_and_inside_a_larger_one() -> None:
 
 
 def test_rows_of_a_share_and_whose_regions_stand_for_theirs(world: World) -> None:
-    whole = Rows(world.examples, world.shards, ["train"], ["question"])
-    some = Rows(world.examples, world.shards, ["train"], ["question"], 0.25, seed=1)
+    whole = ExampleRows(world.examples, world.shards, ["train"], ["question"])
+    some = ExampleRows(world.examples, world.shards, ["train"], ["question"], 0.25, seed=1)
     images = {image for ids in some.column("image_ids") for image in ids}
     of_them = [
         e for e, ids in zip(whole.column("example_id"), whole.column("image_ids"), strict=True) if ids[0] in images

@@ -22,7 +22,7 @@ from vbert.artifacts.making.build import Stopped
 from vbert.artifacts.steps.settings import Numerics, Since
 from vbert.errors import BuildError, UserError
 from vbert.training import loop
-from vbert.training.checkpoint import Checkpoints, State
+from vbert.training.checkpoint import Checkpoints, TrainingState
 from vbert.training.schedule import Schedule
 
 SCHEDULE = Schedule(steps=23, batch_size=12, learning_rate=1e-2, validate_every=10)
@@ -190,7 +190,7 @@ def test_damaged_checkpoint_gives_way(
 
 def test_half_a_checkpoint_of_a_killed_writer_goes(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, "digest")
-    checkpoints.save(State("digest", step=5), {}, {})
+    checkpoints.save(TrainingState("digest", step=5), {}, {})
     (tmp_path / "0123.part").mkdir()
     (tmp_path / "0123.part" / "model.safetensors").write_text("half")
     found = checkpoints.latest()

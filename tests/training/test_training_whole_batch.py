@@ -18,14 +18,14 @@ from training.training_world import MODEL, World, make_world
 from vbert.artifacts.steps.settings import Numerics
 from vbert.model.start import Initialization
 from vbert.objectives import load
-from vbert.objectives.batches import Rows
-from vbert.objectives.downstream import Downstream, ObjectiveDataset
+from vbert.objectives.batches import ExampleRows
+from vbert.objectives.downstream import Finetuning, ObjectiveDataset
 from vbert.objectives.pretraining.mlm_itm import PretrainData, Pretraining
 from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.objectives.vqa import VqaSettings
 from vbert.regions.detector import DetectorTraining
-from vbert.regions.training import DetectionTask
-from vbert.training.loop import Schedule, Task, run_training
+from vbert.regions.training import DetectionTraining
+from vbert.training.loop import Schedule, Trainable, run_training
 from vbert.training.sampler import items
 
 # As the demo pre-trains.
@@ -55,28 +55,28 @@ def doubled(task: Any) -> Any:
     return task
 
 
-def pretraining(world: World, _: Path) -> tuple[Task, Schedule]:
+def pretraining(world: World, _: Path) -> tuple[Trainable, Schedule]:
     model = Initialization(world.vocabulary, MODEL).build(world.shards.dim, 0)
     data = {"world": PretrainData(world.examples, world.shards)}
     return doubled(Pretraining(data, world.vocabulary.encoder(), model, "append6", DEMO, 0)), DEMO
 
 
-def answering(world: World, _: Path) -> tuple[Task, Schedule]:
+def answering(world: World, _: Path) -> tuple[Trainable, Schedule]:
     settings = VqaSettings(data="world", steps=1, batch_size=32, learning_rate=1e-3, validation_examples=0)
     objective = load("vqa")
-    rows = Rows(world.examples, world.shards, ["train"], objective.KINDS)
+    rows = ExampleRows(world.examples, world.shards, ["train"], objective.KINDS)
     head = {**objective.head(rows[list(range(len(rows)))], settings), "max_text": 40, "images": "own"}
     config = Initialization(world.vocabulary, MODEL).build(world.shards.dim, 0).encoder.config
     side = ObjectiveDataset(objective, head, world.vocabulary.encoder(), rows, world.shards, config.box_input)
-    return doubled(Downstream(objective.model(config, head, 0), side, side, settings)), settings
+    return doubled(Finetuning(objective.model(config, head, 0), side, side, settings)), settings
 
 
-def detection(_: World, folder: Path) -> tuple[Task, Schedule]:
+def detection(_: World, folder: Path) -> tuple[Trainable, Schedule]:
     """All is sampled, as what is drawn differs by part; images of one size, as parts pad to their largest; and norms
     with the statistics of before."""
     training = DetectorTraining(data="tiny", steps=1, batch_size=16)
     images = scenes(folder / "scenes", 32, side=32)
-    task: Any = doubled(DetectionTask(images, small_spec(), training, 0))
+    task: Any = doubled(DetectionTraining(images, small_spec(), training, 0))
     task.model.rpn.fg_bg_sampler.batch_size_per_image = 2000
     task.model.roi_heads.fg_bg_sampler.batch_size_per_image = 200
     for module in task.model.modules():
@@ -96,7 +96,7 @@ def detection(_: World, folder: Path) -> tuple[Task, Schedule]:
     return task, training
 
 
-def step(job: Any, task: Task, schedule: Schedule, kept: Path) -> dict[str, float]:
+def step(job: Any, task: Trainable, schedule: Schedule, kept: Path) -> dict[str, float]:
     """What the curves say of one step; its gradients, as they stand after the backward passes, are in the file `kept`
     of the last rank."""
 
@@ -112,7 +112,7 @@ def step(job: Any, task: Task, schedule: Schedule, kept: Path) -> dict[str, floa
 
 @pytest.mark.parametrize("make", [pretraining, answering, detection])
 def test_parts_and_processes_leave_the_gradients(
-    make: Callable[[World, Path], tuple[Task, Schedule]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[World, Path], tuple[Trainable, Schedule]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float64 to 1e-12 of the largest: a batch at once, in parts, and in two processes of two parts each."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # of boxes and pooled maps

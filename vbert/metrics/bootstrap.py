@@ -18,7 +18,7 @@ Method = Literal["bootstrap", "clopper-pearson", "none"]
 
 
 @dataclass(frozen=True)
-class Interval:
+class ConfidenceInterval:
     """A 95 % interval of a mean. `groups`: images that count as drawn; `effective`: how many independent examples
     theirs are worth (by the design effect; at 0 or 1, where nothing is seen of that, the number of images)."""
 
@@ -38,7 +38,7 @@ class Interval:
         return "one image alone says nothing"
 
 
-def interval(scores: Sequence[float], groups: Sequence[str], resamples: int, seed: int = 0) -> Interval:
+def interval(scores: Sequence[float], groups: Sequence[str], resamples: int, seed: int = 0) -> ConfidenceInterval:
     """95 % interval of the mean of scores in [0, 1], where those of one group (an image's) go together.
 
     Groups are resampled, not examples: answers about one image stand or fall together, and taken as independent their
@@ -60,14 +60,14 @@ def interval(scores: Sequence[float], groups: Sequence[str], resamples: int, see
     variance = count / max(1, count - 1) * float(np.square(residual / sizes.sum()).sum())
     wrong, right = int((sizes - sums > 0).sum()), int((sums > 0).sum())
     if count < 2:
-        return Interval(0.0, 1.0, "none", count, float(count))
+        return ConfidenceInterval(0.0, 1.0, "none", count, float(count))
     if not wrong or not right:
         effective = float(sizes.sum() ** 2 / np.square(sizes).sum())
     else:
         effective = min(float(sizes.sum()), float(mean * (1 - mean) / variance)) if variance else float(sizes.sum())
     if min(wrong, right) < FEW:
-        return Interval(*_clopper_pearson(float(mean), effective), "clopper-pearson", count, effective)
-    return Interval(*_bootstrap(sums, sizes, resamples, seed), "bootstrap", count, effective)
+        return ConfidenceInterval(*_clopper_pearson(float(mean), effective), "clopper-pearson", count, effective)
+    return ConfidenceInterval(*_bootstrap(sums, sizes, resamples, seed), "bootstrap", count, effective)
 
 
 def clustered(values: NDArray[np.float64], groups: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

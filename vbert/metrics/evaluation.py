@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vbert.artifacts.steps.artifact import Artifact
-from vbert.metrics.bootstrap import Interval, interval
+from vbert.metrics.bootstrap import ConfidenceInterval, interval
 
 
 class Evaluation(Artifact):
@@ -25,9 +25,9 @@ class Evaluation(Artifact):
         """Metric → value, e.g. accuracy, accuracy/shape; empty for examples without labels."""
         return dict(self._read()["metrics"])
 
-    def intervals(self) -> dict[str, Interval]:
+    def intervals(self) -> dict[str, ConfidenceInterval]:
         """Metric → 95 % interval, with the method it was made by (`vbert.metrics.bootstrap.interval`)."""
-        return {name: Interval(**found) for name, found in self._read()["intervals"].items()}
+        return {name: ConfidenceInterval(**found) for name, found in self._read()["intervals"].items()}
 
     def counts(self) -> dict[str, int]:
         """Metric → examples it is the mean of; `examples`: all; `answered`: those predicted; `quarantined`: those whose

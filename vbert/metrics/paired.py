@@ -17,7 +17,7 @@ DRAWS = 2_000_000  # images drawn at once
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """A difference of means with its 95 % interval. `by_seed`: the difference in each seed."""
 
     value: float
@@ -32,7 +32,7 @@ def paired_difference(
     groups: Sequence[str],
     resamples: int,
     seed: int = 0,
-) -> Difference:
+) -> PairedDifference:
     """Mean of ours − theirs, scores [seeds][examples]: row s of both is of one seed, column i of one example, and the
     examples of a group (an image's) go together.
 
@@ -54,7 +54,7 @@ def paired_difference(
     by_seed = cells.sum(1) / size.sum()
     if not cells.any():
         most = 1 - float(((1 - CONFIDENCE) / 2) ** (np.square(size).sum() / size.sum() ** 2))
-        return Difference(0.0, -most, most, tuple(by_seed.tolist()))
+        return PairedDifference(0.0, -most, most, tuple(by_seed.tolist()))
     rng, found = np.random.default_rng(seed), []
     for start in range(0, resamples, batch := max(1, DRAWS // images)):
         drawn = min(batch, resamples - start)
@@ -67,7 +67,7 @@ def paired_difference(
         found.append(means[:, 0])
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(np.concatenate(found), [tail, 1 - tail])
-    return Difference(float(by_seed.mean()), float(low), float(high), tuple(by_seed.tolist()))
+    return PairedDifference(float(by_seed.mean()), float(low), float(high), tuple(by_seed.tolist()))
 
 
 def _counts(drawn: NDArray[np.int64], among: int) -> NDArray[np.float64]:

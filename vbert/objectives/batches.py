@@ -44,7 +44,7 @@ class Batch:
         return Batch(self.packed.pin_memory(), {name: tensor.pin_memory() for name, tensor in self.tensors.items()})
 
 
-class Rows:
+class ExampleRows:
     """The examples of some splits and kinds whose images all have regions, in the order of the table.
 
     types: question types, None for all. share: of the examples, as `portion` draws it with `seed`. every: those without
@@ -189,7 +189,7 @@ def statistics(sources: Sequence[tuple[RegionInputs, Sequence[str]]]) -> tuple[T
 
 
 @dataclass
-class Masked:
+class MaskedText:
     """A text with some pieces hidden: `ids` as the model sees them, `at` the hidden places, `true` what stood there."""
 
     ids: list[int]
@@ -204,7 +204,7 @@ def mask(
     rng: np.random.Generator,
     shares: Sequence[float],
     whole_word: bool = False,
-) -> Masked:
+) -> MaskedText:
     """BERT's masking: piece i is hidden with probability `shares[i]`; of the hidden 80 % become [MASK], 10 % a random
     piece, 10 % stay (Devlin et al. 2019). Special tokens are neither hidden nor drawn.
 
@@ -227,7 +227,7 @@ def mask(
             out[i] = encoder.mask
         elif draws[1][i] < 0.9:
             out[i] = _random_piece(encoder, float(draws[2][i]))
-    return Masked(out, at, [ids[i] for i in at])
+    return MaskedText(out, at, [ids[i] for i in at])
 
 
 def _random_piece(encoder: Encoder, draw: float) -> int:
@@ -240,7 +240,7 @@ def _random_piece(encoder: Encoder, draw: float) -> int:
 
 
 @dataclass
-class Text:
+class TokenizedText:
     """A text as the model reads it: piece ids with special tokens, segment types, words as `mask` takes them, and
     which pieces belong to an answer."""
 
@@ -250,7 +250,7 @@ class Text:
     answer: list[bool]
 
 
-def sentence(encoder: Encoder, texts: Sequence[tuple[str, str]], limit: int) -> Text:
+def sentence(encoder: Encoder, texts: Sequence[tuple[str, str]], limit: int) -> TokenizedText:
     """`[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` with segment types 0 and 1; at most `limit` tokens, the longest
     text cut first. Each of `texts` has an answer behind it ("" for none), which is cut only where nothing is left of
     any text."""
@@ -261,7 +261,7 @@ def sentence(encoder: Encoder, texts: Sequence[tuple[str, str]], limit: int) -> 
         while over > 0 and any(length[part] for length in lengths):
             max(lengths, key=lambda length: length[part])[part] -= 1
             over -= 1
-    out = Text([encoder.cls], [0], [-1], [False])
+    out = TokenizedText([encoder.cls], [0], [-1], [False])
     for segment, (both, cut) in enumerate(zip(pieces, lengths, strict=True)):
         for part, length in enumerate(cut):
             offset = 1 + max(out.words)

@@ -23,7 +23,7 @@ from vbert.model.trained import Model, write_model
 from vbert.model.visualbert import Packed
 from vbert.model.vocabulary import Encoder
 from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load
-from vbert.objectives.batches import Batch, RegionInputs, Rows, image_groups, statistics
+from vbert.objectives.batches import Batch, ExampleRows, RegionInputs, image_groups, statistics
 from vbert.regions.contract import check
 from vbert.regions.shards import Shards
 from vbert.training.loop import run_training
@@ -37,7 +37,13 @@ class ObjectiveDataset:
     """Rows of examples as an objective's batches."""
 
     def __init__(
-        self, objective: Objective, head: dict[str, Any], encoder: Encoder, rows: Rows, shards: Shards, box_input: str
+        self,
+        objective: Objective,
+        head: dict[str, Any],
+        encoder: Encoder,
+        rows: ExampleRows,
+        shards: Shards,
+        box_input: str,
     ) -> None:
         self.objective, self.head, self.encoder, self.rows = objective, head, encoder, rows
         self.visuals = RegionInputs(shards, box_input, rows.shown(head["images"]))
@@ -60,7 +66,7 @@ class ObjectiveDataset:
                 yield model(batch.packed, batch.tensors["at"]), rows
 
 
-class Downstream:
+class Finetuning:
     """The task of fine-tuning, as the loop wants it."""
 
     def __init__(
@@ -116,8 +122,8 @@ def run_finetune(
     """Trains on the split `train`, looks at `val`, writes a `Model`."""
     torch.set_num_threads(numerics.threads)
     objective = load(plugin.name)
-    train = Rows(examples, shards, ["train"], objective.KINDS, settings.share, seed)
-    held_out = Rows(examples, shards, ["val"], objective.KINDS)
+    train = ExampleRows(examples, shards, ["train"], objective.KINDS, settings.share, seed)
+    held_out = ExampleRows(examples, shards, ["val"], objective.KINDS)
     head = {**_head(objective, train, start, settings), "objective": plugin.name, "images": settings.images}
     model, vocabulary, contract = _model(objective, head, train, start, shards, seed)
     head["max_text"] = text_limit(head["max_text"], model.encoder.config.max_positions)
@@ -128,7 +134,7 @@ def run_finetune(
     if isinstance(start, Initialization) and start.model.standardise:
         used = [image for images in train.column("image_ids") for image in images]
         model.encoder.set_statistics(*statistics([(training.visuals, used)]))
-    task = Downstream(model, training, validation, settings)
+    task = Finetuning(model, training, validation, settings)
     best = f"validation/{objective.SELECTS}" if settings.select == "best" else None
     if best and not any(map(objective.labelled, held_out[task.chosen])):
         raise UserError(
@@ -151,7 +157,7 @@ def run_finetune(
 
 
 def _head(
-    objective: Objective, train: Rows, start: Model | Initialization, settings: DownstreamSettings
+    objective: Objective, train: ExampleRows, start: Model | Initialization, settings: DownstreamSettings
 ) -> dict[str, Any]:
     """What the head is; a start that has one keeps it where nothing is trained. Raises UserError where it has none."""
     head = {"max_text": settings.max_text}
@@ -163,7 +169,12 @@ def _head(
 
 
 def _model(
-    objective: Objective, head: dict[str, Any], train: Rows, start: Model | Initialization, shards: Shards, seed: int
+    objective: Objective,
+    head: dict[str, Any],
+    train: ExampleRows,
+    start: Model | Initialization,
+    shards: Shards,
+    seed: int,
 ) -> tuple[Any, Any, Any]:
     """(model, vocabulary, contract): the start's encoder under the objective's head. Of a head that the start has,
     the rows of answers known to both are kept."""
@@ -213,7 +224,7 @@ def run_predict(
     objective, head, network = load(plugin.name), model.head(), model.load()
     device = of_rank(device_of(job.machine.device), job.rank)
     network = network.to(device)
-    rows = Rows(examples, shards, [split], objective.KINDS)
+    rows = ExampleRows(examples, shards, [split], objective.KINDS)
     side = ObjectiveDataset(objective, head, model.vocabulary().encoder(), rows, shards, model.config().box_input)
     folder = durable.make_directories(job.scratch / "predictions")
     chunks = range(-(-len(rows) // CHUNK))
@@ -243,7 +254,7 @@ def run_score(
     from vbert.metrics.evaluation import write_evaluation
 
     objective = load(plugin.name)
-    table = Rows(examples, shards, [split], objective.KINDS)
+    table = ExampleRows(examples, shards, [split], objective.KINDS)
     rows = table.every.to_pylist()
     files = sorted((job.scratch / "predictions").glob("*.jsonl"))
     made = {p["example_id"]: p for path in files for p in map(json.loads, path.read_text("utf-8").splitlines())}

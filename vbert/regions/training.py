@@ -63,7 +63,7 @@ class DetectionBatch:
         return DetectionBatch(self.pixels.to(device, non_blocking=non_blocking), self.shapes, targets)
 
 
-class Unreadable:
+class UnreadableImages:
     """Ids of images that the index holds for whole and whose pixels can't be decoded, noted by whichever process meets
     them: in a folder of the scratch, so that one who goes on after a kill, or a loader's worker, adds to the same."""
 
@@ -168,8 +168,8 @@ def train_detector(
     if isinstance(spec, PretrainedDetector):
         begun = copy_only(spec.weights, job.scratch / f"start-{job.rank}", f"what {spec.spec.name} starts from")
         spec = spec.spec
-    unreadable = Unreadable(job.scratch / "unreadable")
-    task = DetectionTask(images, spec, training, seed, begun, unreadable)
+    unreadable = UnreadableImages(job.scratch / "unreadable")
+    task = DetectionTraining(images, spec, training, seed, begun, unreadable)
     curves = run_training(job, task, training, numerics, seed)
     if job.rank:
         return {}
@@ -184,7 +184,7 @@ def train_detector(
     return figures | ({"unreadable": len(bad)} if bad else {})
 
 
-class DetectionTask:
+class DetectionTraining:
     """What the training loop needs to know of detection."""
 
     def __init__(
@@ -194,7 +194,7 @@ class DetectionTask:
         training: DetectorTraining,
         seed: int,
         begun: Path | None = None,
-        unreadable: Unreadable | None = None,
+        unreadable: UnreadableImages | None = None,
     ) -> None:
         """`begun`: the file of weights to start from; none: from scratch. `unreadable`: where bad images are noted."""
         self.images, self.spec, self.training, self.seed = images, spec, training, seed
@@ -297,7 +297,7 @@ def detections(
     images: Images,
     ids: Sequence[str],
     job: Job | None = None,
-    unreadable: Unreadable | None = None,
+    unreadable: UnreadableImages | None = None,
 ) -> dict[str, Boxes]:
     """What is found in each image that can be decoded; of those before SIGTERM came to `job`."""
     found = {}
@@ -335,7 +335,7 @@ def found_boxes(detector: Detector, spec: DetectorSpec, images: Images, image_id
 
 
 def write_evaluation(
-    directory: Path, detector: Detector, spec: DetectorSpec, images: Images, job: Job, unreadable: Unreadable
+    directory: Path, detector: Detector, spec: DetectorSpec, images: Images, job: Job, unreadable: UnreadableImages
 ) -> dict[str, float]:
     """Evaluate on the `held_out` images; write `evaluation.json` and some `detections.jsonl`."""
     held_out = held_out_of(images)

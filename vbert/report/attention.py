@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vbert.errors import BuildError, UserError, nearest
-from vbert.report.predictions import Shown
-from vbert.report.results import Run
-from vbert.report.thumbnails import Album, Box, Picture, boxed, named
+from vbert.report.predictions import ShownPrediction
+from vbert.report.results import DownstreamRun
+from vbert.report.thumbnails import DrawnBox, Thumbnail, ThumbnailAlbum, boxed, named
 
 LAYERS = 3  # drawn of each example, from the first to the last
 LISTED = 5  # regions named below a picture
 
 
 @dataclass(frozen=True)
-class Word:
+class WordAttention:
     """share: of all attention of the layer; strength: that, as part of the largest of any word in the drawn layers."""
 
     piece: str
@@ -25,29 +25,29 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Looked:
+class LayerAttention:
     """One layer, the mean over its heads: words, and pictures whose boxes are lit by attention."""
 
     layer: int
     on_regions: float  # share of all attention that falls on regions
-    words: list[Word]
-    pictures: list[Picture]
-    first: list[Box]  # the regions looked at most, most first
+    words: list[WordAttention]
+    pictures: list[Thumbnail]
+    first: list[DrawnBox]  # the regions looked at most, most first
 
 
 @dataclass(frozen=True)
-class Gaze:
-    shown: Shown
-    layers: list[Looked]
+class ExampleAttention:
+    shown: ShownPrediction
+    layers: list[LayerAttention]
 
 
-def gazes(run: Run, album: Album, chosen: Sequence[Shown]) -> list[Gaze]:
+def gazes(run: DownstreamRun, album: ThumbnailAlbum, chosen: Sequence[ShownPrediction]) -> list[ExampleAttention]:
     """The attention of `run`'s model on the `chosen` examples, on the CPU, in eval mode.
 
     Raises BuildError or UserError where the model can't be run on them.
     """
     from vbert.objectives import OBJECTIVES, load
-    from vbert.objectives.batches import Rows
+    from vbert.objectives.batches import ExampleRows
     from vbert.objectives.downstream import ObjectiveDataset
 
     held = run.held
@@ -57,7 +57,7 @@ def gazes(run: Run, album: Album, chosen: Sequence[Shown]) -> list[Gaze]:
     objective = load(run.objective)
     model: Any = held.model.load()
     encoder = held.model.vocabulary().encoder()
-    rows = Rows(held.examples, held.shards, ["train", "val", "test"], objective.KINDS)
+    rows = ExampleRows(held.examples, held.shards, ["train", "val", "test"], objective.KINDS)
     places = {example_id: i for i, example_id in enumerate(rows.column("example_id"))}
     chosen = [one for one in chosen if one.example_id in places]
     if not chosen:
@@ -74,7 +74,7 @@ def gazes(run: Run, album: Album, chosen: Sequence[Shown]) -> list[Gaze]:
         peaks = [float(part.max()) if part.numel() else 0.0 for part in parts]
         pieces = [encoder.tokens[i] for i in ids]
         layers = [_looked(run, album, one, pieces, weights[layer].tolist(), layer, peaks) for layer in drawn]
-        found.append(Gaze(one, layers))
+        found.append(ExampleAttention(one, layers))
     return found
 
 
@@ -86,19 +86,19 @@ def _spread(layers: int) -> list[int]:
 
 
 def _looked(
-    run: Run,
-    album: Album,
-    shown: Shown,
+    run: DownstreamRun,
+    album: ThumbnailAlbum,
+    shown: ShownPrediction,
     pieces: Sequence[str],
     weights: Sequence[float],
     layer: int,
     peaks: Sequence[float],
-) -> Looked:
+) -> LayerAttention:
     """weights: of each token, words before regions; peaks: the largest of words and of regions in any drawn layer."""
     on_text, on_regions = weights[: len(pieces)], weights[len(pieces) :]
-    words = [Word(piece, w, w / (peaks[0] or 1.0)) for piece, w in zip(pieces, on_text, strict=True)]
-    pictures: list[Picture] = []
-    every: list[Box] = []
+    words = [WordAttention(piece, w, w / (peaks[0] or 1.0)) for piece, w in zip(pieces, on_text, strict=True)]
+    pictures: list[Thumbnail] = []
+    every: list[DrawnBox] = []
     at = 0
     for image_id in shown.image_ids:
         regions = run.held.shards.read(image_id)
@@ -112,4 +112,4 @@ def _looked(
         every += boxes
         pictures.append(album.picture(run.held.images, image_id).over(boxes))
     every.sort(key=lambda box: -box.share)
-    return Looked(layer + 1, sum(on_regions), words, pictures, every[:LISTED])
+    return LayerAttention(layer + 1, sum(on_regions), words, pictures, every[:LISTED])

@@ -14,11 +14,11 @@ from vbert.data.images import Images
 from vbert.errors import BuildError, Damaged, UserError
 from vbert.model.trained import Model
 from vbert.regions.detector import DetectorWeights
-from vbert.report.results import Run
+from vbert.report.results import DownstreamRun
 
 
 @dataclass(frozen=True)
-class Guess:
+class MajorityBaseline:
     """What is commonest in training, and the share that is right where nothing else is ever said."""
 
     word: str
@@ -26,15 +26,15 @@ class Guess:
 
 
 @dataclass(frozen=True)
-class Detected:
+class DetectorBaselines:
     """split: the one that a detector was evaluated on, which its index tells; attributes: split → the commonest
     attribute."""
 
     split: str = "test, or val"
-    attributes: Mapping[str, Guess] = field(default_factory=dict)
+    attributes: Mapping[str, MajorityBaseline] = field(default_factory=dict)
 
 
-def answers(run: Run, splits: Sequence[str]) -> dict[str, dict[str, Guess]]:
+def answer_baselines(run: DownstreamRun, splits: Sequence[str]) -> dict[str, dict[str, MajorityBaseline]]:
     """split → metric → the commonest training answer among the examples that count in the metric, so that each kind of
     question has its own. Empty where there are no training answers, or no labels to score by."""
     from vbert.objectives import OBJECTIVES, load
@@ -58,7 +58,7 @@ def answers(run: Run, splits: Sequence[str]) -> dict[str, dict[str, Guess]]:
         name: Counter(answer for answer, score in zip(best, each, strict=True) if score is not None)
         for name, each in scores(training, best).items()
     }
-    found: dict[str, dict[str, Guess]] = {}
+    found: dict[str, dict[str, MajorityBaseline]] = {}
     for split in splits:
         rows = of(split)
         for name, each in scores(rows, [""] * len(rows)).items():
@@ -66,14 +66,14 @@ def answers(run: Run, splits: Sequence[str]) -> dict[str, dict[str, Guess]]:
                 answer = _commonest(counts[name])
                 held = [row for row, score in zip(rows, each, strict=True) if score is not None]
                 values = [s for s in scores(held, [answer] * len(held))[name] if s is not None]
-                found.setdefault(split, {})[name] = Guess(answer, sum(values) / len(values))
+                found.setdefault(split, {})[name] = MajorityBaseline(answer, sum(values) / len(values))
     return found
 
 
-def detected(detector: DetectorWeights | None, images: Images | None) -> Detected:
+def detector_baselines(detector: DetectorWeights | None, images: Images | None) -> DetectorBaselines:
     """What a trained detector's figures are of, and the commonest training attribute beside them."""
     if detector is None or images is None or not detector.detections():
-        return Detected()
+        return DetectorBaselines()
     from vbert.regions.training import BoxDataset, commonest_attribute, held_out_of
 
     try:
@@ -84,11 +84,13 @@ def detected(detector: DetectorWeights | None, images: Images | None) -> Detecte
     except Damaged:
         raise
     except (BuildError, UserError, OSError):  # the index is gone, or has no boxes
-        return Detected()
-    return Detected(evaluated.split, {split: Guess(*guess) for split, guess in found.items() if guess})
+        return DetectorBaselines()
+    return DetectorBaselines(
+        evaluated.split, {split: MajorityBaseline(*guess) for split, guess in found.items() if guess}
+    )
 
 
-def hidden_word(model: Model) -> Guess | None:
+def word_baseline(model: Model) -> MajorityBaseline | None:
     """The word piece that a pre-training hides most often; None where its data are gone."""
     from vbert.objectives.pretraining.mlm_itm import Pretraining
 
@@ -103,7 +105,7 @@ def hidden_word(model: Model) -> Guess | None:
         raise
     except (BuildError, UserError, OSError):
         return None
-    return Guess(*found) if found else None
+    return MajorityBaseline(*found) if found else None
 
 
 def _best(row: Mapping[str, Any]) -> str:

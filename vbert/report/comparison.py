@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from vbert.artifacts.steps.stage import Figures
-from vbert.metrics.paired import Difference, paired_difference
+from vbert.metrics.paired import PairedDifference, paired_difference
 from vbert.model.bert import BertWeights
 from vbert.model.trained import Model
-from vbert.report.results import FLOOR, SCRATCH, Group, Run
+from vbert.report.results import FLOOR, SCRATCH, DownstreamRun, RunGroup
 
 RESAMPLES = 2000
 
@@ -19,13 +19,13 @@ RESAMPLES = 2000
 class Arm:
     """A downstream entry: its runs, one a seed, and how much better they are than `baseline` with the same seeds."""
 
-    runs: Sequence[Run]
+    runs: Sequence[DownstreamRun]
     values: Sequence[float]
     baseline: str = ""
-    gain: Difference | None = None
+    gain: PairedDifference | None = None
 
     @property
-    def first(self) -> Run:
+    def first(self) -> DownstreamRun:
         return self.runs[0]
 
     @property
@@ -34,10 +34,10 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StartComparison:
     """The entries of a group on one split, largest shares first."""
 
-    group: Group
+    group: RunGroup
     metric: str
     arms: Sequence[Arm]
 
@@ -54,15 +54,15 @@ class Comparison:
         return found
 
 
-def comparisons(groups: Sequence[Group]) -> list[Comparison]:
+def comparisons(groups: Sequence[RunGroup]) -> list[StartComparison]:
     """Those of groups in which some entry has several seeds, or one without pre-training to stand beside."""
     found = [_comparison(group) for group in groups if group.first.main]
     return [one for one in found if one and any(arm.gain or len(arm.runs) > 1 for arm in one.arms)]
 
 
-def _comparison(group: Group) -> Comparison | None:
+def _comparison(group: RunGroup) -> StartComparison | None:
     metric = group.first.metric
-    entries: dict[str, list[Run]] = {}
+    entries: dict[str, list[DownstreamRun]] = {}
     for run in group.every:
         if metric in run.values:
             entries.setdefault(run.entry, []).append(run)
@@ -70,7 +70,7 @@ def _comparison(group: Group) -> Comparison | None:
         return None
     scores: dict[str, tuple[list[float], list[str]]] = {}
 
-    def scored(run: Run) -> tuple[list[float], list[str]]:
+    def scored(run: DownstreamRun) -> tuple[list[float], list[str]]:
         if run.key not in scores:
             scores[run.key] = _scores(run, metric)
         return scores[run.key]
@@ -88,10 +88,10 @@ def _comparison(group: Group) -> Comparison | None:
         values = [run.values[metric].value for run in runs]
         arms.append(Arm(runs, values, baseline[0].entry if baseline else "", gain))
     arms.sort(key=lambda arm: (-arm.first.share, _origin(arm.first), arm.gain is not None, -arm.mean))
-    return Comparison(group, metric, arms)
+    return StartComparison(group, metric, arms)
 
 
-def _baseline(run: Run, entries: Mapping[str, Sequence[Run]]) -> Sequence[Run] | None:
+def _baseline(run: DownstreamRun, entries: Mapping[str, Sequence[DownstreamRun]]) -> Sequence[DownstreamRun] | None:
     """The entry like that of `run` without pre-training, of as many steps where there is one."""
     if run.role in (SCRATCH, FLOOR):
         return None
@@ -103,7 +103,7 @@ def _baseline(run: Run, entries: Mapping[str, Sequence[Run]]) -> Sequence[Run] |
     return min(like, key=lambda others: (abs(others[0].steps - run.steps), others[0].entry), default=None)
 
 
-def _origin(run: Run) -> str:
+def _origin(run: DownstreamRun) -> str:
     """The BERT behind a run, behind its pre-training too; empty for weights drawn at random."""
     start: Any = run.held.model.step.arguments.get("start") if run.held.model.step else None
     while isinstance(start, Model):
@@ -112,7 +112,7 @@ def _origin(run: Run) -> str:
     return bert.fingerprint if bert else ""
 
 
-def _scores(run: Run, metric: str) -> tuple[list[float], list[str]]:
+def _scores(run: DownstreamRun, metric: str) -> tuple[list[float], list[str]]:
     """Each labelled example's score and its image, in the order of the examples."""
     import pyarrow as pa
     import pyarrow.compute as pc

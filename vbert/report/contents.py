@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from vbert.report import results
-from vbert.report.baselines import Detected, Guess
-from vbert.report.comparison import Comparison
-from vbert.report.detections import Scene
-from vbert.report.lineage import Chain
-from vbert.report.matching import Matching
+from vbert.report.baselines import DetectorBaselines, MajorityBaseline
+from vbert.report.comparison import StartComparison
+from vbert.report.detections import DetectedImage
+from vbert.report.lineage import Lineage
+from vbert.report.matching import MatchingFigures
 from vbert.report.plots import Chart
 from vbert.report.predictions import Gallery
-from vbert.report.regions import Statistics
+from vbert.report.regions import ShardStatistics
 
 
 @dataclass
@@ -23,25 +23,25 @@ class Page:
 
     title: str
     made: str
-    groups: list[results.Group]
-    comparisons: list[Comparison]
-    chain: Chain
+    groups: list[results.RunGroup]
+    comparisons: list[StartComparison]
+    chain: Lineage
     detector: Mapping[str, Any]
     classes: Sequence[str]
-    scenes: list[Scene]
+    scenes: list[DetectedImage]
     pretrained: Mapping[str, Any] | None
-    matchings: Sequence[Matching]
+    matchings: Sequence[MatchingFigures]
     charts: list[tuple[str, list[Chart]]]
     galleries: list[Gallery]
     gazes: list[Any]
     gaze_reason: str
-    shards: list[Statistics]
+    shards: list[ShardStatistics]
     shards_missing: list[str]
     environment: Mapping[str, Any]
     elsewhere: list[tuple[str, list[str]]]
     numerics: list[tuple[str, list[str]]]
     again: str
     facts: list[tuple[str, str]]
-    guesses: Mapping[str, Mapping[str, Guess]]  # run → metric
-    detected: Detected
-    hidden: Guess | None  # of the pre-training that `pretrained` is about
+    guesses: Mapping[str, Mapping[str, MajorityBaseline]]  # run → metric
+    detected: DetectorBaselines
+    hidden: MajorityBaseline | None  # of the pre-training that `pretrained` is about

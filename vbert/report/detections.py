@@ -8,34 +8,36 @@ from typing import Any
 
 from vbert.data.images import Images
 from vbert.regions.detector import DetectorWeights
-from vbert.report.thumbnails import Album, Box, Picture, boxed, named
+from vbert.report.thumbnails import DrawnBox, Thumbnail, ThumbnailAlbum, boxed, named
 
 SHOWN_SCORE = 0.3  # boxes that score less are left out of the pictures, not of the figures
 MOST = 12  # boxes of a picture
 
 
 @dataclass(frozen=True)
-class Found:
-    box: Box
+class ScoredBox:
+    box: DrawnBox
     score: float
 
 
 @dataclass(frozen=True)
-class Scene:
-    picture: Picture
-    found: list[Found]
+class DetectedImage:
+    picture: Thumbnail
+    found: list[ScoredBox]
     left_out: int  # boxes below the score, or beyond the most
     true: int | None  # boxes of the ground truth
 
 
-def scenes(detector: DetectorWeights, images: Images | None, album: Album, count: int) -> list[Scene]:
+def scenes(detector: DetectorWeights, images: Images | None, album: ThumbnailAlbum, count: int) -> list[DetectedImage]:
     """Up to `count` of the images whose detections the detector's evaluation kept."""
     tones = {name: i for i, name in enumerate(detector.classes())}
     return [_scene(row, images, album, tones) for row in detector.detections()[:count]]
 
 
-def _scene(row: Mapping[str, Any], images: Images | None, album: Album, tones: Mapping[str, int]) -> Scene:
-    def boxes(told: Mapping[str, Any], true: bool) -> list[Box]:
+def _scene(
+    row: Mapping[str, Any], images: Images | None, album: ThumbnailAlbum, tones: Mapping[str, int]
+) -> DetectedImage:
+    def boxes(told: Mapping[str, Any], true: bool) -> list[DrawnBox]:
         names = [named(kind, names) for kind, names in zip(told["classes"], told["attributes"], strict=True)]
         return boxed(told["boxes"], names, [tones.get(kind, 0) for kind in told["classes"]], true=true)
 
@@ -45,12 +47,12 @@ def _scene(row: Mapping[str, Any], images: Images | None, album: Album, tones: M
     found = boxes(told, False)
     truth = boxes(row["truth"], True) if row.get("truth") else []
     if images is None:
-        picture = Picture(row["image_id"], None, row["width"], row["height"], "the detector's images are not given")
+        picture = Thumbnail(row["image_id"], None, row["width"], row["height"], "the detector's images are not given")
     else:
         picture = album.picture(images, row["image_id"])
-    return Scene(
+    return DetectedImage(
         picture.over([*truth, *found]),
-        [Found(box, row["scores"][i]) for box, i in zip(found, kept, strict=True)],
+        [ScoredBox(box, row["scores"][i]) for box, i in zip(found, kept, strict=True)],
         len(order) - len(kept),
         len(truth) if row.get("truth") else None,
     )

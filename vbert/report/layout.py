@@ -16,7 +16,7 @@ Item = str | Lane
 
 
 @dataclass(frozen=True)
-class Layout:
+class GraphLayout:
     """Upper left corners of the nodes, paths of the edges (SVG path data), and the size of the whole."""
 
     places: dict[str, tuple[float, float]]
@@ -36,7 +36,7 @@ def essential(inputs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     }
 
 
-def lay_out(inputs: Mapping[str, Sequence[str]]) -> Layout:
+def layered_layout(inputs: Mapping[str, Sequence[str]]) -> GraphLayout:
     """Draw the graph whose nodes are the keys of `inputs`, each after its inputs; ties keep the order of the keys."""
     depth = _depths(inputs)
     columns: list[list[Item]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
@@ -55,7 +55,7 @@ def lay_out(inputs: Mapping[str, Sequence[str]]) -> Layout:
     paths = {edge: _path(way, x, centres) for edge, way in ways.items()}
     height = max((y + HEIGHT for _, y in places.values()), default=0.0)
     lowest = max((centres[item] + LANE / 2 for column in columns for item in column), default=0.0)
-    return Layout(places, paths, max(0.0, len(columns) * (WIDTH + GAP_X) - GAP_X), max(height, lowest))
+    return GraphLayout(places, paths, max(0.0, len(columns) * (WIDTH + GAP_X) - GAP_X), max(height, lowest))
 
 
 def _depths(inputs: Mapping[str, Sequence[str]]) -> dict[str, int]:

@@ -9,7 +9,7 @@ from typing import Any
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.store.manifest import Manifest
 from vbert.errors import BuildError
-from vbert.report.layout import Layout, essential, lay_out
+from vbert.report.layout import GraphLayout, essential, layered_layout
 
 FAMILIES = {
     "download": "raw",
@@ -35,7 +35,7 @@ VALIDATED = {"pretrain": "val", "finetune": "val"}  # stage → the split that i
 
 
 @dataclass(frozen=True)
-class Node:
+class LineageNode:
     """An artifact. `manifest` is None where it is no longer in the store; `settings` are what its fingerprint is taken
     of, inputs by their fingerprints."""
 
@@ -97,11 +97,11 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Chain:
+class Lineage:
     """The artifacts, inputs first, and how they are drawn."""
 
-    nodes: list[Node]
-    layout: Layout
+    nodes: list[LineageNode]
+    layout: GraphLayout
 
     @property
     def seconds(self) -> float:
@@ -114,9 +114,9 @@ class Chain:
         return sum(node.manifest.size for node in self.nodes if node.manifest)
 
 
-def chain(roots: Iterable[Artifact]) -> Chain:
+def chain(roots: Iterable[Artifact]) -> Lineage:
     """Everything behind `roots`, each fingerprint once. Loose artifacts have no lineage and are left out."""
-    found: dict[str, Node] = {}
+    found: dict[str, LineageNode] = {}
 
     def visit(artifact: Artifact) -> None:
         if artifact.step is None or artifact.fingerprint in found:
@@ -129,8 +129,8 @@ def chain(roots: Iterable[Artifact]) -> Chain:
         except BuildError:
             manifest = None
         settings = artifact.step.hashed["arguments"]
-        found[artifact.fingerprint] = Node(artifact, manifest, settings, [held.fingerprint for held in inputs])
+        found[artifact.fingerprint] = LineageNode(artifact, manifest, settings, [held.fingerprint for held in inputs])
 
     for root in roots:
         visit(root)
-    return Chain(list(found.values()), lay_out(essential({node.key: node.inputs for node in found.values()})))
+    return Lineage(list(found.values()), layered_layout(essential({node.key: node.inputs for node in found.values()})))

@@ -25,7 +25,7 @@ LINES = {
 
 
 @dataclass(frozen=True)
-class Matching:
+class MatchingFigures:
     """Balanced accuracies at the end of a pre-training: `rows` by what is seen, for each of `kinds` of negatives;
     `changed` by what of a text was altered, hardest first; `chart` over steps; `doubt` where images were hardly looked
     at."""
@@ -38,7 +38,7 @@ class Matching:
     doubt: str | None
 
 
-def matching(model: Model) -> Matching | None:
+def matching(model: Model) -> MatchingFigures | None:
     """What the curves of a pre-training say of it; None where nothing was matched."""
     curves = [row for row in model.curves() if any(name.startswith(PREFIX) for name in row)]
     if not curves:
@@ -53,7 +53,7 @@ def matching(model: Model) -> Matching | None:
     ]
     figures = {name.removeprefix("validation/"): value for name, value in curves[-1].items()}
     changed = [(name.removeprefix("own/altered/"), value) for name, value in last.items() if "own/altered/" in name]
-    return Matching(
+    return MatchingFigures(
         title=f"Matching {model.label or ''}".strip(),
         kinds=kinds,
         rows=[(words, [last.get(f"{name}/{kind}") for kind in kinds]) for name, words in SHOWN.items()],

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vbert.errors import BuildError
-from vbert.report.lineage import Chain
-from vbert.report.results import Run
+from vbert.report.lineage import Lineage
+from vbert.report.results import DownstreamRun
 
 TRAINED = ("pretrain", "finetune")
 
 
-def facts(runs: Sequence[Run], chain: Chain) -> list[tuple[str, str]]:
+def facts(runs: Sequence[DownstreamRun], chain: Lineage) -> list[tuple[str, str]]:
     """(what, in words)."""
     found: list[tuple[str, str]] = []
     for run in {run.data: run for run in runs}.values():

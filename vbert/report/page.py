@@ -20,7 +20,7 @@ PAGE = "report.html"
 
 
 @dataclass(frozen=True)
-class Downstream:
+class EvaluatedEntry:
     """A downstream entry evaluated on one split, and what its predictions are about."""
 
     model: Model

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vbert.errors import BuildError
-from vbert.report.results import Run
-from vbert.report.thumbnails import Album, Picture
+from vbert.report.results import DownstreamRun
+from vbert.report.thumbnails import Thumbnail, ThumbnailAlbum
 
 SAMPLED = 50_000  # predictions looked through, at most
 UNSURE = 0.8  # below this probability a right answer counts as uncertain
@@ -19,7 +19,7 @@ LONGEST = 400  # characters of a text that are shown
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownPrediction:
     """A prediction with what it is about. `score` is its soft score, None without labels."""
 
     example_id: str
@@ -30,7 +30,7 @@ class Shown:
     confidence: float | None
     score: float | None
     image_ids: list[str]
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[Thumbnail] = field(default_factory=list)
 
     @property
     def right(self) -> bool:
@@ -38,25 +38,25 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Shelf:
+class PredictionShelf:
     title: str
     note: str
     tone: str  # bad, unsure or good
-    shown: list[Shown]
+    shown: list[ShownPrediction]
 
 
 @dataclass(frozen=True)
 class Gallery:
     """A run's shelves; `wrong` of `looked_at` predictions are wrong (None without labels)."""
 
-    run: Run
-    shelves: list[Shelf]
+    run: DownstreamRun
+    shelves: list[PredictionShelf]
     looked_at: int
     wrong: int | None
     reason: str = ""  # why there are no shelves
 
 
-def gallery(run: Run, album: Album, count: int) -> Gallery:
+def gallery(run: DownstreamRun, album: ThumbnailAlbum, count: int) -> Gallery:
     """Shelves of `count` predictions each. Deterministic: ties are broken by the example's digest."""
     try:
         every = _every(run)
@@ -67,26 +67,30 @@ def gallery(run: Run, album: Album, count: int) -> Gallery:
     labelled = [one for one in every if one.score is not None]
     if not labelled:
         chosen = _varied(sorted(every, key=lambda one: (-(one.confidence or 0.0), _tie(one))), count)
-        return Gallery(run, [Shelf("Most certain", "", "unsure", _pictured(run, album, chosen))], len(every), None)
+        return Gallery(
+            run, [PredictionShelf("Most certain", "", "unsure", _pictured(run, album, chosen))], len(every), None
+        )
     wrong = sorted((o for o in labelled if not o.right), key=lambda o: (-(o.confidence or 0.0), _tie(o)))
     right = sorted((o for o in labelled if o.right), key=lambda o: (o.confidence or 0.0, _tie(o)))
     doubtful = [one for one in right if (one.confidence or 0.0) < UNSURE]
     unsure = _varied(doubtful, count)
     sure = _varied(right[len(doubtful) :][::-1], count)
     shelves = [
-        Shelf("Wrong", "the most certain mistakes of each kind", "bad", _pictured(run, album, _varied(wrong, count))),
-        Shelf(
+        PredictionShelf(
+            "Wrong", "the most certain mistakes of each kind", "bad", _pictured(run, album, _varied(wrong, count))
+        ),
+        PredictionShelf(
             "Least certain",
             f"right, at less than {100 * UNSURE:.0f}\u00a0% probability",
             "unsure",
             _pictured(run, album, unsure),
         ),
-        Shelf("Right", "the most certain of each kind and answer", "good", _pictured(run, album, sure)),
+        PredictionShelf("Right", "the most certain of each kind and answer", "good", _pictured(run, album, sure)),
     ]
     return Gallery(run, [shelf for shelf in shelves if shelf.shown], len(labelled), len(wrong))
 
 
-def _every(run: Run) -> list[Shown]:
+def _every(run: DownstreamRun) -> list[ShownPrediction]:
     """The run's predictions joined with their examples and scored; a fixed sample of very many."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -106,12 +110,12 @@ def _every(run: Run) -> list[Shown]:
     return [_shown(row, p, score) for row, p, score in zip(rows, predictions, scores, strict=True)]
 
 
-def _shown(row: dict[str, Any], prediction: dict[str, Any], score: float | None) -> Shown:
+def _shown(row: dict[str, Any], prediction: dict[str, Any], score: float | None) -> ShownPrediction:
     answers = sorted(row["answers"] or (), key=lambda a: (-a["score"], a["answer"]))
     wanted = [str(a["answer"]) for a in answers if a["score"] > 0] or ([row["label"]] if row["label"] else [])
     text = " / ".join(part for part in (row["text"], row["text_b"]) if part)
     confidence = prediction.get("score")
-    return Shown(
+    return ShownPrediction(
         example_id=row["example_id"],
         text=text if len(text) <= LONGEST else text[:LONGEST] + "…",
         kind=row["question_type"] or "",
@@ -123,7 +127,7 @@ def _shown(row: dict[str, Any], prediction: dict[str, Any], score: float | None)
     )
 
 
-def _varied(ordered: Iterable[Shown], count: int) -> list[Shown]:
+def _varied(ordered: Iterable[ShownPrediction], count: int) -> list[ShownPrediction]:
     """`count` of them in the order they come, as many different (kind, answer) as there are."""
     turns: Counter[tuple[str, str]] = Counter()
     ranked = []
@@ -134,12 +138,12 @@ def _varied(ordered: Iterable[Shown], count: int) -> list[Shown]:
     return [one for _, _, one in sorted(chosen, key=lambda entry: entry[1])]
 
 
-def _pictured(run: Run, album: Album, chosen: Sequence[Shown]) -> list[Shown]:
+def _pictured(run: DownstreamRun, album: ThumbnailAlbum, chosen: Sequence[ShownPrediction]) -> list[ShownPrediction]:
     images = run.held.images
     return [replace(one, pictures=[album.picture(images, i) for i in one.image_ids]) for one in chosen]
 
 
-def _tie(one: Shown) -> str:
+def _tie(one: ShownPrediction) -> str:
     return _digest(one.example_id)
 
 

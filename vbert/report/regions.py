@@ -9,7 +9,7 @@ from typing import Any
 
 from vbert.errors import BuildError, Damaged
 from vbert.regions.shards import Shards
-from vbert.report.lineage import Node
+from vbert.report.lineage import LineageNode
 
 SAMPLED = 2000  # images whose classes and attributes are counted
 COMMON = 12  # of these that are shown
@@ -18,7 +18,7 @@ BARS = 24
 
 
 @dataclass(frozen=True)
-class Bar:
+class HistogramBar:
     """Images with `low` to `high` regions."""
 
     low: int
@@ -28,12 +28,12 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Statistics:
+class ShardStatistics:
     title: str
     images: int
     regions: int
     quantiles: tuple[int, int, int]  # fewest, median, most regions of an image
-    bars: list[Bar]
+    bars: list[HistogramBar]
     classes: list[tuple[str, float]]  # name, share of the regions in the sample
     attributes: list[tuple[str, float]]
     sample: int
@@ -47,7 +47,7 @@ class Statistics:
         return self.regions / self.images if self.images else 0.0
 
 
-def statistics(shards: Iterable[Shards], nodes: Sequence[Node]) -> tuple[list[Statistics], list[str]]:
+def statistics(shards: Iterable[Shards], nodes: Sequence[LineageNode]) -> tuple[list[ShardStatistics], list[str]]:
     """Of the given shards and all others in the chain, each once; and sentences on those that can't be read."""
     found = {id(one) if one.step is None else one.fingerprint: one for one in shards}
     found.update({node.key: node.artifact for node in nodes if isinstance(node.artifact, Shards)})
@@ -62,7 +62,7 @@ def statistics(shards: Iterable[Shards], nodes: Sequence[Node]) -> tuple[list[St
     return read, missing
 
 
-def _statistics(shards: Shards) -> Statistics:
+def _statistics(shards: Shards) -> ShardStatistics:
     counts: list[int] = [int(n or 0) for n in shards.table()["n"].to_pylist()]
     ids = shards.image_ids()
     bad: list[dict[str, Any]] = shards.quarantine().to_pylist()
@@ -76,7 +76,7 @@ def _statistics(shards: Shards) -> Statistics:
     contract = shards.contract()
     rule = {"rule": "not stated"} if contract.boxes is None else contract.boxes.model_dump(mode="json")
     ordered = sorted(counts) or [0]
-    return Statistics(
+    return ShardStatistics(
         title=shards.title,
         images=len(ids),
         regions=sum(counts),
@@ -101,7 +101,7 @@ def _common(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:COMMON]
 
 
-def _bars(counts: Sequence[int]) -> list[Bar]:
+def _bars(counts: Sequence[int]) -> list[HistogramBar]:
     """A histogram of whole numbers, in at most BARS bars of equal width."""
     if not counts:
         return []
@@ -110,6 +110,6 @@ def _bars(counts: Sequence[int]) -> list[Bar]:
     by = Counter((n - low) // width for n in counts)
     tallest = max(by.values())
     return [
-        Bar(low + i * width, low + (i + 1) * width - 1, by[i], by[i] / tallest)
+        HistogramBar(low + i * width, low + (i + 1) * width - 1, by[i], by[i] / tallest)
         for i in range((high - low) // width + 1)
     ]

@@ -16,7 +16,7 @@ from markupsafe import Markup, escape
 from vbert.report import layout, plots
 
 if TYPE_CHECKING:
-    from vbert.report.baselines import Guess
+    from vbert.report.baselines import MajorityBaseline
     from vbert.report.contents import Page
 
 FOLDER = Path(__file__).parent
@@ -123,7 +123,7 @@ def percent(value: float, digits: int = 2) -> str:
     return f"{100 * value:.{digits}f}\u00a0%" if 0 <= value <= 1 else f"{value:.3f}"
 
 
-def alone(guess: Guess | None) -> str:
+def alone(guess: MajorityBaseline | None) -> str:
     """`“red” alone: 20.1 %`; empty without a guess."""
     return f"“{cut(guess.word, 40)}” alone: {percent(guess.share, 1)}" if guess else ""
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.stage import Figures
-from vbert.metrics.bootstrap import Interval
-from vbert.report.page import Downstream
+from vbert.metrics.bootstrap import ConfidenceInterval
+from vbert.report.page import EvaluatedEntry
 
 MAIN, FLOOR, SCRATCH = "trained", "language-only floor", "without pre-training"
 UNPAIRED = "pre-trained on unpaired texts"
@@ -20,16 +20,16 @@ PARTS = 24  # parts of the examples (question types) shown, the largest first
 
 
 @dataclass(frozen=True)
-class Value:
+class MetricValue:
     """A metric with its 95 % interval, where there is one, and the examples it is the mean of."""
 
     value: float
-    interval: Interval | None = None
+    interval: ConfidenceInterval | None = None
     count: int | None = None
 
 
 @dataclass(frozen=True)
-class Run:
+class DownstreamRun:
     """A downstream entry on one split. `metric` is its objective's main one; None where the split has no labels.
 
     entry: its name without the seed, which several runs of an entry share. start: what it started from, in words.
@@ -47,14 +47,14 @@ class Run:
     role: str
     steps: int
     metric: str | None
-    values: Mapping[str, Value]
+    values: Mapping[str, MetricValue]
     curves: Sequence[Mapping[str, float]]
     examples: int
     quarantined: int
-    held: Downstream
+    held: EvaluatedEntry
 
     @property
-    def main(self) -> Value | None:
+    def main(self) -> MetricValue | None:
         return self.values.get(self.metric) if self.metric else None
 
     @property
@@ -68,28 +68,28 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Part:
+class MetricPart:
     """A part of the examples, such as a question type, and each run's value of it."""
 
     name: str
-    values: list[tuple[Run, Value]]
+    values: list[tuple[DownstreamRun, MetricValue]]
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """Runs of one objective on one split of one data set; the first is the one to look at, controls come after.
 
     every: with those of an entry's further seeds, of which `runs` has the first alone.
     """
 
-    every: list[Run]
+    every: list[DownstreamRun]
 
     @property
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[DownstreamRun]:
         return list({run.entry: run for run in reversed(self.every)}.values())[::-1]
 
     @property
-    def first(self) -> Run:
+    def first(self) -> DownstreamRun:
         return self.runs[0]
 
     @property
@@ -111,40 +111,42 @@ class Group:
         return 1.0 if largest <= 1 else math.ceil(largest)
 
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[MetricPart]:
         """`metric/part` of the main metric, the largest parts first."""
         metric = self.first.metric
         names = [name for name in self.first.values if metric and name.startswith(f"{metric}/")]
         names.sort(key=lambda name: (-(self.first.values[name].count or 0), name))
         return [
-            Part(name[len(metric or "") + 1 :], [(run, run.values[name]) for run in self.runs if name in run.values])
+            MetricPart(
+                name[len(metric or "") + 1 :], [(run, run.values[name]) for run in self.runs if name in run.values]
+            )
             for name in names[:PARTS]
         ]
 
     @property
-    def others(self) -> list[tuple[str, list[tuple[Run, Value]]]]:
+    def others(self) -> list[tuple[str, list[tuple[DownstreamRun, MetricValue]]]]:
         """Metrics beside the main one and its parts."""
         metric = self.first.metric
         names = [n for n in self.first.values if metric and n != metric and not n.startswith(f"{metric}/")]
         return [(name, [(run, run.values[name]) for run in self.runs if name in run.values]) for name in names]
 
 
-def runs(downstream: Mapping[str, Downstream], pretrained: bool) -> list[Run]:
+def runs(downstream: Mapping[str, EvaluatedEntry], pretrained: bool) -> list[DownstreamRun]:
     """The entries as runs, in an order that does not hang on that of the mapping."""
     found = [_run(key, held, pretrained) for key, held in downstream.items()]
     return sorted(found, key=lambda run: (ROLES.index(run.role), -run.share, -run.steps, run.entry, run.seed, run.key))
 
 
-def groups(found: Sequence[Run]) -> list[Group]:
+def groups(found: Sequence[DownstreamRun]) -> list[RunGroup]:
     """Runs that can be compared, those of official tests first."""
-    by: dict[tuple[str, str, str], list[Run]] = {}
+    by: dict[tuple[str, str, str], list[DownstreamRun]] = {}
     for run in found:
         by.setdefault((run.objective, run.data, run.split), []).append(run)
     order = sorted(by, key=lambda key: (_split_rank(key[2]), ROLES.index(by[key][0].role), key))
-    return [Group(by[key]) for key in order]
+    return [RunGroup(by[key]) for key in order]
 
 
-def flat(found: Sequence[Run]) -> Figures:
+def flat(found: Sequence[DownstreamRun]) -> Figures:
     """`NAME/data/split/metric` → value."""
     return {f"{run.key}/{name}": value.value for run in found for name, value in run.values.items()}
 
@@ -153,7 +155,7 @@ def _split_rank(split: str) -> int:
     return SPLITS.index(split) if split in SPLITS else len(SPLITS)
 
 
-def _run(key: str, held: Downstream, pretrained: bool) -> Run:
+def _run(key: str, held: EvaluatedEntry, pretrained: bool) -> DownstreamRun:
     evaluation, model = held.evaluation, held.model
     name, data, split = key.rsplit("/", 2) if key.count("/") >= 2 else (key, "", "")
     head, curves = model.head(), model.curves()
@@ -161,10 +163,10 @@ def _run(key: str, held: Downstream, pretrained: bool) -> Run:
     arguments = model.step.arguments if model.step else {}
     settings, seed = arguments.get("settings"), int(arguments.get("seed", 0))
     values = {
-        metric: Value(value, intervals.get(metric), counts.get(metric))
+        metric: MetricValue(value, intervals.get(metric), counts.get(metric))
         for metric, value in evaluation.metrics().items()
     }
-    return Run(
+    return DownstreamRun(
         key=key,
         name=name,
         entry=name.removesuffix(f"@{seed}"),
@@ -204,7 +206,7 @@ def _start(start: Any) -> str:
     return f"{bert.label or 'a BERT'}, as published" if bert else "none"
 
 
-def _main_metric(objective: str, values: Mapping[str, Value]) -> str | None:
+def _main_metric(objective: str, values: Mapping[str, MetricValue]) -> str | None:
     """The one that the objective selects models by, else the first."""
     from vbert.objectives import OBJECTIVES, load
 

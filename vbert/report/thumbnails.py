@@ -20,7 +20,7 @@ COLOURS = 8  # of boxes, in the style sheet
 
 
 @dataclass(frozen=True)
-class Box:
+class DrawnBox:
     """A box in pixels of the image as shown. `tone` is a colour of the style sheet; `share` of all attention falls on
     it, `strength` (0–1) lights it."""
 
@@ -37,7 +37,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Thumbnail:
     """An image of `width` × `height` pixels; `uri` is None where there are no pixels, and `reason` says why."""
 
     image_id: str
@@ -45,9 +45,9 @@ class Picture:
     width: int
     height: int
     reason: str = ""
-    boxes: list[Box] = field(default_factory=list)
+    boxes: list[DrawnBox] = field(default_factory=list)
 
-    def over(self, boxes: Iterable[Box]) -> Picture:
+    def over(self, boxes: Iterable[DrawnBox]) -> Thumbnail:
         return replace(self, boxes=list(boxes))
 
     @property
@@ -56,14 +56,14 @@ class Picture:
         return self.width * self.height <= LOSSLESS
 
 
-class Album:
+class ThumbnailAlbum:
     """The pictures of one page: each image is encoded once, and all of them keep to a budget of bytes."""
 
     def __init__(self, side: int, budget: int = BUDGET) -> None:
         self.side, self.left = side, budget
-        self._kept: dict[tuple[int, str], Picture] = {}
+        self._kept: dict[tuple[int, str], Thumbnail] = {}
 
-    def picture(self, images: Images, image_id: str) -> Picture:
+    def picture(self, images: Images, image_id: str) -> Thumbnail:
         """The picture of an image; without pixels, and with the reason, where they are not at hand.
 
         Raises Damaged, which is the store's to mend.
@@ -76,7 +76,7 @@ class Album:
                 raise
             except (BadImage, BuildError, UserError, KeyError, OSError) as error:
                 reason = "no such image" if isinstance(error, KeyError) else str(error)
-                self._kept[key] = Picture(image_id, None, 4, 3, reason)
+                self._kept[key] = Thumbnail(image_id, None, 4, 3, reason)
         found = self._kept[key]
         cost = len(found.uri or "")
         if cost > self.left:
@@ -84,7 +84,7 @@ class Album:
         self.left -= cost
         return found
 
-    def _made(self, images: Images, image_id: str) -> Picture:
+    def _made(self, images: Images, image_id: str) -> Thumbnail:
         image = images.open(image_id)
         width, height = image.size
         image.thumbnail((self.side, self.side))
@@ -96,15 +96,15 @@ class Album:
             image.save(out, "JPEG", quality=78, optimize=True)
             kind = "jpeg"
         text = base64.b64encode(out.getvalue()).decode()
-        return Picture(image_id, f"data:image/{kind};base64,{text}", width, height)
+        return Thumbnail(image_id, f"data:image/{kind};base64,{text}", width, height)
 
 
 def boxed(
     corners: Sequence[Sequence[float]], names: Sequence[str], tones: Sequence[int], *, true: bool = False
-) -> list[Box]:
+) -> list[DrawnBox]:
     """Boxes of x1 y1 x2 y2, numbered from 1 (ground truth is not)."""
     return [
-        Box(x1, y1, max(0.0, x2 - x1), max(0.0, y2 - y1), name, None if true else i, tone % COLOURS, true=true)
+        DrawnBox(x1, y1, max(0.0, x2 - x1), max(0.0, y2 - y1), name, None if true else i, tone % COLOURS, true=true)
         for i, ((x1, y1, x2, y2), name, tone) in enumerate(zip(corners, names, tones, strict=True), 1)
     ]
 

@@ -17,19 +17,19 @@ from vbert.errors import BuildError, Damaged, UserError
 from vbert.model.trained import Model
 from vbert.regions.detector import DetectorWeights
 from vbert.report import baselines, plots, results
-from vbert.report.baselines import Detected, Guess
+from vbert.report.baselines import DetectorBaselines, MajorityBaseline
 from vbert.report.comparison import comparisons
 from vbert.report.contents import Page
 from vbert.report.detections import scenes
-from vbert.report.lineage import Chain, chain
+from vbert.report.lineage import Lineage, chain
 from vbert.report.matching import matching, outside
 from vbert.report.overview import facts
-from vbert.report.page import PAGE, Downstream, ReportSettings
+from vbert.report.page import PAGE, EvaluatedEntry, ReportSettings
 from vbert.report.plots import Chart
 from vbert.report.predictions import Gallery, gallery
 from vbert.report.regions import statistics
 from vbert.report.render import render
-from vbert.report.thumbnails import Album
+from vbert.report.thumbnails import ThumbnailAlbum
 
 GALLERIES = 3  # groups whose predictions are shown
 
@@ -40,7 +40,7 @@ def write_report(
     detector: DetectorWeights | None,
     images: Images | None,
     pretrained: Model | None,
-    downstream: Mapping[str, Downstream],
+    downstream: Mapping[str, EvaluatedEntry],
     settings: ReportSettings,
 ) -> Figures:
     """Write `report.html` into `directory`. Returns the metrics by `NAME/data/split/metric`."""
@@ -55,10 +55,10 @@ def gather(
     detector: DetectorWeights | None,
     images: Images | None,
     pretrained: Model | None,
-    runs: Sequence[results.Run],
+    runs: Sequence[results.DownstreamRun],
     settings: ReportSettings,
 ) -> Page:
-    album = Album(settings.side)
+    album = ThumbnailAlbum(settings.side)
     groups = results.groups(runs)
     held: list[Artifact | None] = [detector, images, pretrained]
     for run in runs:
@@ -68,9 +68,9 @@ def gather(
     galleries = [gallery(group.first, album, settings.predictions) for group in groups[:GALLERIES]]
     gazes, gaze_reason = _gazes(galleries, album, settings.attention)
     pretrainings = _pretrainings(pretrained, runs)
-    hidden = {model: baselines.hidden_word(model) for model in pretrainings}
-    detected = baselines.detected(detector, images)
-    guesses = {group.first.key: baselines.answers(group.first, (group.first.split, "val")) for group in groups}
+    hidden = {model: baselines.word_baseline(model) for model in pretrainings}
+    detected = baselines.detector_baselines(detector, images)
+    guesses = {group.first.key: baselines.answer_baselines(group.first, (group.first.split, "val")) for group in groups}
     return Page(
         title=title,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
@@ -112,7 +112,7 @@ def _last(curves: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: value for row in curves for name, value in row.items()}
 
 
-def _gazes(galleries: Sequence[Gallery], album: Album, count: int) -> tuple[list[Any], str]:
+def _gazes(galleries: Sequence[Gallery], album: ThumbnailAlbum, count: int) -> tuple[list[Any], str]:
     """Attention on some of the first gallery's predictions, in turns from its shelves; or why there is none."""
     if not galleries or not count:
         return [], "No downstream task was evaluated."
@@ -130,7 +130,7 @@ def _gazes(galleries: Sequence[Gallery], album: Album, count: int) -> tuple[list
         return [], f"Attention could not be computed: {error}"
 
 
-def _pretrainings(pretrained: Model | None, runs: Sequence[results.Run]) -> list[Model]:
+def _pretrainings(pretrained: Model | None, runs: Sequence[results.DownstreamRun]) -> list[Model]:
     """The models that runs start from, where they are still in the store, and the recipe's own."""
     found: dict[str, Model] = {}
     for run in runs:
@@ -146,10 +146,10 @@ def _pretrainings(pretrained: Model | None, runs: Sequence[results.Run]) -> list
 
 def _charts(
     detector: DetectorWeights | None,
-    detected: Detected,
-    hidden: Mapping[Model, Guess | None],
-    groups: Sequence[results.Group],
-    guesses: Mapping[str, Mapping[str, Mapping[str, Guess]]],
+    detected: DetectorBaselines,
+    hidden: Mapping[Model, MajorityBaseline | None],
+    groups: Sequence[results.RunGroup],
+    guesses: Mapping[str, Mapping[str, Mapping[str, MajorityBaseline]]],
 ) -> list[tuple[str, list[Chart]]]:
     """Training curves by what was trained; empty parts are left out."""
     attribute = detected.attributes.get("val")
@@ -178,12 +178,14 @@ def _training(rows: Sequence[Mapping[str, float]], guesses: Mapping[str, float])
     ]
 
 
-def _tuning(group: results.Group, runs: Sequence[results.Run], guesses: Mapping[str, Guess]) -> list[Chart | None]:
+def _tuning(
+    group: results.RunGroup, runs: Sequence[results.DownstreamRun], guesses: Mapping[str, MajorityBaseline]
+) -> list[Chart | None]:
     """Entries side by side, and the first one by kind of example. guesses: by metric, of the split val."""
     metric, first = group.first.metric or "accuracy", group.first
     tones = {run.name: group.tones[run.key] for run in runs}
 
-    def of(run: results.Run, points: Sequence[plots.Point], wanted: str) -> list[plots.Point]:
+    def of(run: results.DownstreamRun, points: Sequence[plots.Point], wanted: str) -> list[plots.Point]:
         return [plots.Point(run.name, p.step, p.value) for p in points if p.name == wanted]
 
     loss = [p for run in runs for p in of(run, plots.losses(run.curves), "loss")]
@@ -203,7 +205,7 @@ def _tuning(group: results.Group, runs: Sequence[results.Run], guesses: Mapping[
     ]
 
 
-def _elsewhere(lineage: Chain) -> list[tuple[str, list[str]]]:
+def _elsewhere(lineage: Lineage) -> list[tuple[str, list[str]]]:
     """(facts of an environment that is not this report's own, the artifacts made in it)."""
     here = _flat(environment() | {"device": "cpu"})
     found: dict[str, list[str]] = {}
@@ -215,7 +217,7 @@ def _elsewhere(lineage: Chain) -> list[tuple[str, list[str]]]:
     return list(found.items())
 
 
-def _numerics(lineage: Chain) -> list[tuple[str, list[str]]]:
+def _numerics(lineage: Lineage) -> list[tuple[str, list[str]]]:
     """(threads, processes and precision in words, the artifacts computed with them)."""
     found: dict[str, list[str]] = {}
     for node in lineage.nodes:

@@ -26,7 +26,7 @@ KEPT = 2  # whole checkpoints kept, besides the best model
 
 
 @dataclass
-class State:
+class TrainingState:
     """What stands in state.json. `window`: figures of the steps since the last row of `curves`; `due`: of a row that
     is still to be written, validation included."""
 
@@ -39,7 +39,7 @@ class State:
     due: bool = False
 
 
-class NotWhole(Exception):
+class DamagedCheckpoint(Exception):
     """A checkpoint's bytes are not those that were written."""
 
 
@@ -56,7 +56,7 @@ class Checkpoints:
                 found[int(path.name[len(prefix) :])] = path
         return dict(sorted(found.items()))
 
-    def save(self, state: State, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+    def save(self, state: TrainingState, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
         """Write the checkpoint of `state.step`; older ones than the last two go."""
         self._write(f"{state.step:06d}", asdict(state), {"model": model, "optimizer": optimizer})
         for path in list(self._named("").values())[:-KEPT]:
@@ -93,21 +93,21 @@ class Checkpoints:
 
     @staticmethod
     def _read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-        """(state, part → tensors), every byte compared with what was written. Raises NotWhole."""
+        """(state, part → tensors), every byte compared with what was written. Raises DamagedCheckpoint."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             sealed = json.loads((path / STATE).read_bytes())
             if hashlib.sha256(sealed["state"].encode()).hexdigest() != sealed["sha256"]:
-                raise NotWhole(f"{STATE} has another sha256")
+                raise DamagedCheckpoint(f"{STATE} has another sha256")
             state = json.loads(sealed["state"])
             for name, digest in state["files"].items():
                 if durable.sha256_file(path / name) != digest:
-                    raise NotWhole(f"{name} has another sha256")
+                    raise DamagedCheckpoint(f"{name} has another sha256")
             parts = {name.split(".")[0]: load_file(path / name) for name in state.pop("files")}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            raise NotWhole(f"{type(error).__name__}: {error}") from None
+            raise DamagedCheckpoint(f"{type(error).__name__}: {error}") from None
         return state, parts
 
     def _belongs(self, path: Path, state: dict[str, Any]) -> None:
@@ -117,7 +117,7 @@ class Checkpoints:
                 f"delete {self.directory} to train from the start"
             )
 
-    def latest(self) -> tuple[State, dict[str, Tensor], dict[str, Tensor]] | None:
+    def latest(self) -> tuple[TrainingState, dict[str, Tensor], dict[str, Tensor]] | None:
         """(state, model, optimizer) of the newest whole checkpoint, None where there is none.
 
         A damaged one is named in the log and removed. So is one whose best model is lost, unless a later best model
@@ -130,19 +130,19 @@ class Checkpoints:
             try:
                 raw, parts = self._read(path)
                 self._belongs(path, raw)
-                state = State(**raw)
+                state = TrainingState(**raw)
                 if state.best_step and not any(best >= state.best_step for best in self._named("best-")):
-                    raise NotWhole(f"the best model, of step {state.best_step}, is missing")
+                    raise DamagedCheckpoint(f"the best model, of step {state.best_step}, is missing")
                 if state.best_step in self._named("best-"):
                     self.best(state.best_step)
                 return state, parts["model"], parts["optimizer"]
-            except NotWhole as error:
+            except DamagedCheckpoint as error:
                 log.warning("checkpoint %s is damaged (%s): training goes on from the one before it", path, error)
                 durable.remove_tree(path)
         return None
 
     def best(self, step: int) -> dict[str, Tensor]:
-        """The model kept as the best, of `step`. Raises NotWhole."""
+        """The model kept as the best, of `step`. Raises DamagedCheckpoint."""
         path = self.directory / f"best-{step:06d}"
         raw, parts = self._read(path)
         self._belongs(path, raw)

@@ -30,13 +30,13 @@ from vbert.artifacts.steps.fingerprint import digest
 from vbert.artifacts.steps.settings import Numerics
 from vbert.device import device_of
 from vbert.errors import BuildError, UserError
-from vbert.training.checkpoint import Checkpoints, NotWhole, State
+from vbert.training.checkpoint import Checkpoints, DamagedCheckpoint, TrainingState
 from vbert.training.optimizer import clip_gradients, make_optimizer, optimizer_tensors, restore_optimizer
 from vbert.training.ranks import Ranks
-from vbert.training.sampler import Batches, Keys, derive
+from vbert.training.sampler import GlobalBatchSampler, IndexDataset, derive
 from vbert.training.schedule import Schedule
 
-__all__ = ["Batch", "Schedule", "Task", "run_training"]
+__all__ = ["Batch", "Schedule", "Trainable", "run_training"]
 
 log = logging.getLogger("vbert.training")
 LOG_EVERY = {"cpu": 1}  # steps between two readings of the losses, by kind of device
@@ -44,7 +44,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 Batch = Any  # what a task's `collate` makes and its `loss` takes: tensors, or an object with `to` and `pin_memory`
 
 
-class Task(Protocol):
+class Trainable(Protocol):
     """What the loop needs of an objective.
 
     A loss is a sum over what it is a mean of, divided by how many of those the whole batch of an optimiser step has,
@@ -76,7 +76,7 @@ class Task(Protocol):
 
 
 def run_training(
-    job: Job, task: Task, schedule: Schedule, numerics: Numerics, seed: int, best: str | None = None
+    job: Job, task: Trainable, schedule: Schedule, numerics: Numerics, seed: int, best: str | None = None
 ) -> list[dict[str, float]]:
     """Train `task.model` in place, from the newest whole checkpoint in `job.scratch` if there is one.
 
@@ -85,12 +85,12 @@ def run_training(
     last row, validation figures (on rank 0)}. Raises Stopped after a checkpoint when SIGTERM came,
     BuildError when the loss is not finite.
     """
-    return _Run(job, task, schedule, numerics, seed, best).curves()
+    return _TrainingLoop(job, task, schedule, numerics, seed, best).curves()
 
 
-class _Run:
+class _TrainingLoop:
     def __init__(
-        self, job: Job, task: Task, schedule: Schedule, numerics: Numerics, seed: int, best: str | None
+        self, job: Job, task: Trainable, schedule: Schedule, numerics: Numerics, seed: int, best: str | None
     ) -> None:
         self.job, self.task, self.schedule, self.seed, self.best = job, task, schedule, seed, best
         if said := schedule.uneven(job.world):
@@ -104,7 +104,7 @@ class _Run:
         self.model = self.accelerator.prepare_model(task.model)
         self.optimizer = make_optimizer(task.model, schedule)
         self.checkpoints = Checkpoints(job.scratch / "checkpoints", self._digest(numerics))
-        self.state = State(self.checkpoints.digest)
+        self.state = TrainingState(self.checkpoints.digest)
         # Reading a loss waits for the device: at once on a CPU, every few steps elsewhere.
         self.log_every = LOG_EVERY.get(self.device.type, 10)
         self.row = max(1, schedule.steps // 100)
@@ -163,7 +163,9 @@ class _Run:
         last = self.schedule.steps
         if self.state.due:
             self._write_row(True)
-        with _held(signal.SIGTERM):  # workers inherit it: sent to the whole group, the signal is the trainer's to obey
+        with _blocked(
+            signal.SIGTERM
+        ):  # workers inherit it: sent to the whole group, the signal is the trainer's to obey
             batches = iter(self._loader(self.state.step, last, self.job.machine.loader_workers))
         while self.state.step < last:
             step = self.state.step
@@ -288,7 +290,7 @@ class _Run:
     def _best_model(self) -> dict[str, Tensor]:
         try:
             return self.checkpoints.best(self.state.best_step)
-        except NotWhole as error:
+        except DamagedCheckpoint as error:
             raise BuildError(
                 f"the best model, of step {self.state.best_step}, is damaged ({error}); run again"
             ) from None
@@ -303,7 +305,7 @@ class _Run:
         self.task.model.load_state_dict(tensors)
 
     def _loader(self, first: int, last: int, workers: int) -> DataLoader[Any]:
-        batches = Batches(
+        batches = GlobalBatchSampler(
             size=self.task.size(),
             seed=self.seed,
             batch_size=self.schedule.batch_size,
@@ -314,7 +316,7 @@ class _Run:
             parts=self.schedule.accumulate,
         )
         return DataLoader(
-            Keys(),  # type: ignore[arg-type]
+            IndexDataset(),  # type: ignore[arg-type]
             batch_sampler=batches,
             collate_fn=self.task.collate,
             num_workers=workers,
@@ -362,7 +364,7 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _held(number: signal.Signals) -> Iterator[None]:
+def _blocked(number: signal.Signals) -> Iterator[None]:
     """The signal waits meanwhile; in the processes begun meanwhile, for ever."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:

@@ -31,7 +31,7 @@ def items(size: int, seed: int, start: int, stop: int) -> list[tuple[int, int]]:
     return [(int(order(size, seed, epoch)[i]), epoch) for epoch, i in places]
 
 
-class Batches:
+class GlobalBatchSampler:
     """A torch `batch_sampler`: for each step from `first` to `last`, this rank's parts of the step's batch.
 
     Sample k of a batch goes to rank k mod world; a rank's share is cut into `parts` of equal size. Batches run across
@@ -58,7 +58,7 @@ class Batches:
                 yield mine[i * part : (i + 1) * part]
 
 
-class Keys:
+class IndexDataset:
     """The map-style data set behind the loader: its items are the (index, epoch) asked for; `collate` does the work."""
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, int]:

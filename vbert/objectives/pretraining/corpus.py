@@ -31,18 +31,18 @@ class PretrainData:
     shards: Shards
 
 
-class Saying(NamedTuple):
+class AnsweredText(NamedTuple):
     """A text, and the answer that stands behind it ("" for none)."""
 
     text: str
     answer: str = ""
 
 
-class Pair(NamedTuple):
+class TextImagePair(NamedTuple):
     """Texts, the images beside them, and what the two are: true, other (a text of other images) or altered (a text of
     these images with one thing changed, `changed` where the data says what)."""
 
-    sayings: Sequence[Saying]
+    sayings: Sequence[AnsweredText]
     images: Sequence[str]
     kind: str
     changed: str = ""
@@ -56,10 +56,10 @@ class Corpus:
     """
 
     def __init__(self, data: PretrainData, splits: Sequence[str], settings: PretrainSettings, box_input: str) -> None:
-        from vbert.objectives.batches import RegionInputs, Rows
+        from vbert.objectives.batches import ExampleRows, RegionInputs
 
         self.settings = settings
-        self.rows = Rows(data.examples, data.shards, splits, settings.kinds, types=settings.question_types)
+        self.rows = ExampleRows(data.examples, data.shards, splits, settings.kinds, types=settings.question_types)
         self.visuals = RegionInputs(data.shards, box_input, self.rows.shown(settings.images))
         self.ids: list[str] = self.rows.column("example_id")
         self.texts: list[str] = self.rows.column("text")
@@ -90,34 +90,34 @@ class Corpus:
         """Whether the example's text is matched with images."""
         return self.settings.itm_target != "off" and self.kinds[i] in self.settings.matched
 
-    def saying(self, i: int, rng: np.random.Generator) -> Saying:
+    def saying(self, i: int, rng: np.random.Generator) -> AnsweredText:
         """The text; of a question with one of its answers, drawn by score."""
         answers = self.answers[i].as_py()
         if not answers:
-            return Saying(self.texts[i])
+            return AnsweredText(self.texts[i])
         scores = [float(a["score"]) for a in answers]
         total = sum(scores)
         shares = [s / total for s in scores] if total else None
-        return Saying(self.texts[i], str(answers[int(rng.choice(len(answers), p=shares))]["answer"]))
+        return AnsweredText(self.texts[i], str(answers[int(rng.choice(len(answers), p=shares))]["answer"]))
 
-    def plain(self, i: int, rng: np.random.Generator) -> Pair:
+    def plain(self, i: int, rng: np.random.Generator) -> TextImagePair:
         """The example as it is: with its second text, or, where two captions stand in a sequence, with another one of
         its image."""
         sayings = [self.saying(i, rng)]
         if second := self.seconds[i].as_py():
-            sayings.append(Saying(second))
+            sayings.append(AnsweredText(second))
         elif self.settings.captions == 2 and (j := self._partner(i, rng)) is not None:
             sayings.append(self.saying(j, rng))
-        return Pair(sayings, self.images[i], "true")
+        return TextImagePair(sayings, self.images[i], "true")
 
-    def true(self, i: int, rng: np.random.Generator) -> Pair:
+    def true(self, i: int, rng: np.random.Generator) -> TextImagePair:
         """A pair that matches."""
         sayings = [self.saying(i, rng)]
         if self.settings.captions == 2 and (j := self._partner(i, rng)) is not None:
             sayings.append(self.saying(j, rng))
-        return Pair(sayings, self.images[i], "true")
+        return TextImagePair(sayings, self.images[i], "true")
 
-    def wrong(self, i: int, rng: np.random.Generator, kind: str | None = None) -> Pair | None:
+    def wrong(self, i: int, rng: np.random.Generator, kind: str | None = None) -> TextImagePair | None:
         """A pair that doesn't match, of the `kind` asked for (other or altered; unless given, drawn by the setting
         `altered`, other where the example can't be altered); None where the example has none of it."""
         if kind == "altered" or (kind is None and rng.random() < self.settings.altered):
@@ -126,10 +126,10 @@ class Corpus:
                 return found
         if self.settings.captions == 2 and self._partner(i, rng) is not None:
             j = self._false_text(i, rng)
-            return Pair([self.saying(i, rng), self.saying(j, rng)], self.images[i], "other")
-        return Pair([self.saying(i, rng)], self._false_images(i, rng), "other")
+            return TextImagePair([self.saying(i, rng), self.saying(j, rng)], self.images[i], "other")
+        return TextImagePair([self.saying(i, rng)], self._false_images(i, rng), "other")
 
-    def _altered(self, i: int, rng: np.random.Generator) -> Pair | None:
+    def _altered(self, i: int, rng: np.random.Generator) -> TextImagePair | None:
         """The text with one thing changed, one of `altered_by` where that is set; None where there is no such text."""
         negatives = self.negatives[i].as_py() or []
         changed = self.changed[i].as_py() or [""] * len(negatives)
@@ -139,10 +139,10 @@ class Corpus:
         if not negatives:
             return None
         k = int(rng.integers(len(negatives)))
-        wrong = [Saying(str(negatives[k]))]
+        wrong = [AnsweredText(str(negatives[k]))]
         if self.settings.captions == 2 and (j := self._partner(i, rng)) is not None:
             wrong = [self.saying(j, rng), *wrong]
-        return Pair(wrong, self.images[i], "altered", str(changed[k]))
+        return TextImagePair(wrong, self.images[i], "altered", str(changed[k]))
 
     def _false_images(self, i: int, rng: np.random.Generator) -> Sequence[str]:
         """Images that the example's text is false of: known ones where the data names them; for a question, those it

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from vbert.model.vocabulary import Encoder
-    from vbert.objectives.pretraining.corpus import Corpus, Pair
+    from vbert.objectives.pretraining.corpus import Corpus, TextImagePair
     from vbert.objectives.pretraining.settings import PretrainSettings
 
 NEGATIVES = ("other", "altered")
@@ -21,15 +21,17 @@ PENALTY = 1e-4  # L2, of the bag of words' weights: chosen once; over 1e-5 to 1e
 
 
 @dataclass(frozen=True)
-class Tried:
+class JudgedPair:
     """A pair to be judged: a true one (kind "true") or a negative, of example `example` (a number of its own)."""
 
     corpus: Corpus
     example: int
-    pair: Pair
+    pair: TextImagePair
 
 
-def tried(corpora: Sequence[Corpus], chosen: Sequence[Sequence[int]], settings: PretrainSettings) -> list[Tried]:
+def judged_pairs(
+    corpora: Sequence[Corpus], chosen: Sequence[Sequence[int]], settings: PretrainSettings
+) -> list[JudgedPair]:
     """Of each chosen example that is matched, its true pair and a negative of each kind that training draws; the same
     each time. `chosen`: rows of each corpus."""
     from vbert.training.sampler import generator
@@ -41,15 +43,15 @@ def tried(corpora: Sequence[Corpus], chosen: Sequence[Sequence[int]], settings: 
                 continue
             rng = generator("matching", corpus.ids[i])
             example = (i << 8) + k
-            found.append(Tried(corpus, example, corpus.true(i, rng)))
+            found.append(JudgedPair(corpus, example, corpus.true(i, rng)))
             for kind in NEGATIVES[: 1 + (settings.altered > 0)]:
                 pair = corpus.wrong(i, rng, kind)
                 if pair is not None:
-                    found.append(Tried(corpus, example, pair))
+                    found.append(JudgedPair(corpus, example, pair))
     return found
 
 
-def accuracies(pairs: Sequence[Tried], said: Sequence[bool], altered: float) -> dict[str, float]:
+def accuracies(pairs: Sequence[JudgedPair], said: Sequence[bool], altered: float) -> dict[str, float]:
     """Balanced accuracies: the mean of the share of true pairs that were said to match and of negatives that were not.
 
     said: for each pair whether it was said to match. "other", "altered" and "altered/color" (by what was changed)
@@ -72,7 +74,7 @@ def accuracies(pairs: Sequence[Tried], said: Sequence[bool], altered: float) -> 
     return found
 
 
-def text_alone(training: Sequence[Corpus], held_out: Sequence[Tried], encoder: Encoder) -> list[bool]:
+def text_alone(training: Sequence[Corpus], held_out: Sequence[JudgedPair], encoder: Encoder) -> list[bool]:
     """What a bag of words says of the held-out pairs: logistic regression on the counts of word pieces, trained on
     pairs that pre-training draws from, as many true as not."""
     import numpy as np
@@ -80,7 +82,7 @@ def text_alone(training: Sequence[Corpus], held_out: Sequence[Tried], encoder: E
 
     from vbert.training.sampler import generator
 
-    pairs: list[tuple[Pair, bool]] = []
+    pairs: list[tuple[TextImagePair, bool]] = []
     for corpus in training:
         rows = [i for i in range(len(corpus.ids)) if corpus.matched(i)]
         order = generator("text alone", len(rows)).permutation(len(rows))
@@ -105,7 +107,7 @@ def text_alone(training: Sequence[Corpus], held_out: Sequence[Tried], encoder: E
     return [bool(match) for match in said]
 
 
-def _counts(pairs: Sequence[Pair], encoder: Encoder) -> csr_matrix:
+def _counts(pairs: Sequence[TextImagePair], encoder: Encoder) -> csr_matrix:
     """How often each piece stands in each pair's texts, float64 [pairs, pieces]."""
     import numpy as np
     from scipy.sparse import csr_matrix

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from vbert.model.config import text_limit
-from vbert.objectives.pretraining.corpus import Corpus, Pair, PretrainData, check_names
+from vbert.objectives.pretraining.corpus import Corpus, PretrainData, TextImagePair, check_names
 from vbert.objectives.pretraining.settings import PretrainSettings
 
 if TYPE_CHECKING:
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
     from vbert.model.heads import PretrainingModel
     from vbert.model.vocabulary import Encoder
-    from vbert.objectives.batches import Batch, Text
-    from vbert.objectives.pretraining.matching import Tried
+    from vbert.objectives.batches import Batch, TokenizedText
+    from vbert.objectives.pretraining.matching import JudgedPair
     from vbert.training.ranks import Ranks
 
 VALIDATED = 128  # sequences at once
 COUNTED = 2_000  # training examples whose hidden pieces are counted
 
-Shown = Callable[[Corpus, Sequence[str]], "tuple[np.ndarray, np.ndarray]"]
+RegionSource = Callable[[Corpus, Sequence[str]], "tuple[np.ndarray, np.ndarray]"]
 
 
 @dataclass
-class Sample:
+class PretrainingSequence:
     """A sequence before packing. match: 1 a true pair, 0 a wrong one, -1 not to be matched."""
 
-    text: Text
+    text: TokenizedText
     at: list[int]
     true: list[int]
     images: Sequence[str]
@@ -93,11 +93,11 @@ class Pretraining:
     def collate(self, items: list[tuple[int, int]]) -> Batch:
         return self._packed([sample for i, epoch in items for sample in self._training_samples(i, epoch)])
 
-    def _training_samples(self, index: int, epoch: int) -> list[tuple[Corpus, Sample]]:
+    def _training_samples(self, index: int, epoch: int) -> list[tuple[Corpus, PretrainingSequence]]:
         k = next(k for k, end in enumerate(self.ends) if index < end)
         return self._samples(self.train[k], index - (self.ends[k - 1] if k else 0), epoch)
 
-    def _samples(self, corpus: Corpus, i: int, epoch: int | str) -> list[tuple[Corpus, Sample]]:
+    def _samples(self, corpus: Corpus, i: int, epoch: int | str) -> list[tuple[Corpus, PretrainingSequence]]:
         """The sequences of an example: one, or two of a matched one where they come in pairs."""
         from vbert.training.sampler import generator
 
@@ -107,7 +107,7 @@ class Pretraining:
         if settings.itm_rows == "unmasked":
             matched = bool(rng.random() < settings.itm_share) and matched
         masked = settings.itm_rows == "masked" or not matched
-        pairs: list[tuple[int, Pair | None]]
+        pairs: list[tuple[int, TextImagePair | None]]
         if not matched or settings.itm_target == "task_label":
             pairs = [(corpus.label(i) if matched else -1, corpus.plain(i, rng))]
         elif settings.itm_draw == "paired":
@@ -119,18 +119,18 @@ class Pretraining:
             (corpus, self._sample(pair, match, rng if masked else None)) for match, pair in pairs if pair is not None
         ]
 
-    def _sample(self, pair: Pair, match: int, rng: np.random.Generator | None) -> Sample:
+    def _sample(self, pair: TextImagePair, match: int, rng: np.random.Generator | None) -> PretrainingSequence:
         """The sequence of a pair; masked by `rng` where there is one."""
         from vbert.objectives.batches import mask, sentence
 
         text = sentence(self.encoder, pair.sayings, self.max_text)
         if rng is None:
-            return Sample(text, [], [], pair.images, match)
+            return PretrainingSequence(text, [], [], pair.images, match)
         hidden = mask(text.ids, text.words, self.encoder, rng, self._shares(text), self.settings.whole_word)
         text.ids = hidden.ids
-        return Sample(text, hidden.at, hidden.true, pair.images, match)
+        return PretrainingSequence(text, hidden.at, hidden.true, pair.images, match)
 
-    def _shares(self, text: Text) -> list[float]:
+    def _shares(self, text: TokenizedText) -> list[float]:
         """The probability of each piece to be hidden."""
         settings = self.settings
         content = settings.masked if settings.content is None else settings.content
@@ -139,7 +139,9 @@ class Pretraining:
             shares = [settings.answers if a else s for a, s in zip(text.answer, shares, strict=True)]
         return shares
 
-    def _packed(self, samples: Sequence[tuple[Corpus, Sample]], shown: Shown | None = None) -> Batch:
+    def _packed(
+        self, samples: Sequence[tuple[Corpus, PretrainingSequence]], shown: RegionSource | None = None
+    ) -> Batch:
         """shown: what stands for the images of a pair, where it is not their own regions."""
         import torch
 
@@ -206,7 +208,7 @@ class Pretraining:
             total += self.settings.itm * figures["validation/itm"]
         return {"validation/loss": total, **figures, **self._judged()}
 
-    def _held_out_samples(self) -> list[tuple[Corpus, Sample]]:
+    def _held_out_samples(self) -> list[tuple[Corpus, PretrainingSequence]]:
         return [
             sample
             for corpus, rows in zip(self.held_out, self._chosen, strict=True)
@@ -237,11 +239,11 @@ class Pretraining:
         ]
 
     @cached_property
-    def _tried(self) -> tuple[list[Tried], dict[str, float]]:
+    def _tried(self) -> tuple[list[JudgedPair], dict[str, float]]:
         """Held-out pairs that the matching head is asked about, and what the text alone allows on them."""
-        from vbert.objectives.pretraining.matching import accuracies, text_alone, tried
+        from vbert.objectives.pretraining.matching import accuracies, judged_pairs, text_alone
 
-        pairs = tried(self.held_out, self._chosen, self.settings)
+        pairs = judged_pairs(self.held_out, self._chosen, self.settings)
         if not pairs:
             return [], {}
         return pairs, accuracies(pairs, text_alone(self.train, pairs, self.encoder), self.settings.altered)
@@ -261,7 +263,7 @@ class Pretraining:
         others = {
             id(c): shuffled_images(sorted({name for images in c.images for name in images})) for c in self.held_out
         }
-        shown: dict[str, Shown] = {
+        shown: dict[str, RegionSource] = {
             "own": lambda corpus, images: corpus.visuals.of(images),
             "exchanged": lambda corpus, images: corpus.visuals.of([others[id(corpus)][name] for name in images]),
             "none": lambda corpus, images: corpus.visuals.nothing(),
@@ -282,7 +284,7 @@ class Pretraining:
             **figures,
         }
 
-    def _said(self, pairs: Sequence[Tried], shown: Shown) -> list[bool]:
+    def _said(self, pairs: Sequence[JudgedPair], shown: RegionSource) -> list[bool]:
         """For each pair, whether the matching head says that it matches."""
         device = next(self.model.parameters()).device
         said: list[bool] = []
