@@ -80,7 +80,7 @@ def run(
     prefect
         go through Prefect even when everything is there.
     """
-    from flows.running import Running, plan_rows
+    from flows.running import RecipeRun, plan_rows
 
     if local and prefect:
         raise UserError("--local and --prefect exclude each other")
@@ -89,7 +89,7 @@ def run(
 
     changed = changes_of(changes, limit)
     resolved = resolve(recipe, changed)
-    running = Running(resolved, store_at(store), machine_of(resolved, machine), until)
+    running = RecipeRun(resolved, store_at(store), machine_of(resolved, machine), until)
     if shared and not dry_run:
         running.store.share()
     if dry_run and json_:

@@ -18,7 +18,7 @@ from vbert.artifacts.store.store import Store, default_root
 from vbert.errors import UserError
 
 if TYPE_CHECKING:
-    from vbert.regions.interop.sizes import Sizes
+    from vbert.regions.interop.sizes import ImageSizes
 
 app = App(name="features", help="Region features: import, export, inspect, show, compare.")
 
@@ -263,7 +263,7 @@ def compare(
     """
     from flows.features_shown import comparison_as_text, rows_as_csv
     from vbert.regions.contract import differences
-    from vbert.regions.interop.comparing import Comparison
+    from vbert.regions.interop.comparing import FeatureComparison
     from vbert.regions.interop.comparing import compare as compared
     from vbert.regions.interop.opened import opened
 
@@ -273,7 +273,7 @@ def compare(
         opened(b, format_b, ids_b, _boxes_in(boxes_in_b), known, dtype_b) as right,
         _progress("compare") as show,
     ):
-        total = Comparison()
+        total = FeatureComparison()
         contracts = {}
         if left.contract is not None and right.contract is not None:
             contracts = differences(left.contract, right.contract)
@@ -290,14 +290,14 @@ def _boxes_in(text: str | None) -> Any:
     return None if text is None else BoxesIn.parse(text)
 
 
-def _sizes(images: Path | None, sizes: Path | None) -> Sizes | None:
+def _sizes(images: Path | None, sizes: Path | None) -> ImageSizes | None:
     from vbert.regions.interop.opened import LocalFiles
-    from vbert.regions.interop.sizes import Sizes
+    from vbert.regions.interop.sizes import ImageSizes
 
     if images is not None and sizes is not None:
         raise UserError("--images and --sizes say the same thing; give one of them")
     given = images if images is not None else sizes
-    return None if given is None else Sizes(LocalFiles(given))
+    return None if given is None else ImageSizes(LocalFiles(given))
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def preprocess(
         end with exit code 1 where an image can't be used; the features of the others are there all the same.
     """
     from flows.recipe import machine_of, parse_changes
-    from flows.running import Running
+    from flows.running import RecipeRun
     from vbert.artifacts.store.store import Store, default_root
     from vbert.artifacts.upkeep.export import hand_out
     from vbert.regions.shards import strangers
@@ -64,7 +64,7 @@ def preprocess(
     if others := strangers(out):
         raise UserError(f"{out} holds other files than shards ({others[0]}); give an empty or new directory with --out")
     recipe = folder_recipe(folder, detector, weights, boxes, changes)
-    running = Running(recipe, Store(store or default_root()), machine_of(recipe, machine), ["regions"])
+    running = RecipeRun(recipe, Store(store or default_root()), machine_of(recipe, machine), ["regions"])
     if shared:
         running.store.share()
     given = {"detector": detector, "weights": weights, "boxes": boxes}

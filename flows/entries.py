@@ -19,7 +19,7 @@ from flows.imported import FeaturesEntry
 from vbert.artifacts.making.build import Machine
 from vbert.artifacts.steps.settings import LocalPath, Numerics, Settings, Wiring
 from vbert.data.spec import DATASETS, BoxShare
-from vbert.data.yaml import Misplaced
+from vbert.data.yaml import NestedError
 from vbert.model.bert import known_sizes, model_names
 from vbert.model.config import SIZES, ModelSettings
 from vbert.model.vocabulary import VocabularySettings
@@ -99,7 +99,7 @@ class ModelEntry(ModelSettings):
         for field in SIZES:
             if field in data and (field not in known or data[field] != known[field]):
                 brings = f"{known[field]} is that of init {init}" if field in known else f"init {init} brings its own"
-                raise Misplaced((field,), f"{data[field]}, but {brings}: leave it out")
+                raise NestedError((field,), f"{data[field]}, but {brings}: leave it out")
         return data
 
     @model_serializer(mode="wrap")

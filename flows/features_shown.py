@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vbert.errors import UserError
 
 if TYPE_CHECKING:
-    from vbert.regions.interop.comparing import Row
+    from vbert.regions.interop.comparing import ImageComparison
 
 
 def facts_as_text(facts: dict[str, Any]) -> str:
@@ -78,10 +78,10 @@ def _number(value: float | None, width: int) -> str:
     return f"{'-':>{width}}" if value is None else f"{value:>{width}.4f}"
 
 
-def rows_as_csv(rows: Iterable[Row], table: Path | None, most: int) -> list[Row]:
+def rows_as_csv(rows: Iterable[ImageComparison], table: Path | None, most: int) -> list[ImageComparison]:
     """Writes every row to `table`, where one is given, and returns `most` to be shown: those that differ first."""
-    different: list[Row] = []
-    same: list[Row] = []
+    different: list[ImageComparison] = []
+    same: list[ImageComparison] = []
     with _writer(table) if table is not None else nullcontext() as writer:
         for row in rows:
             if writer is not None:
@@ -94,7 +94,7 @@ def rows_as_csv(rows: Iterable[Row], table: Path | None, most: int) -> list[Row]
 
 @contextmanager
 def _writer(table: Path) -> Iterator[Any]:
-    from vbert.regions.interop.comparing import Row
+    from vbert.regions.interop.comparing import ImageComparison
 
     try:
         file = table.open("w", newline="", encoding="utf-8")
@@ -102,5 +102,5 @@ def _writer(table: Path) -> Iterator[Any]:
         raise UserError(f"--table {table}: can't be written ({error.strerror})") from None
     with file:
         writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(Row)])
+        writer.writerow([field.name for field in fields(ImageComparison)])
         yield writer

@@ -18,7 +18,7 @@ ANY = "NAME"  # stands in a path for a key that the user chooses
 
 
 @dataclass(frozen=True)
-class Field:
+class FieldHelp:
     """A field at the dotted `path`; `inside`: whether it has fields of its own."""
 
     path: str
@@ -38,7 +38,7 @@ def roots() -> dict[str, type[BaseModel]]:
     return {"recipe": Recipe, "datasets": DatasetSpec, "detectors": DetectorFile, "models": ModelSpec}
 
 
-def fields_at(path: str | None) -> list[Field]:
+def fields_at(path: str | None) -> list[FieldHelp]:
     """The field at `path` and those in it: `pretrain`, `downstream.vqa.steps`, `machine`; `datasets.sources` of specs.
 
     Raises UserError with the nearest name where there is none.
@@ -48,7 +48,7 @@ def fields_at(path: str | None) -> list[Field]:
     root = parts.pop(0) if parts and parts[0] in known else "recipe"
     options: list[Any] = [known[root]]
     walked = [] if root == "recipe" else [root]
-    found: list[Field] = []
+    found: list[FieldHelp] = []
     for part in parts:
         here = [model for option in options for model in models(option)]
         valid = [(name, info) for model in here for name, info in members(model)]
@@ -69,7 +69,7 @@ def fields_at(path: str | None) -> list[Field]:
     return found + below(".".join(walked), [model for option in options for model in models(option)])
 
 
-def below(path: str, alternatives: list[type[BaseModel]]) -> list[Field]:
+def below(path: str, alternatives: list[type[BaseModel]]) -> list[FieldHelp]:
     """The fields of the models that may stand at `path`: where they are several, each says whose it is."""
     kinds = {name for model in alternatives for name, _ in members(model) if len(alternatives) > 1 and name in TOLD_BY}
     found = []
@@ -96,14 +96,14 @@ def members(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
         yield info.alias or name, info
 
 
-def described(path: str, info: FieldInfo) -> Field:
+def described(path: str, info: FieldInfo) -> FieldHelp:
     text = info.description or ""
     if not text:
         inner = everything(info.annotation)
         text = (inner[0].__doc__ or "").split("\n\n")[0] if len(inner) == 1 else ""
     factory = info.default is PydanticUndefined
     default = "" if factory else shown(info.default)
-    return Field(
+    return FieldHelp(
         path,
         kind_of(info.annotation),
         "required" if info.is_required() else default,
@@ -169,7 +169,7 @@ def kind_of(annotation: Any) -> str:
     return " or ".join(dict.fromkeys(said))
 
 
-def print_fields(found: list[Field]) -> None:
+def print_fields(found: list[FieldHelp]) -> None:
     from flows.terminal import escape, page
 
     out = page()

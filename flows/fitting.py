@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vbert.data.spec import dataset
-from vbert.data.yaml import Misplaced
+from vbert.data.yaml import NestedError
 from vbert.model.bert import known_sizes
 from vbert.model.config import too_long
 from vbert.training.schedule import Schedule
@@ -19,29 +19,29 @@ Place = tuple[str, ...]
 
 
 def check_fits(recipe: Entries, pretrainings: dict[Place, str]) -> None:
-    """Raises Misplaced at the first thing that the stages would refuse later, after others have worked.
+    """Raises NestedError at the first thing that the stages would refuse later, after others have worked.
 
     pretrainings: where each pre-training stands, and its name.
     """
     for place, schedule, processes in _schedules(recipe, pretrainings):
         if said := schedule.uneven(processes):
-            raise Misplaced((*place, "batch_size"), said)
+            raise NestedError((*place, "batch_size"), said)
     for place, name in pretrainings.items():
         entry = recipe.pretrainings()[name]
         init = _bert_behind(recipe, entry.start)
         _check_text(recipe, place, init, entry.max_text)
         if entry.captions == 2 and _size(recipe, init, "type_vocab") == 1:
-            raise Misplaced((*place, "captions"), "2, but the model has one segment type: set model.type_vocab to 2")
+            raise NestedError((*place, "captions"), "2, but the model has one segment type: set model.type_vocab to 2")
     for name, task in recipe.downstream.items():
         place = ("downstream", name)
         if task.steps == 0:
-            raise Misplaced(
+            raise NestedError(
                 (*place, "steps"),
                 "0 evaluates what it starts from as it is, and that has no answer head: train 1 step or more",
             )
         _check_text(recipe, place, _bert_behind(recipe, task.start), task.max_text)
         if task.select == "best" and (lacking := _not_held_out(recipe, task)):
-            raise Misplaced((*place, "select"), f"best, but {lacking}; write last")
+            raise NestedError((*place, "select"), f"best, but {lacking}; write last")
 
 
 def _schedules(recipe: Entries, pretrainings: dict[Place, str]) -> Iterator[tuple[Place, Schedule, int]]:
@@ -70,7 +70,7 @@ def _size(recipe: Entries, init: str | None, field: str) -> object:
 def _check_text(recipe: Entries, place: Place, init: str | None, max_text: int | None) -> None:
     positions = _size(recipe, init, "max_positions")
     if isinstance(positions, int) and (said := too_long(max_text, positions)):
-        raise Misplaced((*place, "max_text"), said)
+        raise NestedError((*place, "max_text"), said)
 
 
 def _not_held_out(recipe: Entries, task: DownstreamSettings) -> str:

@@ -61,7 +61,7 @@ S = TypeVar("S", bound=Settings)
 
 
 @dataclass(frozen=True)
-class DataSet:
+class RecipeData:
     """A data set of the recipe: its photos, and the texts about them."""
 
     photos: Images
@@ -113,7 +113,7 @@ def seeded(name: str, seed: int, seeds: Sequence[int]) -> str:
     return f"{name}@{seed}" if seeds else name
 
 
-def preprocessed(recipe: Recipe) -> tuple[Mapping[str, DataSet], DetectorWeights | None, Mapping[str, Shards]]:
+def preprocessed(recipe: Recipe) -> tuple[Mapping[str, RecipeData], DetectorWeights | None, Mapping[str, Shards]]:
     """The chain up to region features: the data sets, the detector, and each data set's shards."""
     data = {name: data_set(name, entry, recipe) for name, entry in recipe.data.items()}
     shards = {name: imported(entry.features).named(name) for name, entry in recipe.data.items() if entry.features}
@@ -127,14 +127,14 @@ def preprocessed(recipe: Recipe) -> tuple[Mapping[str, DataSet], DetectorWeights
     return data, found, shards
 
 
-def data_set(name: str, entry: DataEntry, recipe: Recipe) -> DataSet:
+def data_set(name: str, entry: DataEntry, recipe: Recipe) -> RecipeData:
     """Its photos and texts, fetched or generated; photos shared with another spec come from that spec's sources."""
     if entry.folder is not None:
         source = located(entry.folder)
         if source.path is not None:  # a log or notes beside the photos are no part: the reader takes images alone
             source = source.model_copy(update={"only": "images"})
         raws = {"folder": download(source.pinned()).named(name)}
-        return DataSet(images(raws, readers.reader("folder"), recipe.limit).named(name), None)
+        return RecipeData(images(raws, readers.reader("folder"), recipe.limit).named(name), None)
     assert entry.spec is not None, "the recipe's own check"
     spec = dataset(entry.spec)
     own = sources_of(spec, entry)
@@ -148,10 +148,10 @@ def data_set(name: str, entry: DataEntry, recipe: Recipe) -> DataSet:
         collection.reading("images").model_copy(update=accepted),
     ).named(name)
     if spec.examples is None:
-        return DataSet(photos, None)
+        return RecipeData(photos, None)
     raws = {key: own[key] for key in spec.read_by("examples")}
     reading = spec.reading("examples").model_copy(update=accepted)
-    return DataSet(photos, examples(raws, photos, spec.reader("examples"), reading).named(name))
+    return RecipeData(photos, examples(raws, photos, spec.reader("examples"), reading).named(name))
 
 
 def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str, RawFiles]:
@@ -172,14 +172,14 @@ def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str
     return {"generated": generate(settings).named(spec.name)}
 
 
-def texts_of(data: Mapping[str, DataSet], name: str) -> Examples:
+def texts_of(data: Mapping[str, RecipeData], name: str) -> Examples:
     texts = data[name].texts
     if texts is None:
         raise UserError(f"data set {name!r} has no examples, only images: it can't be trained on")
     return texts
 
 
-def detector_of(entry: DetectorEntry, recipe: Recipe, data: Mapping[str, DataSet]) -> DetectorWeights:
+def detector_of(entry: DetectorEntry, recipe: Recipe, data: Mapping[str, RecipeData]) -> DetectorWeights:
     """Trained on one of the recipe's data sets, or with weights that came from elsewhere."""
     file = detector_file(entry.spec)
     if entry.train is None:
@@ -218,13 +218,13 @@ def located(where: str) -> Source:
     return Source(url=where) if "://" in where else Source(path=os.path.abspath(os.path.expanduser(where)))
 
 
-def scenes_of(recipe: Recipe, data: Mapping[str, DataSet]) -> Images | None:
+def scenes_of(recipe: Recipe, data: Mapping[str, RecipeData]) -> Images | None:
     """The photos the detector was trained on, which the report shows held-out ones of."""
     training = recipe.detector.train if recipe.detector else None
     return data[training.data].photos if training else None
 
 
-def start_of(recipe: Recipe, data: Mapping[str, DataSet], init: str | None = None) -> Initialization:
+def start_of(recipe: Recipe, data: Mapping[str, RecipeData], init: str | None = None) -> Initialization:
     """What pre-training starts from, and what is compared with it: sizes and a vocabulary, or a BERT's.
 
     init: the BERT, in place of what `model` says.
@@ -245,7 +245,7 @@ def start_for(
     entry: PretrainEntry | DownstreamSettings,
     seed: int,
     pretrained: Mapping[tuple[str, int], Model],
-    data: Mapping[str, DataSet],
+    data: Mapping[str, RecipeData],
 ) -> Model | Initialization:
     """What training with `seed` starts from: of a pre-training with several seeds, the one with the same."""
     if entry.start is None or entry.start == "none":

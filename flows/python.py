@@ -79,7 +79,7 @@ def run(
         until: the stage, or stages, to stop at; else the report.
         how: `local` builds in this process, `prefect` as a flow; `auto` as a flow if something is missing.
     """
-    from flows.running import How, Running
+    from flows.running import How, RecipeRun
     from flows.runs import metrics, origin
 
     if how not in get_args(How):
@@ -89,7 +89,7 @@ def run(
     if not isinstance(store, Store):
         store = Store(default_root() if store is None else os.fspath(store))
     stages = [until] if isinstance(until, str) else until
-    running = Running(resolved, store, machine_of(resolved, ()), stages)
+    running = RecipeRun(resolved, store, machine_of(resolved, ()), stages)
     if isinstance(given, Recipe):  # the record holds it whole
         running.run(how, "", None)
     else:

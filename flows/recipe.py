@@ -13,7 +13,7 @@ from flows.entries import Entries, PretrainEntry
 from flows.fitting import check_fits
 from vbert.artifacts.making.build import Machine
 from vbert.artifacts.steps.settings import Settings
-from vbert.data.yaml import Misplaced, is_yaml, load_yaml, parse, parse_value, read_yaml
+from vbert.data.yaml import NestedError, is_yaml, load_yaml, parse, parse_value, read_yaml
 from vbert.errors import UserError, nearest
 from vbert.model.bert import model_names
 from vbert.objectives import OBJECTIVES, DownstreamSettings
@@ -47,40 +47,42 @@ class Recipe(Entries):
             named += [(("detector", "train", "data"), self.detector.train.data)]
         for where, name in named:
             if name not in self.data:
-                raise Misplaced(where, f"no data set {name!r} under `data`; {nearest(name, self.data)}")
+                raise NestedError(where, f"no data set {name!r} under `data`; {nearest(name, self.data)}")
         for name, data in self.data.items():
             if data.features is None and self.detector is None:
-                raise Misplaced(("data", name), "has no `features`, and there is no `detector` to make them: give one")
+                raise NestedError(
+                    ("data", name), "has no `features`, and there is no `detector` to make them: give one"
+                )
         known: list[str] = []
         for key, pretraining in self.pretrainings().items():
             self._seeded(_place(key), pretraining)
             if key in (*STARTS, *model_names()) or "/" in key or is_yaml(key):
-                raise Misplaced(_place(key), "names a start of its own; give the pre-training another name")
+                raise NestedError(_place(key), "names a start of its own; give the pre-training another name")
             if pretraining.start is not None:
                 self._started(_place(key), pretraining, pretraining.start, known)
             known.append(key)
         for name, entry in self.downstream.items():
             if "@" in name:
-                raise Misplaced(("downstream", name), "a name has no @: it stands before the seed")
+                raise NestedError(("downstream", name), "a name has no @: it stands before the seed")
             self._seeded(("downstream", name), entry)
             if entry.start == "pretrained" and not known:
                 where = ("downstream", name, "start")
-                raise Misplaced(where, "pretrained, but there is no `pretrain`; write none")
+                raise NestedError(where, "pretrained, but there is no `pretrain`; write none")
             if entry.start != "none":
                 self._started(("downstream", name), entry, entry.start, [*known, "pretrained"])
         used = {entry.start for entry in self.downstream.values()}
         used |= {entry.start or "" for entry in self.pretrainings().values()}
         for key in known[:-1]:
             if key not in used:
-                raise Misplaced(_place(key), "nothing starts from it: name it in a `start`")
+                raise NestedError(_place(key), "nothing starts from it: name it in a `start`")
         check_fits(self, {_place(key): key for key in self.pretrainings()})
         return self
 
     def _seeded(self, where: tuple[str, ...], entry: PretrainEntry | DownstreamSettings) -> None:
         if entry.seed is not None and entry.seeds:
-            raise Misplaced((*where, "seeds"), "give either seed or seeds")
+            raise NestedError((*where, "seeds"), "give either seed or seeds")
         if len(set(entry.seeds)) < len(entry.seeds) or min(entry.seeds, default=0) < 0:
-            raise Misplaced((*where, "seeds"), "seeds are different whole numbers from 0 on")
+            raise NestedError((*where, "seeds"), "seeds are different whole numbers from 0 on")
 
     def _started(
         self, where: tuple[str, ...], entry: PretrainEntry | DownstreamSettings, start: str, pretrained: Sequence[str]
@@ -92,11 +94,11 @@ class Recipe(Entries):
             own = () if isinstance(entry, PretrainEntry) else STARTS  # words that only a downstream entry knows
             known = [*(name for name in (*pretrained, *own) if name), *model_names()]
             said = f"nothing to start from is called {start!r}; {nearest(start, known)}"
-            raise Misplaced((*where, "start"), said)
+            raise NestedError((*where, "start"), said)
         begun = self.seeds_of(self.pretrainings()[self.started_by(start)])
         if len(begun) > 1 and (absent := [seed for seed in self.seeds_of(entry) if seed not in begun]):
             said = f"{start} is not pre-trained with seed {absent[0]}, but with {', '.join(map(str, begun))}"
-            raise Misplaced((*where, "start"), said)
+            raise NestedError((*where, "start"), said)
 
 
 def recipe_names() -> list[str]:

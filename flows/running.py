@@ -63,7 +63,7 @@ def plan_rows(lines: Sequence[Planned], store: Store) -> list[dict[str, Any]]:
     return rows
 
 
-class Running:
+class RecipeRun:
     """A recipe's graph against a store: what a run finds, does and says."""
 
     def __init__(self, recipe: Recipe, store: Store, machine: Machine, until: Sequence[str]) -> None:

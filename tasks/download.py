@@ -39,7 +39,7 @@ def download(build: Build, source: Source) -> Figures:
 def _by_reference(build: Build, source: Source) -> Figures:
     """The index of a local file or folder, whose bytes stay where they are."""
     from vbert.data.folders import digest_of, file_digests, last_changed, names_below, set_aside
-    from vbert.data.raw import Member, write_index
+    from vbert.data.raw import RawMember, write_index
     from vbert.data.unpack import index_archive
 
     root = Path(source.path or "")
@@ -54,7 +54,7 @@ def _by_reference(build: Build, source: Source) -> Figures:
         )
     aside = set_aside(root)
     if root.is_dir():
-        members = [Member(n, n, 0, size, size, sha256=sha256, local=True) for n, (size, sha256) in digests.items()]
+        members = [RawMember(n, n, 0, size, size, sha256=sha256, local=True) for n, (size, sha256) in digests.items()]
     else:
         members = index_archive(root, source.file, build.directory, local=True, set_aside=aside)
     files = write_index(build.directory, members, None if root.is_dir() else source.sha256)

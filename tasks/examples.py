@@ -11,7 +11,7 @@ from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.examples import Examples
 from vbert.data.images import Images
 from vbert.data.raw import RawFiles
-from vbert.data.spec import Reading
+from vbert.data.spec import ReaderOptions
 from vbert.errors import BuildError
 
 
@@ -23,7 +23,7 @@ from vbert.errors import BuildError
     cost=Cost(seconds_by=("images.images",), bytes_by=("images.images",)),
 )
 def examples(
-    build: Build, raws: Mapping[str, RawFiles], images: Images, reader: Plugin, reading: Reading | None = None
+    build: Build, raws: Mapping[str, RawFiles], images: Images, reader: Plugin, reading: ReaderOptions | None = None
 ) -> Figures:
     """Every example whose images are all in `images`.
 
@@ -32,24 +32,24 @@ def examples(
     their images (see `vbert.data.boxes`).
     """
     from vbert.data import readers
-    from vbert.data.boxes import Fitting, Photo
+    from vbert.data.boxes import BoxConverter, PhotoHeader
     from vbert.data.examples import write_examples
 
-    reading = reading or Reading()
+    reading = reading or ReaderOptions()
     module = readers.of(reader)
     table = images.table().select(["image_id", "split", "width", "height"]).to_pydict()
     splits: dict[str, str | None] = dict(zip(table["image_id"], table["split"], strict=True))
     sizes = zip(table["image_id"], table["width"], table["height"], strict=True)
-    fitting = Fitting({image_id: Photo(width, height) for image_id, width, height in sizes})
+    fitting = BoxConverter({image_id: PhotoHeader(width, height) for image_id, width, height in sizes})
     left_out = images.left_out()
     rows = readers.call(module, "examples", raws, splits.keys() | left_out, options=reading.options)
     dropped = 0
-    notes: list[readers.Note] = []
+    notes: list[readers.ReaderNote] = []
 
     def kept() -> Iterator[dict[str, Any]]:
         nonlocal dropped
         for row in rows:
-            if isinstance(row, readers.Note):
+            if isinstance(row, readers.ReaderNote):
                 notes.append(row)
                 continue
             there = [image_id in splits for image_id in row["image_ids"]]

@@ -11,12 +11,12 @@ from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.images import Images
 from vbert.data.names import IMAGE_ENDINGS, count_of, is_image, kinds
 from vbert.data.raw import RawFiles
-from vbert.data.spec import Reading, share_of
+from vbert.data.spec import ReaderOptions, share_of
 from vbert.errors import BuildError, UserError, nearest
 
 if TYPE_CHECKING:
-    from vbert.data.boxes import Photo
-    from vbert.data.readers import ImageRow, Note
+    from vbert.data.boxes import PhotoHeader
+    from vbert.data.readers import ImageRow, ReaderNote
 
 ROWS_AT_ONCE = 1000
 
@@ -28,7 +28,11 @@ ROWS_AT_ONCE = 1000
     cost=Cost(seconds_by=("raws.*.files",), bytes_by=("raws.*.files",)),
 )
 def images(
-    build: Build, raws: Mapping[str, RawFiles], reader: Plugin, limit: int | None = None, reading: Reading | None = None
+    build: Build,
+    raws: Mapping[str, RawFiles],
+    reader: Plugin,
+    limit: int | None = None,
+    reading: ReaderOptions | None = None,
 ) -> Figures:
     """Every image's place, sha256 and size as shown, and the boxes, where there are any.
 
@@ -37,14 +41,14 @@ def images(
     fitted to their photos (see `vbert.data.boxes`). What is not taken is counted in the figures, and said in `notes`.
     """
     from vbert.data import readers
-    from vbert.data.boxes import Fitting, Photo
+    from vbert.data.boxes import BoxConverter, PhotoHeader
     from vbert.data.images import write_images
 
-    reading = reading or Reading()
+    reading = reading or ReaderOptions()
     module = readers.of(reader)
     found = list(readers.call(module, "images", raws, options=reading.options))
-    listed = [_placed(row, raws, reading) for row in found if not isinstance(row, readers.Note)]
-    beside = [row for row in found if isinstance(row, readers.Note)]
+    listed = [_placed(row, raws, reading) for row in found if not isinstance(row, readers.ReaderNote)]
+    beside = [row for row in found if isinstance(row, readers.ReaderNote)]
     beside += _beside(raws, {row["path"] for row in listed}, getattr(module, "OWN", None))
     if not listed:
         said = "".join(f" ({note.sentence})" for note in beside)
@@ -54,11 +58,11 @@ def images(
         )
     kept = listed if limit is None else _limited(listed, limit)
     ids = {row["image_id"] for row in kept}
-    boxes, fitting, photos = None, None, dict[str, Photo]()
+    boxes, fitting, photos = None, None, dict[str, PhotoHeader]()
     if hasattr(module, "boxes"):
         given = readers.call(module, "boxes", raws, options=reading.options)
         all_ids = {row["image_id"] for row in listed}
-        fitting = Fitting(photos)
+        fitting = BoxConverter(photos)
         boxes = fitting(box for box in given if box["image_id"] in ids or box["image_id"] not in all_ids)
     left_out = None if limit is None else (row["image_id"] for row in listed if row["image_id"] not in ids)
     figures: Figures = dict(write_images(build.directory, _indexed(build, raws, kept, photos), boxes, left_out))
@@ -71,15 +75,15 @@ def images(
     if 0 < without < len(kept):
         figures["no_split"] = without
         sentences.append(f"in no split, so neither trained on nor evaluated: {without:,} of {count_of(kept, 'image')}")
-    official = {row.get("split") for row in found if not isinstance(row, readers.Note)} - {None}
+    official = {row.get("split") for row in found if not isinstance(row, readers.ReaderNote)} - {None}
     if reading.validation is not None and official and reading.validation.of not in official:
         sentences.append(f"validation takes a share of {reading.validation.of!r}, and no image is in that split")
     return figures | ({"notes": sentences} if sentences else {})
 
 
-def _beside(raws: Mapping[str, RawFiles], listed: set[str], own: tuple[str, ...] | None) -> list[Note]:
+def _beside(raws: Mapping[str, RawFiles], listed: set[str], own: tuple[str, ...] | None) -> list[ReaderNote]:
     """What the raw files hold beside the images listed and the reader's own files, whose endings are `own`."""
-    from vbert.data.readers import Note
+    from vbert.data.readers import ReaderNote
 
     if own is None:  # a format whose files are all known
         return []
@@ -93,14 +97,14 @@ def _beside(raws: Mapping[str, RawFiles], listed: set[str], own: tuple[str, ...]
     notes = []
     if unlisted:
         notes.append(
-            Note("unlisted_images", len(unlisted), f"{count_of(unlisted, 'image file')} that no annotation names")
+            ReaderNote("unlisted_images", len(unlisted), f"{count_of(unlisted, 'image file')} that no annotation names")
         )
     if other:
-        notes.append(Note("other_files", len(other), f"{count_of(other, 'file')} of other kinds: {kinds(other)}"))
+        notes.append(ReaderNote("other_files", len(other), f"{count_of(other, 'file')} of other kinds: {kinds(other)}"))
     return notes
 
 
-def _placed(row: ImageRow, raws: Mapping[str, RawFiles], reading: Reading) -> dict[str, Any]:
+def _placed(row: ImageRow, raws: Mapping[str, RawFiles], reading: ReaderOptions) -> dict[str, Any]:
     """The row with its path as `source/member` and its split."""
     source = row.get("source") or (next(iter(raws)) if len(raws) == 1 else "")
     if source not in raws:
@@ -120,7 +124,7 @@ def _limited(rows: Iterable[dict[str, Any]], limit: int) -> list[dict[str, Any]]
 
 
 def _indexed(
-    build: Build, raws: Mapping[str, RawFiles], rows: list[dict[str, Any]], photos: dict[str, Photo]
+    build: Build, raws: Mapping[str, RawFiles], rows: list[dict[str, Any]], photos: dict[str, PhotoHeader]
 ) -> Iterator[dict[str, Any]]:
     """The rows with sha256, width and height; what their headers say is put into `photos`.
 
@@ -129,16 +133,16 @@ def _indexed(
     from concurrent.futures import ThreadPoolExecutor
     from hashlib import sha256
 
-    from vbert.data.boxes import Photo
+    from vbert.data.boxes import PhotoHeader
     from vbert.data.decode import BadImage, read_header
 
     def indexed(row: dict[str, Any]) -> dict[str, Any]:
         source, _, member = row["path"].partition("/")
         data = raws[source].read(member)
         try:
-            photo = Photo(*read_header(data))
+            photo = PhotoHeader(*read_header(data))
         except BadImage:
-            photo = Photo(0, 0)
+            photo = PhotoHeader(0, 0)
         photos[row["image_id"]] = photo
         return row | {"sha256": sha256(data).hexdigest(), "width": photo.shown[0], "height": photo.shown[1]}
 

@@ -16,7 +16,7 @@ from prefect.states import Cancelled
 
 from flows.graph import cut, graph
 from flows.on_prefect.tasks import running
-from flows.on_prefect.view import View, fill_plan, logs_to_prefect, show_plan, show_results, tag_run
+from flows.on_prefect.view import PrefectView, fill_plan, logs_to_prefect, show_plan, show_results, tag_run
 from flows.recipe import Recipe, resolve
 from flows.runs import metrics, origin, record_run, run_id
 from vbert.artifacts.making.build import Machine
@@ -96,7 +96,7 @@ def build_targets(
     caller = IN_PROCESS.get()
     title = recipe.name if recipe is not None else targets[0].title
     lines = [line for line in plan(targets, store) if line.status != "unneeded"]
-    view = View(caller.events if caller is not None else Events())
+    view = PrefectView(caller.events if caller is not None else Events())
     with logs_to_prefect(), digests_shared(), _recorded(store, recipe, targets, lines, asked or {}):
         tag_run(said_changes((asked or {}).get("changes")))
         table = show_plan(lines, recipe, title, store)

@@ -41,7 +41,7 @@ uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
 
 
 @dataclass(frozen=True)
-class Begun:
+class StartingServer:
     """A server that may not answer yet: its process, its URL, and what it says."""
 
     process: subprocess.Popen[bytes]
@@ -49,7 +49,7 @@ class Begun:
     said: IO[bytes]
 
 
-_ahead: Begun | None = None  # begun before it was known to be needed
+_ahead: StartingServer | None = None  # begun before it was known to be needed
 
 
 def begin_ahead() -> None:
@@ -88,7 +88,7 @@ def start(say: Callable[[str], None]) -> None:
     refresh_global_settings_context()
 
 
-def _begin(settings: Mapping[str, str]) -> Begun:
+def _begin(settings: Mapping[str, str]) -> StartingServer:
     said = tempfile.TemporaryFile()  # noqa: SIM115  read where it does not come up
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -104,7 +104,7 @@ def _begin(settings: Mapping[str, str]) -> Begun:
             start_new_session=True,  # Ctrl-C is this process's to obey
         )
         atexit.register(_end, server)
-        return Begun(server, f"http://127.0.0.1:{listening.getsockname()[1]}/api", said)
+        return StartingServer(server, f"http://127.0.0.1:{listening.getsockname()[1]}/api", said)
 
 
 def _may_be_told_of_another() -> bool:

@@ -57,7 +57,9 @@ def schedule(
     _crash_zombies()
     name = Path(recipe).stem
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # for the runs' own processes
-    runner = Served(name=name, query_seconds=2, prefetch_seconds=2)  # looked ahead further, more would be left out
+    runner = StoppableRunner(
+        name=name, query_seconds=2, prefetch_seconds=2
+    )  # looked ahead further, more would be left out
     runner.add_flow(
         pipeline,
         name=name,
@@ -78,7 +80,7 @@ def schedule(
     runner.serve()
 
 
-class Served(Runner):
+class StoppableRunner(Runner):
     """Prefect's runner, which SIGTERM ends as Ctrl-C does: the schedule is paused and its runs are ended.
 
     (Prefect's own handler has the loop that it interrupts stop, and once had not ended after 30 s.)

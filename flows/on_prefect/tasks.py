@@ -151,7 +151,7 @@ def _units_task(title: str, works: Sequence[Work]) -> Task[..., Any]:
 
 
 @dataclass
-class Run:
+class FlowContext:
     """What the tasks of one flow run share in this process."""
 
     engine: Engine
@@ -276,12 +276,12 @@ class Run:
                 pythonapi.PyThreadState_SetAsyncExc(c_ulong(ident), py_object(children.Stopped))
 
 
-RUNS: dict[str, Run] = {}  # flow run id → its run, for the tasks in this process
+RUNS: dict[str, FlowContext] = {}  # flow run id → its run, for the tasks in this process
 
 
 @contextmanager
-def running(engine: Engine, lines: Sequence[Planned]) -> Iterator[Run]:
-    """A `Run` under this flow run's id. What ends it early has its steps and children leave off first."""
+def running(engine: Engine, lines: Sequence[Planned]) -> Iterator[FlowContext]:
+    """A `FlowContext` under this flow run's id. What ends it early has its steps and children leave off first."""
     mark = str(flow_run.get_id())
     with _units_on(engine, lines) as dask:
         at_once = engine.machine.units_at_once if dask is None else dask.at_once
@@ -289,7 +289,7 @@ def running(engine: Engine, lines: Sequence[Planned]) -> Iterator[Run]:
         with pool:
             spare = frozenset(line.artifact.fingerprint for line in lines if line.spare)
             artifacts = {line.artifact.fingerprint: line.artifact for line in lines}
-            run = RUNS[mark] = Run(engine, artifacts, pool, dask, spare)
+            run = RUNS[mark] = FlowContext(engine, artifacts, pool, dask, spare)
             engine.run_units = run.make_units
             try:
                 with _cancellable(run, mark):
@@ -302,7 +302,7 @@ def running(engine: Engine, lines: Sequence[Planned]) -> Iterator[Run]:
 
 
 @contextmanager
-def _cancellable(run: Run, mark: str) -> Iterator[None]:
+def _cancellable(run: FlowContext, mark: str) -> Iterator[None]:
     """Look at the server, every few seconds, whether the run is to be cancelled: then it leaves off.
 
     Where a runner or worker started this process, it is the one to do so.

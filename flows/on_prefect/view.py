@@ -52,7 +52,7 @@ def logs_to_prefect() -> Iterator[None]:
 
 
 @dataclass
-class _Shown:
+class _ProgressArtifact:
     """A step's progress artifact, made when the step lasts long enough to be worth one."""
 
     context: Context  # of the step's task run, to which the artifact belongs
@@ -61,16 +61,16 @@ class _Shown:
 
 
 @dataclass
-class View(Events):
+class PrefectView(Events):
     """Passes on what the engine tells to the terminal, and shows it in Prefect. Collects what was built."""
 
     terminal: Events = field(default_factory=Events)
     built: dict[str, Built] = field(default_factory=dict)
-    _shown: dict[str, _Shown] = field(default_factory=dict)
+    _shown: dict[str, _ProgressArtifact] = field(default_factory=dict)
 
     def started(self, artifact: Artifact) -> None:
         self.terminal.started(artifact)
-        self._shown[artifact.fingerprint] = _Shown(copy_context(), time.monotonic())
+        self._shown[artifact.fingerprint] = _ProgressArtifact(copy_context(), time.monotonic())
         log.info("%s %s: building", artifact.title, artifact.fingerprint[:8])
 
     def progress(self, artifact: Artifact, done: int, total: int, figures: dict[str, float]) -> None:
@@ -93,7 +93,7 @@ class View(Events):
         self.terminal.said(artifact, sentence)
         log.warning("%s", sentence)
 
-    def _show(self, shown: _Shown, artifact: Artifact, percent: float, said: str) -> None:
+    def _show(self, shown: _ProgressArtifact, artifact: Artifact, percent: float, said: str) -> None:
         def call() -> None:
             if shown.id is None:
                 made = create_progress_artifact(percent, key=key(f"{artifact.title}-progress"), description=said)

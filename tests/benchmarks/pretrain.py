@@ -28,7 +28,7 @@ from torch import Tensor
 
 from vbert.model.config import VisualBertConfig
 from vbert.model.heads import PretrainingModel
-from vbert.model.visualbert import Packed
+from vbert.model.visualbert import PackedBatch
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ GPU = {"mini": (1024, 10), "base": (256, 5)}  # batch and steps a round on a GPU
 
 @dataclass(frozen=True)
 class Batch:
-    packed: Packed
+    packed: PackedBatch
     padded: dict[str, Tensor]
     masked: Tensor  # packed rows of masked tokens
     labels: Tensor  # their words
@@ -75,7 +75,7 @@ def make_batch(size: Size, draw: np.random.Generator) -> Batch:
     texts = [draw.integers(1, vocab, n) for n in draw.integers(size.text[0], size.text[1] + 1, size.batch)]
     regions = draw.integers(size.regions[0], size.regions[1] + 1, size.batch)
     visuals = [draw.normal(size=(n, dim)).astype(np.float32) for n in regions]
-    packed = Packed.of(texts, [np.zeros(len(t), int) for t in texts], visuals)
+    packed = PackedBatch.of(texts, [np.zeros(len(t), int) for t in texts], visuals)
     longest, most = max(len(t) for t in texts), int(max(regions))
     ids = np.zeros((size.batch, longest), np.int64)
     text_mask, visual_mask = np.zeros_like(ids), np.zeros((size.batch, most), np.int64)

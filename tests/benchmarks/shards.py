@@ -30,7 +30,7 @@ import lmdb
 import numpy as np
 from measure import alternate, print_result, result
 
-from vbert.regions.shards import OFFSETS, QUARANTINE, Sample, Shards, write_parquet, write_shard
+from vbert.regions.shards import OFFSETS, QUARANTINE, RegionSample, Shards, write_parquet, write_shard
 
 BOXES, DIM, PER_SHARD = 36, 2048, 500
 TSV_COLUMNS = [
@@ -68,7 +68,7 @@ def ours(folder: Path, count: int) -> Format:
             for number in numbers:
                 found, boxes = features(number)
                 scores, names = [0.5] * BOXES, ["object"] * BOXES
-                yield Sample(
+                yield RegionSample(
                     f"{number:012d}", "0" * 64, 640, 480, found.astype(np.float16), boxes, scores, names, [[]] * BOXES
                 )
 

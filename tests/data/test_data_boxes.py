@@ -17,10 +17,10 @@ from vbert.artifacts.making.graph import Engine
 from vbert.artifacts.steps.settings import Plugin
 from vbert.artifacts.store.store import Store
 from vbert.data import readers
-from vbert.data.boxes import Fitting, Frame, Photo, Stated, frame
+from vbert.data.boxes import BoxConverter, BoxFrame, PhotoHeader, StatedSize, frame
 from vbert.data.images import Images
 from vbert.data.source import Source
-from vbert.data.spec import Reading, dataset
+from vbert.data.spec import ReaderOptions, dataset
 from vbert.errors import NotAccepted, UserError
 
 __all__ = ["mine"]  # a fixture
@@ -55,7 +55,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 )
 def test_what_is_wrong_with_a_box(box: Any, wrong: str, kept: Any) -> None:
     """In a photo of 20×10 pixels."""
-    found, corners = Frame((20, 10)).fit(box)
+    found, corners = BoxFrame((20, 10)).fit(box)
     assert found == wrong
     if kept is not None:
         assert corners == pytest.approx(kept)
@@ -65,14 +65,14 @@ def test_what_is_wrong_with_a_box(box: Any, wrong: str, kept: Any) -> None:
     "nothing", [(0, 0), (None, None), ("640", "480"), (12.5, 9), ("wide", "²"), ([], {}), (20, None)]
 )
 def test_sizes_that_say_nothing_leave_the_photos_own(nothing: tuple[Any, Any]) -> None:
-    found = frame(Photo(20, 10), Stated(*nothing, "f"))
+    found = frame(PhotoHeader(20, 10), StatedSize(*nothing, "f"))
     assert found is not None
     assert found.size == (20, 10)
 
 
 @pytest.mark.parametrize("stated", [(40, 30), (40.0, 30.0), ("40", "30")])
 def test_a_stated_size_that_fits_the_stored_file_turns_boxes(stated: tuple[Any, Any]) -> None:
-    found = frame(Photo(40, 30, 6), Stated(*stated, "f"))
+    found = frame(PhotoHeader(40, 30, 6), StatedSize(*stated, "f"))
     assert found is not None
     assert found.fit((0, 0, 10, 5)) == ("", (25, 0, 30, 10))
 
@@ -81,19 +81,19 @@ def test_sizes_of_another_scale_are_refused_or_scaled() -> None:
     rows = [
         {"image_id": name, "x1": 4, "y1": 4, "x2": 8, "y2": 8, "class": "a", "attributes": [], "stated": stated}
         for name, stated in (
-            ("a", Stated(40, 20, "x.json: images[0]")),
-            ("b", Stated(41, 20, "x.json: images[1]")),
-            ("c", Stated(20, 21, "x.json: images[2]")),
+            ("a", StatedSize(40, 20, "x.json: images[0]")),
+            ("b", StatedSize(41, 20, "x.json: images[1]")),
+            ("c", StatedSize(20, 21, "x.json: images[2]")),
         )
     ]
-    photos = {"a": Photo(20, 10), "b": Photo(40, 20), "c": Photo(10, 10, 6)}
+    photos = {"a": PhotoHeader(20, 10), "b": PhotoHeader(40, 20), "c": PhotoHeader(10, 10, 6)}
     said = r"x\.json: images\[0\]: says 40×20 for the image 'a', whose file has 20×10, and 1 more images"
     with pytest.raises(UserError, match=said):
-        list(Fitting(photos)(rows))
-    scaled = [row | {"stated": Stated(row["stated"].width, row["stated"].height, "", scale=True)} for row in rows]  # type: ignore[attr-defined]
-    assert [(r["x1"], r["x2"]) for r in Fitting(photos)(scaled)][:2] == [(2, 4), (4, 8)]
+        list(BoxConverter(photos)(rows))
+    scaled = [row | {"stated": StatedSize(row["stated"].width, row["stated"].height, "", scale=True)} for row in rows]  # type: ignore[attr-defined]
+    assert [(r["x1"], r["x2"]) for r in BoxConverter(photos)(scaled)][:2] == [(2, 4), (4, 8)]
     # A turned photo that was resized too: the aspect says which way its boxes lie.
-    turned = frame(Photo(20, 10, 6), Stated(40, 20, "", scale=True))
+    turned = frame(PhotoHeader(20, 10, 6), StatedSize(40, 20, "", scale=True))
     assert turned is not None
     assert turned.fit((0, 0, 8, 4)) == ("", (8, 0, 10, 4))
 
@@ -128,7 +128,7 @@ def test_every_reader_counts_what_it_leaves_out(tmp_path: Path, reader: str) -> 
     raws = {"data": download(Source(path=str(tmp_path / "data")).pinned())}
 
     def index(share: float) -> Images:
-        return images(raws, readers.reader(reader), None, Reading(unusable_boxes=share)).named("mine")
+        return images(raws, readers.reader(reader), None, ReaderOptions(unusable_boxes=share)).named("mine")
 
     store = Store(tmp_path / "store")
     (found,) = built(store, index(0.4))

@@ -16,7 +16,7 @@ from PIL import Image
 
 from vbert.artifacts.store.store import Store
 from vbert.data import readers
-from vbert.data.boxes import Turn
+from vbert.data.boxes import ExifTransform
 from vbert.data.decode import decode
 from vbert.data.readers import coco
 from vbert.data.source import Source
@@ -152,7 +152,7 @@ def test_boxes_in_shown_pixels_stay(tmp_path: Path) -> None:
     assert read(tmp_path / "b", tmp_path / "store")[1][0]["x2"] == 30
     one(tmp_path / "c", b"no photo", (48, 32), [1, 2, 3, 4])
     assert read(tmp_path / "c", tmp_path / "store")[1][0]["x2"] == 4
-    assert Turn(3, 10, 20)((1, 2, 3, 4)) == (7, 16, 9, 18)
+    assert ExifTransform(3, 10, 20)((1, 2, 3, 4)) == (7, 16, 9, 18)
 
 
 def test_boxes_are_cut_at_the_border_and_empty_ones_dropped(tmp_path: Path) -> None:

@@ -30,12 +30,12 @@ from data.http_script import (
 )
 from pytest_httpserver import HTTPServer
 
-from vbert.data.download import Patience, fetch
+from vbert.data.download import RetryPolicy, fetch
 from vbert.data.source import Source
 from vbert.errors import BuildError, UserError
 
 SHA256 = hashlib.sha256(BODY).hexdigest()
-QUICK = Patience(
+QUICK = RetryPolicy(
     connect=1.0, read=0.3, attempts=4, wait=0.0, wait_max=0.01, retry_after_max=2.0, slowest=20_000, window=0.2
 )
 

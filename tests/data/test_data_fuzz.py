@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vbert.data import readers
-from vbert.data.boxes import Fitting, Photo
+from vbert.data.boxes import BoxConverter, PhotoHeader
 from vbert.data.raw import RawFiles
 from vbert.data.readers import coco, jsonl, voc
 from vbert.data.readers._rows import ExampleRow, checked
@@ -155,10 +155,10 @@ def all_read(reader: str, files: dict[str, bytes]) -> list[str]:
     image_ids: set[str] = set()
     try:
         for row in readers.call(module, "images", held, options={}):
-            if not isinstance(row, readers.Note):
+            if not isinstance(row, readers.ReaderNote):
                 image_ids.add(row["image_id"])
         if hasattr(module, "boxes"):
-            fitting = Fitting({image_id: Photo(20, 10) for image_id in image_ids})
+            fitting = BoxConverter({image_id: PhotoHeader(20, 10) for image_id in image_ids})
             list(fitting(readers.call(module, "boxes", held, options={})))
             fitting.said()
         if hasattr(module, "examples"):
@@ -206,7 +206,7 @@ def test_only_sentences_leave_a_reader(reader: str, count: int) -> None:
 )
 def test_nested_values_are_named(row: bytes, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        jsonl._answers(checked(row, jsonl.Line, "f:1")["answers"], "f:1")
+        jsonl._answers(checked(row, jsonl.ExampleLine, "f:1")["answers"], "f:1")
 
 
 def test_answers_in_the_ways_they_are_written() -> None:
@@ -225,7 +225,7 @@ def test_answers_in_the_ways_they_are_written() -> None:
     vqa = [{"answer": answer, "answer_confidence": "yes", "answer_id": n} for n, answer in enumerate(people, 1)]
     assert read(answers=vqa) == votes
     assert read(answers=[{"answer": "two", "score": 0.6}]) == [("two", 0.6)]
-    assert set(ExampleRow.__annotations__) < set(jsonl.Line.__annotations__)
+    assert set(ExampleRow.__annotations__) < set(jsonl.ExampleLine.__annotations__)
 
 
 def ids_of(reader: str, files: dict[str, bytes], **options: Any) -> list[str]:
@@ -284,7 +284,7 @@ def test_captions_without_text_are_counted() -> None:
     assert isinstance(row, dict)
     assert row["text"] == "a cat"
     said = "1 caption without text; the first: captions_train.json: annotations[0]"
-    assert note == readers.Note("empty_captions", 1, said)
+    assert note == readers.ReaderNote("empty_captions", 1, said)
 
 
 def test_a_listed_name_is_never_cut_to_another_images() -> None:
@@ -297,7 +297,7 @@ def test_a_listed_name_is_never_cut_to_another_images() -> None:
         **dict.fromkeys(names, "train"),
         "photo": None,
     }
-    assert note == readers.Note("listed_but_missing", 1, "lists of splits name 1 image without an XML: 'photo 2'")
+    assert note == readers.ReaderNote("listed_but_missing", 1, "lists of splits name 1 image without an XML: 'photo 2'")
 
 
 def test_no_encoding_and_no_number_of_pythons_own() -> None:

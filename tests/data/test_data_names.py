@@ -22,9 +22,9 @@ from vbert.artifacts.store.store import Store
 from vbert.data import readers
 from vbert.data.decode import FORMATS
 from vbert.data.folders import file_digests, folder_digest
-from vbert.data.names import IMAGE_ENDINGS, Names, hidden, is_image, kinds, odd
+from vbert.data.names import IMAGE_ENDINGS, FileNames, hidden, is_image, kinds, odd
 from vbert.data.source import Source
-from vbert.data.spec import HoldOut, Reading
+from vbert.data.spec import HoldOut, ReaderOptions
 from vbert.errors import BuildError, UserError
 
 CAFE = unicodedata.normalize("NFC", "café.jpg")
@@ -37,7 +37,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 def index(store: Path, reader: str, path: Path, **options: Any) -> Any:
     raws = {"data": download(Source(path=str(path)).pinned())}
-    return built(Store(store), images(raws, readers.reader(reader), None, Reading(options=options)))[0]
+    return built(Store(store), images(raws, readers.reader(reader), None, ReaderOptions(options=options)))[0]
 
 
 def ids(found: Any) -> list[str]:
@@ -53,7 +53,7 @@ def test_image_endings_are_those_of_the_formats_that_are_decoded() -> None:
 
 
 def test_names_as_others_write_them() -> None:
-    names = Names(["cats/1.jpg", "cats/2.JPEG", CAFE, "a.png", "A.png", "b.jpg", "b.webp"])
+    names = FileNames(["cats/1.jpg", "cats/2.JPEG", CAFE, "a.png", "A.png", "b.jpg", "b.webp"])
     for said, meant in {
         "cats\\1.jpg": "cats/1.jpg",
         "./cats//1.jpg": "cats/1.jpg",
@@ -223,7 +223,7 @@ def test_splits_by_name_that_match_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"options\.splits\.val: no file's name ends with 'val\.json'"):
         read(tmp_path / "data", tmp_path / "store", splits={"train": "all.json", "val": "val.json"})
     raws = {"data": download(Source(path=str(tmp_path / "data")).pinned())}
-    told = Reading(options={"splits": {"test": "train/"}}, validation=HoldOut(of="train"))
+    told = ReaderOptions(options={"splits": {"test": "train/"}}, validation=HoldOut(of="train"))
     (found,) = built(Store(tmp_path / "store"), images(raws, readers.reader("jsonl"), None, told))
     assert "validation takes a share of 'train', and no image is in that split" in found.figures["notes"]
     for splits, said in (

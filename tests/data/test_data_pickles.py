@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from vbert.data import pickles
-from vbert.data.pickles import Limits, StoredTensor, UnsafePickle
+from vbert.data.pickles import PickleLimits, StoredTensor, UnsafePickle
 
-QUICK = Limits(seconds=1, memory=200 * 2**20)
+QUICK = PickleLimits(seconds=1, memory=200 * 2**20)
 
 
 class Named:
@@ -179,18 +179,18 @@ def test_a_class_of_this_process_is_refused() -> None:
     with pytest.raises(UnsafePickle, match=r"names posix\.system|names os\.system"):
         pickles.load(pickle.dumps(Named(os.system, "touch ran")), "x")
     with pytest.raises(UnsafePickle, match="at most 10"):
-        pickles.load(pickle.dumps(list(range(100))), "x", Limits(size=10))
+        pickles.load(pickle.dumps(list(range(100))), "x", PickleLimits(size=10))
     with pytest.raises(UnsafePickle, match="more than 50 operations"):
-        pickles.load(pickle.dumps(list(range(100))), "x", Limits(operations=50))
+        pickles.load(pickle.dumps(list(range(100))), "x", PickleLimits(operations=50))
 
 
 def test_memory_is_bounded_by_what_the_pickle_brings_along() -> None:
     """A list of 1 GiB from a few bytes: the child is told no, this process never sees it."""
     rows = b"\x80\x02]" + b"q\x00" + b"(" + b"J\xff\xff\xff\x7f" * 100_000 + b"e."
-    assert len(pickles.load(rows, "x", Limits(memory=300 * 2**20))) == 100_000
+    assert len(pickles.load(rows, "x", PickleLimits(memory=300 * 2**20))) == 100_000
     nested = b"(" * 3_000_000 + b"t."
     with pytest.raises(UnsafePickle, match=r"memory|damaged"):
-        pickles.load(nested, "x", Limits(memory=2**20))
+        pickles.load(nested, "x", PickleLimits(memory=2**20))
 
 
 def test_arrays_where_only_what_has_a_hash_can_be() -> None:

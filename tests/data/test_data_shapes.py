@@ -22,9 +22,9 @@ from vbert.data.images import Images, write_images
 from vbert.data.raw import RawFiles
 from vbert.data.readers import shapes as reader
 from vbert.data.shapes.draw import pixels, png
-from vbert.data.shapes.language import Facts, Noun, Number, Only, Relation, Some, Split, facts
+from vbert.data.shapes.language import ExactCount, Exists, Noun, Relation, SceneFacts, SplitScenes, WholeScene, facts
 from vbert.data.shapes.oracles import caption_scores, retrieval
-from vbert.data.shapes.scene import COLOURS, GAP, Object, Scene
+from vbert.data.shapes.scene import COLOURS, GAP, Scene, SceneObject
 from vbert.data.shapes.scenes import ShapesSettings, scene
 from vbert.data.shapes.write import texts, write
 
@@ -249,24 +249,24 @@ def test_generated_oracles_are_bounds(tmp_path: Path) -> None:
         assert 0 < oracles["phrases"][split]["random_box"] < 1
 
 
-def red(*shapes: str) -> Facts:
+def red(*shapes: str) -> SceneFacts:
     """A scene of red shapes, from left to right."""
     made = tuple(
-        Object(shape, "red", "medium", (20 * k, 30, 20 * k + 10, 40), (255, 0, 0), (0, 0, 0, 0))
+        SceneObject(shape, "red", "medium", (20 * k, 30, 20 * k + 10, 40), (255, 0, 0), (0, 0, 0, 0))
         for k, shape in enumerate(shapes)
     )
     return facts(Scene(0, "test", 80, made, ("plain", (255, 255, 255)), True))
 
 
 def test_retrieval_is_the_chance_among_the_images_a_caption_is_true_of() -> None:
-    split = Split([red("circle"), red("circle", "triangle"), red("circle", "circle"), red("triangle")])
-    circle, triangle = Some(Noun("circle")), Some(Noun("triangle"))
+    split = SplitScenes([red("circle"), red("circle", "triangle"), red("circle", "circle"), red("triangle")])
+    circle, triangle = Exists(Noun("circle")), Exists(Noun("triangle"))
     assert split.candidates(circle) == (0, 1, 2)
-    assert split.candidates(Some(Noun("circle"), True)) == (3,)
-    assert split.candidates(Number(Noun("circle"), 1)) == (0, 1)
+    assert split.candidates(Exists(Noun("circle"), True)) == (3,)
+    assert split.candidates(ExactCount(Noun("circle"), 1)) == (0, 1)
     assert split.candidates(Relation(Noun("circle"), "left of", Noun("triangle"))) == (1,)
     assert split.candidates(Relation(Noun("circle"), "right of", Noun("triangle"))) == ()
-    whole = Only((Noun("circle", "red"), Noun("triangle", "red")))
+    whole = WholeScene((Noun("circle", "red"), Noun("triangle", "red")))
     assert split.candidates(whole) == (1,)
     figures = retrieval(split, [(0, "place", circle), (1, "description", whole), (3, "place", triangle)])
     assert figures["caption_to_image_r1"] == pytest.approx((1 / 3 + 1 + 1 / 2) / 3, abs=1e-6)

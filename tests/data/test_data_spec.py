@@ -10,7 +10,7 @@ import pytest
 from vbert.artifacts.steps.fingerprint import digest
 from vbert.data import readers, spec
 from vbert.data.source import Source
-from vbert.data.spec import DatasetSpec, HoldOut, Reading, dataset, dataset_names, share_of
+from vbert.data.spec import DatasetSpec, HoldOut, ReaderOptions, dataset, dataset_names, share_of
 from vbert.data.yaml import load_yaml
 from vbert.errors import UserError
 
@@ -142,7 +142,7 @@ def test_two_specs_may_name_one_collection(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_validation_is_a_share_of_the_image_ids() -> None:
-    reading = Reading(validation=HoldOut(of="train", share=0.1))
+    reading = ReaderOptions(validation=HoldOut(of="train", share=0.1))
     splits = [reading.split("train", f"train/{i}") for i in range(10_000)]
     assert 900 < splits.count("val") < 1100
     assert all(reading.split("test", f"train/{i}") == "test" for i in range(100))

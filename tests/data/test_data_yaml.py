@@ -198,10 +198,10 @@ def test_everybodys_first_guess_gets_the_right_name(guess: str, valid: list[str]
 
 def test_every_guess_means_a_name_that_exists() -> None:
     from flows.recipe import Recipe
-    from vbert.data.readers.jsonl import BoxLine, Line
+    from vbert.data.readers.jsonl import BoxLine, ExampleLine
     from vbert.data.spec import DatasetSpec
 
-    known = {*get_type_hints(Line), *get_type_hints(BoxLine)}
+    known = {*get_type_hints(ExampleLine), *get_type_hints(BoxLine)}
     todo = [Recipe.model_json_schema(), DatasetSpec.model_json_schema()]
     for schema in todo:
         known |= set(schema.get("properties", {}))

@@ -11,7 +11,7 @@ from fragile_stages import busy, fragile_graph
 from prefect import flow
 
 from flows.on_prefect.body import IN_PROCESS, InProcess, build_targets
-from flows.on_prefect.schedule import Served
+from flows.on_prefect.schedule import StoppableRunner
 from vbert.artifacts.making.build import Machine
 from vbert.artifacts.making.graph import Events
 from vbert.artifacts.steps.artifact import Artifact
@@ -40,7 +40,7 @@ def main() -> None:
     )
     if sys.argv[5:] == ["serve"]:
         parameters = {"store": store, "kind": kind, "options": options, "machine": machine.model_dump()}
-        runner = Served()
+        runner = StoppableRunner()
         runner.add_flow(toy_flow, name=Path(store).parent.name, parameters=parameters)
         runner.serve()
     else:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import VisualBertConfig as HuggingFaceConfig
 
 from vbert.model.config import VisualBertConfig
-from vbert.model.visualbert import Packed
+from vbert.model.visualbert import PackedBatch
 
 VOCABULARY, VISUAL = 61, 10
 
@@ -48,7 +48,7 @@ class Both:
             "mixed": lambda n: np.arange(n) % 2,
         }
         visual_types_of = [kinds[visual_types](n) for n in regions]
-        self.packed = Packed.of(ids, types, visuals, visual_types_of)
+        self.packed = PackedBatch.of(ids, types, visuals, visual_types_of)
         self.packed.visual = self.packed.visual.to(dtype)
         self.padded: dict[str, Tensor] = {
             "input_ids": _pad(ids, max(texts)),

@@ -28,7 +28,7 @@ from vbert.model.bert import BertWeights, HubSource, model_names, model_spec
 from vbert.model.config import ModelSettings
 from vbert.model.convert import load_bert, save_pretrained
 from vbert.model.heads import PretrainingModel
-from vbert.model.visualbert import Packed
+from vbert.model.visualbert import PackedBatch
 from vbert.model.vocabulary import VocabularySettings
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -156,7 +156,7 @@ def test_the_real_minilm_arrives_whole(store: Store) -> None:
     text = "A teal triangle is left of the small red circle."
     ids = [encoder.cls, *encoder(text).ids, encoder.sep]
     assert tokenizer(text).input_ids == ids
-    batch = Packed.of([ids], [[0] * len(ids)], [torch.zeros(0, 8).numpy()])
+    batch = PackedBatch.of([ids], [[0] * len(ids)], [torch.zeros(0, 8).numpy()])
     with torch.no_grad():
         expected = theirs(input_ids=torch.tensor([ids])).last_hidden_state[0]
         torch.testing.assert_close(ours.encoder(batch), expected, atol=1e-5, rtol=1e-5)

@@ -7,11 +7,11 @@ from model.model_batches import Both, hf_config, small_config
 from pydantic import ValidationError
 from transformers import VisualBertForPreTraining
 
-from vbert.model.attention import Layout, attend, attend_padded
+from vbert.model.attention import LengthGroups, attend, attend_padded
 from vbert.model.convert import HEADS, fill, sources
 from vbert.model.dropout import drop_mask, dropout
 from vbert.model.heads import PretrainingModel
-from vbert.model.visualbert import Packed, VisualBert, append6
+from vbert.model.visualbert import PackedBatch, VisualBert, append6
 
 BATCHES = {
     "padded": ([5, 9, 3, 9, 4, 12], [4, 1, 7, 2, 5, 3]),
@@ -98,7 +98,7 @@ def test_a_sequence_is_the_same_in_any_company_and_order() -> None:
     types = both.packed.text_types.split(both.texts)
     visuals = both.packed.visual.split(both.regions)
     for some in ([2], [5, 0, 3], [1, 3, 2, 0]):
-        batch = Packed.of(
+        batch = PackedBatch.of(
             *([list(part[i].numpy()) for i in some] for part in (texts, types)), [visuals[i].numpy() for i in some]
         )
         for i, alone in zip(some, model(batch).split(batch.lengths.tolist()), strict=True):
@@ -164,7 +164,7 @@ def test_the_scale_of_dropout_is_exact_in_bf16() -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 def test_gradients_of_attention_are_those_of_finite_differences(dropout: float) -> None:
     lengths = torch.tensor([3, 2, 3, 1])
-    layout = Layout(lengths, heads=2, device=torch.device("cpu"))
+    layout = LengthGroups(lengths, heads=2, device=torch.device("cpu"))
     qkv = torch.randn(9, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
 
     def repeatable(rows: torch.Tensor) -> torch.Tensor:
@@ -176,7 +176,7 @@ def test_gradients_of_attention_are_those_of_finite_differences(dropout: float) 
 
 def test_padded_attention_is_the_grouped() -> None:
     lengths = torch.tensor([30, 7, 30, 12, 1])
-    layout = Layout(lengths, 2, torch.device("cpu"))
+    layout = LengthGroups(lengths, 2, torch.device("cpu"))
     qkv = torch.randn(80, 3 * 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     results = []
     for way in (attend, attend_padded):
@@ -194,7 +194,7 @@ def test_attention_on_a_gpu_is_that_on_a_cpu(dtype: torch.dtype) -> None:
     results = []
     for device in ("cpu", "cuda"):
         qkv = rows.detach().clone().to(device).requires_grad_()
-        out = attend(qkv, Layout(lengths, 2, torch.device(device)), dropout=0.0)
+        out = attend(qkv, LengthGroups(lengths, 2, torch.device(device)), dropout=0.0)
         out.float().square().sum().backward()
         results.append((out.detach().cpu().float(), qkv.grad.cpu().float()))
     tolerance = 1e-4 if dtype is torch.float32 else 0.05
@@ -218,7 +218,7 @@ def test_standardised_input_is_what_the_statistics_make_of_it() -> None:
     std[3] = 0.0  # a dead feature
     standard.set_statistics(mean, std)
     std[3] = 1.0
-    expected = plain(Packed(**{**vars(both.packed), "visual": (both.packed.visual - mean) / std}))
+    expected = plain(PackedBatch(**{**vars(both.packed), "visual": (both.packed.visual - mean) / std}))
     torch.testing.assert_close(standard(both.packed), expected, atol=1e-12, rtol=0)
     with pytest.raises(ValueError, match="standardise: true"):
         plain.set_statistics(mean, std)
@@ -236,14 +236,14 @@ def test_box_numbers_are_multiplied_by_their_gain() -> None:
         model.set_statistics(visual.mean(0), visual.std(0))
     with torch.no_grad():
         gained.embeddings.visual_projection.weight[:, 4:] /= 6
-    batch = Packed.of([[1, 2], [3]], [[0, 0], [0]], [visual[:2].numpy(), visual[2:].numpy()])
+    batch = PackedBatch.of([[1, 2], [3]], [[0, 0], [0]], [visual[:2].numpy(), visual[2:].numpy()])
     torch.testing.assert_close(gained(batch), plain(batch), atol=1e-12, rtol=0)
     with pytest.raises(ValidationError, match="box_gain"):
         small_config(box_input="none", standardise=True, box_gain=6.0)
 
 
 def test_packed_puts_each_text_before_its_regions() -> None:
-    batch = Packed.of([[1, 2, 3], [4]], [[0, 0, 1], [0]], [np.full((1, 2), 7.0), np.full((2, 2), 8.0)])
+    batch = PackedBatch.of([[1, 2, 3], [4]], [[0, 0, 1], [0]], [np.full((1, 2), 7.0), np.full((2, 2), 8.0)])
     assert batch.order.tolist() == [0, 1, 2, 4, 3, 5, 6]
     assert batch.text_positions.tolist() == [0, 1, 2, 0]
     assert batch.lengths.tolist() == [4, 3]

@@ -14,7 +14,7 @@ from transformers import BertTokenizer
 
 from vbert.errors import UserError
 from vbert.model.heads import PretrainingModel
-from vbert.model.visualbert import Packed
+from vbert.model.visualbert import PackedBatch
 from vbert.model.vocabulary import (
     SPECIAL,
     TextRules,
@@ -113,7 +113,7 @@ def test_chinese_goes_through_tokenising_masking_and_encoding(tmp_path: Path, ca
     assert encoder.text(encoder("Cat").ids) == ("Cat" if cased else "cat")
     masked = [encoder.cls, *ids, encoder.sep]
     masked[5] = encoder.mask  # 猫
-    batch = Packed.of([masked], [[0] * len(masked)], [np.ones((2, 10), np.float32)])
+    batch = PackedBatch.of([masked], [[0] * len(masked)], [np.ones((2, 10), np.float32)])
     model = PretrainingModel(small_config(vocab_size=encoder.size), torch.Generator().manual_seed(0))
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     wanted = torch.tensor([ids[4]])

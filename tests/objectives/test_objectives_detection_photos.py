@@ -26,7 +26,7 @@ from vbert.data import readers
 from vbert.data.images import Images
 from vbert.data.raw import RawFiles
 from vbert.data.source import Source
-from vbert.data.spec import Reading
+from vbert.data.spec import ReaderOptions
 from vbert.errors import UserError
 from vbert.regions.boxes import Adaptive, select
 from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, PretrainedDetector, detector_file
@@ -52,7 +52,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def photos(store: Path) -> Images:
     """Ten photos of train2017 and ten of val2017, with their boxes."""
     raws = {"files": download(Source(path=str(REAL)).pinned())}
-    (index,) = build_here([images(raws, readers.reader("coco"), 10, Reading())], store)
+    (index,) = build_here([images(raws, readers.reader("coco"), 10, ReaderOptions())], store)
     return index
 
 

@@ -17,14 +17,14 @@ from vbert.errors import UserError
 from vbert.metrics.evaluation import Evaluation
 from vbert.model.start import Initialization
 from vbert.model.trained import Model
-from vbert.model.vocabulary import SPECIAL, Encoder, TextRules
+from vbert.model.vocabulary import SPECIAL, TextRules, WordPieceEncoder
 from vbert.objectives import OBJECTIVES, DownstreamEntry, EvaluateSettings, Objective, load, objective, vqa
 from vbert.objectives.downstream import run_finetune, run_predict, run_score
 from vbert.objectives.vqa import VqaSettings
 from vbert.regions.shards import Shards
 
 SETTINGS = VqaSettings(data="world", steps=200, batch_size=64, learning_rate=5e-3)
-ENCODER = Encoder([*SPECIAL, "what", "is", "it", "?", "？"], TextRules())
+ENCODER = WordPieceEncoder([*SPECIAL, "what", "is", "it", "?", "？"], TextRules())
 
 
 @pytest.fixture(scope="module")

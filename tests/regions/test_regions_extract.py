@@ -15,7 +15,7 @@ from vbert.data.images import Images
 from vbert.errors import BuildError, UserError
 from vbert.regions.boxes import Adaptive, Fixed, Given, Nms
 from vbert.regions.detector import DetectorWeights, ExtractionNumerics, RegionSettings
-from vbert.regions.extract import Unit, extract_shard, gather, shard_plan
+from vbert.regions.extract import ShardUnit, extract_shard, gather, shard_plan
 from vbert.regions.shards import Shards
 
 SETTINGS = RegionSettings(boxes=Adaptive(minimum=1, maximum=5, score=0.6), nms=Nms(), images_per_shard=7)
@@ -74,7 +74,7 @@ def test_no_setting_changes_an_images_bits(tmp_path: Path, images: Images, weigh
         draw = random.Random(seed)
         some, size = draw.sample(rows, draw.randint(10, 28)), draw.randint(1, 12)
         parts = [some[start : start + size] for start in range(0, len(some), size)]
-        plans[seed] = [(f"{i:06d}", Unit(i, part)) for i, part in enumerate(parts)]
+        plans[seed] = [(f"{i:06d}", ShardUnit(i, part)) for i, part in enumerate(parts)]
     differing = compared = 0
     for number, plan in plans.items():
         for name, bits in all_bits(extracted(tmp_path / str(number), images, weights, plan=plan)).items():

@@ -17,14 +17,14 @@ from vbert.regions.backends.bottom_up import detector as bottom_up
 from vbert.regions.boxes import Adaptive, Fixed, Given, Nms, ProposalNms, RisingNms, select
 from vbert.regions.candidates import Candidates
 from vbert.regions.pixels import prepare
-from vbert.regions.shards import Sample, write_shard
+from vbert.regions.shards import RegionSample, write_shard
 
 
 def test_shards(tmp_path: Path) -> None:
     features = np.arange(6, dtype=np.float16).reshape(2, 3)
     boxes = np.arange(8, dtype=np.float32).reshape(2, 4)
-    sample = Sample("a/1.x", "00", 8, 9, features, boxes, [0.5, 0.25], ["dog", "犬"], [["red"], []])
-    bare = Sample("b", "01", 8, 9, features[:0], None, [], [], [])
+    sample = RegionSample("a/1.x", "00", 8, 9, features, boxes, [0.5, 0.25], ["dog", "犬"], [["red"], []])
+    bare = RegionSample("b", "01", 8, 9, features[:0], None, [], [], [])
     rows = write_shard(tmp_path, 7, [sample, bare])
     found = [rows, hashlib.sha256((tmp_path / "000007.tar").read_bytes()).hexdigest()]
     assert digest(found) == "c754baab26a9ef82190ffb3e2b9fbc1bbd1f15ce78843447a15b3989aaf8ef37", (

@@ -11,7 +11,7 @@ from regions import interop_files as files
 from regions.interop_files import real_features
 
 from vbert.errors import UserError
-from vbert.regions.interop.comparing import CAUSES, Comparison, compare, compared
+from vbert.regions.interop.comparing import CAUSES, FeatureComparison, compare, compared
 from vbert.regions.interop.opened import opened
 from vbert.regions.interop.raw_regions import RawRegions
 
@@ -118,8 +118,8 @@ def test_features_of_zeros_and_images_without_regions() -> None:
     assert compared("x", empty, A).cause == "fewer"
 
 
-def sets(a: Path, b: Path, **options: object) -> tuple[Comparison, list[object]]:
-    total = Comparison()
+def sets(a: Path, b: Path, **options: object) -> tuple[FeatureComparison, list[object]]:
+    total = FeatureComparison()
     with opened(a) as left, opened(b, **options) as right:
         rows = list(compare(left, right, lambda done, of: None, total))
     return total, rows
@@ -148,7 +148,7 @@ def test_sets_without_a_common_image(tmp_path: Path) -> None:
         sets(a, b)
     assert files.images()[-1].name in refused.value.details
     with opened(a, ids=r"COCO_\w+_0*(\d+)") as left, opened(b) as right:
-        total = Comparison()
+        total = FeatureComparison()
         list(compare(left, right, lambda done, of: None, total))
     assert total.same
 
@@ -167,7 +167,7 @@ def test_real_features_against_their_resized_selves(tmp_path: Path) -> None:
     right, wrong = files.detected(), files.detected(resized=True)
     a = files.mmf_npy(tmp_path / "a", right, padding=0)
     b = files.mmf_npy(tmp_path / "b", wrong, padding=0)
-    total = Comparison()
+    total = FeatureComparison()
     with opened(a) as left, opened(b) as other:
         rows = list(compare(left, other, lambda done, of: None, total))
     assert {row.cause for row in rows} == {"boxes scaled"}

@@ -15,11 +15,11 @@ from regions.test_regions_contract import CONTRACT
 
 from vbert.data.pickles import load
 from vbert.errors import UserError
-from vbert.regions.interop.comparing import Comparison, compare
+from vbert.regions.interop.comparing import FeatureComparison, compare
 from vbert.regions.interop.exporting import export
 from vbert.regions.interop.opened import opened
 from vbert.regions.interop.raw_regions import BadEntry
-from vbert.regions.shards import Sample, Shards, write_contents, write_shard
+from vbert.regions.shards import RegionSample, Shards, write_contents, write_shard
 
 GIVEN = sorted(files.images(), key=lambda one: one.name)
 KINDS, COLOURS = ("circle", "square", "triangle"), ("red", "größer")
@@ -29,7 +29,7 @@ def shards(folder: Path, boxes: bool = True, named: bool = True, distributions: 
     """Our own shards of the miniatures; classes by name, or numbered as in an import without a vocabulary."""
     folder.mkdir()
     samples = [
-        Sample(
+        RegionSample(
             image_id=one.name,
             image_sha256=None,
             width=one.width,
@@ -198,7 +198,7 @@ def test_what_is_exported_compares_as_the_same(format: str, boxes: bool, tmp_pat
         return  # which it must have
     source = shards(tmp_path / "shards", boxes=boxes, distributions=boxes)
     exported(source, format, tmp_path / "there")
-    total = Comparison()
+    total = FeatureComparison()
     with opened(source) as a, opened(tmp_path / "there") as b:
         assert b.format == format
         for row in compare(a, b, lambda done, of: None, total):

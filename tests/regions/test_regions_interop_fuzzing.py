@@ -15,11 +15,11 @@ from regions import interop_files as files
 from vbert.errors import UserError
 from vbert.regions import interop
 from vbert.regions.interop import hf_arrow
-from vbert.regions.interop.comparing import Comparison, compare
+from vbert.regions.interop.comparing import FeatureComparison, compare
 from vbert.regions.interop.npz_files import _parse as read_npz
 from vbert.regions.interop.opened import LocalFiles, opened
 from vbert.regions.interop.raw_regions import BadEntry
-from vbert.regions.interop.sizes import Sizes
+from vbert.regions.interop.sizes import ImageSizes
 from vbert.regions.interop.vilbert_lmdb import _found as of_vilbert
 
 GIVEN = files.images(2)
@@ -162,7 +162,7 @@ def test_nan_is_no_number_of_any_kind(name: str, tmp_path: Path) -> None:
     if name == "distributions":
         path = folder / f"{given[1].name}.jpg.npz"
         np.savez(path, **np.load(path, allow_pickle=True), cls_prob=given[1].probabilities)
-    total = Comparison()
+    total = FeatureComparison()
     with opened(folder) as held:
         with pytest.raises(BadEntry, match=f"not finite: {name} hold NaN or infinite numbers"):
             held.read(f"{given[1].name}.jpg")
@@ -184,7 +184,7 @@ def test_tables_of_sizes_that_are_none(name: str, data: bytes, said: str, tmp_pa
     (tmp_path / name).write_bytes(data)
     csv.field_size_limit(1 << 17)  # Python's own, which other tests change
     with pytest.raises(UserError, match=rf"no table of image_id, width and height \(.*{said}"):
-        Sizes(LocalFiles(tmp_path / name))
+        ImageSizes(LocalFiles(tmp_path / name))
 
 
 def test_arrow_of_any_numbers_is_read_where_it_lies(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, refuse_other_corn
 from vbert.regions.interop.importing import ImportSettings, Provenance, capped
 from vbert.regions.interop.opened import LocalFiles, opened
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
-from vbert.regions.interop.sizes import Names, Sizes
+from vbert.regions.interop.sizes import ImageNames, ImageSizes
 from vbert.regions.shards import Shards
 
 UNKNOWN = Provenance.of("unknown", layer="res5_pool")
@@ -355,7 +355,7 @@ def test_shares_are_never_taken_for_pixels() -> None:
 
 def test_names_of_images() -> None:
     """Exact, without ending, in another case, by their number; never by a guess between two."""
-    names = Names(["val/COCO_val2014_000000262148.jpg", "1016887272.jpg", "a/x.png", "b/x.png"])
+    names = ImageNames(["val/COCO_val2014_000000262148.jpg", "1016887272.jpg", "a/x.png", "b/x.png"])
     assert names.find("COCO_val2014_000000262148", "w") == "val/COCO_val2014_000000262148.jpg"
     assert names.find("coco_val2014_000000262148", "w") == "val/COCO_val2014_000000262148.jpg"
     assert names.find("262148", "w") == "val/COCO_val2014_000000262148.jpg"
@@ -378,12 +378,12 @@ def test_tables_of_sizes(tmp_path: Path) -> None:
     coco = {"images": [{"id": 262148, "file_name": "COCO_val2014_000000262148.jpg", "width": 4, "height": 3}]}
     (tmp_path / "coco.json").write_text(json.dumps(coco))
     for name, key in (("s.tsv", "a"), ("s.json", "a"), ("s.parquet", "a"), ("coco.json", "262148")):
-        assert Sizes(LocalFiles(tmp_path / name)).find(key, "w") == ((4, 3), None)
+        assert ImageSizes(LocalFiles(tmp_path / name)).find(key, "w") == ((4, 3), None)
     with pytest.raises(BadEntry, match="no image 'broken'"):
-        Sizes(LocalFiles(tmp_path / "s.parquet")).find("broken", "w")
+        ImageSizes(LocalFiles(tmp_path / "s.parquet")).find("broken", "w")
     (tmp_path / "s.csv").write_text("name,w\na,4\n")
     with pytest.raises(UserError, match=r"s\.csv: no table of image_id, width and height"):
-        Sizes(LocalFiles(tmp_path / "s.csv"))
+        ImageSizes(LocalFiles(tmp_path / "s.csv"))
 
 
 def test_boxes_that_cannot_be_two_corners_are_refused_on_import(tmp_path: Path) -> None:

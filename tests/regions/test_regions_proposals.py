@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vbert.regions import suppression
-from vbert.regions.backends.proposals import Choice, proposals
+from vbert.regions.backends.proposals import ProposalRule, proposals
 from vbert.regions.suppression import best, grouped, overlaps
 
 SIZES = [(64, 96), (60, 90), (33, 96)]  # inputs of one padded size
@@ -18,7 +18,7 @@ def decode(deltas: Tensor, anchors: Tensor) -> Tensor:
     return anchors + 8 * deltas
 
 
-CHOICE = Choice(
+CHOICE = ProposalRule(
     decode,
     torch.sigmoid,
     lambda _, boxes, scores: ((boxes[..., 2:] - boxes[..., :2]) >= 1).all(-1) & (scores >= 0.1),

@@ -13,18 +13,18 @@ import pytest
 from regions.test_regions_contract import CONTRACT
 
 from vbert.errors import BuildError
-from vbert.regions.shards import Sample, Shards, sample_key, shard_name, write_contents, write_shard
+from vbert.regions.shards import RegionSample, Shards, sample_key, shard_name, write_contents, write_shard
 
 IDS = ["train/17", "a.b.c", "Straße 7", "这是一只猫", "x" * 300, "plain", "%41", "-_"]
 
 
-def samples(dim: int = 256, boxes: bool = True) -> list[Sample]:
+def samples(dim: int = 256, boxes: bool = True) -> list[RegionSample]:
     rng = np.random.default_rng(0)
     out = []
     for number, image_id in enumerate(sorted(IDS)):
         n = number % 4
         out.append(
-            Sample(
+            RegionSample(
                 image_id,
                 f"{number:064x}",
                 80 + number,

@@ -18,7 +18,7 @@ from torchvision.transforms.functional import to_pil_image
 from vbert.errors import UserError
 from vbert.regions.boxes import Adaptive, Nms, select
 from vbert.regions.detector import DetectorWeights, RegionSettings, detector_file, load_backend, write_weights
-from vbert.regions.extract import Unit, shard_plan
+from vbert.regions.extract import ShardUnit, shard_plan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,8 +112,8 @@ def test_no_setting_of_the_extraction_changes_an_images_bits(tmp_path: Path) -> 
     plans = {
         "one a shard": shard_plan(index.table(), 1),
         "four a shard": shard_plan(index.table(), 4),
-        "backwards": [("000000", Unit(0, rows[::-1]))],
-        "the rest": [("000000", Unit(0, rows[3:]))],
+        "backwards": [("000000", ShardUnit(0, rows[::-1]))],
+        "the rest": [("000000", ShardUnit(0, rows[3:]))],
     }
     compared = differing = 0
     for number, plan in enumerate(plans.values()):

@@ -22,7 +22,7 @@ from tasks.regions import regions
 from vbert.artifacts.making.graph import build_here
 from vbert.data import readers
 from vbert.data.source import Source
-from vbert.data.spec import Reading
+from vbert.data.spec import ReaderOptions
 from vbert.errors import UserError
 from vbert.regions.backends.torchvision_weights import started
 from vbert.regions.boxes import Adaptive
@@ -171,7 +171,9 @@ def test_from_a_url_to_region_features(tmp_path: Path, httpserver: HTTPServer) -
     folder.mkdir()
     for number, data in enumerate(photos(3)):
         (folder / f"{number}.jpg").write_bytes(data)
-    held = images({"photos": download(Source(path=str(folder)).pinned())}, readers.reader("jsonl"), None, Reading())
+    held = images(
+        {"photos": download(Source(path=str(folder)).pinned())}, readers.reader("jsonl"), None, ReaderOptions()
+    )
     rule = RegionSettings(boxes=Adaptive(minimum=3, maximum=20, score=0.3)).resolved(file)
     (shards,) = build_here([regions(held, made, rule, ExtractionNumerics())], tmp_path / "store")
     assert shards.figures["images"] == 3

@@ -23,7 +23,7 @@ from vbert.model.vocabulary import Vocabulary, VocabularySettings, train_tokens,
 from vbert.regions.boxes import Adaptive, Nms
 from vbert.regions.contract import Contract, Preprocessing
 from vbert.regions.detector import DetectorWeights
-from vbert.regions.shards import Sample, Shards, write_contents, write_shard
+from vbert.regions.shards import RegionSample, Shards, write_contents, write_shard
 from vbert.report.page import EvaluatedEntry
 
 DIM, SIDE = 8, 24
@@ -153,7 +153,7 @@ def _shards(folder: Path, ids: Sequence[str], word: str) -> None:
     rng = np.random.default_rng(0)
     boxes = np.array([[2, 2, 12, 12], [8, 8, 20, 22]], np.float32)
     samples = [
-        Sample(name, "0" * 64, SIDE, SIDE, rng.standard_normal((2, DIM)).astype(np.float16), boxes, [0.9, 0.8],
+        RegionSample(name, "0" * 64, SIDE, SIDE, rng.standard_normal((2, DIM)).astype(np.float16), boxes, [0.9, 0.8],
                [f"box{word}", f"disc{word}"], [[f"red{word}"], []])
         for name in ids
     ]  # fmt: skip

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training.training_world import World, make_world
 
-from vbert.model.vocabulary import SPECIAL, Encoder, TextRules
+from vbert.model.vocabulary import SPECIAL, TextRules, WordPieceEncoder
 from vbert.objectives.batches import ExampleRows, RegionInputs, mask, portion, sentence, shuffled_images, statistics
 from vbert.training.sampler import GlobalBatchSampler, derive, generator, items, order
 
-ENCODER = Encoder([*SPECIAL, "a", "cat", "##s", "sleep", "这", "是", "一", "只", "猫", "。", "?"], TextRules())
+ENCODER = WordPieceEncoder([*SPECIAL, "a", "cat", "##s", "sleep", "这", "是", "一", "只", "猫", "。", "?"], TextRules())
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vbert.model.visualbert import Fused, Layer, VisualBertConfig
+from vbert.model.visualbert import FusedLinear, TransformerLayer, VisualBertConfig
 from vbert.training.optimizer import clip_gradients, make_optimizer, optimizer_tensors, restore_optimizer
 from vbert.training.schedule import Schedule
 
@@ -76,7 +76,7 @@ def test_clipping_is_global_or_per_tensor() -> None:
 
 def test_clipping_takes_query_key_and_value_apart() -> None:
     """As the original, where they are three tensors; their biases too."""
-    net = nn.ModuleDict({"qkv": Fused(4, 4, 3), "out": nn.Linear(4, 4)})
+    net = nn.ModuleDict({"qkv": FusedLinear(4, 4, 3), "out": nn.Linear(4, 4)})
     gradients(net, 0)
     found = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
     for name in ("qkv.weight", "qkv.bias"):
@@ -93,7 +93,7 @@ def test_clipping_takes_query_key_and_value_apart() -> None:
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other)
     assert len(ours) == 8
-    assert [m.parts for m in Layer(CONFIG).modules() if isinstance(m, Fused)] == [3]
+    assert [m.parts for m in TransformerLayer(CONFIG).modules() if isinstance(m, FusedLinear)] == [3]
 
 
 @pytest.mark.parametrize("kind", ["adamw", "bert_adam"])

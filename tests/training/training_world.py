@@ -14,7 +14,7 @@ from vbert.model.config import ModelSettings
 from vbert.model.vocabulary import Vocabulary, VocabularySettings, train_tokens, write_vocabulary
 from vbert.regions.boxes import Adaptive, Nms
 from vbert.regions.contract import Contract, Preprocessing
-from vbert.regions.shards import Sample, Shards, write_contents, write_shard
+from vbert.regions.shards import RegionSample, Shards, write_contents, write_shard
 from vbert.training.sampler import generator
 
 SHAPES, COLOURS = ("circle", "square", "cross"), ("red", "green", "blue", "black")
@@ -59,7 +59,7 @@ def make_world(folder: Path, images: int = 60, missing: int = 2, labelled_test: 
         corner = rng.uniform(0, 30, (count, 2))
         boxes = np.concatenate([corner, corner + rng.uniform(5, 30, (count, 2))], 1)
         samples.append(
-            Sample(name, "0" * 64, 64, 64, features.astype(np.float16), boxes.astype(np.float32), [1.0] * count,
+            RegionSample(name, "0" * 64, 64, 64, features.astype(np.float16), boxes.astype(np.float32), [1.0] * count,
                    [shape] * count, [[colour]] * count)
         )  # fmt: skip
     for part in ("examples", "shards", "vocabulary"):

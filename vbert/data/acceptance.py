@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vbert.artifacts.steps.settings import least
 from vbert.data.boxes import UNUSABLE
-from vbert.data.spec import Reading
+from vbert.data.spec import ReaderOptions
 from vbert.errors import Damaged
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def objection(artifact: Artifact) -> str | None:
         return None
     bad = sum(made.figures.get(f"boxes_{reason}", 0) for reason in UNUSABLE)
     total = bad + made.figures.get("boxes", 0)
-    reading: Reading = artifact.step.arguments.get("reading") or Reading()
+    reading: ReaderOptions = artifact.step.arguments.get("reading") or ReaderOptions()
     if not bad or bad / total <= reading.unusable_boxes:
         return None
     said = next((sentence for sentence in made.figures.get("notes", ()) if "boxes can't be used" in sentence), "")

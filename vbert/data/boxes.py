@@ -33,7 +33,7 @@ SURE = 1 / 64  # pixels by which sides differ in float32 too, below 2^17
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
+class StatedSize:
     """What an annotation file says of a photo: its size, as it stands there, and what its boxes count in.
 
     `scale`: boxes are scaled where the photo has another size. `where`: the place, for sentences.
@@ -47,7 +47,7 @@ class Stated:
 
 
 @dataclass(frozen=True, slots=True)
-class Photo:
+class PhotoHeader:
     """Width and height of a photo's stored pixels, and its EXIF orientation; 0×0 where it can't be opened."""
 
     width: int
@@ -63,7 +63,7 @@ class Photo:
         return (self.height, self.width) if self.orientation >= 5 else self.stored
 
 
-class Turn:
+class ExifTransform:
     """The way from the stored pixels of a photo, width × height, to those as shown, by its EXIF orientation."""
 
     def __init__(self, orientation: int, width: int, height: int) -> None:
@@ -86,12 +86,12 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class BoxFrame:
     """The pixels in which boxes of one photo count: their size (None: not known), and the way to those as shown."""
 
     size: Size | None
     scale: tuple[float, float] = (1.0, 1.0)
-    turn: Turn | None = None
+    turn: ExifTransform | None = None
 
     def fit(self, box: Corners) -> tuple[str, Corners]:
         """What is wrong with x1 y1 x2 y2 (one of UNUSABLE, `cut`, or nothing), and the box as shown."""
@@ -127,15 +127,15 @@ def _has_area(box: Corners) -> bool:
     return bool(x1 < x2 and y1 < y2)
 
 
-def frame(photo: Photo, stated: Stated | None) -> Frame | None:
+def frame(photo: PhotoHeader, stated: StatedSize | None) -> BoxFrame | None:
     """The pixels in which boxes of `photo` count; None where what is stated is of another scale or aspect."""
     known = photo if photo.width else None
     if stated is None:
-        return Frame(known.shown if known else None)
+        return BoxFrame(known.shown if known else None)
     said = _whole(stated.width), _whole(stated.height)
     size = (said[0], said[1]) if said[0] and said[1] else None
     if known is None:
-        return Frame(size)
+        return BoxFrame(size)
     fits = [sides for sides in (known.shown, known.stored) if size is not None and _alike(size, sides)]
     stored = stated.pixels == "stored" or (stated.pixels == "stated" and fits == [known.stored])
     scale = (1.0, 1.0)
@@ -147,8 +147,8 @@ def frame(photo: Photo, stated: Stated | None) -> Frame | None:
         width, height = known.stored if stored else known.shown
         scale = width / size[0], height / size[1]
     if stored:
-        return Frame(known.stored, scale, Turn(known.orientation, *known.stored))
-    return Frame(known.shown, scale)
+        return BoxFrame(known.stored, scale, ExifTransform(known.orientation, *known.stored))
+    return BoxFrame(known.shown, scale)
 
 
 def _whole(side: Any) -> int:
@@ -169,10 +169,10 @@ def _apart(one: Size, other: Size) -> float:
     return abs(math.log(one[0] / one[1]) - math.log(other[0] / other[1]))
 
 
-class Fitting:
+class BoxConverter:
     """Rows of readers (see `readers.BoxRow`) to rows of `boxes.parquet`, and what was left out on the way."""
 
-    def __init__(self, photos: Mapping[str, Photo]) -> None:
+    def __init__(self, photos: Mapping[str, PhotoHeader]) -> None:
         self._photos = photos
         self.kept = 0
         self.counts: Counter[str] = Counter()
@@ -181,7 +181,7 @@ class Fitting:
     def __call__(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """The boxes that can be used. Raises UserError, at the end, where photos are not of the sizes stated."""
         other: dict[str, str] = {}
-        frames: dict[str, tuple[Stated | None, Frame | None]] = {}
+        frames: dict[str, tuple[StatedSize | None, BoxFrame | None]] = {}
         for row in rows:
             image_id, stated, where = row["image_id"], row.get("stated"), row.get("where", "")
             if (reason := row.get("left_out")) is not None:
@@ -189,7 +189,7 @@ class Fitting:
                 continue
             known = frames.get(image_id)
             if known is None or known[0] is not stated:
-                photo = self._photos.get(image_id, Photo(0, 0))
+                photo = self._photos.get(image_id, PhotoHeader(0, 0))
                 known = frames[image_id] = stated, frame(photo, stated)
                 if known[1] is None and stated is not None:
                     turned = f" (stored as {photo.width}×{photo.height})" if photo.shown != photo.stored else ""
@@ -224,7 +224,7 @@ class Fitting:
     def kept_of(self, image_ids: Sequence[str], boxes: Sequence[Sequence[float]], where: str) -> list[Sequence[float]]:
         """Boxes of one text, in pixels as shown, those that can be used; of several images, whatever their size."""
         photo = self._photos.get(image_ids[0]) if len(image_ids) == 1 else None
-        pixels = frame(photo or Photo(0, 0), None)
+        pixels = frame(photo or PhotoHeader(0, 0), None)
         kept: list[Sequence[float]] = []
         for box in boxes:
             if len(box) != 4 or pixels is None:  # no box at all: refused where it is written

@@ -37,7 +37,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to bear with a server. Seconds; `slowest` in bytes a second over `window`."""
 
     connect: float = 15.0
@@ -50,7 +50,7 @@ class Patience:
     window: float = 60.0
 
 
-class _Again(Exception):
+class _Retryable(Exception):
     """A fault that may pass; `after`: seconds to wait, if the server said."""
 
     def __init__(self, reason: str, after: float | None = None) -> None:
@@ -58,11 +58,11 @@ class _Again(Exception):
         self.after = after
 
 
-class _GiveUp(Exception):
+class _Unservable(Exception):
     """This URL won't serve the file."""
 
 
-def fetch(source: Source, scratch: Path, progress: Progress, patience: Patience | None = None) -> tuple[Path, str]:
+def fetch(source: Source, scratch: Path, progress: Progress, patience: RetryPolicy | None = None) -> tuple[Path, str]:
     """Fetch the file of `source` into `scratch`, going on where an earlier attempt stopped. Returns (path, sha256).
 
     Tries `url`, then the mirrors. Raises UserError for what the spec must mend (a digest that differs, a token that is
@@ -71,8 +71,8 @@ def fetch(source: Source, scratch: Path, progress: Progress, patience: Patience 
     if source.python_package is not None:
         return fetch_package(source, scratch, progress)
     assert source.url is not None
-    patience = patience or Patience()
-    part, faults, wrong = _Part(scratch), list[str](), False
+    patience = patience or RetryPolicy()
+    part, faults, wrong = _PartialFile(scratch), list[str](), False
     for url in (source.url, *source.mirrors):
         try:
             _fetch_url(url, source, part, progress, patience)
@@ -80,7 +80,7 @@ def fetch(source: Source, scratch: Path, progress: Progress, patience: Patience 
         except _WrongDigest as error:
             wrong = True
             faults.append(str(error))
-        except _GiveUp as error:
+        except _Unservable as error:
             faults.append(f"{without_secrets(url)}: {error}")
     message = f"{source.file} can't be downloaded: {'; '.join(faults)}"
     if wrong:
@@ -88,11 +88,11 @@ def fetch(source: Source, scratch: Path, progress: Progress, patience: Patience 
     raise BuildError(message)
 
 
-class _WrongDigest(_GiveUp):
+class _WrongDigest(_Unservable):
     pass
 
 
-class _Part:
+class _PartialFile:
     """The bytes so far and what they belong to. The hash goes along; a new process reads them once to catch up."""
 
     def __init__(self, scratch: Path) -> None:
@@ -128,7 +128,7 @@ class _Part:
         return self._sha256.hexdigest()
 
 
-def _fetch_url(url: str, source: Source, part: _Part, progress: Progress, patience: Patience) -> None:
+def _fetch_url(url: str, source: Source, part: _PartialFile, progress: Progress, patience: RetryPolicy) -> None:
     """The whole file in `part`, its digest checked. Raises _GiveUp."""
     import httpx
     import stamina
@@ -137,11 +137,11 @@ def _fetch_url(url: str, source: Source, part: _Part, progress: Progress, patien
     stamina.instrumentation.set_on_retry_hooks([])  # its warnings would break the progress line; `again` logs
 
     def again(error: Exception) -> bool | float:
-        if not isinstance(error, _Again):
+        if not isinstance(error, _Retryable):
             return False
         log.info("%s: %s; trying again", without_secrets(url), error)
         if error.after is not None and error.after > patience.retry_after_max:
-            raise _GiveUp(f"{error}, to be tried again in {error.after:.0f} s") from None
+            raise _Unservable(f"{error}, to be tried again in {error.after:.0f} s") from None
         return True if error.after is None else error.after
 
     if url == part.url and 0 < part.total == part.size and source.sha256 in (None, part.digest()):
@@ -166,9 +166,9 @@ def _fetch_url(url: str, source: Source, part: _Part, progress: Progress, patien
                         with attempt:
                             resumed |= _stream(client, url, source, part, progress, patience)
                     break
-                except _Again as error:
+                except _Retryable as error:
                     if part.size - before < 1 << 20:  # a server that keeps dropping, but moves on, is borne with
-                        raise _GiveUp(f"{error} ({patience.attempts} attempts)") from None
+                        raise _Unservable(f"{error} ({patience.attempts} attempts)") from None
         if source.sha256 is None or part.digest() == source.sha256:
             return
         got, size, sure = part.digest(), part.size, part.total > 0 and not resumed
@@ -180,7 +180,7 @@ def _fetch_url(url: str, source: Source, part: _Part, progress: Progress, patien
 
 
 def _stream(
-    client: httpx.Client, url: str, source: Source, part: _Part, progress: Progress, patience: Patience
+    client: httpx.Client, url: str, source: Source, part: _PartialFile, progress: Progress, patience: RetryPolicy
 ) -> bool:
     """One request, its body into `part`; whether it went on from earlier bytes. Raises _Again or _GiveUp."""
     import httpx
@@ -197,13 +197,13 @@ def _stream(
         finally:
             response.close()
     except httpx.TimeoutException:
-        raise _Again(f"nothing came for {patience.read:.0f} s, after {part.size:,} bytes") from None
+        raise _Retryable(f"nothing came for {patience.read:.0f} s, after {part.size:,} bytes") from None
     except httpx.HTTPError as error:
-        raise _Again(f"{type(error).__name__} after {part.size:,} bytes: {error}") from None
+        raise _Retryable(f"{type(error).__name__} after {part.size:,} bytes: {error}") from None
     except OSError as error:
         raise BuildError(f"{source.file} can't be written after {part.size:,} bytes: {error}") from error
     if whole and part.size != whole:
-        raise _Again(f"the body ended after {part.size:,} of {whole:,} bytes")
+        raise _Retryable(f"the body ended after {part.size:,} of {whole:,} bytes")
     return resume
 
 
@@ -222,10 +222,10 @@ def _open(client: httpx.Client, url: str, headers: dict[str, str], source: Sourc
         response.close()
         place = place.join(location)
         if place.scheme not in ("http", "https") or not place.host:
-            raise _GiveUp(f"redirects to {without_secrets(location)!r}, which is not http(s)")
+            raise _Unservable(f"redirects to {without_secrets(location)!r}, which is not http(s)")
         if first.scheme == "https" and place.scheme == "http" and source.sha256 is None:
-            raise _GiveUp("redirects from https to http, and the spec has no sha256 to check what comes")
-    raise _GiveUp("redirects more than 10 times")
+            raise _Unservable("redirects from https to http, and the spec has no sha256 to check what comes")
+    raise _Unservable("redirects more than 10 times")
 
 
 def _token(source: Source, url: httpx.URL) -> dict[str, str]:
@@ -239,19 +239,19 @@ def _token(source: Source, url: httpx.URL) -> dict[str, str]:
     return {"Authorization": f"Bearer {os.environ[name]}"}
 
 
-def _begin(response: httpx.Response, url: str, source: Source, part: _Part, resume: bool) -> int:
+def _begin(response: httpx.Response, url: str, source: Source, part: _PartialFile, resume: bool) -> int:
     """Get `part` ready for the body; returns the bytes of the whole file, 0 where the server doesn't say."""
     status, got = response.status_code, response.headers
     said = f"HTTP {status}"
     if status in TRANSIENT:
-        raise _Again(said, _retry_after(got.get("retry-after", "")))
+        raise _Retryable(said, _retry_after(got.get("retry-after", "")))
     if status == 416:
         part.begin("", "", 0)
-        raise _Again(f"{said}: the file became shorter", 0.0)
+        raise _Retryable(f"{said}: the file became shorter", 0.0)
     if status in (401, 403, 407):
-        raise _GiveUp(f"{said}: not allowed" + ("" if source.auth else "; if it needs a token: `auth: env:NAME`"))
+        raise _Unservable(f"{said}: not allowed" + ("" if source.auth else "; if it needs a token: `auth: env:NAME`"))
     if status not in (200, 206):
-        raise _GiveUp(said)
+        raise _Unservable(said)
     length = int(got["content-length"]) if got.get("content-length", "").isdecimal() else None
     if status == 206:
         found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", got.get("content-range", ""))
@@ -265,14 +265,14 @@ def _begin(response: httpx.Response, url: str, source: Source, part: _Part, resu
         )
         if not fits:
             part.begin("", "", 0)
-            raise _Again(f"{said}: another part than was asked for ({got.get('content-range')})", 0.0)
+            raise _Retryable(f"{said}: another part than was asked for ({got.get('content-range')})", 0.0)
         return part.total
     if source.sha256 is None and got.get("content-encoding", "identity") not in ("", "identity"):
-        raise _GiveUp(f"packed on the way ({got['content-encoding']}); without a sha256 what it is can't be told")
+        raise _Unservable(f"packed on the way ({got['content-encoding']}); without a sha256 what it is can't be told")
     if source.sha256 is None and "text/html" in got.get("content-type", "") and "htm" not in source.file.lower():
-        raise _GiveUp("a web page came instead of the file: does it want a login? If so: `auth: env:NAME`")
+        raise _Unservable("a web page came instead of the file: does it want a login? If so: `auth: env:NAME`")
     if source.size is not None and length is not None and length != source.size:
-        raise _GiveUp(f"offers {length:,} bytes, the spec says {source.size:,}")
+        raise _Unservable(f"offers {length:,} bytes, the spec says {source.size:,}")
     free = shutil.disk_usage(part.path.parent).free
     if length is not None and length > free:
         raise BuildError(f"{source.file} has {length:,} bytes, {free:,} are free at {part.path.parent}; make room")
@@ -283,7 +283,7 @@ def _begin(response: httpx.Response, url: str, source: Source, part: _Part, resu
 
 
 def _receive(
-    response: httpx.Response, source: Source, part: _Part, whole: int, progress: Progress, patience: Patience
+    response: httpx.Response, source: Source, part: _PartialFile, whole: int, progress: Progress, patience: RetryPolicy
 ) -> None:
     """The body, as it comes, behind what `part` holds."""
     most = source.size or whole or MAX_BYTES
@@ -293,16 +293,16 @@ def _receive(
         for block in response.iter_raw():
             if part.size + len(block) > most:
                 part.begin("", "", 0)
-                raise _GiveUp(f"more than {most:,} bytes came")
+                raise _Unservable(f"more than {most:,} bytes came")
             file.write(block)
             part.count(block)
             progress(part.size, most if most < MAX_BYTES else part.size)
             if (passed := time.monotonic() - window) > patience.window:
                 if part.size - counted < patience.slowest * passed:
-                    raise _Again(f"below {patience.slowest:,.0f} bytes a second for {passed:.0f} s")
+                    raise _Retryable(f"below {patience.slowest:,.0f} bytes a second for {passed:.0f} s")
                 window, counted = time.monotonic(), part.size
     if source.size is not None and part.size < source.size:
-        raise _Again(f"the body ended after {part.size:,} of {source.size:,} bytes")
+        raise _Retryable(f"the body ended after {part.size:,} of {source.size:,} bytes")
 
 
 def _retry_after(text: str) -> float | None:

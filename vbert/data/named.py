@@ -19,7 +19,7 @@ DATA_SPECS = Path(__file__).parents[2] / "data_specs"
 
 
 @dataclass(frozen=True)
-class Specs:
+class SpecFolder:
     """The specs in `folder`. For sentences: `what` one is of, and what `others` may be given in place of a name."""
 
     folder: Path

@@ -96,7 +96,7 @@ def bare(name: str) -> str:
 LOOSER: tuple[Callable[[str], str], ...] = (plain, folded, bare)
 
 
-class Names:
+class FileNames:
     """Names, found as others write them: exactly, else as `plain`, `folded` or `bare` where only one is meant."""
 
     def __init__(self, names: Collection[str]) -> None:

@@ -23,12 +23,12 @@ from vbert.data.pickle_stand_ins import (
     NUMPY,
     STORAGES,
     TORCH,
-    Array,
-    Objects,
-    Refused,
-    Storage,
-    Tensor,
-    Unknown,
+    ObjectArray,
+    PickledArray,
+    PickledStorage,
+    PickledTensor,
+    RefusedPickle,
+    UnknownClass,
     are_sizes,
     unknown,
 )
@@ -39,17 +39,17 @@ OF_CLASSES = ("NEWOBJ", "NEWOBJ_EX")  # for those that are merely named
 PERSISTENT = ("PERSID", "BINPERSID")
 
 
-class Reader(pickle.Unpickler):
+class RestrictedUnpickler(pickle.Unpickler):
     def __init__(self, file: IO[bytes], torch: bool, named: bool) -> None:
         super().__init__(file, encoding="latin-1")  # Python 2's text and bytes; others say what they are
         self._names, self._named = TORCH if torch else NUMPY, named
-        self.storages: dict[str, Storage] = {}
+        self.storages: dict[str, PickledStorage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self._names:
             return self._names[module, name]
         if not self._named:
-            raise Refused(f"it names {module}.{name}")
+            raise RefusedPickle(f"it names {module}.{name}")
         return unknown(module, name)
 
     def persistent_load(self, pid: Any) -> Any:
@@ -57,15 +57,15 @@ class Reader(pickle.Unpickler):
         if self._named and isinstance(pid, tuple) and len(pid) > 1 and _is_unknown(pid[1]):
             return pid[1]()
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or pid[1] not in STORAGES:
-            raise Refused(f"it has a storage that is not of numbers: {pid!r:.80}")
+            raise RefusedPickle(f"it has a storage that is not of numbers: {pid!r:.80}")
         key, size = pid[2], pid[4]
         if not isinstance(key, str) or not are_sizes((size,)) or (len(pid) > 5 and pid[5] is not None):
-            raise Refused("it has a damaged storage")
-        return self.storages.setdefault(key, Storage(STORAGES[pid[1]], key, size))
+            raise RefusedPickle("it has a damaged storage")
+        return self.storages.setdefault(key, PickledStorage(STORAGES[pid[1]], key, size))
 
 
 def _is_unknown(value: Any) -> bool:
-    return isinstance(value, Unknown) or (isinstance(value, type) and issubclass(value, Unknown))
+    return isinstance(value, UnknownClass) or (isinstance(value, type) and issubclass(value, UnknownClass))
 
 
 def scan(file: IO[bytes], operations: int, torch: bool, named: bool) -> int:
@@ -76,17 +76,17 @@ def scan(file: IO[bytes], operations: int, torch: bool, named: bool) -> int:
         count += 1
         name = operation.name
         if count > operations:
-            raise Refused(f"it takes more than {operations:,} operations")
+            raise RefusedPickle(f"it takes more than {operations:,} operations")
         if name in FORBIDDEN or (name in PERSISTENT and not torch) or (name in OF_CLASSES and not named):
-            raise Refused(f"it has an operation that plain data doesn't need ({name})")
+            raise RefusedPickle(f"it has an operation that plain data doesn't need ({name})")
         if name == "GLOBAL" and not named and tuple(str(argument).split(" ", 1)) not in names:
-            raise Refused(f"it names {str(argument).replace(' ', '.'):.120}")
+            raise RefusedPickle(f"it names {str(argument).replace(' ', '.'):.120}")
         if name.endswith("PUT") and isinstance(argument, int) and argument > operations:
-            raise Refused("it remembers more than it holds")
+            raise RefusedPickle("it remembers more than it holds")
     return count
 
 
-class Writer:
+class PlainDataWriter:
     """Plain data as a JSON tree and blobs; a thing met twice is a blob once, and counts each time."""
 
     def __init__(self, nodes: int, characters: int, named: bool) -> None:
@@ -98,27 +98,27 @@ class Writer:
     def tree(self, value: Any, depth: int = 0) -> Any:
         self.nodes -= 1
         if self.nodes < 0 or depth > DEEPEST:
-            raise Refused("it repeats or nests its containers without end")
+            raise RefusedPickle("it repeats or nests its containers without end")
         if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, str):
             self.characters -= len(value)
             if self.characters < 0:
-                raise Refused("it repeats its text without end")
+                raise RefusedPickle("it repeats its text without end")
             return value
         if isinstance(value, bytes | bytearray):
             return {"b": self._blob(value, None, memoryview(value))}
-        if isinstance(value, Array):
+        if isinstance(value, PickledArray):
             value = value.value
-        if isinstance(value, Objects):
+        if isinstance(value, ObjectArray):
             return {"o": [list(value.shape), [self.tree(item, depth + 1) for item in value.items]]}
         if isinstance(value, np.ndarray):
             flat = np.ascontiguousarray(value)
             about = [flat.dtype.str, list(value.shape)]
             return {"a": self._blob(value, about, memoryview(flat.tobytes()))}
-        if isinstance(value, Tensor):
+        if isinstance(value, PickledTensor):
             if not value.by_rows and not self.named:
-                raise Refused("it has a tensor that is not stored row by row")
+                raise RefusedPickle("it has a tensor that is not stored row by row")
             return {"x": [value.storage.dtype, value.storage.key, value.offset, list(value.shape), list(value.stride)]}
         if _is_unknown(value):
             return {"n": value.told}
@@ -127,12 +127,12 @@ class Writer:
         for mark, kind in (("l", list), ("t", tuple), ("s", (set, frozenset))):
             if isinstance(value, kind):
                 return {mark: [self.tree(item, depth + 1) for item in value]}
-        raise Refused(f"it holds a {type(value).__name__}")
+        raise RefusedPickle(f"it holds a {type(value).__name__}")
 
     def _key(self, key: Any, depth: int) -> Any:
         if isinstance(key, str | bytes | int | float | tuple) or key is None or _is_unknown(key):
             return self.tree(key, depth + 1)
-        raise Refused(f"it has a key that is a {type(key).__name__}")
+        raise RefusedPickle(f"it has a key that is a {type(key).__name__}")
 
     def _blob(self, value: Any, about: Any, data: memoryview) -> int:
         if id(value) not in self._known:
@@ -150,14 +150,14 @@ def answer(request: dict[str, Any], given: bytes) -> tuple[dict[str, Any], list[
         size = file.tell()
         _limit(request["memory"] + 6 * size)
         file.seek(0)
-        reader = Reader(file, torch, named)
+        reader = RestrictedUnpickler(file, torch, named)
         values = [reader.load()]
         storages = dict(reader.storages)
         for _ in range(request["count"] - 1):
-            reader = Reader(file, torch, named)
+            reader = RestrictedUnpickler(file, torch, named)
             values.append(reader.load())
             storages |= reader.storages
-        writer = Writer(2 * operations + 100, 4 * size + 1000, named)
+        writer = PlainDataWriter(2 * operations + 100, 4 * size + 1000, named)
         found = {
             "values": [writer.tree(value) for value in values],
             "storages": {key: [one.dtype, one.size] for key, one in storages.items()},
@@ -192,7 +192,7 @@ def serve(source: IO[bytes], target: IO[bytes]) -> None:
         try:
             found, blobs = answer(request, given)
             text = json.dumps(found)
-        except Refused as refusal:
+        except RefusedPickle as refusal:
             text, blobs = json.dumps({"refused": str(refusal)}), []
         except MemoryError:
             text, blobs = json.dumps({"refused": "it needs more memory than it is given"}), []

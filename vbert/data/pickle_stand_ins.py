@@ -28,11 +28,11 @@ STORAGES = {
 }
 
 
-class Refused(Exception):
+class RefusedPickle(Exception):
     """The pickle holds something else than arrays and plain containers."""
 
 
-class Call:
+class AllowedCall:
     """Stands for a function or class named in a pickle. A pickle can call it and do nothing else with it."""
 
     __slots__ = ("function",)
@@ -44,10 +44,10 @@ class Call:
         return self.function(*arguments)
 
     def __setstate__(self, _: Any) -> None:
-        raise Refused("it changes a function that it names")
+        raise RefusedPickle("it changes a function that it names")
 
 
-class Unknown:
+class UnknownClass:
     """Stands for any class or function that is not known, where it may be named: it takes everything and keeps nothing.
 
     Each has a class of its own, made by `unknown`, because a pickle makes objects by classes.
@@ -56,10 +56,10 @@ class Unknown:
     __slots__ = ()
     told = ""
 
-    def __new__(cls, *_: Any, **__: Any) -> Unknown:
+    def __new__(cls, *_: Any, **__: Any) -> UnknownClass:
         return super().__new__(cls)
 
-    def __call__(self, *_: Any, **__: Any) -> Unknown:
+    def __call__(self, *_: Any, **__: Any) -> UnknownClass:
         return self
 
     def __setstate__(self, _: Any) -> None:
@@ -74,11 +74,11 @@ class Unknown:
     extend = add = append
 
 
-def unknown(module: str, name: str) -> type[Unknown]:
-    return type("Unknown", (Unknown,), {"__slots__": (), "told": f"{module}.{name}"[:200]})
+def unknown(module: str, name: str) -> type[UnknownClass]:
+    return type("Unknown", (UnknownClass,), {"__slots__": (), "told": f"{module}.{name}"[:200]})
 
 
-class DType:
+class PickledDtype:
     """A numpy dtype as pickled: `dtype("f4", False, True)`, then its state, of which the byte order counts."""
 
     __slots__ = ("code", "order")
@@ -86,23 +86,23 @@ class DType:
     def __init__(self, code: Any, *_: Any) -> None:
         text = code.decode("ascii", "replace") if isinstance(code, bytes) else code
         if not isinstance(text, str) or not DTYPE.fullmatch(text):
-            raise Refused(f"it has an array of type {text!s:.40}; numbers, booleans and text are read")
+            raise RefusedPickle(f"it has an array of type {text!s:.40}; numbers, booleans and text are read")
         self.code, self.order = text, ""
 
     def __setstate__(self, state: Any) -> None:
         # (version, byte order, sub-array, field names, fields, item size, alignment, flags[, metadata])
         if not isinstance(state, tuple) or len(state) < 8 or any(part is not None for part in state[2:5]):
-            raise Refused("it has an array of records or of a damaged type")
+            raise RefusedPickle("it has an array of records or of a damaged type")
         order = state[1].decode("ascii", "replace") if isinstance(state[1], bytes) else state[1]
         if order not in ("<", ">", "|", "="):
-            raise Refused("it has an array of a damaged type")
+            raise RefusedPickle("it has an array of a damaged type")
         self.order = order
 
     def real(self) -> np.dtype[Any]:
         return np.dtype(self.code if self.code[0] in "<>|=" else self.order + self.code)
 
 
-class Array:
+class PickledArray:
     """A numpy array as pickled: an empty one, then its state."""
 
     __slots__ = ("value",)
@@ -112,12 +112,12 @@ class Array:
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
-            raise Refused("it has an array without a proper state")
+            raise RefusedPickle("it has an array without a proper state")
         _, shape, dtype, fortran, raw = state
         self.value = array(shape, dtype, raw, "F" if fortran else "C")
 
 
-class Objects:
+class ObjectArray:
     """An array of objects: its shape, and the objects in order."""
 
     __slots__ = ("items", "shape")
@@ -126,38 +126,38 @@ class Objects:
         self.shape, self.items = shape, items
 
 
-class Storage:
+class PickledStorage:
     __slots__ = ("dtype", "key", "size")
 
     def __init__(self, dtype: str, key: str, size: int) -> None:
         self.dtype, self.key, self.size = dtype, key, size
 
 
-class Tensor:
+class PickledTensor:
     """A torch tensor: which elements of which storage, not their values."""
 
     __slots__ = ("by_rows", "offset", "shape", "storage", "stride")
 
     def __init__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> None:
         if (
-            not isinstance(storage, Storage)
+            not isinstance(storage, PickledStorage)
             or not are_sizes((offset,))
             or not are_sizes(shape)
             or not are_sizes(stride)
         ):
-            raise Refused("it has a damaged tensor")
+            raise RefusedPickle("it has a damaged tensor")
         if offset + prod(shape) > storage.size:
-            raise Refused(f"it has a tensor of {prod(shape):,} elements over a storage of {storage.size:,}")
+            raise RefusedPickle(f"it has a tensor of {prod(shape):,} elements over a storage of {storage.size:,}")
         if len(shape) != len(stride):
-            raise Refused("it has a damaged tensor")
+            raise RefusedPickle("it has a damaged tensor")
         if all(shape) and offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True)) >= storage.size:
-            raise Refused(f"it has a tensor of strides {stride!r:.80} over a storage of {storage.size:,}")
+            raise RefusedPickle(f"it has a tensor of strides {stride!r:.80} over a storage of {storage.size:,}")
         rows = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
         self.by_rows = not any(n > 1 and a != b for n, a, b in zip(shape, stride, rows, strict=True))
         self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
 
 
-class Mapping(dict[Any, Any]):
+class PickledDict(dict[Any, Any]):
     """An OrderedDict; torch hangs attributes on it, which are dropped."""
 
     __slots__ = ()
@@ -171,77 +171,77 @@ def are_sizes(values: Any) -> bool:
 
 
 def array(shape: Any, dtype: Any, raw: Any, order: Any) -> Any:
-    """A numpy array of bytes that are there, or Objects; never larger than what the pickle brought along."""
-    if not are_sizes(shape) or not isinstance(dtype, DType) or order not in ("C", "F"):
-        raise Refused("it has an array without a proper shape and type")
+    """A numpy array of bytes that are there, or ObjectArray; never larger than what the pickle brought along."""
+    if not are_sizes(shape) or not isinstance(dtype, PickledDtype) or order not in ("C", "F"):
+        raise RefusedPickle("it has an array without a proper shape and type")
     if dtype.code.startswith("O"):
         if not isinstance(raw, list) or len(raw) != prod(shape):
-            raise Refused("it has an array of objects that are not there")
-        return Objects(shape, raw)
+            raise RefusedPickle("it has an array of objects that are not there")
+        return ObjectArray(shape, raw)
     data = raw.encode("latin-1") if isinstance(raw, str) else raw  # Python 2's bytes
     kind = dtype.real()
     if not isinstance(data, bytes | bytearray) or len(data) != prod(shape) * kind.itemsize:
-        raise Refused(f"it has an array of shape {shape!r:.80} whose bytes are not there")
+        raise RefusedPickle(f"it has an array of shape {shape!r:.80} whose bytes are not there")
     return np.frombuffer(data, kind).reshape(shape, order=order)
 
 
-def _reconstruct(_kind: Any, shape: Any, _code: Any) -> Array:
+def _reconstruct(_kind: Any, shape: Any, _code: Any) -> PickledArray:
     if shape != (0,):
-        raise Refused(f"it asks for an array of shape {shape!r:.80} without bytes")
-    return Array()
+        raise RefusedPickle(f"it asks for an array of shape {shape!r:.80} without bytes")
+    return PickledArray()
 
 
-def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> Array:
-    made = Array()
+def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
+    made = PickledArray()
     made.value = array(shape, dtype, raw, order)
     return made
 
 
 def _scalar(dtype: Any, raw: Any = None) -> Any:
     value = array((), dtype, raw, "C")
-    if isinstance(value, Objects):
-        raise Refused("it has a scalar object")
+    if isinstance(value, ObjectArray):
+        raise RefusedPickle("it has a scalar object")
     return value.item()
 
 
 def _encode(text: Any, encoding: Any) -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise Refused("it encodes what is no bytes")
+        raise RefusedPickle("it encodes what is no bytes")
     return text.encode("latin-1")
 
 
-def _ordered(items: Any = ()) -> Mapping:
-    return Mapping(items)
+def _ordered(items: Any = ()) -> PickledDict:
+    return PickledDict(items)
 
 
 def _tensor(storage: Any, *about: Any) -> Any:
-    return storage if isinstance(storage, Unknown) else Tensor(storage, *about)
+    return storage if isinstance(storage, UnknownClass) else PickledTensor(storage, *about)
 
 
 def _parameter(tensor: Any, *_: Any) -> Any:
-    if isinstance(tensor, Unknown):
+    if isinstance(tensor, UnknownClass):
         return tensor
-    if not isinstance(tensor, Tensor):
-        raise Refused("it has a parameter that is no tensor")
+    if not isinstance(tensor, PickledTensor):
+        raise RefusedPickle("it has a parameter that is no tensor")
     return tensor
 
 
 def _not_called(*_: Any) -> None:
-    raise Refused("it makes an array of its own")
+    raise RefusedPickle("it makes an array of its own")
 
 
 NUMPY: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): Call(_not_called),
-    ("numpy", "dtype"): Call(DType),
-    ("collections", "OrderedDict"): Call(_ordered),
-    ("_codecs", "encode"): Call(_encode),
+    ("numpy", "ndarray"): AllowedCall(_not_called),
+    ("numpy", "dtype"): AllowedCall(PickledDtype),
+    ("collections", "OrderedDict"): AllowedCall(_ordered),
+    ("_codecs", "encode"): AllowedCall(_encode),
 }
 for _module in ("builtins", "__builtin__"):
-    NUMPY |= {(_module, "set"): Call(set), (_module, "frozenset"): Call(frozenset)}
+    NUMPY |= {(_module, "set"): AllowedCall(set), (_module, "frozenset"): AllowedCall(frozenset)}
 for _core in ("numpy.core", "numpy._core"):
-    NUMPY[_core + ".multiarray", "_reconstruct"] = Call(_reconstruct)
-    NUMPY[_core + ".multiarray", "scalar"] = Call(_scalar)
-    NUMPY[_core + ".numeric", "_frombuffer"] = Call(_frombuffer)
-TORCH: dict[tuple[str, str], Any] = NUMPY | {("torch._utils", "_rebuild_tensor_v2"): Call(_tensor)}
-TORCH["torch._utils", "_rebuild_parameter"] = Call(_parameter)
+    NUMPY[_core + ".multiarray", "_reconstruct"] = AllowedCall(_reconstruct)
+    NUMPY[_core + ".multiarray", "scalar"] = AllowedCall(_scalar)
+    NUMPY[_core + ".numeric", "_frombuffer"] = AllowedCall(_frombuffer)
+TORCH: dict[tuple[str, str], Any] = NUMPY | {("torch._utils", "_rebuild_tensor_v2"): AllowedCall(_tensor)}
+TORCH["torch._utils", "_rebuild_parameter"] = AllowedCall(_parameter)
 TORCH |= {("torch", name): name for name in STORAGES}

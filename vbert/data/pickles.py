@@ -26,7 +26,7 @@ CHILD = f"import sys; sys.path.append({str(ROOT)!r}); from vbert.data.pickle_chi
 
 
 @dataclass(frozen=True)
-class Limits:
+class PickleLimits:
     """What one pickle may cost. `memory` in bytes is beside six times the pickle's own size."""
 
     seconds: float = 30.0
@@ -52,14 +52,14 @@ class StoredTensor:
 
 
 @dataclass(frozen=True)
-class Named:
+class UnreadObject:
     """An object of a class that is not known here, of which nothing was read: the class's name with its module."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class Storages:
+class TorchPickle:
     """What torch wrote: the object, with StoredTensor for tensors; key → (dtype, elements); where the pickles end."""
 
     value: Any
@@ -67,23 +67,23 @@ class Storages:
     end: int
 
 
-def load(source: bytes | Path, said: str, limits: Limits | None = None, named: bool = False) -> Any:
+def load(source: bytes | Path, said: str, limits: PickleLimits | None = None, named: bool = False) -> Any:
     """The pickled object: None, numbers, text, bytes, lists, tuples, sets, dicts and numpy arrays.
 
     An array of objects becomes the object (no dimension) or a list (one). `said` names the file in errors. `named`:
-    what else it holds appears as `Named`. Raises UnsafePickle.
+    what else it holds appears as `UnreadObject`. Raises UnsafePickle.
     """
-    return _shared.ask(source, said, limits or Limits(), named=named).value
+    return _shared.ask(source, said, limits or PickleLimits(), named=named).value
 
 
 def load_torch(
-    source: bytes | Path, said: str, count: int = 1, limits: Limits | None = None, named: bool = False
-) -> Storages:
+    source: bytes | Path, said: str, count: int = 1, limits: PickleLimits | None = None, named: bool = False
+) -> TorchPickle:
     """The object(s) that torch pickled, tensors as StoredTensor. `count` pickles in a row give a list of them."""
-    return _shared.ask(source, said, limits or Limits(), torch=True, count=count, named=named)
+    return _shared.ask(source, said, limits or PickleLimits(), torch=True, count=count, named=named)
 
 
-class Child:
+class PickleProcess:
     """One child process, which reads pickles one after another; another takes its place when it dies of one."""
 
     def __init__(self) -> None:
@@ -94,11 +94,11 @@ class Child:
         self,
         source: bytes | Path,
         said: str,
-        limits: Limits,
+        limits: PickleLimits,
         torch: bool = False,
         count: int = 1,
         named: bool = False,
-    ) -> Storages:
+    ) -> TorchPickle:
         given = source if isinstance(source, bytes) else b""
         size = len(given) if isinstance(source, bytes) else source.stat().st_size
         if size > limits.size and not torch:
@@ -127,7 +127,7 @@ class Child:
 
     def _exchange(
         self, process: subprocess.Popen[bytes], request: Mapping[str, Any], given: bytes, said: str
-    ) -> Storages:
+    ) -> TorchPickle:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -148,7 +148,7 @@ class Child:
         except TypeError:  # arrays have no hash
             raise _refusal(said, "arrays or lists are keys in it, or members of a set") from None
         sizes = {str(key): (str(dtype), int(size)) for key, (dtype, size) in found["storages"].items()}
-        return Storages(values[0] if request["count"] == 1 else values, sizes, int(found["end"]))
+        return TorchPickle(values[0] if request["count"] == 1 else values, sizes, int(found["end"]))
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
@@ -179,7 +179,7 @@ class Child:
             self._end()
 
 
-_shared = Child()
+_shared = PickleProcess()
 atexit.register(_shared.close)
 
 
@@ -224,6 +224,6 @@ def _plain(tree: Any, blobs: Sequence[Any]) -> Any:
         dtype, key, offset, shape, stride = held
         return StoredTensor(dtype, key, offset, tuple(shape), tuple(stride))
     if kind == "n":
-        return Named(held)
+        return UnreadObject(held)
     items = [_plain(item, blobs) for item in held]
     return items if kind == "l" else tuple(items) if kind == "t" else set(items)

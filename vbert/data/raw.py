@@ -32,7 +32,7 @@ INDEX = "members.parquet"
 
 
 @dataclass(frozen=True)
-class Member:
+class RawMember:
     """Where a member's bytes lie: `stored` bytes at `offset` of `file`, `size` of them once inflated.
 
     `local`: `file` is relative to the source's path, not to the artifact. `crc32` is zip's, of the inflated bytes;
@@ -114,7 +114,7 @@ class RawFiles(Artifact):
                 digest.update(block)
         return digest.hexdigest()
 
-    def _stream(self, member: Member) -> BinaryIO:
+    def _stream(self, member: RawMember) -> BinaryIO:
         path = self._local(member) if member.local else self.file(member.file)
         try:
             file = path.open("rb", buffering=0)
@@ -122,17 +122,17 @@ class RawFiles(Artifact):
             raise BuildError(f"{self._said(member.name)} can't be read at {path}: {error.strerror}") from error
         return io.BufferedReader(_MemberStream(file, member, self._said(member.name)), 1 << 16)
 
-    def _index(self) -> dict[str, Member]:
+    def _index(self) -> dict[str, RawMember]:
         path = self.file(INDEX)
         return _read_index(str(path), path.stat().st_mtime_ns)
 
-    def _member(self, name: str) -> Member:
+    def _member(self, name: str) -> RawMember:
         index = self._index()
         if name not in index:
             raise UserError(f"{self._said('')} holds no file {name!r}; {near(name, index)}")
         return index[name]
 
-    def _local(self, member: Member) -> Path:
+    def _local(self, member: RawMember) -> Path:
         """Where a member held by reference lies: the source's path, or below it."""
         source: Source = self.input("source")
         root = Path(source.path or "")
@@ -155,16 +155,17 @@ def copy_only(raw: RawFiles, folder: Path, wanted: str) -> Path:
 
 
 @lru_cache(maxsize=8)
-def _read_index(path: str, _mtime_ns: int) -> dict[str, Member]:
+def _read_index(path: str, _mtime_ns: int) -> dict[str, RawMember]:
     import pyarrow.parquet as pq
 
     columns = pq.read_table(path).to_pydict()
     return {
-        row[0]: Member(*row) for row in zip(*(columns[field] for field in Member.__dataclass_fields__), strict=True)
+        row[0]: RawMember(*row)
+        for row in zip(*(columns[field] for field in RawMember.__dataclass_fields__), strict=True)
     }
 
 
-def write_index(directory: Path, members: Iterable[Member], sha256: str | None = None) -> int:
+def write_index(directory: Path, members: Iterable[RawMember], sha256: str | None = None) -> int:
     """Write `members.parquet`, sorted by name, into `directory`; returns the number of members.
 
     `sha256`: of a file that stays where it is. Names, sizes and offsets are the same for other bytes as well, and what
@@ -201,7 +202,7 @@ def write_index(directory: Path, members: Iterable[Member], sha256: str | None =
 class _MemberStream(io.RawIOBase):
     """The inflated bytes of one member. Never gives more than its size, whatever the archive holds."""
 
-    def __init__(self, file: IO[bytes], member: Member, said: str) -> None:
+    def __init__(self, file: IO[bytes], member: RawMember, said: str) -> None:
         self._file, self._member, self._said = file, member, said
         self._left, self._given = member.stored, 0
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS) if member.method == DEFLATED else None
@@ -257,7 +258,7 @@ class RawWriter:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._members: list[Member] = []
+        self._members: list[RawMember] = []
 
     def __enter__(self) -> Self:
         self._file = (self._directory / self.ARCHIVE).open("wb")
@@ -271,7 +272,7 @@ class RawWriter:
         self._tar.addfile(info, io.BytesIO(data))
         self._tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
         padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        self._members.append(Member(name, self.ARCHIVE, self._tar.offset - padded, len(data), len(data)))
+        self._members.append(RawMember(name, self.ARCHIVE, self._tar.offset - padded, len(data), len(data)))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

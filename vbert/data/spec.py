@@ -13,11 +13,11 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validat
 
 from vbert.artifacts.steps.settings import Acceptance, LocalPath, Plugin, Settings
 from vbert.data import readers
-from vbert.data.named import DATA_SPECS, Specs
+from vbert.data.named import DATA_SPECS, SpecFolder
 from vbert.data.source import Source, Url
 from vbert.errors import UserError, nearest
 
-DATASETS = Specs(DATA_SPECS / "datasets", "data set")
+DATASETS = SpecFolder(DATA_SPECS / "datasets", "data set")
 
 
 def _known_reader(name: str) -> str:
@@ -41,7 +41,7 @@ class HoldOut(Settings):
     share: Share = Field(0.05, description="of its images")
 
 
-class Reading(Settings):
+class ReaderOptions(Settings):
     """What a reader is told, besides its name and version."""
 
     options: dict[str, JsonValue] = Field({}, description="keyword arguments of the reader")
@@ -138,13 +138,13 @@ class DatasetSpec(Settings):
             )
         return other
 
-    def reading(self, part: Literal["images", "examples"]) -> Reading:
+    def reading(self, part: Literal["images", "examples"]) -> ReaderOptions:
         """What the reader of that part is told."""
         if part == "images":
             accepted = self.images.unusable_boxes
-            return Reading(options=self.images.options, validation=self.validation, unusable_boxes=accepted)
+            return ReaderOptions(options=self.images.options, validation=self.validation, unusable_boxes=accepted)
         given = self.examples.options if self.examples else {}
-        return Reading(options=given, validation=self.validation, unusable_boxes=self.images.unusable_boxes)
+        return ReaderOptions(options=given, validation=self.validation, unusable_boxes=self.images.unusable_boxes)
 
     def reader(self, part: Literal["images", "examples"]) -> Plugin:
         """The reader of that part, with its version."""

@@ -25,14 +25,14 @@ LARGEST_PICKLE = 2**30  # bytes of an archive's data.pkl, inflated
 
 
 @dataclass(frozen=True)
-class Saved:
+class TorchFile:
     """The saved object with `StoredTensor` for tensors, and the byte of the file where each storage begins."""
 
     value: Any
     starts: Mapping[str, int]
 
 
-def saved(path: Path, named: bool = False) -> Saved:
+def saved(path: Path, named: bool = False) -> TorchFile:
     """What the file `path` holds. `named`: objects of classes that are not known appear as `Named`, and nothing of them
     is read; else they are refused. Raises UserError."""
     with path.open("rb") as file:
@@ -44,7 +44,7 @@ def saved(path: Path, named: bool = False) -> Saved:
     return _row_of_pickles(path, named)
 
 
-def _archive(file: BinaryIO, path: Path, named: bool) -> Saved:
+def _archive(file: BinaryIO, path: Path, named: bool) -> TorchFile:
     """torch's zip: `<name>/data.pkl`, and `<name>/data/<key>` for each storage, stored as it is."""
     starts: dict[str, int] = {}
     try:
@@ -79,10 +79,10 @@ def _archive(file: BinaryIO, path: Path, named: bool) -> Saved:
                 f"{path}: its data.pkl says {elements:,} numbers of storage {key!r:.40}, which has {there:,} bytes: "
                 "damaged; fetch or copy it again"
             )
-    return Saved(found.value, starts)
+    return TorchFile(found.value, starts)
 
 
-def _row_of_pickles(path: Path, named: bool) -> Saved:
+def _row_of_pickles(path: Path, named: bool) -> TorchFile:
     """torch's older form: five pickles, then each storage as its number of elements (int64) and they themselves."""
     found = load_torch(path, str(path), PICKLES, named=named)
     magic, _, _, value, keys = found.value
@@ -96,7 +96,7 @@ def _row_of_pickles(path: Path, named: bool) -> Saved:
     if at > path.stat().st_size:
         short = at - path.stat().st_size
         raise UserError(f"{path}: cut off, {short:,} bytes are missing; fetch or copy it again")
-    return Saved(value, starts)
+    return TorchFile(value, starts)
 
 
 def item_size(dtype: str) -> int:

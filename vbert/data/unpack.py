@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from vbert.artifacts.store.manifest import NAME as MANIFEST
 from vbert.data.names import odd, safe_name
-from vbert.data.raw import DEFLATED, INDEX, STORED, Member
+from vbert.data.raw import DEFLATED, INDEX, STORED, RawMember
 from vbert.errors import BuildError, UserError
 
 # Expanded, a compressed file may be this many times as large as it is, and this large in any case. Text packs 20 times.
@@ -81,7 +81,7 @@ COMPRESSIONS: dict[str, Callable[[Path], Iterator[bytes]]] = {".gz": _gz, ".bz2"
 
 def index_archive(
     file: Path, name: str, directory: Path, *, local: bool = False, set_aside: list[str] | None = None
-) -> list[Member]:
+) -> list[RawMember]:
     """Put `file`, called `name`, into the artifact's `directory` as it will be read, and index it.
 
     What it is, its name's ending says. Zips and tars are linked and read in place; compressed tars and files are
@@ -112,7 +112,7 @@ def index_archive(
     except UserError as error:
         raise BuildError(f"{name} is refused: {error}") from None
     size = content.stat().st_size
-    return [Member(safe_name(name), stored, 0, size, size, local=local)]
+    return [RawMember(safe_name(name), stored, 0, size, size, local=local)]
 
 
 def link(file: Path, target: Path) -> None:
@@ -138,9 +138,9 @@ def expand(file: Path, target: Path, blocks: Callable[[Path], Iterator[bytes]]) 
         raise BuildError(f"{file.name} can't be expanded: {error}") from error
 
 
-def zip_members(file: Path, name: str, local: bool = False, set_aside: list[str] | None = None) -> list[Member]:
+def zip_members(file: Path, name: str, local: bool = False, set_aside: list[str] | None = None) -> list[RawMember]:
     """The regular files of a zip, stored or deflated ones."""
-    found: list[Member] = []
+    found: list[RawMember] = []
     aside = [] if set_aside is None else set_aside
     with zipfile.ZipFile(file) as archive, file.open("rb") as stream:
         for info in archive.infolist():
@@ -169,7 +169,7 @@ def zip_members(file: Path, name: str, local: bool = False, set_aside: list[str]
                 aside.append(inside)
                 continue
             found.append(
-                Member(
+                RawMember(
                     safe_name(inside),
                     name,
                     offset,
@@ -190,7 +190,7 @@ def zip_members(file: Path, name: str, local: bool = False, set_aside: list[str]
     return found
 
 
-def _with_next(members: list[Member], end: int) -> list[tuple[Member, int]]:
+def _with_next(members: list[RawMember], end: int) -> list[tuple[RawMember, int]]:
     """Each member with the offset at which the next one's bytes begin."""
     ordered = sorted(members, key=lambda member: member.offset)
     return list(zip(ordered, [*(member.offset for member in ordered[1:]), end], strict=True))
@@ -209,9 +209,9 @@ class _Headers:
         return self._file.read(size)
 
 
-def tar_members(file: Path, name: str, local: bool = False, set_aside: list[str] | None = None) -> list[Member]:
+def tar_members(file: Path, name: str, local: bool = False, set_aside: list[str] | None = None) -> list[RawMember]:
     """The regular files of a plain tar."""
-    found: list[Member] = []
+    found: list[RawMember] = []
     aside = [] if set_aside is None else set_aside
     length = file.stat().st_size
     with file.open("rb") as stream:
@@ -232,7 +232,7 @@ def tar_members(file: Path, name: str, local: bool = False, set_aside: list[str]
                 if odd(info.name):
                     aside.append(info.name)
                     continue
-                found.append(Member(safe_name(info.name), name, info.offset_data, info.size, info.size, local=local))
+                found.append(RawMember(safe_name(info.name), name, info.offset_data, info.size, info.size, local=local))
         stream.seek(end)
         trailer = stream.read(tarfile.BLOCKSIZE)
     if trailer != bytes(tarfile.BLOCKSIZE):
@@ -241,6 +241,6 @@ def tar_members(file: Path, name: str, local: bool = False, set_aside: list[str]
     return found
 
 
-def _some_taken(found: list[Member], aside: list[str]) -> None:
+def _some_taken(found: list[RawMember], aside: list[str]) -> None:
     if aside and not found:
         safe_name(aside[0])  # says what is wrong with it

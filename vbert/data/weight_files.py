@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vbert.data.first_bytes import ENOUGH, told
-from vbert.data.pickles import Limits, Named, StoredTensor, load
+from vbert.data.pickles import PickleLimits, StoredTensor, UnreadObject, load
 from vbert.data.torch_files import LEGACY, item_size, saved
 from vbert.errors import UserError
 
@@ -67,7 +67,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     elif head.startswith(b"PK") or LEGACY.match(head) or head[257:262] == b"ustar":
         tensors = _torch(path)
     elif head.startswith(b"\x80"):
-        held = load(path, path.name, Limits(seconds=SLOWEST), named=True)
+        held = load(path, path.name, PickleLimits(seconds=SLOWEST), named=True)
         tensors = {name: _of_array(value) for name, value in state_dict(held, path.name, np.ndarray).items()}
     else:
         what = told(head) or f"no file of weights: it begins with {head[:8]!r}"
@@ -121,7 +121,7 @@ def _renamed(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
 
 def state_dict(held: Any, where: str, kind: type) -> Mapping[str, Any]:
     """The values of `kind` by name in what a file holds, out of the wrappers that are known. Raises UserError."""
-    if isinstance(held, Named):
+    if isinstance(held, UnreadObject):
         raise _whole_model(where, held)
     if not isinstance(held, Mapping) or not held:
         raise UserError(f"{where}: holds {_what(held)}, not a state dict of named tensors")
@@ -133,7 +133,7 @@ def state_dict(held: Any, where: str, kind: type) -> Mapping[str, Any]:
             log.info("%s: weights are those under %r; not read: %s", where, key, ", ".join(key for key, _ in others))
         return state_dict(value, where, kind)
     if not any(isinstance(value, kind) for value in held.values()):
-        model = next((value for value in inside.values() if isinstance(value, Named)), None)
+        model = next((value for value in inside.values() if isinstance(value, UnreadObject)), None)
         if model is not None:
             raise _whole_model(where, model)
         told = some([f"{str(key)[:60]} ({_what(value)})" for key, value in held.items()])
@@ -171,7 +171,7 @@ def _most(tensors: Mapping[str, Tensor], before: str) -> bool:
     return 2 * sum(name.startswith(before) for name in tensors) > len(tensors)
 
 
-def _whole_model(where: str, held: Named) -> UserError:
+def _whole_model(where: str, held: UnreadObject) -> UserError:
     return UserError(
         f"{where}: holds a whole pickled object ({held.name}), which only its own code can read; where you trust it, "
         "save its state_dict() with torch.save and give that"
@@ -179,7 +179,7 @@ def _whole_model(where: str, held: Named) -> UserError:
 
 
 def _what(value: Any) -> str:
-    if isinstance(value, Named):
+    if isinstance(value, UnreadObject):
         return f"a {value.name}"
     return "a tensor" if isinstance(value, StoredTensor) else f"a {type(value).__name__}"
 

@@ -27,7 +27,7 @@ SET = "--set"  # where a change stands, instead of a file
 
 
 @dataclass(frozen=True)
-class Node:
+class YamlNode:
     """A parsed value and where it stands. `value`: a scalar, or a dict or list of nodes; `at`: `file:line:column`."""
 
     value: Any
@@ -96,7 +96,7 @@ def parse_value(text: str) -> Any:
     return parse(text, "value").plain()
 
 
-def parse(text: str, source: str) -> Node:
+def parse(text: str, source: str) -> YamlNode:
     """`text` as nodes with their places. Raises UserError for faulty, hostile or ambiguous YAML."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -105,7 +105,7 @@ def parse(text: str, source: str) -> Node:
         raise UserError(f"{source}: larger than {MAX_BYTES:,} bytes; is it the right file?")
     reader = YAML(typ="rt", pure=True)
     try:
-        return _Builder(reader, source).document(reader.parse(text))
+        return _NodeBuilder(reader, source).document(reader.parse(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
@@ -114,16 +114,16 @@ def parse(text: str, source: str) -> Node:
         raise UserError(f"{source}: not YAML: {str(error).splitlines()[0]}") from None
 
 
-class _Builder:
+class _NodeBuilder:
     """Nodes from ruamel's events: one pass, nothing expanded, nothing constructed."""
 
     def __init__(self, reader: Any, source: str) -> None:
         self._resolver, self._source = reader.resolver, source
 
-    def document(self, events: Iterator[Any]) -> Node:
+    def document(self, events: Iterator[Any]) -> YamlNode:
         from ruamel.yaml import events as e
 
-        root: Node | None = None
+        root: YamlNode | None = None
         for event in events:
             if isinstance(event, e.DocumentStartEvent) and root is not None:
                 raise UserError(f"{self._at(event)}: a second document; one file holds one")
@@ -131,12 +131,12 @@ class _Builder:
                 raise UserError(f"{self._at(event)}: only YAML 1.2 is read; take out the %YAML line")
             if isinstance(event, e.ScalarEvent | e.CollectionStartEvent | e.AliasEvent):
                 root = self._value(event, events, 0)
-        return root or Node(None, f"{self._source}:1:1")
+        return root or YamlNode(None, f"{self._source}:1:1")
 
     def _at(self, event: Any) -> str:
         return f"{self._source}:{event.start_mark.line + 1}:{event.start_mark.column + 1}"
 
-    def _value(self, event: Any, events: Iterator[Any], depth: int, key_at: str = "") -> Node:
+    def _value(self, event: Any, events: Iterator[Any], depth: int, key_at: str = "") -> YamlNode:
         from ruamel.yaml import events as e
 
         at = self._at(event)
@@ -147,13 +147,13 @@ class _Builder:
         if depth > MAX_DEPTH:
             raise UserError(f"{at}: nested deeper than {MAX_DEPTH} levels")
         if isinstance(event, e.ScalarEvent):
-            return Node(self._scalar(event, at), at, key_at)
+            return YamlNode(self._scalar(event, at), at, key_at)
         if isinstance(event, e.SequenceStartEvent):
             items = []
             while not isinstance(item := next(events), e.SequenceEndEvent):
                 items.append(self._value(item, events, depth + 1))
-            return Node(items, at, key_at)
-        entries: dict[str, Node] = {}
+            return YamlNode(items, at, key_at)
+        entries: dict[str, YamlNode] = {}
         while not isinstance(start := next(events), e.MappingEndEvent):
             where = self._at(start)
             key = self._value(start, events, depth + 1).value
@@ -162,7 +162,7 @@ class _Builder:
             if key in entries:
                 raise UserError(f"{where}: {key}: given twice, first at {entries[key].key_at}; keep one")
             entries[key] = self._value(next(events), events, depth + 1, where)
-        return Node(entries, at, key_at)
+        return YamlNode(entries, at, key_at)
 
     def _scalar(self, event: Any, at: str) -> Any:
         from ruamel.yaml.nodes import ScalarNode
@@ -190,15 +190,15 @@ class _Builder:
         return text
 
 
-def _node(value: Any, at: str) -> Node:
+def _node(value: Any, at: str) -> YamlNode:
     if isinstance(value, Mapping):
-        return Node({str(key): _node(item, at) for key, item in value.items()}, at, at)
+        return YamlNode({str(key): _node(item, at) for key, item in value.items()}, at, at)
     if isinstance(value, list | tuple):
-        return Node([_node(item, at) for item in value], at, at)
-    return Node(value, at, at)
+        return YamlNode([_node(item, at) for item in value], at, at)
+    return YamlNode(value, at, at)
 
 
-def _change(root: Node, key: str, new: Node, model: type[BaseModel]) -> None:
+def _change(root: YamlNode, key: str, new: YamlNode, model: type[BaseModel]) -> None:
     """Put `new` at the dotted `key`, making the mappings on the way."""
     parts, place = key.split("."), root
     for i, part in enumerate(parts):
@@ -219,13 +219,13 @@ def _change(root: Node, key: str, new: Node, model: type[BaseModel]) -> None:
             else:
                 inner = place.value.get(part)
                 if inner is None or inner.value is None:
-                    inner = place.value[part] = Node({}, new.at, new.at)
+                    inner = place.value[part] = YamlNode({}, new.at, new.at)
                 place = inner
         else:
             raise UserError(f"{new.at}: {'.'.join(parts[:i])} is {place.value!r}, nothing can be set inside it")
 
 
-def _rooted(place: Node, annotation: Any, folder: Path) -> None:
+def _rooted(place: YamlNode, annotation: Any, folder: Path) -> None:
     """Make local paths in `place` absolute, where the fields of the model say that they are paths."""
     for choice in _members(annotation):
         if isinstance(choice, type) and issubclass(choice, BaseModel) and isinstance(place.value, dict):
@@ -254,7 +254,7 @@ def _is_path(value: Any, mark: LocalPath, base: Path) -> bool:
     return mark.names is not None and value not in mark.names() and (base / value).is_dir()
 
 
-def _likeliest(root: Node, faults: Sequence[Any]) -> list[Any]:
+def _likeliest(root: YamlNode, faults: Sequence[Any]) -> list[Any]:
     """Of the faults that each member of a union finds, those of the member that finds the fewest."""
     members: dict[tuple[Any, ...], dict[Any, list[Any]]] = {}
     for fault in faults:
@@ -271,7 +271,7 @@ def _likeliest(root: Node, faults: Sequence[Any]) -> list[Any]:
     return [fault for found in members.values() for fault in min(found.values(), key=len)]
 
 
-def _step(place: Node, part: Any) -> Node | None:
+def _step(place: YamlNode, part: Any) -> YamlNode | None:
     """What stands in `place` under the key or index `part`."""
     inside = place.value
     if part in (inside if isinstance(inside, dict) else range(len(inside)) if isinstance(inside, list) else ()):
@@ -279,12 +279,12 @@ def _step(place: Node, part: Any) -> Node | None:
     return None
 
 
-def _fault(root: Node, model: type[BaseModel], fault: Any) -> str:
+def _fault(root: YamlNode, model: type[BaseModel], fault: Any) -> str:
     """One pydantic fault as a sentence with its place."""
     place, named = root, list[str]()
     at = place.at
     reason = fault.get("ctx", {}).get("error")
-    location = (*fault["loc"], *(reason.location if isinstance(reason, Misplaced) else ()))
+    location = (*fault["loc"], *(reason.location if isinstance(reason, NestedError) else ()))
     for depth, part in enumerate(location):
         if (inner := _step(place, part)) is not None:
             place = inner
@@ -308,7 +308,7 @@ def _fault(root: Node, model: type[BaseModel], fault: Any) -> str:
     return f"{at}: {field}: {message[:1].lower()}{message[1:]}{got}"
 
 
-class Misplaced(ValueError):
+class NestedError(ValueError):
     """What a validator of a whole mapping raises about one value in it, at `location` from there."""
 
     def __init__(self, location: Sequence[str | int], said: str) -> None:

@@ -20,7 +20,7 @@ from vbert.model.dropout import drop_mask
 
 
 @dataclass(frozen=True)
-class Layout:
+class LengthGroups:
     """Where the tokens of B sequences (lengths: int64 [B], on the CPU) lie, grouped by equal length.
 
     Groups follow each other by length. A group of n sequences of length L holds its queries as [n · heads, L, d], its
@@ -92,14 +92,14 @@ class Layout:
         ]
 
 
-def attend(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
+def attend(qkv: Tensor, layout: LengthGroups, dropout: float) -> Tensor:
     """softmax(q kᵀ / √d) v within each sequence. qkv: [T, 3H], queries, keys, values. Returns [T, H].
 
     On CUDA the variable-length kernel, which knows neither fp32 nor dropout; for those one padded SDPA, as a kernel for
     each length starves the device (measured on an H200, BERT base in bf16: 0.65 of transformers' speed).
     """
     if not qkv.is_cuda:
-        return _Grouped.apply(qkv, layout, dropout)  # type: ignore[no-any-return]
+        return _GroupedAttention.apply(qkv, layout, dropout)  # type: ignore[no-any-return]
     if dropout or qkv.dtype not in (torch.float16, torch.bfloat16):
         return attend_padded(qkv, layout, dropout)
     from torch.nn.attention.varlen import varlen_attn
@@ -110,7 +110,7 @@ def attend(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
     return varlen_attn(q, k, v, bounds, bounds, longest, longest).flatten(1)  # type: ignore[union-attr]
 
 
-def attend_padded(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
+def attend_padded(qkv: Tensor, layout: LengthGroups, dropout: float) -> Tensor:
     """`attend` by one SDPA over all sequences, padded to the longest."""
     place, mask, longest = layout.padding
     count = len(layout.lengths)
@@ -120,7 +120,7 @@ def attend_padded(qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
     return out.transpose(1, 2).reshape(count * longest, -1).index_select(0, place)
 
 
-class _Grouped(torch.autograd.Function):
+class _GroupedAttention(torch.autograd.Function):
     """Attention on a CPU: the products of a group written in place, no graph of small operators.
 
     Measured against SDPA on the same groups, forward and backward: about twice as fast. Products of this size are no
@@ -128,7 +128,7 @@ class _Grouped(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, layout: Layout, dropout: float) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, layout: LengthGroups, dropout: float) -> Tensor:
         size = qkv.shape[1] // 3 // layout.heads
         dtype = torch.promote_types(qkv.dtype, torch.float32)
         weights, masks = [], []
@@ -166,7 +166,7 @@ def _dropped(weights: Tensor, mask: Tensor | None) -> Tensor:
     return weights if mask is None else weights * mask
 
 
-def attention_maps(qkv: Tensor, layout: Layout) -> list[Tensor]:
+def attention_maps(qkv: Tensor, layout: LengthGroups) -> list[Tensor]:
     """The attention probabilities of each sequence, in the order they were given: [heads, L, L] each."""
     size = qkv.shape[1] // 3 // layout.heads
     rows = qkv.view(-1, size).index_select(0, layout.parts[0])

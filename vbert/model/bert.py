@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.settings import Settings
-from vbert.data.named import DATA_SPECS, Specs
+from vbert.data.named import DATA_SPECS, SpecFolder
 from vbert.data.source import Source
-from vbert.data.yaml import Misplaced, is_yaml
+from vbert.data.yaml import NestedError, is_yaml
 from vbert.errors import UserError, nearest
 from vbert.model.config import SIZES, ModelSettings, VisualBertConfig
 from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_CONFIG = 1 << 20  # bytes of a config.json
-MODELS = Specs(DATA_SPECS / "models", "model", "the folder of a BERT, or your own .yaml")
+MODELS = SpecFolder(DATA_SPECS / "models", "model", "the folder of a BERT, or your own .yaml")
 
 
 class HubSource(Settings):
@@ -49,7 +49,7 @@ class ModelSpec(Settings):
     def _known(self) -> ModelSpec:
         for name in self.sizes:
             if name not in SIZES:
-                raise Misplaced(("sizes", name), f"a BERT decides no such size; {nearest(name, SIZES)}")
+                raise NestedError(("sizes", name), f"a BERT decides no such size; {nearest(name, SIZES)}")
         return self
 
 

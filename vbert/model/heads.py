@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vbert.errors import BuildError, nearest
 from vbert.model.dropout import dropout
-from vbert.model.visualbert import Packed, VisualBert, VisualBertConfig, activate, initialise
+from vbert.model.visualbert import PackedBatch, VisualBert, VisualBertConfig, activate, initialise
 
 MATCH = 1  # the matching head's label of a true pair, as the original's (transformers documents 0)
 
@@ -70,7 +70,7 @@ class PretrainingModel(nn.Module):
         self.masked_language = MaskedLanguageHead(config, generator)
         self.matching = MatchingHead(config, generator)
 
-    def forward(self, batch: Packed, masked: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: PackedBatch, masked: Tensor) -> tuple[Tensor, Tensor]:
         """(word logits [M, vocab_size] at the packed rows `masked`, matching logits [B, 2])."""
         hidden = self.encoder(batch)
         words = self.masked_language(hidden, masked, self.encoder.embeddings.word.weight)
@@ -96,7 +96,7 @@ class AnswerModel(nn.Module):
         self.encoder = VisualBert(config, generator)
         self.answer = AnswerHead(config, labels, generator)
 
-    def forward(self, batch: Packed, mask_at: Tensor) -> Tensor:
+    def forward(self, batch: PackedBatch, mask_at: Tensor) -> Tensor:
         """Answer logits [B, labels]; mask_at: int64 [B], the packed row of each sequence's [MASK]."""
         hidden = self.encoder(batch)
         if self.answer_at == "mask":

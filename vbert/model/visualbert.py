@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vbert.model.attention import Layout, attend, attention_maps
+from vbert.model.attention import LengthGroups, attend, attention_maps
 from vbert.model.config import VisualBertConfig
 from vbert.model.dropout import dropout
 
-__all__ = ["Packed", "VisualBert", "VisualBertConfig", "append6"]
+__all__ = ["PackedBatch", "VisualBert", "VisualBertConfig", "append6"]
 
 
 def append6(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
@@ -33,7 +33,7 @@ def append6(boxes: np.ndarray, width: float, height: float) -> np.ndarray:
 
 
 @dataclass
-class Packed:
+class PackedBatch:
     """A batch without padding: B sequences, each its text tokens followed by its visual tokens.
 
     text_ids, text_types, text_positions: int64 [T_text], all sequences' text one after the other.
@@ -57,7 +57,7 @@ class Packed:
         types: Sequence[Sequence[int]],
         visuals: Sequence[np.ndarray],
         visual_types: Sequence[Sequence[int] | np.ndarray] | None = None,
-    ) -> Packed:
+    ) -> PackedBatch:
         """Packs B texts (ids with special tokens, segment types) and B visual inputs (float [n, visual_input]).
 
         Visual types are 0 unless given, as the original's. Row starts: `starts()`.
@@ -86,12 +86,12 @@ class Packed:
         """int64 [B], on the device of the tokens: the packed row of each sequence's first token ([CLS])."""
         return (self.lengths.cumsum(0) - self.lengths).to(self.order.device, non_blocking=True)
 
-    def to(self, device: torch.device | str) -> Packed:
+    def to(self, device: torch.device | str) -> PackedBatch:
         """The batch on `device`; `lengths` stays on the CPU."""
         moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
         return replace(self, **{**moved, "lengths": self.lengths})
 
-    def pin_memory(self) -> Packed:
+    def pin_memory(self) -> PackedBatch:
         """Called by a `DataLoader(pin_memory=True)`."""
         return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
@@ -117,7 +117,7 @@ class Embeddings(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(config.visual_input) if config.standardise else None)
         self.register_buffer("feature_std", torch.ones(config.visual_input) if config.standardise else None)
 
-    def forward(self, batch: Packed) -> Tensor:
+    def forward(self, batch: PackedBatch) -> Tensor:
         """Embedded tokens [T, H] in packed order."""
         text = self.word(batch.text_ids) + self.position(batch.text_positions) + self.token_type(batch.text_types)
         visual = batch.visual
@@ -130,7 +130,7 @@ class Embeddings(nn.Module):
         return dropout(self.norm(tokens), self.dropout, self.training)
 
 
-class Fused(nn.Linear):
+class FusedLinear(nn.Linear):
     """Several linear layers of one input, computed as one: the original's weights and biases, one after the other."""
 
     def __init__(self, inputs: int, outputs: int, parts: int) -> None:
@@ -138,13 +138,13 @@ class Fused(nn.Linear):
         self.parts = parts
 
 
-class Layer(nn.Module):
+class TransformerLayer(nn.Module):
     """One post-norm transformer layer (Devlin et al. 2019)."""
 
     def __init__(self, config: VisualBertConfig) -> None:
         super().__init__()
         size = config.hidden_size
-        self.qkv = Fused(size, size, 3)
+        self.qkv = FusedLinear(size, size, 3)
         self.out = nn.Linear(size, size)
         self.norm1 = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.up = nn.Linear(size, config.intermediate_size)
@@ -154,7 +154,7 @@ class Layer(nn.Module):
         self.hidden_dropout = config.hidden_dropout
         self.attention_dropout = config.attention_dropout
 
-    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
+    def forward(self, hidden: Tensor, layout: LengthGroups) -> Tensor:
         """hidden: [T, H]. Returns the same shape."""
         share = self.attention_dropout if self.training else 0.0
         context = attend(self.qkv(hidden), layout, share)
@@ -164,44 +164,44 @@ class Layer(nn.Module):
 
 
 class VisualBert(nn.Module):
-    """The encoder: `Packed` -> hidden states [T, H] in packed order, and the pooled [CLS] vectors."""
+    """The encoder: `PackedBatch` -> hidden states [T, H] in packed order, and the pooled [CLS] vectors."""
 
     def __init__(self, config: VisualBertConfig, generator: torch.Generator | None = None) -> None:
         """Weights are drawn from N(0, initializer_range²) with `generator`; visual tables copy the text ones."""
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
         initialise(self, config.initializer_range, generator)
         self.copy_text_tables()
 
-    def forward(self, batch: Packed) -> Tensor:
+    def forward(self, batch: PackedBatch) -> Tensor:
         """Hidden states of the last layer [T, H], tokens in the order of `batch`."""
-        layout = Layout(batch.lengths, self.config.heads, batch.order.device)
+        layout = LengthGroups(batch.lengths, self.config.heads, batch.order.device)
         hidden = self.embeddings(batch)
         for layer in self.layers:
             hidden = layer(hidden, layout)
         return hidden  # type: ignore[no-any-return]
 
-    def first(self, batch: Packed) -> Tensor:
+    def first(self, batch: PackedBatch) -> Tensor:
         """int64 [B]: the row of each sequence's [CLS]."""
         return batch.starts()
 
-    def pool(self, hidden: Tensor, batch: Packed) -> Tensor:
+    def pool(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """tanh(dense([CLS])) of each sequence, [B, H], as BERT's pooler."""
         return torch.tanh(self.pooler(hidden.index_select(0, self.first(batch))))
 
     @torch.no_grad()
-    def trace(self, batch: Packed) -> tuple[list[Tensor], list[Tensor]]:
+    def trace(self, batch: PackedBatch) -> tuple[list[Tensor], list[Tensor]]:
         """For inspection: (hidden states after the embeddings and each layer, each [T, H] in packed order;
         attention probabilities of each sequence, each [layers, heads, L, L]). Use in eval mode.
         """
-        layout = Layout(batch.lengths, self.config.heads, batch.order.device)
+        layout = LengthGroups(batch.lengths, self.config.heads, batch.order.device)
         hidden = self.embeddings(batch)
         states, maps = [hidden], []
         for layer in self.layers:
-            assert isinstance(layer, Layer)
+            assert isinstance(layer, TransformerLayer)
             maps.append(attention_maps(layer.qkv(hidden), layout))
             hidden = layer(hidden, layout)
             states.append(hidden)

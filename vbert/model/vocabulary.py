@@ -41,14 +41,14 @@ class VocabularySettings(TextRules):
     min_frequency: int = Field(2, ge=1, description="a piece occurs at least so often")
 
 
-class Pieces(NamedTuple):
+class WordPieces(NamedTuple):
     """ids: word piece ids of a text without special tokens; words: for each piece, the word it belongs to, from 0."""
 
     ids: tuple[int, ...]
     words: tuple[int, ...]
 
 
-class Encoder:
+class WordPieceEncoder:
     """Text -> word pieces, with a cache; pickles small and imports no transformers, so loader workers can hold one.
 
     A special token written out in a text ("[SEP]") is plain text here: a data set can't inject one.
@@ -69,7 +69,7 @@ class Encoder:
         """Ids are below this number."""
         return len(self.tokens)
 
-    def __call__(self, text: str) -> Pieces:
+    def __call__(self, text: str) -> WordPieces:
         return self._cached(text)
 
     def text(self, ids: Iterable[int]) -> str:
@@ -77,13 +77,13 @@ class Encoder:
         return " ".join(self.tokens[i] for i in ids).replace(" ##", "")
 
     @cached_property
-    def _cached(self) -> Callable[[str], Pieces]:
+    def _cached(self) -> Callable[[str], WordPieces]:
         tokenizer = wordpiece({token: i for i, token in enumerate(self.tokens)}, self.rules)
 
         @lru_cache(CACHED_TEXTS)
-        def encode(text: str) -> Pieces:
+        def encode(text: str) -> WordPieces:
             encoding = tokenizer.encode(text, add_special_tokens=False)
-            return Pieces(tuple(encoding.ids), tuple(w for w in encoding.word_ids if w is not None))
+            return WordPieces(tuple(encoding.ids), tuple(w for w in encoding.word_ids if w is not None))
 
         return encode
 
@@ -94,15 +94,15 @@ class Encoder:
 class Vocabulary(Artifact):
     """`vocab.txt` (one piece a line, id = line number from 0) and `tokenizer_config.json` (`TextRules`)."""
 
-    def encoder(self) -> Encoder:
-        return Encoder(read_tokens(self.file(VOCABULARY)), read_rules(self.file(CONFIG)))
+    def encoder(self) -> WordPieceEncoder:
+        return WordPieceEncoder(read_tokens(self.file(VOCABULARY)), read_rules(self.file(CONFIG)))
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without special tokens."""
         return list(self._encoder(text).ids)
 
     @cached_property
-    def _encoder(self) -> Encoder:
+    def _encoder(self) -> WordPieceEncoder:
         return self.encoder()
 
     def tokenizer(self) -> BertTokenizer:
@@ -133,9 +133,9 @@ def read_rules(path: Path) -> TextRules:
         raise UserError(f"{path}: not a tokenizer configuration ({error})") from None
 
 
-def write_vocabulary(directory: Path, tokens: Iterable[str], rules: TextRules) -> Encoder:
+def write_vocabulary(directory: Path, tokens: Iterable[str], rules: TextRules) -> WordPieceEncoder:
     """Writes the files of a `Vocabulary`, readable by transformers too; returns its encoder."""
-    encoder = Encoder(tokens, TextRules(**rules.model_dump(include=set(TextRules.model_fields))))
+    encoder = WordPieceEncoder(tokens, TextRules(**rules.model_dump(include=set(TextRules.model_fields))))
     if broken := [t for t in encoder.tokens if "\n" in t]:
         raise UserError(f"{VOCABULARY}: token {broken[0]!r} holds a line feed")
     (directory / VOCABULARY).write_bytes("".join(f"{t}\n" for t in encoder.tokens).encode())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vbert.model.config import VisualBertConfig
-    from vbert.model.vocabulary import Encoder
+    from vbert.model.vocabulary import WordPieceEncoder
 
 __all__ = ["DownstreamEntry", "DownstreamSettings", "EvaluateSettings", "Objective", "load", "objective"]
 
@@ -55,7 +55,7 @@ class Objective(Protocol):
     def model(self, config: VisualBertConfig, head: Head, seed: int) -> nn.Module:
         """The model of `config` and `head`, its head drawn from `seed`; the encoder is filled by the caller."""
 
-    def texts(self, row: Row, encoder: Encoder, head: Head) -> tuple[list[int], list[int], int]:
+    def texts(self, row: Row, encoder: WordPieceEncoder, head: Head) -> tuple[list[int], list[int], int]:
         """(piece ids with special tokens, segment types, place that is read) of an example."""
 
     def targets(self, rows: Sequence[Row], head: Head) -> dict[str, Tensor]:

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from vbert.data.examples import Examples
 from vbert.errors import UserError
-from vbert.model.visualbert import Packed, append6
-from vbert.model.vocabulary import Encoder
+from vbert.model.visualbert import PackedBatch, append6
+from vbert.model.vocabulary import WordPieceEncoder
 from vbert.regions.shards import Shards
 from vbert.training.sampler import derive, generator
 
@@ -33,7 +33,7 @@ STATISTICS_IMAGES = 20_000  # images that mean and deviation are taken of, at mo
 class Batch:
     """Sequences, and what the objective needs beside them (tensors by name)."""
 
-    packed: Packed
+    packed: PackedBatch
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
@@ -200,7 +200,7 @@ class MaskedText:
 def mask(
     ids: Sequence[int],
     words: Sequence[int],
-    encoder: Encoder,
+    encoder: WordPieceEncoder,
     rng: np.random.Generator,
     shares: Sequence[float],
     whole_word: bool = False,
@@ -230,7 +230,7 @@ def mask(
     return MaskedText(out, at, [ids[i] for i in at])
 
 
-def _random_piece(encoder: Encoder, draw: float) -> int:
+def _random_piece(encoder: WordPieceEncoder, draw: float) -> int:
     """A piece that is no special token, uniformly."""
     special = sorted(encoder.special)
     piece = int(draw * (encoder.size - len(special)))
@@ -250,7 +250,7 @@ class TokenizedText:
     answer: list[bool]
 
 
-def sentence(encoder: Encoder, texts: Sequence[tuple[str, str]], limit: int) -> TokenizedText:
+def sentence(encoder: WordPieceEncoder, texts: Sequence[tuple[str, str]], limit: int) -> TokenizedText:
     """`[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` with segment types 0 and 1; at most `limit` tokens, the longest
     text cut first. Each of `texts` has an answer behind it ("" for none), which is cut only where nothing is left of
     any text."""

@@ -20,8 +20,8 @@ from vbert.errors import UserError
 from vbert.model.config import text_limit
 from vbert.model.start import Initialization
 from vbert.model.trained import Model, write_model
-from vbert.model.visualbert import Packed
-from vbert.model.vocabulary import Encoder
+from vbert.model.visualbert import PackedBatch
+from vbert.model.vocabulary import WordPieceEncoder
 from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load
 from vbert.objectives.batches import Batch, ExampleRows, RegionInputs, image_groups, statistics
 from vbert.regions.contract import check
@@ -40,7 +40,7 @@ class ObjectiveDataset:
         self,
         objective: Objective,
         head: dict[str, Any],
-        encoder: Encoder,
+        encoder: WordPieceEncoder,
         rows: ExampleRows,
         shards: Shards,
         box_input: str,
@@ -52,7 +52,7 @@ class ObjectiveDataset:
         rows = self.rows[indices]
         texts = [self.objective.texts(row, self.encoder, self.head) for row in rows]
         visuals, visual_types = zip(*(self.visuals.of(row["image_ids"]) for row in rows), strict=True)
-        packed = Packed.of([ids for ids, _, _ in texts], [types for _, types, _ in texts], visuals, visual_types)
+        packed = PackedBatch.of([ids for ids, _, _ in texts], [types for _, types, _ in texts], visuals, visual_types)
         at = packed.starts() + torch.tensor([place for _, _, place in texts])
         return Batch(packed, {"at": at, **self.objective.targets(rows, self.head)}), rows
 

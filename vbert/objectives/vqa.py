@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vbert.model.config import VisualBertConfig
-    from vbert.model.vocabulary import Encoder
+    from vbert.model.vocabulary import WordPieceEncoder
 
 KINDS = ("question",)
 SELECTS = "accuracy"
@@ -67,7 +67,7 @@ def model(config: VisualBertConfig, head: dict[str, Any], seed: int) -> nn.Modul
     return AnswerModel(config, len(head["labels"]), head["answer_at"], drawn)
 
 
-def texts(row: dict[str, Any], encoder: Encoder, head: dict[str, Any]) -> tuple[list[int], list[int], int]:
+def texts(row: dict[str, Any], encoder: WordPieceEncoder, head: dict[str, Any]) -> tuple[list[int], list[int], int]:
     """The question with one question mark, cut at `max_text`, then [MASK] where that is what is read."""
     question = encoder(row["text"].rstrip("?？ ")).ids
     mark = encoder("?").ids

@@ -107,7 +107,7 @@ class BottomUp(Settings):
     rows: int = Field(60, ge=1, description="RoIs that go through the box head at once, always so many")
 
 
-class Elsewhere(Settings):
+class NotRunnable(Settings):
     """A model that nothing here runs. Features that it made can be imported; its spec says how it made them."""
 
     backend: ClassVar[str] = "elsewhere"
@@ -116,5 +116,5 @@ class Elsewhere(Settings):
 
 
 Architecture = Annotated[
-    PlainCnn | TorchvisionFasterRcnn | Detectron2 | BottomUp | Elsewhere, Field(discriminator="kind")
+    PlainCnn | TorchvisionFasterRcnn | Detectron2 | BottomUp | NotRunnable, Field(discriminator="kind")
 ]

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.settings import Acceptance, Numerics, Plugin, Settings, Since, Wiring
-from vbert.data.named import DATA_SPECS, Specs
+from vbert.data.named import DATA_SPECS, SpecFolder
 from vbert.data.raw import RawFiles
 from vbert.data.source import Source
 from vbert.errors import BuildError, UserError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-DETECTORS = Specs(DATA_SPECS / "detectors", "detector")
+DETECTORS = SpecFolder(DATA_SPECS / "detectors", "detector")
 
 # name → (module, version); the version is raised by hand when a backend starts to make other features.
 BACKENDS = {
@@ -162,7 +162,7 @@ class PretrainedDetector:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class DetectorInput:
     """An image as the detector takes it: `pixels` float32 [3, h, w], made of width × height pixels as shown."""
 
     pixels: Tensor
@@ -179,7 +179,7 @@ class Prepared:
 class FeatureMaps:
     """What a detector has seen of a batch: its inputs, and maps that only the detector reads."""
 
-    inputs: Sequence[Prepared]
+    inputs: Sequence[DetectorInput]
     maps: Any
 
 
@@ -189,13 +189,13 @@ class Detector(Protocol):
     classes: Sequence[str]
     attributes: Sequence[str]
 
-    def prepare(self, image: Image.Image) -> Prepared: ...
+    def prepare(self, image: Image.Image) -> DetectorInput: ...
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) in pixels of the padded input that an image of width × height becomes."""
         ...
 
-    def backbone(self, batch: Sequence[Prepared], slots: int = 1) -> FeatureMaps:
+    def backbone(self, batch: Sequence[DetectorInput], slots: int = 1) -> FeatureMaps:
         """The backbone's maps of at most `slots` inputs of one padded size.
 
         Always computed on `slots` inputs, zeros in place of those that lack: bits depend on how many there are.

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from vbert.regions.candidates import Candidates
     from vbert.regions.detector import (
         Detector,
+        DetectorInput,
         DetectorSpec,
         DetectorWeights,
         ExtractionNumerics,
-        Prepared,
         RegionSettings,
     )
-    from vbert.regions.shards import Sample, Shards
+    from vbert.regions.shards import RegionSample, Shards
 
 AHEAD = 4  # samples made ahead of the writer
 TELL_EVERY = 0.2  # seconds between two reports of a unit's progress
@@ -53,21 +53,21 @@ class ImageJob(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Unit:
+class ShardUnit:
     """The work of one shard."""
 
     shard: int
     images: Sequence[ImageJob]
 
 
-def shard_plan(table: pa.Table, images_per_shard: int, earlier: Sequence[Shards] = ()) -> list[tuple[str, Unit]]:
+def shard_plan(table: pa.Table, images_per_shard: int, earlier: Sequence[Shards] = ()) -> list[tuple[str, ShardUnit]]:
     """Units by key: the images by sorted id, `images_per_shard` at a time."""
     names = ("image_id", "path", "sha256", "width", "height")
     held = _held(table, earlier)
     rows = sorted(zip(*(table.column(name).to_pylist() for name in names), held, strict=True), key=lambda row: row[0])
     starts = range(0, len(rows), images_per_shard)
     units = [tuple(ImageJob(*row) for row in rows[start : start + images_per_shard]) for start in starts]
-    return [(f"{i:06d}", Unit(i, images)) for i, images in enumerate(units)]
+    return [(f"{i:06d}", ShardUnit(i, images)) for i, images in enumerate(units)]
 
 
 def _held(table: pa.Table, earlier: Sequence[Shards]) -> list[tuple[int, str] | None]:
@@ -129,7 +129,7 @@ class Extraction:
             raise UserError("regions.boxes.rule is `given`, but there is no table of boxes; give another rule")
         return _given(self.images)
 
-    def prepare(self, wanted: ImageJob) -> Sample | Prepared | BadImage:
+    def prepare(self, wanted: ImageJob) -> RegionSample | DetectorInput | BadImage:
         """Its regions from earlier shards, else the detector's input."""
         from vbert.data.decode import BadImage
 
@@ -142,11 +142,11 @@ class Extraction:
             return bad
         return prepared if self.device == "cpu" else replace(prepared, pixels=prepared.pixels.pin_memory())
 
-    def _again(self, wanted: ImageJob) -> Sample | None:
+    def _again(self, wanted: ImageJob) -> RegionSample | None:
         """The sample as an earlier extraction made it, on the same device; of given boxes, where they are the same."""
         import numpy as np
 
-        from vbert.regions.shards import Sample
+        from vbert.regions.shards import RegionSample
 
         if wanted.held is None:
             return None
@@ -158,7 +158,7 @@ class Extraction:
             held.boxes if held.boxes is not None else (), self._given_boxes(wanted.image_id)
         ):
             return None
-        return Sample(
+        return RegionSample(
             image_id=wanted.image_id,
             image_sha256=wanted.sha256,
             width=held.width,
@@ -190,7 +190,9 @@ class Extraction:
         size = self.settings.batch
         return [group[at : at + size] for group in groups.values() for at in range(0, len(group), size)]
 
-    def made(self, wanted: Sequence[ImageJob], threads: int) -> Generator[tuple[str, Sample | BadImage], None, None]:
+    def made(
+        self, wanted: Sequence[ImageJob], threads: int
+    ) -> Generator[tuple[str, RegionSample | BadImage], None, None]:
         """(image_id, sample or what is wrong with it), batch by batch; images are prepared ahead by `threads`."""
         import torch
 
@@ -203,19 +205,19 @@ class Extraction:
                 yield from self._batch([(one, next(ready)) for one in batch])
 
     def _batch(
-        self, batch: Sequence[tuple[ImageJob, Sample | Prepared | BadImage]]
-    ) -> Iterator[tuple[str, Sample | BadImage]]:
-        from vbert.regions.detector import Prepared
-        from vbert.regions.shards import Sample
+        self, batch: Sequence[tuple[ImageJob, RegionSample | DetectorInput | BadImage]]
+    ) -> Iterator[tuple[str, RegionSample | BadImage]]:
+        from vbert.regions.detector import DetectorInput
+        from vbert.regions.shards import RegionSample
 
-        self.reused += sum(isinstance(found, Sample) for _, found in batch)
-        new = [(one, found) for one, found in batch if isinstance(found, Prepared)]
-        yield from ((one.image_id, found) for one, found in batch if not isinstance(found, Prepared))
+        self.reused += sum(isinstance(found, RegionSample) for _, found in batch)
+        new = [(one, found) for one, found in batch if isinstance(found, DetectorInput)]
+        yield from ((one.image_id, found) for one, found in batch if not isinstance(found, DetectorInput))
         if new:
             samples = self.samples([one for one, _ in new], [prepared for _, prepared in new])
             yield from zip((one.image_id for one, _ in new), samples, strict=True)
 
-    def samples(self, batch: Sequence[ImageJob], inputs: Sequence[Prepared]) -> list[Sample | BadImage]:
+    def samples(self, batch: Sequence[ImageJob], inputs: Sequence[DetectorInput]) -> list[RegionSample | BadImage]:
         import torch
 
         from vbert.regions.boxes import select
@@ -235,10 +237,10 @@ class Extraction:
         return [self._sample(*each) for each in zip(batch, inputs, found, kept, features, strict=True)]
 
     def _sample(
-        self, wanted: ImageJob, prepared: Prepared, found: Candidates, kept: Detections, features: Tensor
-    ) -> Sample | BadImage:
+        self, wanted: ImageJob, prepared: DetectorInput, found: Candidates, kept: Detections, features: Tensor
+    ) -> RegionSample | BadImage:
         from vbert.data.decode import BadImage
-        from vbert.regions.shards import Sample
+        from vbert.regions.shards import RegionSample
 
         if not bool((features.abs() <= FLOAT16_MAX).all()):
             return BadImage("not finite", f"a feature is beyond what float16 holds ({FLOAT16_MAX:g})")
@@ -246,7 +248,7 @@ class Extraction:
         if found.attributes is not None:
             best = found.attributes[kept.proposals].argmax(1).tolist()
             attributes = [[self.detector.attributes[i]] for i in best]
-        return Sample(
+        return RegionSample(
             image_id=wanted.image_id,
             image_sha256=wanted.sha256,
             width=prepared.width,
@@ -267,7 +269,7 @@ def extract_shard(
     machine: Machine,
     earlier: Sequence[Shards],
     directory: Path,
-    unit: Unit,
+    unit: ShardUnit,
 ) -> dict[str, Any]:
     """Write the unit's shard into `directory`. Returns counts, and its rows of offsets and quarantine by column.
 
@@ -283,11 +285,11 @@ def extract_shard(
     device = device_of(machine.device)
     extraction = Extraction(images, _loaded(detector, device), detector.spec(), settings, numerics, device, earlier)
     quarantine: dict[str, list[str]] = {name: [] for name in QUARANTINE}
-    rate = Rate(len(unit.images))
+    rate = UnitProgress(len(unit.images))
 
-    def samples() -> Iterator[Sample]:
+    def samples() -> Iterator[RegionSample]:
         """In the unit's order, whatever that of the batches."""
-        made: dict[str, Sample | BadImage] = {}
+        made: dict[str, RegionSample | BadImage] = {}
         waiting = iter(unit.images)
         wanted = next(waiting, None)
         with closing(run_ahead(extraction.made(unit.images, max(1, machine.loader_workers)), AHEAD)) as coming:
@@ -316,7 +318,7 @@ def extract_shard(
     }
 
 
-class Rate:
+class UnitProgress:
     """Tells the parent how far a unit is, a few times a second."""
 
     def __init__(self, total: int) -> None:

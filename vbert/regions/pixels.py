@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vbert.regions.contract import Preprocessing
-from vbert.regions.detector import Prepared
+from vbert.regions.detector import DetectorInput
 
 
 def target_size(width: int, height: int, rule: Preprocessing) -> tuple[int, int]:
@@ -53,13 +53,13 @@ def _nearest(width: int, height: int, short: int, long: int | None) -> tuple[int
     return max(1, int(w + 0.5)), max(1, int(h + 0.5))
 
 
-def prepare(image: Image.Image, rule: Preprocessing) -> Prepared:
+def prepare(image: Image.Image, rule: Preprocessing) -> DetectorInput:
     """An RGB image as float32 [3, h, w]: resized and scaled, as `Preprocessing` says."""
     size = target_size(*image.size, rule)
     if rule.resize == "opencv":
-        return Prepared(_by_factor(image, size, rule), *image.size)
+        return DetectorInput(_by_factor(image, size, rule), *image.size)
     if rule.resize == "bilinear":
-        return Prepared(_bilinear(image, size, rule), *image.size)
+        return DetectorInput(_bilinear(image, size, rule), *image.size)
     if rule.resize == "pillow" and size != image.size:
         pixels = torch.from_numpy(np.array(image.resize(size, Image.Resampling.BILINEAR))).permute(2, 0, 1)
     else:
@@ -68,7 +68,7 @@ def prepare(image: Image.Image, rule: Preprocessing) -> Prepared:
             from torchvision.transforms.v2.functional import resize
 
             pixels = resize(pixels, [size[1], size[0]], antialias=True)
-    return Prepared(normalised(pixels, rule), *image.size)
+    return DetectorInput(normalised(pixels, rule), *image.size)
 
 
 def _by_factor(image: Image.Image, size: tuple[int, int], rule: Preprocessing) -> Tensor:
@@ -101,7 +101,7 @@ def padded_size(width: int, height: int, multiple: int) -> tuple[int, int]:
     return width + -width % multiple, height + -height % multiple
 
 
-def stacked(batch: Sequence[Prepared], slots: int, multiple: int, device: torch.device | str) -> Tensor:
+def stacked(batch: Sequence[DetectorInput], slots: int, multiple: int, device: torch.device | str) -> Tensor:
     """float32 [slots, 3, H, W], channels last: inputs with zeros below and to the right, then inputs of zeros."""
     width, height = padded_size(batch[0].pixels.shape[2], batch[0].pixels.shape[1], multiple)
     out = torch.zeros(max(slots, len(batch)), 3, height, width, device=device)
@@ -111,11 +111,11 @@ def stacked(batch: Sequence[Prepared], slots: int, multiple: int, device: torch.
     return out
 
 
-def scales_of(batch: Sequence[Prepared], device: torch.device | str) -> Tensor:
+def scales_of(batch: Sequence[DetectorInput], device: torch.device | str) -> Tensor:
     """[B, 4]: what pixels of each image, x y x y, are multiplied by to be those of the input."""
     return torch.tensor([prepared.scale * 2 for prepared in batch]).to(device)
 
 
-def limits_of(batch: Sequence[Prepared], device: torch.device | str) -> Tensor:
+def limits_of(batch: Sequence[DetectorInput], device: torch.device | str) -> Tensor:
     """[B, 4] float32: width, height, width, height of each input."""
     return torch.tensor([(*prepared.pixels.shape[:0:-1],) * 2 for prepared in batch], dtype=torch.float32).to(device)

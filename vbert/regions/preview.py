@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from vbert.regions.detector import DetectorWeights, RegionSettings
-    from vbert.regions.shards import Sample
+    from vbert.regions.shards import RegionSample
 
 
 def look(
     weights: DetectorWeights, files: Sequence[Path], settings: RegionSettings, device: str
-) -> Iterator[tuple[Path, Image.Image, Sample]]:
+) -> Iterator[tuple[Path, Image.Image, RegionSample]]:
     """(file, image as shown, its regions), file by file. Raises UserError for one that can't be read or decoded."""
     from vbert.data.decode import BadImage, decode
     from vbert.regions.detector import ExtractionNumerics
@@ -40,7 +40,7 @@ def look(
 
 def show(
     weights: DetectorWeights, files: Sequence[Path], settings: RegionSettings, device: str, target: Path, most: int
-) -> list[Sample]:
+) -> list[RegionSample]:
     """Draw the `most` best regions of each file, with scores, classes and attributes, into one picture `target`."""
     from vbert.regions.drawing import check_name, side_by_side, tile
 

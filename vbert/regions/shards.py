@@ -56,7 +56,7 @@ def strangers(folder: Path) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Sample:
+class RegionSample:
     """What is written of one image: features [n, d], boxes [n, 4], and n scores, class names and attribute lists.
 
     What an imported format doesn't say: no scores, classes "", no attributes; sha256 and sizes None.
@@ -145,7 +145,7 @@ def _member(out: BinaryIO, name: str, data: bytes) -> int:
     return offset
 
 
-def write_shard(directory: Path, shard: int, samples: Iterable[Sample]) -> dict[str, list[Any]]:
+def write_shard(directory: Path, shard: int, samples: Iterable[RegionSample]) -> dict[str, list[Any]]:
     """Write shard number `shard` into `directory`, one sample at a time. Returns its rows of the index, by column."""
     import numpy as np
 
@@ -236,7 +236,7 @@ def write_parquet(path: Path, table: pa.Table) -> None:
     pq.write_table(table, path, version="2.6", compression="zstd", compression_level=3, write_page_checksum=True)
 
 
-class _Reader:
+class _OpenShards:
     """One process's open shards: the index in memory, the tars mapped as they are asked for."""
 
     def __init__(self, shards: Shards) -> None:
@@ -313,10 +313,10 @@ class Shards(Artifact):
     def __bool__(self) -> bool:
         return True  # also shards that are not built yet, which have no length
 
-    def _opened(self) -> _Reader:
-        reader: _Reader | None = self.__dict__.get("_reader")
+    def _opened(self) -> _OpenShards:
+        reader: _OpenShards | None = self.__dict__.get("_reader")
         if reader is None:
-            reader = self.__dict__["_reader"] = _Reader(self)
+            reader = self.__dict__["_reader"] = _OpenShards(self)
         return reader
 
     def no_image(self, image_id: str) -> str:

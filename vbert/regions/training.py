@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from vbert.artifacts.making.build import Job
     from vbert.artifacts.steps.settings import Numerics
     from vbert.data.images import Images
-    from vbert.regions.detector import Prepared
+    from vbert.regions.detector import DetectorInput
     from vbert.training.ranks import Ranks
 
 log = logging.getLogger("vbert.detection")
@@ -220,7 +220,7 @@ class DetectionTraining:
             one[:, : p.shape[1], : p.shape[2]] = p
         return DetectionBatch(batch, shapes, list(targets))
 
-    def _readable(self, index: int, epoch: int) -> tuple[str, Prepared]:
+    def _readable(self, index: int, epoch: int) -> tuple[str, DetectorInput]:
         """The image and its id; in place of one that can't be decoded, the next one that can, so that a batch of one
         is a batch still. Raises BuildError behind TRIES of them."""
         ids = self.train.ids

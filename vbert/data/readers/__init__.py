@@ -11,7 +11,7 @@ A reader is a module of this package with (see `Reader`):
                                                                    only where the format has texts
 
 A file is read as its maker meant it, or refused by a UserError with file, line and field; a reader drops nothing
-without saying so (`Note`, `left_out` of a box) and makes up no number. No other exception leaves it.
+without saying so (`ReaderNote`, `left_out` of a box) and makes up no number. No other exception leaves it.
 
 `raws` are the artifacts of the spec's sources by name ("generated" for a generator's); `options` stand in the spec.
 Order doesn't matter: tables are sorted. Import heavy libraries inside the functions.
@@ -30,12 +30,12 @@ from vbert.artifacts.steps.settings import Plugin
 from vbert.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from vbert.data.boxes import Stated
+    from vbert.data.boxes import StatedSize
     from vbert.data.raw import RawFiles
 
 
 @dataclass(frozen=True)
-class Note:
+class ReaderNote:
     """What a reader has to say beside its rows: a figure of the index, and a sentence."""
 
     figure: str
@@ -65,7 +65,7 @@ BoxRow = TypedDict(
         "class": str,
         "attributes": Sequence[str],
         "where": NotRequired[str],  # its place in the file, for sentences
-        "stated": NotRequired["Stated"],  # what the file says of its photo
+        "stated": NotRequired["StatedSize"],  # what the file says of its photo
         "left_out": NotRequired[str],  # why it isn't wanted, in a word: it is counted
     },
 )
@@ -76,7 +76,7 @@ class Reader(Protocol):
 
     __name__: str
     VERSION: int
-    images: Callable[..., Iterable[ImageRow | Note]]
+    images: Callable[..., Iterable[ImageRow | ReaderNote]]
     examples: Callable[..., Iterable[dict[str, Any]]]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Place = tuple[str, str]  # source, member
 
 
-class Photos:
+class PhotoFiles:
     """The image files of some Raws, by name."""
 
     def __init__(self, raws: Mapping[str, RawFiles]) -> None:

@@ -19,7 +19,7 @@ LONGEST_LINE = 1 << 24  # bytes; the whole of an example is below a few KB
 NO, YES = (False, 0, "", "0", "false", "no", None), (True, 1, "1", "true", "yes")
 
 
-class Phrase(TypedDict):
+class PhraseRow(TypedDict):
     start: int
     end: int
     boxes: list[list[int | float]]
@@ -38,7 +38,7 @@ class ExampleRow(TypedDict, total=False):
     answers: list[Any] | None
     label: str | None
     question_type: str | None
-    phrases: list[Phrase] | None
+    phrases: list[PhraseRow] | None
     negatives: list[str] | None
     changed: list[str] | None
     false_of: list[str] | None
@@ -134,4 +134,4 @@ def _fault(error: ValidationError, kind: Any) -> str:
 
 def _fields(kind: Any, path: Sequence[Any]) -> list[str]:
     """The fields of a row, or of the phrase in it."""
-    return list((Phrase if path[:1] == ("phrases",) else kind).__annotations__)
+    return list((PhraseRow if path[:1] == ("phrases",) else kind).__annotations__)

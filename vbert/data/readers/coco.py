@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any, NotRequired, get_args
 
 from typing_extensions import TypedDict
 
-from vbert.data.boxes import Corners, Pixels, Stated
+from vbert.data.boxes import Corners, Pixels, StatedSize
 from vbert.data.names import count_of, ending, plain
-from vbert.data.readers import BoxRow, ImageRow, Note
-from vbert.data.readers._photos import Photos, Place
+from vbert.data.readers import BoxRow, ImageRow, ReaderNote
+from vbert.data.readers._photos import PhotoFiles, Place
 from vbert.data.readers._rows import checked, chosen, flag, matched, named_by_split
 from vbert.errors import UserError
 
@@ -41,14 +41,14 @@ OWN = (".json",)
 NAMED = re.compile(r"(?:.*/)?(instances|captions|image_info)_((train|val|test)[^/]*)\.json")
 
 
-class ImageEntry(TypedDict):
+class CocoImage(TypedDict):
     id: int | str
     file_name: str
     width: NotRequired[Any]
     height: NotRequired[Any]
 
 
-class Annotation(TypedDict):
+class CocoAnnotation(TypedDict):
     image_id: int | str
     id: NotRequired[int | str | None]
     category_id: NotRequired[int | str | None]
@@ -57,21 +57,21 @@ class Annotation(TypedDict):
     caption: NotRequired[str | None]
 
 
-class Category(TypedDict):
+class CocoCategory(TypedDict):
     id: int | str
     name: str
 
 
-class Content(TypedDict, total=False):
+class CocoContent(TypedDict, total=False):
     """What is read of a file. Outlines are nine tenths of it, and nothing here needs them."""
 
-    images: list[ImageEntry] | None
-    annotations: list[Annotation] | None
-    categories: list[Category] | None
+    images: list[CocoImage] | None
+    annotations: list[CocoAnnotation] | None
+    categories: list[CocoCategory] | None
 
 
 @dataclass(frozen=True)
-class File:
+class CocoFile:
     """One annotation file. `kind`: instances, captions or image_info; `folder`: what its photos' folder is called."""
 
     raw: RawFiles
@@ -81,16 +81,16 @@ class File:
     folder: str
 
     @cached_property
-    def content(self) -> Content:
-        found: Content = checked(self.raw.read(self.name), Content, self.name)
+    def content(self) -> CocoContent:
+        found: CocoContent = checked(self.raw.read(self.name), CocoContent, self.name)
         return found
 
     @property
-    def images(self) -> list[ImageEntry]:
+    def images(self) -> list[CocoImage]:
         return self.content.get("images") or []
 
     @property
-    def annotations(self) -> Iterator[tuple[str, Annotation]]:
+    def annotations(self) -> Iterator[tuple[str, CocoAnnotation]]:
         """(place, annotation)"""
         for at, row in enumerate(self.content.get("annotations") or ()):
             yield f"{self.name}: annotations[{at}]", row
@@ -123,7 +123,7 @@ def images(
     scale_boxes: bool = False,
 ) -> Iterator[ImageRow]:
     """Every image that the files name; those without boxes too."""
-    photos, seen = Photos(raws), dict[str, tuple[Place, str]]()
+    photos, seen = PhotoFiles(raws), dict[str, tuple[Place, str]]()
     for file in _listing(raws, splits):
         known = file.ids(ids)
         for at, row in enumerate(file.images):
@@ -155,7 +155,7 @@ def boxes(
             continue
         known, classes = file.ids(ids), file.classes()
         stated = {
-            str(row["id"]): Stated(
+            str(row["id"]): StatedSize(
                 row.get("width"), row.get("height"), f"{file.name}: images[{at}]", pixels, scale_boxes
             )
             for at, row in enumerate(file.images)
@@ -190,7 +190,7 @@ def examples(
     image_ids: Collection[str],
     splits: Mapping[str, str] | None = None,
     ids: str = "id",
-) -> Iterator[dict[str, Any] | Note]:
+) -> Iterator[dict[str, Any] | ReaderNote]:
     """One caption an example, by its number; where two files count alike, with the split before it. Empty ones are
     left out and counted."""
     seen: set[str] = set()
@@ -218,10 +218,12 @@ def examples(
                 "text": caption.strip(),
             }
     if empty:
-        yield Note("empty_captions", len(empty), f"{count_of(empty, 'caption')} without text; the first: {empty[0]}")
+        yield ReaderNote(
+            "empty_captions", len(empty), f"{count_of(empty, 'caption')} without text; the first: {empty[0]}"
+        )
 
 
-def _files(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None) -> list[File]:
+def _files(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None) -> list[CocoFile]:
     """The annotation files by split; UserError where there is none."""
     splits = named_by_split(splits)
     found = []
@@ -230,12 +232,12 @@ def _files(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None) -> li
             if splits is None:
                 if match := NAMED.fullmatch(name):
                     kind, folder, split = match.groups()
-                    found.append(File(raw, name, kind, split, folder))
+                    found.append(CocoFile(raw, name, kind, split, folder))
                 continue
             for split, part in splits.items():
                 if f"/{name}".endswith(f"/{part}"):
                     kind = "captions" if part.rpartition("/")[2].startswith("captions") else "instances"
-                    found.append(File(raw, name, kind, split, split))
+                    found.append(CocoFile(raw, name, kind, split, split))
     if not found:
         wanted = "instances_train….json and the like" if splits is None else ", ".join(splits.values())
         raise UserError(f"reader 'coco': {', '.join(raws)} hold no {wanted}; name them by `options: {{splits: …}}`")
@@ -244,7 +246,7 @@ def _files(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None) -> li
     return sorted(found, key=lambda file: (file.split, file.name))
 
 
-def _listing(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None) -> list[File]:
+def _listing(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None) -> list[CocoFile]:
     """The files that list a split's images: those of instances where there are any, else of captions or image_info."""
     order = ("instances", "captions", "image_info")
     files = _files(raws, splits)
@@ -254,7 +256,7 @@ def _listing(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None) -> 
     return sorted((file for file in files if order.index(file.kind) == best[file.folder]), key=lambda file: file.name)
 
 
-def _corners(row: Annotation, where: str) -> Corners:
+def _corners(row: CocoAnnotation, where: str) -> Corners:
     if "bbox" not in row:
         raise UserError(f"{where}: bbox: is missing")
     box = row["bbox"]

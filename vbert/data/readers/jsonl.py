@@ -38,8 +38,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from vbert.data.names import Names, count_of, is_image
-from vbert.data.readers import BoxRow, ImageRow, Note
+from vbert.data.names import FileNames, count_of, is_image
+from vbert.data.readers import BoxRow, ImageRow, ReaderNote
 from vbert.data.readers._rows import ExampleRow, lines, matched, named_by_split
 from vbert.errors import UserError
 
@@ -54,7 +54,7 @@ SINGLE = {"image": "image_ids", "answer": "answers"}  # what may be written for 
 
 
 @with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
-class Line(ExampleRow, total=False):
+class ExampleLine(ExampleRow, total=False):
     """A line of examples."""
 
     image: str | None
@@ -88,7 +88,7 @@ def images(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None = None
 
 def boxes(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None = None) -> Iterator[BoxRow]:
     """The lines of every `boxes.jsonl`."""
-    names = Names(dict.fromkeys(name for raw in raws.values() for name in raw.members() if is_image(name)))
+    names = FileNames(dict.fromkeys(name for raw in raws.values() for name in raw.members() if is_image(name)))
     for where, row in _lines(raws, "boxes.jsonl", BoxLine):
         box = row.get("box")
         if not (isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)):
@@ -111,11 +111,11 @@ def boxes(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None = None)
         }
 
 
-def examples(raws: Mapping[str, RawFiles], image_ids: Collection[str]) -> Iterator[dict[str, Any] | Note]:
+def examples(raws: Mapping[str, RawFiles], image_ids: Collection[str]) -> Iterator[dict[str, Any] | ReaderNote]:
     """The lines of every `.jsonl` but `boxes.jsonl`. Raises UserError as `file:line: field: what`."""
-    names = Names(image_ids)
+    names = FileNames(image_ids)
     misread = []
-    for where, line in _lines(raws, ".jsonl", Line):
+    for where, line in _lines(raws, ".jsonl", ExampleLine):
         row = {field: value for field, value in line.items() if value is not None}
         for one, many in SINGLE.items():
             if one in row and many in row:
@@ -140,7 +140,7 @@ def examples(raws: Mapping[str, RawFiles], image_ids: Collection[str]) -> Iterat
         yield row
     if misread:
         said = f"{count_of(misread, 'question')} with a label in place of an answer; the first: {misread[0]}"
-        yield Note("labelled_questions", len(misread), said)
+        yield ReaderNote("labelled_questions", len(misread), said)
 
 
 def _asks(row: Mapping[str, Any]) -> bool:

@@ -21,33 +21,33 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
-class Item(TypedDict):
+class ObjectLine(TypedDict):
     shape: str
     color: str
     size: str
     box: tuple[int, int, int, int]
 
 
-class Scene(TypedDict):
+class SceneLine(TypedDict):
     image_id: str
     split: str
-    objects: list[Item]
+    objects: list[ObjectLine]
 
 
 @with_config(ConfigDict(extra="allow", strict=True, allow_inf_nan=False))
-class Text(ExampleRow, total=False):
+class TextLine(ExampleRow, total=False):
     """A line of texts; columns that EXAMPLES_SCHEMA doesn't have are refused when the table is written."""
 
 
 def images(raws: Mapping[str, RawFiles]) -> Iterator[ImageRow]:
-    for scene in _rows(raws, "scenes.jsonl", Scene):
+    for scene in _rows(raws, "scenes.jsonl", SceneLine):
         image_id = scene["image_id"]
         yield {"image_id": image_id, "path": f"images/{image_id}.png", "split": scene["split"]}
 
 
 def boxes(raws: Mapping[str, RawFiles]) -> Iterator[dict[str, Any]]:
     """Ground truth: tight around what is visible of each shape."""
-    for scene in _rows(raws, "scenes.jsonl", Scene):
+    for scene in _rows(raws, "scenes.jsonl", SceneLine):
         for item in scene["objects"]:
             x1, y1, x2, y2 = item["box"]
             attributes = [item["color"], item["size"]]
@@ -56,7 +56,7 @@ def boxes(raws: Mapping[str, RawFiles]) -> Iterator[dict[str, Any]]:
 
 
 def examples(raws: Mapping[str, RawFiles], image_ids: set[str]) -> Iterable[dict[str, Any]]:
-    return (row for row in _rows(raws, "texts.jsonl", Text) if image_ids.issuperset(row.get("image_ids") or ()))
+    return (row for row in _rows(raws, "texts.jsonl", TextLine) if image_ids.issuperset(row.get("image_ids") or ()))
 
 
 def _rows(raws: Mapping[str, RawFiles], name: str, kind: Any) -> Iterator[Any]:

@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any, get_args
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from vbert.data.boxes import Corners, Pixels, Stated
-from vbert.data.names import Names, count_of
-from vbert.data.readers import BoxRow, ImageRow, Note
-from vbert.data.readers._photos import Photos, Place
+from vbert.data.boxes import Corners, Pixels, StatedSize
+from vbert.data.names import FileNames, count_of
+from vbert.data.readers import BoxRow, ImageRow, ReaderNote
+from vbert.data.readers._photos import PhotoFiles, Place
 from vbert.data.readers._rows import chosen, flag
 from vbert.errors import UserError, nearest
 
@@ -54,17 +54,17 @@ def images(
     difficult: str = "skip",
     pixels: Pixels = "stated",
     scale_boxes: bool = False,
-) -> Iterator[ImageRow | Note]:
+) -> Iterator[ImageRow | ReaderNote]:
     """Every image with an XML; those in no list of a split, where there are lists, have none."""
-    photos, stems = Photos(raws), {name: _stem(name) for _, name in _annotations(raws)}
-    splits, lost = _splits(raws, Names(dict.fromkeys(stems.values())))
+    photos, stems = PhotoFiles(raws), {name: _stem(name) for _, name in _annotations(raws)}
+    splits, lost = _splits(raws, FileNames(dict.fromkeys(stems.values())))
     for source, name in _annotations(raws):
         found, member = _photo(photos, raws[source], name)
         split = "train" if splits is None else splits.get(stems[name])
         yield {"image_id": stems[name], "path": member, "source": found, "split": split}
     if lost:
         some = ", ".join(repr(name)[:80] for name in lost[:3])
-        yield Note(
+        yield ReaderNote(
             "listed_but_missing", len(lost), f"lists of splits name {count_of(lost, 'image')} without an XML: {some}"
         )
 
@@ -83,7 +83,7 @@ def boxes(
     chosen(scale_boxes, (True, False), "scale_boxes")
     for source, name in _annotations(raws):
         tree = parsed(raws[source].read(name, XML_BYTES), name)
-        stated = Stated(
+        stated = StatedSize(
             _number(_text(tree, "size/width")), _number(_text(tree, "size/height")), name, pixels, scale_boxes
         )
         for at, item in enumerate(tree.findall("object")):
@@ -167,7 +167,7 @@ def _stem(name: str) -> str:
     return name.rpartition("/")[2][: -len(".xml")]
 
 
-def _photo(photos: Photos, raw: RawFiles, name: str) -> Place:
+def _photo(photos: PhotoFiles, raw: RawFiles, name: str) -> Place:
     """(source, member) of an XML's image: of the same name in JPEGImages or beside the XML, else the one it names."""
     own = name.rpartition("/")[0]
     beside = "/".join(filter(None, (own.rpartition("/")[0], "JPEGImages")))
@@ -179,7 +179,7 @@ def _photo(photos: Photos, raw: RawFiles, name: str) -> Place:
     return photos.find(named, beside, name, any_ending=False)
 
 
-def _splits(raws: Mapping[str, RawFiles], known: Names) -> tuple[dict[str, str] | None, list[str]]:
+def _splits(raws: Mapping[str, RawFiles], known: FileNames) -> tuple[dict[str, str] | None, list[str]]:
     """Image → split, by the lists `ImageSets/Main/SPLIT.txt` (None: there are none), and the names that no image has.
 
     Raises UserError for a list of which no name is an image's, and for an image in two of them.
@@ -216,7 +216,7 @@ def _list(raw: RawFiles, name: str) -> str:
         raise UserError(f"{name}: is not in UTF-8 ({error.reason}); save it as UTF-8") from None
 
 
-def _listed(line: str, known: Names, where: str) -> str | None:
+def _listed(line: str, known: FileNames, where: str) -> str | None:
     """The image of a line: its name, which may have blanks, or what stands before a column of -1, 0 or 1, or before the
     name of its XML."""
     *_, final = line.split()

@@ -7,17 +7,17 @@ from random import Random
 from typing import Any, TypeVar
 
 from vbert.data.shapes.language import (
-    Facts,
-    Is,
+    DescribedObject,
+    ExactCount,
+    Exists,
+    HasAttribute,
     Meaning,
-    More,
+    MoreOf,
     Noun,
-    Number,
-    Only,
     Relation,
-    Some,
-    Split,
-    Thing,
+    SceneFacts,
+    SplitScenes,
+    WholeScene,
     canonical,
     lies,
 )
@@ -34,7 +34,7 @@ TRIES = 8
 WORDINGS = 60  # a multiple of the number of wordings of every meaning
 
 
-def captions(settings: ShapesSettings, split: Split) -> Iterator[tuple[int, Meaning, Row]]:
+def captions(settings: ShapesSettings, split: SplitScenes) -> Iterator[tuple[int, Meaning, Row]]:
     """(place of the scene in the split, meaning, row) of each caption. `question_type` says what a caption is;
     `unique` is computed for every one."""
     for place, scene in enumerate(split.scenes):
@@ -63,11 +63,11 @@ def captions(settings: ShapesSettings, split: Split) -> Iterator[tuple[int, Mean
                 break
 
 
-def plain(thing: Thing) -> Noun:
+def plain(thing: DescribedObject) -> Noun:
     return Noun(thing.shape, thing.colour)
 
 
-def levels(scene: Facts) -> Iterator[Only]:
+def levels(scene: SceneFacts) -> Iterator[WholeScene]:
     """Ever fuller descriptions of all things: shape and colour; sizes; parts of the image; pixels; the ground."""
     for level in range(6):
         nouns = []
@@ -80,10 +80,10 @@ def levels(scene: Facts) -> Iterator[Only]:
             if level >= 4:
                 noun = noun._replace(extent=(t.box[2] - t.box[0], t.box[3] - t.box[1]))
             nouns.append(noun)
-        yield Only(tuple(sorted(nouns, key=canonical)), scene.ground if level == 5 else None)
+        yield WholeScene(tuple(sorted(nouns, key=canonical)), scene.ground if level == 5 else None)
 
 
-def _unique(scene: Facts, split: Split) -> Only:
+def _unique(scene: SceneFacts, split: SplitScenes) -> WholeScene:
     """The shortest description of the scene that is true of no other scene of the split."""
     for meaning in levels(scene):
         found = split.candidates(meaning)
@@ -93,15 +93,15 @@ def _unique(scene: Facts, split: Split) -> Only:
     raise BuildError(f"scenes {others} can't be told apart in words; ask for fewer images, larger ones or another seed")
 
 
-def _list(settings: ShapesSettings, scene: Facts, rng: Random) -> Meaning:
+def _list(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Meaning:
     return next(levels(scene))
 
 
-def _relation(settings: ShapesSettings, scene: Facts, rng: Random) -> Meaning | None:
+def _relation(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Meaning | None:
     return pick(relations(scene), rng) or _place(settings, scene, rng)
 
 
-def relations(scene: Facts) -> list[Relation]:
+def relations(scene: SceneFacts) -> list[Relation]:
     """Clear relations between things of different kinds, the canonically first one named first; of the two axes the
     one that sets them further apart."""
     found = []
@@ -115,18 +115,18 @@ def relations(scene: Facts) -> list[Relation]:
     return found
 
 
-def _place(settings: ShapesSettings, scene: Facts, rng: Random) -> Meaning | None:
+def _place(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Meaning | None:
     placed = [t for t in scene.things if t.row or t.column]
     thing = pick(placed, rng)
-    return thing and Some(Noun(thing.shape, thing.colour, None, thing.row, thing.column))
+    return thing and Exists(Noun(thing.shape, thing.colour, None, thing.row, thing.column))
 
 
-def _count(settings: ShapesSettings, scene: Facts, rng: Random) -> Meaning:
+def _count(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Meaning:
     if rng.random() < 0.3 and (meaning := more(settings, scene, rng)):
         return meaning
     thing = rng.choice(scene.things)
     noun = rng.choice((Noun(), Noun(thing.shape), Noun(None, thing.colour), plain(thing)))
-    return Number(noun, noun.tally(scene)[0])
+    return ExactCount(noun, noun.tally(scene)[0])
 
 
 def kinds(settings: ShapesSettings) -> tuple[list[Noun], list[Noun]]:
@@ -134,17 +134,17 @@ def kinds(settings: ShapesSettings) -> tuple[list[Noun], list[Noun]]:
     return [Noun(None, name) for name in settings.colours], [Noun(name) for name in settings.shapes]
 
 
-def more(settings: ShapesSettings, scene: Facts, rng: Random) -> More | None:
+def more(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> MoreOf | None:
     """More of one colour than of another, or of one shape: true of the scene; None where nothing is."""
     for nouns in rng.sample(kinds(settings), 2):
         for _ in range(TRIES):
             one, other = rng.sample(nouns, 2)
             if one.tally(scene) > other.tally(scene):
-                return More(one, other)
+                return MoreOf(one, other)
     return None
 
 
-def _statement(settings: ShapesSettings, scene: Facts, rng: Random) -> Meaning | None:
+def _statement(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Meaning | None:
     """A short statement about an attribute; as often negated as not."""
     negated = rng.random() < 0.5
     if len(scene.things) == 1 and rng.random() < 0.4:
@@ -154,25 +154,29 @@ def _statement(settings: ShapesSettings, scene: Facts, rng: Random) -> Meaning |
         if thing := pick(alone, rng):
             return _is(settings, thing, Noun(thing.shape), negated, rng)
     nouns = either(settings, scene, rng)
-    return nouns and Some(nouns[not negated], negated)
+    return nouns and Exists(nouns[not negated], negated)
 
 
-def _is(settings: ShapesSettings, thing: Thing, subject: Noun, negated: bool, rng: Random) -> Is:
+def _is(settings: ShapesSettings, thing: DescribedObject, subject: Noun, negated: bool, rng: Random) -> HasAttribute:
     """'the circle is red', 'the shape is not a triangle': of the one thing that `subject` describes."""
     if subject.shape is None and rng.random() < 0.5:
         shape = rng.choice([s for s in settings.shapes if s != thing.shape]) if negated else thing.shape
-        return Is(subject, Noun(shape), negated)
+        return HasAttribute(subject, Noun(shape), negated)
     colour = rng.choice([c for c in settings.colours if c != thing.colour]) if negated else thing.colour
-    return Is(subject, Noun(None, colour), negated)
+    return HasAttribute(subject, Noun(None, colour), negated)
 
 
-def either(settings: ShapesSettings, scene: Facts, rng: Random) -> tuple[Noun, Noun] | None:
+def either(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> tuple[Noun, Noun] | None:
     """(absent, present): two nouns of the same form, one describing nothing in the scene, one something, so that the
     form tells nothing about which is asked for."""
     for form in rng.sample(("colour", "colour", "shape", "both", "both", "sized"), 6):
         present, absent = (
             pick(
-                [n for _ in range(TRIES) if Some(n := _noun(settings, scene, form, there, rng)).truth(scene) is there],
+                [
+                    n
+                    for _ in range(TRIES)
+                    if Exists(n := _noun(settings, scene, form, there, rng)).truth(scene) is there
+                ],
                 rng,
             )
             for there in (True, False)
@@ -182,7 +186,7 @@ def either(settings: ShapesSettings, scene: Facts, rng: Random) -> tuple[Noun, N
     return None
 
 
-def _noun(settings: ShapesSettings, scene: Facts, form: str, there: bool, rng: Random) -> Noun:
+def _noun(settings: ShapesSettings, scene: SceneFacts, form: str, there: bool, rng: Random) -> Noun:
     """A noun that describes a thing of the scene, or (`there` False) one that may well not: of random attributes, or,
     for the two longer forms, half of the time of one thing's with another shape."""
     thing = rng.choice(scene.things)
@@ -198,7 +202,7 @@ def _noun(settings: ShapesSettings, scene: Facts, form: str, there: bool, rng: R
     return Noun(shape, colour, (size or rng.choice(("small", "large"))) if form == "sized" else None)
 
 
-Maker = Callable[[ShapesSettings, Facts, Random], Meaning | None]
+Maker = Callable[[ShapesSettings, SceneFacts, Random], Meaning | None]
 MAKERS: dict[str, Maker] = {
     "list": _list,
     "relation": _relation,

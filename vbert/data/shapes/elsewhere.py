@@ -6,13 +6,15 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
-from vbert.data.shapes.language import Meaning, Split
+from vbert.data.shapes.language import Meaning, SplitScenes
 from vbert.data.shapes.scenes import ShapesSettings, stream
 
 TRIES = 100  # partners that a caption without a false image may swap with
 
 
-def add_false_of(settings: ShapesSettings, split: Split, told: Sequence[tuple[int, Meaning, dict[str, Any]]]) -> None:
+def add_false_of(
+    settings: ShapesSettings, split: SplitScenes, told: Sequence[tuple[int, Meaning, dict[str, Any]]]
+) -> None:
     """Gives each caption of a split (place of its scene, meaning, row) `false_of`: up to `settings.false_of` images of
     the split that it is false of.
 

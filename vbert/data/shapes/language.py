@@ -18,7 +18,7 @@ COLUMNS = ("left", "center", "right")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
-class Thing(NamedTuple):
+class DescribedObject(NamedTuple):
     """An object as texts see it."""
 
     shape: str
@@ -30,26 +30,26 @@ class Thing(NamedTuple):
     box: tuple[int, int, int, int]
 
 
-class Facts(NamedTuple):
+class SceneFacts(NamedTuple):
     """A scene as texts see it. Things are in the canonical order: by colour, shape, size, then place."""
 
     number: int
     image_id: str
     split: str
     size: int
-    things: tuple[Thing, ...]
+    things: tuple[DescribedObject, ...]
     ground: tuple[int, int, int]  # RGB the background starts with
 
 
-def facts(scene: Scene) -> Facts:
+def facts(scene: Scene) -> SceneFacts:
     things = []
     for o in scene.objects:
         x1, y1, x2, y2 = o.box
         size = None if o.size == "medium" else o.size
         row, column = _third(y1 + y2, scene.size, ROWS), _third(x1 + x2, scene.size, COLUMNS)
-        things.append(Thing(o.shape, o.colour, size, row, column, (x1 + x2, y1 + y2), o.box))
+        things.append(DescribedObject(o.shape, o.colour, size, row, column, (x1 + x2, y1 + y2), o.box))
     things.sort(key=lambda t: (t.colour, t.shape, t.size or "", t.centre))
-    return Facts(scene.number, scene.image_id, scene.split, scene.size, tuple(things), scene.background[1])
+    return SceneFacts(scene.number, scene.image_id, scene.split, scene.size, tuple(things), scene.background[1])
 
 
 def _third(doubled: int, size: int, names: tuple[str, ...]) -> str | None:
@@ -71,7 +71,7 @@ class Noun(NamedTuple):
     at: tuple[int, int] | None = None  # centre in whole pixels from the left and the top
     extent: tuple[int, int] | None = None  # width and height of the box in pixels
 
-    def fits(self, thing: Thing) -> Truth:
+    def fits(self, thing: DescribedObject) -> Truth:
         if self.colour is not None and self.colour != thing.colour:
             return False
         if self.shape is not None and self.shape != thing.shape:
@@ -89,7 +89,7 @@ class Noun(NamedTuple):
                 sure = False
         return True if sure else None
 
-    def tally(self, scene: Facts) -> tuple[int, int]:
+    def tally(self, scene: SceneFacts) -> tuple[int, int]:
         """The least and the greatest number of things it may describe."""
         found = [self.fits(thing) for thing in scene.things]
         sure = found.count(True)
@@ -102,50 +102,50 @@ def canonical(noun: Noun) -> tuple[object, ...]:
     return (*(word or "" for word in words), noun.at or (), noun.extent or ())
 
 
-class Some(NamedTuple):
+class Exists(NamedTuple):
     """There is such a thing; `negated`: there is none."""
 
     noun: Noun
     negated: bool = False
 
-    def truth(self, scene: Facts) -> Truth:
+    def truth(self, scene: SceneFacts) -> Truth:
         least, most = self.noun.tally(scene)
         there = True if least else None if most else False
         return there if there is None else there is not self.negated
 
 
-class Number(NamedTuple):
+class ExactCount(NamedTuple):
     """There are exactly `number`."""
 
     noun: Noun
     number: int
 
-    def truth(self, scene: Facts) -> Truth:
+    def truth(self, scene: SceneFacts) -> Truth:
         least, most = self.noun.tally(scene)
         if not least <= self.number <= most:
             return False
         return True if least == most else None
 
 
-class More(NamedTuple):
+class MoreOf(NamedTuple):
     """There are more of one than of the other."""
 
     more: Noun
     fewer: Noun
 
-    def truth(self, scene: Facts) -> Truth:
+    def truth(self, scene: SceneFacts) -> Truth:
         (least, most), (other_least, other_most) = self.more.tally(scene), self.fewer.tally(scene)
         return True if least > other_most else False if most <= other_least else None
 
 
-class Is(NamedTuple):
+class HasAttribute(NamedTuple):
     """The one thing so described has the colour or shape of `what`; false where there is not exactly one."""
 
     noun: Noun
     what: Noun
     negated: bool = False
 
-    def truth(self, scene: Facts) -> Truth:
+    def truth(self, scene: SceneFacts) -> Truth:
         least, most = self.noun.tally(scene)
         if least > 1 or most == 0:
             return False
@@ -163,7 +163,7 @@ class Relation(NamedTuple):
     how: str
     second: Noun
 
-    def truth(self, scene: Facts) -> Truth:
+    def truth(self, scene: SceneFacts) -> Truth:
         answer: Truth = False
         for one in scene.things:
             for other in scene.things:
@@ -177,7 +177,7 @@ class Relation(NamedTuple):
         return answer
 
 
-def lies(one: Thing, how: str, other: Thing, size: int) -> Truth:
+def lies(one: DescribedObject, how: str, other: DescribedObject, size: int) -> Truth:
     axis = 0 if how in ("left of", "right of") else 1
     ahead = 5 * (other.centre[axis] - one.centre[axis])
     if how in ("right of", "below"):
@@ -185,13 +185,13 @@ def lies(one: Thing, how: str, other: Thing, size: int) -> Truth:
     return True if ahead >= size else False if ahead <= -size else None
 
 
-class Only(NamedTuple):
+class WholeScene(NamedTuple):
     """The scene holds exactly these things: one noun a thing, all with shape and colour, in canonical order."""
 
     nouns: tuple[Noun, ...]
     ground: tuple[int, int, int] | None = None
 
-    def truth(self, scene: Facts) -> Truth:
+    def truth(self, scene: SceneFacts) -> Truth:
         if len(self.nouns) != len(scene.things) or (self.ground is not None and self.ground != scene.ground):
             return False
         fits = [[noun.fits(thing) for thing in scene.things] for noun in self.nouns]
@@ -216,33 +216,33 @@ def _matched(fits: Sequence[Sequence[bool]]) -> bool:
     return all(give(row, set()) for row in range(len(fits)))
 
 
-Meaning = Some | Number | More | Is | Relation | Only
+Meaning = Exists | ExactCount | MoreOf | HasAttribute | Relation | WholeScene
 
 
 def nouns_of(meaning: Meaning) -> tuple[Noun, ...]:
     """Nouns without a thing to fit which the meaning is false; none for those that speak of absence."""
     match meaning:
-        case Some(noun, negated):
+        case Exists(noun, negated):
             return () if negated else (noun,)
-        case Number(noun, number):
+        case ExactCount(noun, number):
             return (noun,) if number else ()
-        case More(more, _):
+        case MoreOf(more, _):
             return (more,)
-        case Is(noun, what, negated):
+        case HasAttribute(noun, what, negated):
             return (noun,) if negated else (noun, what)
         case Relation(first, _, second):
             return (first, second)
-        case Only(nouns):
+        case WholeScene(nouns):
             return nouns
 
 
-class Split:
+class SplitScenes:
     """The scenes of one split; which of them a meaning may be true of."""
 
-    def __init__(self, scenes: Sequence[Facts]) -> None:
+    def __init__(self, scenes: Sequence[SceneFacts]) -> None:
         self.scenes = scenes
         self._having: dict[tuple[str | None, str | None], set[int]] = {}
-        # By type too: as tuples, Number(noun, 1) equals Some(noun, True).
+        # By type too: as tuples, ExactCount(noun, 1) equals Exists(noun, True).
         self._known: dict[tuple[type[Meaning], Meaning], tuple[int, ...]] = {}
         for place, scene in enumerate(scenes):
             for thing in scene.things:

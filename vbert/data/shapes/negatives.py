@@ -11,15 +11,15 @@ from vbert.data.shapes.language import (
     COLUMNS,
     OPPOSITE,
     ROWS,
-    Facts,
-    Is,
+    ExactCount,
+    Exists,
+    HasAttribute,
     Meaning,
-    More,
+    MoreOf,
     Noun,
-    Number,
-    Only,
     Relation,
-    Some,
+    SceneFacts,
+    WholeScene,
     canonical,
 )
 from vbert.data.shapes.scenes import ShapesSettings
@@ -33,14 +33,16 @@ class Negative(NamedTuple):
     changed: str
 
 
-def negatives(settings: ShapesSettings, scene: Facts, meaning: Meaning, wording: int, rng: Random) -> list[Negative]:
+def negatives(
+    settings: ShapesSettings, scene: SceneFacts, meaning: Meaning, wording: int, rng: Random
+) -> list[Negative]:
     """Texts false of the scene: the meaning with one attribute, shape, count, relation or its negation changed, in the
     same wording (a changed negation has wordings of its own). What only says that something is there, or isn't, gets
     two, its contrary and another: so false texts deny as often as true ones do."""
     found: dict[str, Negative] = {}
     most = settings.negatives
     others = altered(settings, meaning, rng)
-    if isinstance(meaning, Some | Is) and not place(meaning.noun):
+    if isinstance(meaning, Exists | HasAttribute) and not place(meaning.noun):
         most = min(most, 2)
         others = chain([(meaning._replace(negated=not meaning.negated), "negation")], others)
     for other, changed in others:
@@ -57,26 +59,26 @@ def altered(settings: ShapesSettings, meaning: Meaning, rng: Random) -> Iterator
     it."""
     changed: list[tuple[Meaning, str]] = []
     match meaning:
-        case Some(noun, negated):
-            changed = [(Some(n, negated), what) for n, what in _others(settings, noun)]
-        case Is(noun, said, negated):
-            changed = [(Is(noun, n, negated), what) for n, what in _others(settings, said)]
-        case Number(noun, number):
-            changed = [(Number(noun, n), "count") for n in (number - 1, number + 1) if n > 0]
-            changed += [(Number(n, number), what) for n, what in _others(settings, noun)]
-        case More(more, fewer):
-            changed = [(More(fewer, more), "count")]
-            changed += [(More(n, fewer), what) for n, what in _others(settings, more) if n != fewer]
+        case Exists(noun, negated):
+            changed = [(Exists(n, negated), what) for n, what in _others(settings, noun)]
+        case HasAttribute(noun, said, negated):
+            changed = [(HasAttribute(noun, n, negated), what) for n, what in _others(settings, said)]
+        case ExactCount(noun, number):
+            changed = [(ExactCount(noun, n), "count") for n in (number - 1, number + 1) if n > 0]
+            changed += [(ExactCount(n, number), what) for n, what in _others(settings, noun)]
+        case MoreOf(more, fewer):
+            changed = [(MoreOf(fewer, more), "count")]
+            changed += [(MoreOf(n, fewer), what) for n, what in _others(settings, more) if n != fewer]
         case Relation(first, how, second):
             yield Relation(first, OPPOSITE[how], second), "relation"
             changed += [(Relation(n, how, second), what) for n, what in _others(settings, first) if n != second]
             changed += [(Relation(first, how, n), what) for n, what in _others(settings, second) if n != first]
-        case Only(nouns, ground):
+        case WholeScene(nouns, ground):
             for k, noun in enumerate(nouns):
                 rest = (*nouns[:k], *nouns[k + 1 :])
                 lists = [((*rest, n), what) for n, what in _others(settings, noun)] + [((*rest, noun, noun), "count")]
                 lists += [(rest, "count")] if rest else []
-                changed += [(Only(tuple(sorted(other, key=canonical)), ground), what) for other, what in lists]
+                changed += [(WholeScene(tuple(sorted(other, key=canonical)), ground), what) for other, what in lists]
     yield from rng.sample(changed, len(changed))
 
 

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from vbert.data.shapes.language import Meaning, Split
+from vbert.data.shapes.language import Meaning, SplitScenes
 
 Row = Mapping[str, Any]
 Gram = tuple[str, ...]
@@ -70,7 +70,7 @@ def phrases(rows: Sequence[Row], things: Mapping[str, int]) -> dict[str, Any]:
     return result
 
 
-def retrieval(split: Split, told: Sequence[tuple[int, str, Meaning]]) -> dict[str, Any]:
+def retrieval(split: SplitScenes, told: Sequence[tuple[int, str, Meaning]]) -> dict[str, Any]:
     """Recall at 1, 5, 10 of a reader who knows of every caption which images it may be true of (unclear counts as
     true). `told`: (place in the split, kind of caption, meaning), statements left out.
 

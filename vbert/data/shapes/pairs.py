@@ -7,26 +7,26 @@ from random import Random
 from typing import Any, NamedTuple
 
 from vbert.data.shapes.captions import TRIES, kinds, levels, pick, relations
-from vbert.data.shapes.language import Facts
+from vbert.data.shapes.language import SceneFacts
 from vbert.data.shapes.scenes import ShapesSettings, stream
-from vbert.data.shapes.wording import ONLY, Span, listed, plural, said
+from vbert.data.shapes.wording import ONLY, TextSpan, listed, plural, said
 
 Row = dict[str, Any]
 BLOCK = 40  # scenes of a split that pairs are made among; earlier blocks don't depend on later scenes
 
 
-class Claim(NamedTuple):
+class PairClaim(NamedTuple):
     """A statement over a left and a right image. `left` and `right` give what matters of one image; the statement is
     true where `right`'s is the `partner` of `left`'s."""
 
     kind: str
     text: str
-    left: Callable[[Facts], Hashable]
-    right: Callable[[Facts], Hashable]
+    left: Callable[[SceneFacts], Hashable]
+    right: Callable[[SceneFacts], Hashable]
     partner: Callable[[Any], Hashable]
 
 
-def pairs(settings: ShapesSettings, scenes: Sequence[Facts]) -> Iterator[Row]:
+def pairs(settings: ShapesSettings, scenes: Sequence[SceneFacts]) -> Iterator[Row]:
     """The pair rows of a split, about `pairs` a scene, in fours: two left and two right images, of which each left one
     makes the statement true with one right one and false with the other. So every statement has both labels equally
     often, and neither the text nor, beside it, one of the images tells anything."""
@@ -41,39 +41,41 @@ def pairs(settings: ShapesSettings, scenes: Sequence[Facts]) -> Iterator[Row]:
                     break
 
 
-def _claim(settings: ShapesSettings, rng: Random) -> Claim:
+def _claim(settings: ShapesSettings, rng: Random) -> PairClaim:
     colours, shapes = kinds(settings)
     noun = rng.choice(rng.choice((colours, shapes)))
     kind = rng.choice(("one", "both", "same", "different", "total"))
     a = f"a {said(noun)}"
 
-    def there(scene: Facts) -> bool:
+    def there(scene: SceneFacts) -> bool:
         return noun.tally(scene)[0] > 0
 
-    def number(scene: Facts) -> int:
+    def number(scene: SceneFacts) -> int:
         return noun.tally(scene)[0]
 
     if kind == "one":
         text = rng.choice(("exactly one of the two images contains {}", "only one of the images shows {}")).format(a)
-        return Claim(kind, text, there, there, lambda left: not left)
+        return PairClaim(kind, text, there, there, lambda left: not left)
     if kind == "both":
         text = rng.choice(("both images contain {} or neither does", "{} is in both images or in none")).format(a)
-        return Claim(kind, text, there, there, lambda left: left)
+        return PairClaim(kind, text, there, there, lambda left: left)
     if kind in ("same", "different"):
         patterns = {
             "same": ("the two images contain the same number of {}", "as many {} are on the left as on the right"),
             "different": ("the two images contain different numbers of {}", "the numbers of {} left and right differ"),
         }
         text = rng.choice(patterns[kind]).format(plural(noun))
-        return Claim(kind, text, number, number, lambda left: left)
+        return PairClaim(kind, text, number, number, lambda left: left)
     total = rng.choice((1, 2, 3))
     text = rng.choice(("together the images contain exactly {} {}", "the two images hold {} {} in all")).format(
         ("one", "two", "three")[total - 1], plural(noun) if total > 1 else said(noun)
     )
-    return Claim(kind, text, number, number, lambda left: total - left)
+    return PairClaim(kind, text, number, number, lambda left: total - left)
 
 
-def _four(claim: Claim, block: Sequence[Facts], rng: Random) -> tuple[Facts, Facts, Facts, Facts] | None:
+def _four(
+    claim: PairClaim, block: Sequence[SceneFacts], rng: Random
+) -> tuple[SceneFacts, SceneFacts, SceneFacts, SceneFacts] | None:
     """Left a, left b, right a, right b: right a is the partner of left a alone, right b of left b alone."""
     order = rng.sample(list(block), len(block))
     for one in order[:TRIES]:
@@ -81,7 +83,7 @@ def _four(claim: Claim, block: Sequence[Facts], rng: Random) -> tuple[Facts, Fac
         other = next((s for s in order if claim.left(s) != value), None)
         if other is None:
             continue
-        found: list[Facts] = []
+        found: list[SceneFacts] = []
         for left in (one, other):
             taken = [one, other, *found]
             wanted = claim.partner(claim.left(left))
@@ -94,7 +96,9 @@ def _four(claim: Claim, block: Sequence[Facts], rng: Random) -> tuple[Facts, Fac
     return None
 
 
-def _pair_rows(claim: Claim, four: tuple[Facts, Facts, Facts, Facts], name: str) -> Iterator[Row]:
+def _pair_rows(
+    claim: PairClaim, four: tuple[SceneFacts, SceneFacts, SceneFacts, SceneFacts], name: str
+) -> Iterator[Row]:
     one, other, right_one, right_other = four
     fits = ((one, right_one, True), (one, right_other, False), (other, right_one, False), (other, right_other, True))
     for k, (left, right, partners) in enumerate(fits):
@@ -118,7 +122,7 @@ SENTIMENTS = (
 )
 
 
-def sentiments(settings: ShapesSettings, scenes: Sequence[Facts]) -> Iterator[Row]:
+def sentiments(settings: ShapesSettings, scenes: Sequence[SceneFacts]) -> Iterator[Row]:
     """Three rows a scene: a liking for one kind and a dislike of another; positive where the image holds more of the
     liked, negative where more of the disliked, neutral where as many. Every image has each label once, and liked and
     disliked are drawn without a preference: neither image nor text tells the label alone. Scenes that can't have all
@@ -144,7 +148,7 @@ def sentiments(settings: ShapesSettings, scenes: Sequence[Facts]) -> Iterator[Ro
                 break
 
 
-def phrases(settings: ShapesSettings, scenes: Sequence[Facts]) -> Iterator[Row]:
+def phrases(settings: ShapesSettings, scenes: Sequence[SceneFacts]) -> Iterator[Row]:
     """Two rows a scene: the list of all things, and a relation of two things each of which is alone of its kind."""
     for scene in scenes:
         rng = stream(settings, "phrases", scene.number)
@@ -157,11 +161,11 @@ def phrases(settings: ShapesSettings, scenes: Sequence[Facts]) -> Iterator[Row]:
         if (relation := pick(alone, rng)) is not None:
             one, other = (f"the {said(noun)}" for noun in (relation.first, relation.second))
             text = f"{one} is {relation.how} {other}"
-            first = Span(0, len(one), relation.first, 1)
-            yield _phrase_row(scene, 1, text, [first, Span(len(text) - len(other), len(text), relation.second, 1)])
+            first = TextSpan(0, len(one), relation.first, 1)
+            yield _phrase_row(scene, 1, text, [first, TextSpan(len(text) - len(other), len(text), relation.second, 1)])
 
 
-def _phrase_row(scene: Facts, k: int, text: str, spans: Sequence[Span]) -> Row:
+def _phrase_row(scene: SceneFacts, k: int, text: str, spans: Sequence[TextSpan]) -> Row:
     boxes = [[list(t.box) for t in scene.things if span.noun.fits(t)] for span in spans]
     return {
         "example_id": f"{scene.image_id}/phrases/{k}",

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from vbert.data.shapes.captions import TRIES, either, kinds, more, pick, relations
-from vbert.data.shapes.language import OPPOSITE, Facts, Noun, Relation, Thing
+from vbert.data.shapes.language import OPPOSITE, DescribedObject, Noun, Relation, SceneFacts
 from vbert.data.shapes.scenes import ShapesSettings, stream
 from vbert.data.shapes.wording import plural, said, some
 
@@ -29,7 +29,7 @@ MORE = ("are there more {} than {}?", "does the image contain more {} than {}?")
 Asked = tuple[str, str, str]  # question_type, question, answer
 
 
-def questions(settings: ShapesSettings, scenes: Sequence[Facts]) -> Iterator[dict[str, Any]]:
+def questions(settings: ShapesSettings, scenes: Sequence[SceneFacts]) -> Iterator[dict[str, Any]]:
     """The question rows of scenes; where a scene admits no question of a type it gets one of existence."""
     for scene in scenes:
         texts: set[str] = set()
@@ -53,7 +53,7 @@ def questions(settings: ShapesSettings, scenes: Sequence[Facts]) -> Iterator[dic
                 break
 
 
-def _exists(settings: ShapesSettings, scene: Facts, rng: Random) -> Asked | None:
+def _exists(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Asked | None:
     nouns = either(settings, scene, rng)
     there, negated = rng.random() < 0.5, rng.random() < 0.5
     if nouns is None:
@@ -62,12 +62,12 @@ def _exists(settings: ShapesSettings, scene: Facts, rng: Random) -> Asked | None
     return "exists", text, "yes" if there is not negated else "no"
 
 
-def _colour(settings: ShapesSettings, scene: Facts, rng: Random) -> Asked | None:
+def _colour(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Asked | None:
     thing, noun = _singled_out(scene, rng, lambda t: (Noun(t.shape), Noun(t.shape, None, t.size)))
     return ("color", rng.choice(COLOR).format(said(noun)), thing.colour) if thing else None
 
 
-def _shape(settings: ShapesSettings, scene: Facts, rng: Random) -> Asked | None:
+def _shape(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Asked | None:
     if len(scene.things) == 1 and rng.random() < 0.5:
         return "shape", rng.choice(ONE_SHAPE), scene.things[0].shape
     thing, noun = _singled_out(scene, rng, lambda t: (Noun(None, t.colour), Noun(None, t.colour, t.size)))
@@ -78,7 +78,9 @@ def _shape(settings: ShapesSettings, scene: Facts, rng: Random) -> Asked | None:
     return "shape", rng.choice(SHAPE[:2]).format(f"{noun.size} {noun.colour}"), thing.shape
 
 
-def _singled_out(scene: Facts, rng: Random, nouns: Callable[[Thing], tuple[Noun, Noun]]) -> tuple[Thing | None, Noun]:
+def _singled_out(
+    scene: SceneFacts, rng: Random, nouns: Callable[[DescribedObject], tuple[Noun, Noun]]
+) -> tuple[DescribedObject | None, Noun]:
     """A thing, and the shorter of the two nouns that describes it alone; (None, …) where there is no such thing.
     The only thing of a scene is 'the shape' half of the time."""
     if len(scene.things) == 1 and rng.random() < 0.5 and nouns(scene.things[0])[0].colour is None:
@@ -91,7 +93,7 @@ def _singled_out(scene: Facts, rng: Random, nouns: Callable[[Thing], tuple[Noun,
     return pick(found, rng) or (None, Noun())
 
 
-def _count(settings: ShapesSettings, scene: Facts, rng: Random) -> Asked:
+def _count(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Asked:
     """The number is drawn first, among those that some noun has."""
     by_number: dict[int, list[Noun]] = {}
     for noun in (*kinds(settings)[0], *kinds(settings)[1], Noun()):
@@ -102,7 +104,7 @@ def _count(settings: ShapesSettings, scene: Facts, rng: Random) -> Asked:
     return "count", rng.choice(COUNT).format(plural(noun)), str(number)
 
 
-def _compare(settings: ShapesSettings, scene: Facts, rng: Random) -> Asked | None:
+def _compare(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Asked | None:
     """Relations of places or of numbers; the false ones are the opposite of true ones."""
     true = rng.random() < 0.5
     answer = "yes" if true else "no"
@@ -118,7 +120,7 @@ def _compare(settings: ShapesSettings, scene: Facts, rng: Random) -> Asked | Non
     return "compare", rng.choice(MORE).format(plural(one), plural(other)), answer
 
 
-MAKERS: dict[str, Callable[[ShapesSettings, Facts, Random], Asked | None]] = {
+MAKERS: dict[str, Callable[[ShapesSettings, SceneFacts, Random], Asked | None]] = {
     "exists": _exists,
     "color": _colour,
     "shape": _shape,

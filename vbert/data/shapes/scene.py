@@ -26,7 +26,7 @@ GAP = 2  # pixels at least between the frames of two objects of one colour
 SUBSAMPLES = 4  # a pixel is 4 × 4 samples; lengths below are in samples
 
 
-class Object(NamedTuple):
+class SceneObject(NamedTuple):
     """One shape. `box` is x1, y1, x2, y2, tight around its *visible* pixels, x2 and y2 exclusive: a pixel shows
     the shape that covers at least half of it."""
 
@@ -42,7 +42,7 @@ class Scene(NamedTuple):
     number: int
     split: str  # train, val or test
     size: int
-    objects: tuple[Object, ...]  # as drawn, later ones on top
+    objects: tuple[SceneObject, ...]  # as drawn, later ones on top
     background: tuple[Any, ...]  # kind, two RGB colours, kind's parameter
     smooth: bool
 

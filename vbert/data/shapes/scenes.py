@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from vbert.artifacts.steps.settings import Settings
-from vbert.data.shapes.scene import COLOURS, GAP, SUBSAMPLES, Colour, Object, Scene, Shape
+from vbert.data.shapes.scene import COLOURS, GAP, SUBSAMPLES, Colour, Scene, SceneObject, Shape
 
 
 class ShapesSettings(Settings):
@@ -119,7 +119,7 @@ def scene(settings: ShapesSettings, index: int) -> Scene:
         drawn.append((shape, colour, rgb, (x, y, width, height)))
     boxes = canvas.boxes()
     objects = tuple(
-        Object(shape, colour, size_name(settings.size, box), box, rgb, frame)
+        SceneObject(shape, colour, size_name(settings.size, box), box, rgb, frame)
         for (shape, colour, rgb, frame), box in zip(drawn, boxes, strict=True)
     )
     return Scene(index, split_of(settings, index), settings.size, objects, background, smooth)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import NamedTuple
 
-from vbert.data.shapes.language import Is, Meaning, More, Noun, Number, Only, Relation, Some
+from vbert.data.shapes.language import ExactCount, Exists, HasAttribute, Meaning, MoreOf, Noun, Relation, WholeScene
 
 # One more than objects_max can be: wrong counts need it.
 # fmt: off
@@ -37,7 +37,7 @@ RELATION = ("{} is {} {}", "there is {} {} {}")
 ONLY = ("the image shows only {}", "only {} can be seen", "{} and nothing else")
 
 
-class Span(NamedTuple):
+class TextSpan(NamedTuple):
     """A noun phrase of a text: characters [start, end), with or without its article or numeral."""
 
     start: int
@@ -80,17 +80,17 @@ def several(noun: Noun, number: int) -> str:
 def wordings(meaning: Meaning) -> int:
     """How many wordings there are."""
     match meaning:
-        case Some(_, negated):
+        case Exists(_, negated):
             return len(NONE if negated else SOME)
-        case Number():
+        case ExactCount():
             return len(NUMBER)
-        case More():
+        case MoreOf():
             return len(MORE)
-        case Is(_, what, _):
+        case HasAttribute(_, what, _):
             return 2 if what.shape is None else 1
         case Relation():
             return len(RELATION)
-        case Only():
+        case WholeScene():
             return len(ONLY)
 
 
@@ -98,16 +98,16 @@ def words(meaning: Meaning, wording: int) -> str:
     """The meaning in its wording number `wording`, taken modulo their number."""
     wording %= wordings(meaning)
     match meaning:
-        case Some(noun, False):
+        case Exists(noun, False):
             pattern = ("there is {}", "the image shows {}")[wording % 2] if place(noun) else SOME[wording]
             return pattern.format(some(noun))
-        case Some(noun, _):
+        case Exists(noun, _):
             return NONE[wording].format(said(noun) + place(noun))
-        case Number(noun, number):
+        case ExactCount(noun, number):
             return NUMBER[wording].format(several(noun, number), **{"is": "is" if number == 1 else "are"})
-        case More(more, fewer):
+        case MoreOf(more, fewer):
             return MORE[wording].format(plural(more), plural(fewer))
-        case Is(noun, what, negated):
+        case HasAttribute(noun, what, negated):
             no = " not" if negated else ""
             if what.shape is not None:
                 return f"the {said(noun)} is{no} a {what.shape}"
@@ -116,19 +116,19 @@ def words(meaning: Meaning, wording: int) -> str:
             )
         case Relation(first, how, second):
             return RELATION[wording].format(some(first), how, some(second))
-        case Only():
+        case WholeScene():
             before, after = ONLY[wording].split("{}")
             return f"{before}{listed(meaning)[0]}{after}"
 
 
-def listed(meaning: Only) -> tuple[str, list[Span]]:
+def listed(meaning: WholeScene) -> tuple[str, list[TextSpan]]:
     """'a black circle, two blue rectangles and a red triangle', with its phrases."""
     text, spans = "", []
     groups = [(noun, len(list(same))) for noun, same in groupby(meaning.nouns)]
     for k, (noun, number) in enumerate(groups):
         text += "" if k == 0 else " and " if k == len(groups) - 1 else ", "
         phrase = some(noun) if number == 1 else several(noun, number)
-        spans.append(Span(len(text), len(text) + len(phrase), noun, number))
+        spans.append(TextSpan(len(text), len(text) + len(phrase), noun, number))
         text += phrase
     if meaning.ground is not None:
         text += " on a ground of {} {} {}".format(*meaning.ground)

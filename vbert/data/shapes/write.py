@@ -13,7 +13,7 @@ from vbert.data.shapes import oracles as oracle
 from vbert.data.shapes.captions import captions
 from vbert.data.shapes.draw import png
 from vbert.data.shapes.elsewhere import add_false_of
-from vbert.data.shapes.language import Facts, Split, facts
+from vbert.data.shapes.language import SceneFacts, SplitScenes, facts
 from vbert.data.shapes.pairs import pairs, phrases, sentiments
 from vbert.data.shapes.questions import questions
 from vbert.data.shapes.scene import Scene
@@ -43,13 +43,13 @@ def write(directory: Path, settings: ShapesSettings, progress: Callable[[int, in
     return {"images": len(scenes), "boxes": sum(len(made.objects) for made in scenes)} | dict(sorted(kinds.items()))
 
 
-def texts(settings: ShapesSettings, scenes: Sequence[Facts]) -> tuple[list[Row], dict[str, Any]]:
+def texts(settings: ShapesSettings, scenes: Sequence[SceneFacts]) -> tuple[list[Row], dict[str, Any]]:
     """All examples of `scenes`, and the oracles."""
     rows: list[Row] = []
     retrieval, captioning = {}, {}
     for name in SPLITS:
         members = [scene for scene in scenes if scene.split == name]
-        split = Split(members)
+        split = SplitScenes(members)
         told = list(captions(settings, split))
         add_false_of(settings, split, told)
         rows += [row for _, _, row in told]

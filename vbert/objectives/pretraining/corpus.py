@@ -14,7 +14,7 @@ from vbert.regions.shards import Shards
 if TYPE_CHECKING:
     import numpy as np
 
-    from vbert.model.vocabulary import Encoder
+    from vbert.model.vocabulary import WordPieceEncoder
     from vbert.objectives.pretraining.settings import PretrainSettings
 
 LABELS = {"false": 0, "true": 1}  # of `itm_target: task_label`
@@ -201,7 +201,7 @@ class Corpus:
             )
         return LABELS[str(label).lower()]
 
-    def content_words(self, encoder: Encoder) -> set[int]:
+    def content_words(self, encoder: WordPieceEncoder) -> set[int]:
         """Pieces that decide what is true: those of answers of one word, and of words that a negative replaces, alone,
         in at least a twentieth of the pairs of text and negative that they stand in."""
         found: set[int] = set()
@@ -244,7 +244,7 @@ def check_names(examples: Sequence[Examples], settings: PretrainSettings) -> Non
                 raise UserError(f"{field}: no example has {name!r}; {nearest(name, there)}")
 
 
-def _words(encoder: Encoder, text: str) -> list[tuple[int, ...]]:
+def _words(encoder: WordPieceEncoder, text: str) -> list[tuple[int, ...]]:
     """The words of a text, each as its pieces."""
     pieces = encoder(text)
     found: dict[int, tuple[int, ...]] = {}

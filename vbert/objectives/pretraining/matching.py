@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from scipy.sparse import csr_matrix
 
-    from vbert.model.vocabulary import Encoder
+    from vbert.model.vocabulary import WordPieceEncoder
     from vbert.objectives.pretraining.corpus import Corpus, TextImagePair
     from vbert.objectives.pretraining.settings import PretrainSettings
 
@@ -74,7 +74,7 @@ def accuracies(pairs: Sequence[JudgedPair], said: Sequence[bool], altered: float
     return found
 
 
-def text_alone(training: Sequence[Corpus], held_out: Sequence[JudgedPair], encoder: Encoder) -> list[bool]:
+def text_alone(training: Sequence[Corpus], held_out: Sequence[JudgedPair], encoder: WordPieceEncoder) -> list[bool]:
     """What a bag of words says of the held-out pairs: logistic regression on the counts of word pieces, trained on
     pairs that pre-training draws from, as many true as not."""
     import numpy as np
@@ -107,7 +107,7 @@ def text_alone(training: Sequence[Corpus], held_out: Sequence[JudgedPair], encod
     return [bool(match) for match in said]
 
 
-def _counts(pairs: Sequence[TextImagePair], encoder: Encoder) -> csr_matrix:
+def _counts(pairs: Sequence[TextImagePair], encoder: WordPieceEncoder) -> csr_matrix:
     """How often each piece stands in each pair's texts, float64 [pairs, pieces]."""
     import numpy as np
     from scipy.sparse import csr_matrix

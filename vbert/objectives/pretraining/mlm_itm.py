@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vbert.model.heads import PretrainingModel
-    from vbert.model.vocabulary import Encoder
+    from vbert.model.vocabulary import WordPieceEncoder
     from vbert.objectives.batches import Batch, TokenizedText
     from vbert.objectives.pretraining.matching import JudgedPair
     from vbert.training.ranks import Ranks
@@ -48,7 +48,7 @@ class Pretraining:
     def __init__(
         self,
         data: Mapping[str, PretrainData],
-        encoder: Encoder,
+        encoder: WordPieceEncoder,
         model: PretrainingModel,
         box_input: str,
         settings: PretrainSettings,
@@ -145,13 +145,13 @@ class Pretraining:
         """shown: what stands for the images of a pair, where it is not their own regions."""
         import torch
 
-        from vbert.model.visualbert import Packed
+        from vbert.model.visualbert import PackedBatch
         from vbert.objectives.batches import Batch
 
         shown = shown or (lambda corpus, images: corpus.visuals.of(images))
         visuals, visual_types = zip(*(shown(corpus, sample.images) for corpus, sample in samples), strict=True)
         all_samples = [sample for _, sample in samples]
-        packed = Packed.of(
+        packed = PackedBatch.of(
             [s.text.ids for s in all_samples], [s.text.types for s in all_samples], visuals, visual_types
         )
         starts = packed.starts().tolist()

@@ -18,7 +18,7 @@ from vbert.regions.architectures import BottomUp
 from vbert.regions.backends.bottom_up_network import BottomUpNetwork, clipped, moved
 from vbert.regions.backends.box_head import filled
 from vbert.regions.candidates import Candidates
-from vbert.regions.detector import DetectorCheckpoint, DetectorSpec, FeatureMaps, Prepared
+from vbert.regions.detector import DetectorCheckpoint, DetectorInput, DetectorSpec, FeatureMaps
 from vbert.regions.pixels import prepare, resize_factor, stacked, target_size
 
 
@@ -33,14 +33,14 @@ class BottomUpDetector:
         self.settings = network.settings
         self.more = 1.0 if self.settings.geometry == "caffe" else 0.0
 
-    def prepare(self, image: Image.Image) -> Prepared:
+    def prepare(self, image: Image.Image) -> DetectorInput:
         return prepare(image, self.spec.preprocessing)
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         return target_size(width, height, self.spec.preprocessing)
 
     @torch.inference_mode()
-    def backbone(self, batch: Sequence[Prepared], slots: int = 1) -> FeatureMaps:
+    def backbone(self, batch: Sequence[DetectorInput], slots: int = 1) -> FeatureMaps:
         return FeatureMaps(batch, self.network.backbone(stacked(batch, slots, 1, self.device)))
 
     @torch.inference_mode()
@@ -63,17 +63,17 @@ class BottomUpDetector:
             for i, (p, mine) in enumerate(zip(seen.inputs, boxes, strict=True))
         ]
 
-    def _scale(self, prepared: Prepared) -> tuple[float, float]:
+    def _scale(self, prepared: DetectorInput) -> tuple[float, float]:
         """Pixels of the input per pixel of the image. Caffe's code has one factor for both, and rounds no size."""
         if self.spec.preprocessing.resize != "opencv":
             return prepared.scale
         factor = resize_factor(prepared.width, prepared.height, self.spec.preprocessing)
         return factor, factor
 
-    def _scales(self, prepared: Prepared) -> Tensor:
+    def _scales(self, prepared: DetectorInput) -> Tensor:
         return torch.tensor(self._scale(prepared) * 2, device=self.device)
 
-    def _candidates(self, maps: Tensor, prepared: Prepared, boxes: Tensor) -> Candidates:
+    def _candidates(self, maps: Tensor, prepared: DetectorInput, boxes: Tensor) -> Candidates:
         """Of boxes [n, 4] in pixels of the input. Boxes are regressed in pixels of the image, as Caffe's code does."""
         features, logits, deltas, *attributes = self._head(maps, boxes)
         mine = boxes / self._scales(prepared)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vbert.regions.candidates import Candidates
-from vbert.regions.detector import Prepared
+from vbert.regions.detector import DetectorInput
 from vbert.regions.pixels import limits_of, scales_of
 
 
@@ -20,7 +20,7 @@ def filled(values: Tensor, rows: int) -> Tensor:
 
 
 def candidates(
-    inputs: Sequence[Prepared],
+    inputs: Sequence[DetectorInput],
     boxes: Sequence[Tensor],
     scores: Tensor,
     regressed: Tensor,

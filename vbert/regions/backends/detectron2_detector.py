@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from vbert.regions.backends.box_head import candidates, filled
-from vbert.regions.backends.proposals import Choice, proposals
+from vbert.regions.backends.proposals import ProposalRule, proposals
 from vbert.regions.backends.roi_align import roi_align
 from vbert.regions.candidates import Candidates
-from vbert.regions.detector import DetectorSpec, FeatureMaps, Prepared
+from vbert.regions.detector import DetectorInput, DetectorSpec, FeatureMaps
 from vbert.regions.pixels import padded_size, prepare, scales_of, stacked, target_size
 
 # Rows of the box head at once, always: on a GPU all proposals of an image, but for the convolutions of res5.
@@ -50,7 +50,7 @@ class Detectron2Detector:
         self.rows = ROWS_ON_CPU if self.kind == "cpu" else ROWS_OF_RES5_ON_GPU if self.res5 else ROWS_ON_GPU
         self.anchors: dict[tuple[tuple[int, ...], ...], list[Tensor]] = {}  # of the last maps' sizes
 
-    def prepare(self, image: Image.Image) -> Prepared:
+    def prepare(self, image: Image.Image) -> DetectorInput:
         return prepare(image, self.spec.preprocessing)
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
@@ -61,7 +61,7 @@ class Detectron2Detector:
         return max(1, int(self.model.backbone.size_divisibility))
 
     @torch.inference_mode()
-    def backbone(self, batch: Sequence[Prepared], slots: int = 1) -> FeatureMaps:
+    def backbone(self, batch: Sequence[DetectorInput], slots: int = 1) -> FeatureMaps:
         dtype, heavy = self._heavy()
         with torch.autocast(self.kind, enabled=False):
             pixels = stacked(batch, slots, self._divisor, self.device)
@@ -98,7 +98,7 @@ class Detectron2Detector:
         logits = [rpn.rpn_head.objectness_logits(one) for one in hidden]
         deltas = [rpn.rpn_head.anchor_deltas(one) for one in hidden]
         sizes = [(p.pixels.shape[1], p.pixels.shape[2]) for p in seen.inputs]
-        choice = Choice(
+        choice = ProposalRule(
             rpn.box2box_transform.apply_deltas,
             lambda scores: scores,
             lambda decoded, boxes, _: (

@@ -27,9 +27,9 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 
 from vbert.regions.backends.box_head import candidates, filled
-from vbert.regions.backends.proposals import Choice, proposals
+from vbert.regions.backends.proposals import ProposalRule, proposals
 from vbert.regions.candidates import Candidates
-from vbert.regions.detector import DetectorSpec, FeatureMaps, Prepared
+from vbert.regions.detector import DetectorInput, DetectorSpec, FeatureMaps
 from vbert.regions.pixels import padded_size, prepare, scales_of, stacked, target_size
 from vbert.regions.suppression import best
 
@@ -93,7 +93,7 @@ class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
         if grid not in self.anchors:
             whole = self.anchor_generator(ImageList(pixels[:1], [grid]), list(maps.values()))[0]
             self.anchors = {grid: torch.split(whole, [each[0].numel() for each in logits])}
-        choice = Choice(
+        choice = ProposalRule(
             self.box_coder.decode_single,
             torch.sigmoid,
             lambda _, boxes, scores: (
@@ -209,14 +209,14 @@ class FasterRcnnDetector:
         self.attributes: Sequence[str] = spec.attributes
         self.network = network.eval().to(device).to(memory_format=torch.channels_last)
 
-    def prepare(self, image: Image.Image) -> Prepared:
+    def prepare(self, image: Image.Image) -> DetectorInput:
         return prepare(image, self.spec.preprocessing)
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         return padded_size(*target_size(width, height, self.spec.preprocessing), self.network.stride)
 
     @torch.inference_mode()
-    def backbone(self, batch: Sequence[Prepared], slots: int = 1) -> FeatureMaps:
+    def backbone(self, batch: Sequence[DetectorInput], slots: int = 1) -> FeatureMaps:
         pixels = stacked(batch, slots, self.network.stride, self.device)
         return FeatureMaps(batch, (pixels, self.network.backbone(pixels)))
 
@@ -233,7 +233,7 @@ class FasterRcnnDetector:
         return self._candidates(seen.maps[1], seen.inputs, inputs)
 
     def _candidates(
-        self, maps: dict[str, Tensor], batch: Sequence[Prepared], boxes: Sequence[Tensor], smallest: float = 0.0
+        self, maps: dict[str, Tensor], batch: Sequence[DetectorInput], boxes: Sequence[Tensor], smallest: float = 0.0
     ) -> list[Candidates]:
         logits, deltas, features, attributes = self._box_head(maps, boxes)
         regressed = self.network.roi_heads.box_coder.decode(deltas, [torch.cat(list(boxes))])

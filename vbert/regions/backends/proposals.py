@@ -15,7 +15,7 @@ from vbert.regions.suppression import best, within_maps
 
 
 @dataclass(frozen=True)
-class Choice:
+class ProposalRule:
     """How proposals are chosen, where detectors differ.
 
     decode: deltas [n, 4] and anchors [n, 4] to boxes [n, 4]; score: logits to scores; fit: boxes [B, K, 4] as decoded,
@@ -36,7 +36,7 @@ def proposals(
     deltas: Sequence[Tensor],
     anchors: Sequence[Tensor],
     sizes: Sequence[tuple[int, int]],
-    choice: Choice,
+    choice: ProposalRule,
 ) -> list[Tensor]:
     """Boxes [n, 4] of each image, best first, in pixels of the input; the whole image where there are none.
 

@@ -1,6 +1,6 @@
 """Region features of other systems: one module a format, with what its files look like, its reader and its writer.
 
-A format is a module of this package and a line in FORMATS. One that reads has (see `Format`):
+A format is a module of this package and a line in FORMATS. One that reads has (see `FeatureFormat`):
 
     VERSION = 1     raised by hand when the reader starts to read other numbers
     TITLE = "…"     what the world calls it
@@ -51,7 +51,7 @@ FORMATS = {
 WRITERS = {"lxmert_tsv": "lxmert_tsv", "npy": "npy_files", "arrow": "hf_arrow"}
 
 
-class Format(Protocol):
+class FeatureFormat(Protocol):
     """What the module of a format that is read offers; see this package's docstring."""
 
     __name__: str
@@ -64,15 +64,15 @@ class Format(Protocol):
     def opened(self, files: Mapping[str, Path]) -> AbstractContextManager[Read]: ...
 
 
-def load(name: str) -> Format:
+def load(name: str) -> FeatureFormat:
     """The module of the format `name`; UserError where there is none."""
     if name not in FORMATS:
         raise UserError(f"no format {name!r} that can be read; {nearest(name, FORMATS)}")
-    return cast(Format, import_module(f"{__name__}.{FORMATS[name]}"))
+    return cast(FeatureFormat, import_module(f"{__name__}.{FORMATS[name]}"))
 
 
 @contextmanager
-def reading(module: Format, files: Mapping[str, Path], dtype: Dtype | None = None) -> Iterator[Read]:
+def reading(module: FeatureFormat, files: Mapping[str, Path], dtype: Dtype | None = None) -> Iterator[Read]:
     """`module.opened`, of features of the type `dtype`, if stated; entries with NaN or infinite numbers are BadEntry.
 
     Raises UserError for a `dtype` where the format says it itself.

@@ -51,7 +51,7 @@ CAUSES = {
 
 
 @dataclass(frozen=True)
-class Row:
+class ImageComparison:
     """One image: regions in a and b, how many are matched, and medians over those (None where nothing is matched)."""
 
     image_id: str
@@ -66,7 +66,7 @@ class Row:
 
 
 @dataclass
-class Comparison:
+class FeatureComparison:
     images: int = 0
     only_a: int = 0
     only_b: int = 0
@@ -74,7 +74,7 @@ class Comparison:
     medians: dict[str, list[float]] = field(default_factory=lambda: {"iou": [], "cosine": [], "norm_ratio": []})
     details: Counter[str] = field(default_factory=Counter)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: ImageComparison) -> None:
         self.images += 1
         self.causes[row.cause] += 1
         for name, values in self.medians.items():
@@ -110,7 +110,9 @@ class Comparison:
         }
 
 
-def compare(a: FeatureSet, b: FeatureSet, progress: Callable[[int, int], None], total: Comparison) -> Iterator[Row]:
+def compare(
+    a: FeatureSet, b: FeatureSet, progress: Callable[[int, int], None], total: FeatureComparison
+) -> Iterator[ImageComparison]:
     """Every image of both, by sorted id; `total` grows with each. Raises UserError where they share none."""
     both = sorted(set(a.ids) & set(b.ids))
     if not both:
@@ -124,20 +126,20 @@ def compare(a: FeatureSet, b: FeatureSet, progress: Callable[[int, int], None], 
         try:
             row = compared(image_id, a.read(image_id), b.read(image_id))
         except BadEntry as error:
-            row = Row(image_id, "unreadable", detail=str(error))
+            row = ImageComparison(image_id, "unreadable", detail=str(error))
         total.add(row)
         yield row
 
 
-def compared(image_id: str, a: RawRegions, b: RawRegions) -> Row:
+def compared(image_id: str, a: RawRegions, b: RawRegions) -> ImageComparison:
     """One image. Regions are matched by their boxes where those agree, else by their features."""
     x, y = (np.asarray(one.features, np.float32) for one in (a, b))
     if not len(x) or not len(y):
-        return Row(image_id, "same" if len(x) == len(y) else "fewer", len(x), len(y))
+        return ImageComparison(image_id, "same" if len(x) == len(y) else "fewer", len(x), len(y))
     appended = x.shape[1] != y.shape[1]
     if appended:
         if abs(x.shape[1] - y.shape[1]) != 6:
-            return Row(image_id, "length", len(x), len(y), detail=f"{x.shape[1]} and {y.shape[1]}")
+            return ImageComparison(image_id, "length", len(x), len(y), detail=f"{x.shape[1]} and {y.shape[1]}")
         shorter = min(x.shape[1], y.shape[1])
         x, y = x[:, :shorter], y[:, :shorter]
     cosines = _cosines(x, y)
@@ -150,7 +152,7 @@ def compared(image_id: str, a: RawRegions, b: RawRegions) -> Row:
     cause, detail = _cause(a, b, x, y, cosines, by_boxes if agree else None, by_boxes, by_features, figures)
     if appended and cause in ("same", "order", "fewer"):
         cause = "appended"
-    return Row(image_id, cause, len(x), len(y), **figures, detail=detail)
+    return ImageComparison(image_id, cause, len(x), len(y), **figures, detail=detail)
 
 
 def _cosines(x: Floats, y: Floats) -> Floats:

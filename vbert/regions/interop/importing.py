@@ -23,8 +23,8 @@ from vbert.regions.shards import FLOAT16_MAX
 
 if TYPE_CHECKING:
     from vbert.data.raw import RawFiles
-    from vbert.regions.interop.sizes import Sizes
-    from vbert.regions.shards import Sample
+    from vbert.regions.interop.sizes import ImageSizes
+    from vbert.regions.shards import RegionSample
 
 UNKNOWN = "unknown"  # the detector that nobody states
 
@@ -86,7 +86,7 @@ class ImportSettings(Settings):
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedFeatures:
     """What all images must have: features of `dim` numbers, and boxes or none."""
 
     dim: int
@@ -94,18 +94,18 @@ class Expected:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class ImportUnit:
     """The work of one shard: its images with the (key, place) of each entry that is theirs; one, as a rule."""
 
     shard: int
     entries: Sequence[tuple[str, Sequence[tuple[str, Place]]]]
-    expected: Expected
+    expected: ExpectedFeatures
 
 
 @dataclass(frozen=True)
-class Plan:
-    units: Sequence[tuple[str, Chunk]]
-    expected: Expected
+class ImportPlan:
+    units: Sequence[tuple[str, ImportUnit]]
+    expected: ExpectedFeatures
 
 
 def paths(files: Mapping[str, RawFiles]) -> dict[str, Path]:
@@ -114,7 +114,7 @@ def paths(files: Mapping[str, RawFiles]) -> dict[str, Path]:
 
 def import_plan(
     files: Mapping[str, RawFiles], format: Plugin, settings: ImportSettings, sizes: RawFiles | None
-) -> Plan:
+) -> ImportPlan:
     """Images by sorted id, `images_per_shard` at a time. Raises UserError for what no image can be imported with."""
     module = _module(format)
     local = paths(files)
@@ -127,10 +127,10 @@ def import_plan(
     expected = _expected(local, module, rows, settings, sizes)
     starts = range(0, len(rows), settings.images_per_shard)
     units = [
-        (f"{shard:06d}", Chunk(shard, rows[start : start + settings.images_per_shard], expected))
+        (f"{shard:06d}", ImportUnit(shard, rows[start : start + settings.images_per_shard], expected))
         for shard, start in enumerate(starts)
     ]
-    return Plan(units, expected)
+    return ImportPlan(units, expected)
 
 
 def image_id_of(key: str, ids: str | None) -> str:
@@ -148,7 +148,7 @@ def image_id_of(key: str, ids: str | None) -> str:
     return str(found[1] if found.re.groups else found[0])
 
 
-def _module(format: Plugin) -> interop.Format:
+def _module(format: Plugin) -> interop.FeatureFormat:
     module = interop.load(format.name)
     if format.version != module.VERSION:
         raise UserError(
@@ -160,11 +160,11 @@ def _module(format: Plugin) -> interop.Format:
 
 def _expected(
     files: Mapping[str, Path],
-    module: interop.Format,
+    module: interop.FeatureFormat,
     rows: Sequence[tuple[str, Sequence[tuple[str, Place]]]],
     settings: ImportSettings,
     sizes: RawFiles | None,
-) -> Expected:
+) -> ExpectedFeatures:
     """What the first image that has regions tells of all. Raises UserError where it can't be imported so at all."""
     stated = settings.statement
     bad: BadEntry | None = None
@@ -193,7 +193,7 @@ def _expected(
                 )
             if sizes is None:
                 _refuse_without_size(found, settings)
-            return Expected(dim, boxes)
+            return ExpectedFeatures(dim, boxes)
     raise UserError(f"{files['features']}: no image with regions can be read" + (f": {bad}" if bad else ""))
 
 
@@ -216,7 +216,7 @@ def import_shard(
     settings: ImportSettings,
     sizes: RawFiles | None,
     directory: Path,
-    chunk: Chunk,
+    chunk: ImportUnit,
 ) -> dict[str, Any]:
     """Write the chunk's shard into `directory`. Returns counts, and its rows of offsets and quarantine by column."""
     from vbert.regions.interop.sizes import sizes_of
@@ -232,7 +232,7 @@ def import_shard(
         for column, value in row.items():
             quarantine[column].append(value.replace(here, ""))  # where the files lie is no part of what is made
 
-    def samples(read: interop.Read) -> Iterator[Sample]:
+    def samples(read: interop.Read) -> Iterator[RegionSample]:
         for image_id, copies in chunk.entries:
             broken: list[BadEntry] = []
             for at, (key, place) in enumerate(copies):
@@ -261,14 +261,14 @@ def _sample(
     key: str,
     found: RawRegions,
     settings: ImportSettings,
-    sizes: Sizes | None,
-    expected: Expected,
+    sizes: ImageSizes | None,
+    expected: ExpectedFeatures,
     where: str,
-) -> Sample:
+) -> RegionSample:
     """What is written of one image. Raises BadEntry."""
     import numpy as np
 
-    from vbert.regions.shards import Sample
+    from vbert.regions.shards import RegionSample
 
     size, sha256 = (None, None) if sizes is None else sizes.find(key.removesuffix(".npz"), where)
     refuse_other_corners(found, settings.boxes_in, where)
@@ -283,7 +283,7 @@ def _sample(
     if not bool((np.abs(features) <= FLOAT16_MAX).all()):
         raise BadEntry(where, "not finite", f"a feature is beyond what float16 holds ({FLOAT16_MAX:g})")
     boxes = np.zeros((0, 4), np.float32) if expected.boxes and not n else found.boxes
-    return Sample(
+    return RegionSample(
         image_id=image_id,
         image_sha256=sha256,
         width=found.width,
@@ -337,7 +337,9 @@ def capped(found: RawRegions, cap: int | None, where: str) -> RawRegions:
     )
 
 
-def gather(directory: Path, units: Iterable[Mapping[str, Any]], plan: Plan, settings: ImportSettings) -> dict[str, int]:
+def gather(
+    directory: Path, units: Iterable[Mapping[str, Any]], plan: ImportPlan, settings: ImportSettings
+) -> dict[str, int]:
     """Write the tables and the contract beside the shards; `units` are what `import_shard` returned. Returns counts."""
     from vbert.regions.shards import write_contents
 

@@ -109,11 +109,11 @@ def draw(source: FeatureSet, images: Path, target: Path, count: int, boxes: int)
     """
     from vbert.data.decode import BadImage, decode
     from vbert.data.names import is_image
-    from vbert.regions.interop.sizes import Names
+    from vbert.regions.interop.sizes import ImageNames
 
     check_name(target)
     files = LocalFiles(images)
-    names = Names(name for name in files.members() if is_image(name))
+    names = ImageNames(name for name in files.members() if is_image(name))
     tiles: list[Image.Image] = []
     said: list[str] = []
     for image_id in source.ids:

@@ -21,7 +21,7 @@ from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 if TYPE_CHECKING:
     from vbert.regions.contract import Contract
     from vbert.regions.interop import Dtype
-    from vbert.regions.interop.sizes import Sizes
+    from vbert.regions.interop.sizes import ImageSizes
     from vbert.regions.shards import Shards
 
 SHARDS = "shards"
@@ -69,7 +69,7 @@ def opened(
     format: str | None = None,
     ids: str | None = None,
     boxes_in: BoxesIn | None = None,
-    sizes: Sizes | None = None,
+    sizes: ImageSizes | None = None,
     dtype: Dtype | None = None,
 ) -> Iterator[FeatureSet]:
     """The features at `path`: a folder of our shards, or whatever format is recognised (or named). `dtype`: of features
@@ -102,7 +102,7 @@ def opened(
         yield FeatureSet(path, name, module.TITLE, sorted(entries), None, read)
 
 
-def _settled(found: RawRegions, key: str, boxes_in: BoxesIn | None, sizes: Sizes | None, where: str) -> RawRegions:
+def _settled(found: RawRegions, key: str, boxes_in: BoxesIn | None, sizes: ImageSizes | None, where: str) -> RawRegions:
     """In pixels of the original image; as the file has it where nobody says what its numbers mean."""
     try:
         size = None if sizes is None else sizes.find(key, where)[0]

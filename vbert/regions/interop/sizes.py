@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TABLES = (".csv", ".tsv", ".json", ".parquet")
 
 
-class Files(Protocol):
+class NamedFiles(Protocol):
     """Files by name: a RawFiles, or a folder without one."""
 
     @property
@@ -36,17 +36,17 @@ class Files(Protocol):
     def sha256(self, name: str) -> str: ...
 
 
-class Sizes:
+class ImageSizes:
     """Image sizes by name. `find` gives (width, height) as shown and the image's sha256, where there is an image."""
 
-    def __init__(self, raw: Files) -> None:
+    def __init__(self, raw: NamedFiles) -> None:
         self._raw = raw
         names = [name for name in raw.members() if not name.startswith(".")]
         table = names[0] if len(names) == 1 and names[0].lower().endswith(TABLES) else None
         self._table: dict[str, Size] | None = None if table is None else {}
         if table is not None:
             self._table = _read_table(raw, table)
-        self._names = Names(self._table or [n for n in names if is_image(n)])
+        self._names = ImageNames(self._table or [n for n in names if is_image(n)])
         if not len(self._names):
             raise UserError(f"{raw.title}: neither images nor a table of their sizes ({', '.join(TABLES)})")
 
@@ -61,7 +61,7 @@ class Sizes:
             raise BadEntry(where, "no size", f"its image {name} can't be opened ({bad})") from None
 
 
-class Names:
+class ImageNames:
     """Names of images and what may be meant by them: the name itself, without folders and ending, in any case; or, of
     a name that is a number, the number at the end of one."""
 
@@ -98,7 +98,7 @@ def _meant(name: str) -> list[str]:
     return list(dict.fromkeys([whole, stem, *([f"#{int(digits)}"] if digits else [])]))
 
 
-def _read_table(raw: Files, name: str) -> dict[str, Size]:
+def _read_table(raw: NamedFiles, name: str) -> dict[str, Size]:
     """image name → size; a file name stands for its image beside the id."""
     where = f"{raw.title}: {name}"
     found: dict[str, Size] = {}
@@ -134,6 +134,6 @@ def _rows(data: bytes, name: str) -> Iterable[Mapping[str, Any]]:
 
 
 @lru_cache(maxsize=2)
-def sizes_of(raw: RawFiles) -> Sizes:
+def sizes_of(raw: RawFiles) -> ImageSizes:
     """Once a process."""
-    return Sizes(raw)
+    return ImageSizes(raw)
