@@ -63,7 +63,7 @@ def test_the_commonest_training_answer_to_a_kind_of_question_is_its_baseline(tmp
             "accuracy/kind 1": MajorityBaseline("no", pytest.approx(1 / 3)),
         }
     }
-    told = dict(facts([run], type("Chain", (), {"nodes": []})()))
+    told = dict(facts([run], type("Lineage", (), {"nodes": []})()))
     assert told["data: toy"] == "train 12, test 6 examples"
     (untrained,) = runs(world.downstream, False)
     assert answer_baselines(untrained, ["test"]) == {}

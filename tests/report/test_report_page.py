@@ -254,7 +254,7 @@ def test_the_template_refuses_what_is_not_there() -> None:
     with pytest.raises(UndefinedError):
         render(type("Nothing", (), {"charts": [], "shards": [], "detector": {}, "pretrained": None,
                                     "detected": DetectorBaselines(), "hidden": None,
-                                    "chain": type("Chain", (), {"nodes": []})})())  # fmt: skip
+                                    "chain": type("Lineage", (), {"nodes": []})})())  # fmt: skip
 
 
 def test_lone_surrogates_do_not_stop_it(world: World, tmp_path: Path) -> None:
