@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vbert.artifacts.making.build import Build
+from vbert.artifacts.making.build import Build, Job
 from vbert.artifacts.steps.settings import Numerics
 from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.images import Images
@@ -25,6 +25,17 @@ def detector(
     seed: int,
 ) -> Figures:
     """Train `spec` on the training split of `images`, evaluate it on test, or on val where test has no boxes."""
+    return build.process(_train, images, spec, training, numerics, seed, processes=numerics.processes)
+
+
+def _train(
+    job: Job,
+    images: Images,
+    spec: DetectorSpec | PretrainedDetector,
+    training: DetectorTraining,
+    numerics: Numerics,
+    seed: int,
+) -> Figures:
     from vbert.regions.training import train_detector
 
-    return build.process(train_detector, images, spec, training, numerics, seed, processes=numerics.processes)
+    return train_detector(job, images, spec, training, numerics, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vbert.artifacts.making.build import Build
+from vbert.artifacts.making.build import Build, Job
 from vbert.artifacts.steps.settings import Numerics, Plugin
 from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.examples import Examples
@@ -32,18 +32,29 @@ def evaluate(
 ) -> Figures:
     """A split without labels gives predictions and no metrics. An example whose image is in quarantine is answered by
     nothing and counts as wrong."""
-    arguments = (model, examples, shards, objective, settings, split, numerics)
-    build.process(_predict, *arguments, processes=numerics.processes)
+    processes = numerics.processes
+    build.process(_predict, model, examples, shards, objective, settings, split, numerics, processes=processes)
     return build.process(_score, examples, shards, objective, settings, split)
 
 
-def _predict(*arguments: object) -> Figures:
+def _predict(
+    job: Job,
+    model: Model,
+    examples: Examples,
+    shards: Shards,
+    objective: Plugin,
+    settings: EvaluateSettings,
+    split: str,
+    numerics: Numerics,
+) -> Figures:
     from vbert.objectives.downstream import run_predict
 
-    return run_predict(*arguments)  # type: ignore[arg-type]
+    return run_predict(job, model, examples, shards, objective, settings, split, numerics)
 
 
-def _score(*arguments: object) -> Figures:
+def _score(
+    job: Job, examples: Examples, shards: Shards, objective: Plugin, settings: EvaluateSettings, split: str
+) -> Figures:
     from vbert.objectives.downstream import run_score
 
-    return run_score(*arguments)  # type: ignore[arg-type]
+    return run_score(job, examples, shards, objective, settings, split)

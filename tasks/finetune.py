@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vbert.artifacts.making.build import Build
+from vbert.artifacts.making.build import Build, Job
 from vbert.artifacts.steps.settings import Numerics, Plugin
 from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.data.examples import Examples
@@ -31,11 +31,20 @@ def finetune(
     seed: int,
 ) -> Figures:
     """`settings.steps: 0` keeps the start's weights, and its head where it has one."""
-    arguments = (examples, shards, start, objective, settings, numerics, seed)
-    return build.process(_finetune, *arguments, processes=numerics.processes)
+    processes = numerics.processes
+    return build.process(_finetune, examples, shards, start, objective, settings, numerics, seed, processes=processes)
 
 
-def _finetune(*arguments: object) -> Figures:
+def _finetune(
+    job: Job,
+    examples: Examples,
+    shards: Shards,
+    start: Model | Initialization,
+    objective: Plugin,
+    settings: DownstreamEntry,
+    numerics: Numerics,
+    seed: int,
+) -> Figures:
     from vbert.objectives.downstream import run_finetune
 
-    return run_finetune(*arguments)  # type: ignore[arg-type]
+    return run_finetune(job, examples, shards, start, objective, settings, numerics, seed)

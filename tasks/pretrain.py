@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vbert.artifacts.making.build import Build
+from vbert.artifacts.making.build import Build, Job
 from vbert.artifacts.steps.settings import Numerics
 from vbert.artifacts.steps.stage import Cost, Figures, stage
 from vbert.model.bert import BertWeights
 from vbert.model.config import ModelSettings
+from vbert.model.start import Initialization
 from vbert.model.trained import Model
 from vbert.model.vocabulary import Vocabulary
 from vbert.objectives.pretraining.corpus import PretrainData
@@ -35,13 +36,18 @@ def pretrain(
 ) -> Figures:
     """From weights drawn from `seed`, a BERT's, or a model pre-trained before, which brings vocabulary, sizes and the
     statistics of its visual input. All regions, those that it was trained on among them, must have one contract."""
-    from vbert.model.start import Initialization
-
     begun = start if isinstance(start, Model) else Initialization(vocabulary, model, start)
     return build.process(_pretrain, data, begun, settings, numerics, seed, processes=numerics.processes)
 
 
-def _pretrain(*arguments: object) -> Figures:
+def _pretrain(
+    job: Job,
+    data: Mapping[str, PretrainData],
+    start: Model | Initialization,
+    settings: PretrainSettings,
+    numerics: Numerics,
+    seed: int,
+) -> Figures:
     from vbert.objectives.pretraining.run import run_pretrain
 
-    return run_pretrain(*arguments)  # type: ignore[arg-type]
+    return run_pretrain(job, data, start, settings, numerics, seed)

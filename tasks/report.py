@@ -29,7 +29,15 @@ def report(
     return build.process(_report, title, detector, scenes, pretrained, dict(downstream), settings)
 
 
-def _report(job: Job, *arguments: object) -> Figures:
+def _report(
+    job: Job,
+    title: str,
+    detector: DetectorWeights | None,
+    scenes: Images | None,
+    pretrained: Model | None,
+    downstream: Mapping[str, EvaluatedEntry],
+    settings: ReportSettings,
+) -> Figures:
     from vbert.report.write import write_report
 
-    return write_report(job.directory, *arguments)  # type: ignore[arg-type]
+    return write_report(job.directory, title, detector, scenes, pretrained, downstream, settings)

@@ -28,7 +28,8 @@ SLOW = toy.Slow()
 SNIPPET = """
 from collections.abc import Mapping
 
-from artifacts.toy import Numbers, Slow, Squares, Total, numbers, squares, total
+from artifacts.toy import Numbers, Slow, Squares, Total, add_up, numbers, squares, total
+from vbert.artifacts.making.build import Build, Figures
 
 raw: Numbers = numbers(3)
 good: Squares = squares(raw, Slow())
@@ -45,6 +46,14 @@ squares(raw)  # wrong: settings are missing
 squares(raw, Slow(), Slow())  # wrong: one too many
 total(good, good, Slow())  # wrong: an artifact where a mapping belongs
 other: Squares = total(good, {"a": good}, Slow())  # wrong: what it makes
+
+
+def in_a_child(build: Build) -> Figures:
+    build.process(add_up, raw, dict(more), Slow())  # wrong: raw numbers where squares belong
+    build.process(add_up, good, dict(more))  # wrong: settings are missing
+    build.process(add_up, good, dict(more), Slow(), 1)  # wrong: one too many
+    build.process(numbers, 3)  # wrong: a stage, which takes no job
+    return build.process(add_up, good, dict(more), Slow(), processes=2)
 """
 
 
@@ -58,7 +67,7 @@ def test_mypy_refuses_wrong_wiring_and_nothing_else(tmp_path: Path) -> None:
     refused = {int(n) for n in re.findall(r"wiring\.py:(\d+): error", done.stdout)}
     wrong = {n for n, line in enumerate(SNIPPET.splitlines(), 1) if "# wrong" in line}
     assert refused == wrong, done.stdout + done.stderr
-    assert len(wrong) == 9
+    assert len(wrong) == 13
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeVarTuple
 
 from pydantic import AfterValidator, Field
 
@@ -32,6 +32,8 @@ from vbert.errors import BuildError, UserError
 
 __all__ = ["Build", "Figures", "Job", "Machine", "Stopped", "StoreBuild", "Work", "run_works"]
 
+
+Ts = TypeVarTuple("Ts")  # of a function that a child runs, what comes behind its `Job`
 
 SCHEDULER = r"(tcp|tls)://[^\s/@]+:[0-9]+"
 
@@ -74,7 +76,7 @@ class Build(Protocol):
         count: Callable[[Any], int] = lambda _: 1,
     ) -> None: ...
     def unit_figures(self) -> dict[str, Figures]: ...
-    def process(self, function: Callable[..., Figures], *arguments: Any, processes: int = 1) -> Figures: ...
+    def process(self, function: Callable[[Job, *Ts], Figures], *arguments: *Ts, processes: int = 1) -> Figures: ...
     def progress(self, done: int, total: int, **figures: float) -> None: ...
     def earlier(self) -> list[Artifact]: ...
 
@@ -300,7 +302,7 @@ class StoreBuild:
     def unit_figures(self) -> dict[str, Figures]:
         return {key: record["figures"] for key, record in self._units.items()}
 
-    def process(self, function: Callable[..., Figures], *arguments: Any, processes: int = 1) -> Figures:
+    def process(self, function: Callable[[Job, *Ts], Figures], *arguments: *Ts, processes: int = 1) -> Figures:
         if self.only is not None:
             raise self.not_of_units()
         timeout = self.artifact.step.stage.timeout if self.artifact.step else None
