@@ -423,7 +423,7 @@ def easy_vqa(tmp_path_factory: pytest.TempPathFactory) -> tuple[Images, Examples
     except BuildError as error:
         pytest.skip(f"easy-vqa can't be fetched here: {error}")
     built(store, texts)
-    return index.bound(store), texts.bound(store), index.bound(store).raws()["package"]
+    return index.bound(store), texts.bound(store), index.bound(store).raws["package"]
 
 
 def test_easy_vqa_has_its_published_counts(easy_vqa: tuple[Images, Examples, RawFiles]) -> None:

@@ -6,11 +6,12 @@ Regions see these and never a text, so one extraction serves every text set on t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
+from vbert.artifacts.steps.argument import Argument
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.data.acceptance import objection
 from vbert.data.decode import BadImage, decode
@@ -39,7 +40,7 @@ class Images(Artifact):
     (64, 64)
     """
 
-    through: ClassVar[Sequence[str]] = ("raws",)
+    raws: Argument[Mapping[str, RawFiles]] = Argument(through=True)  # the files behind the index, by source
 
     def table(self) -> pa.Table:
         """All images, as IMAGES_SCHEMA says."""
@@ -65,13 +66,10 @@ class Images(Artifact):
 
         return {str(i) for i in pq.read_table(self.file("left_out.parquet")).column("image_id").to_pylist()}
 
-    def raws(self) -> Mapping[str, RawFiles]:
-        """The raw files behind the index, by source."""
-        given = self.__dict__.get("_raws")
-        if given is not None:
-            return given  # type: ignore[no-any-return]
+    def _files(self) -> Mapping[str, RawFiles]:
+        """`raws`; where they are not known, the error says how to give them."""
         try:
-            return self.input("raws")  # type: ignore[no-any-return]
+            return self.raws
         except BuildError as error:
             sources = sorted({str(path).partition("/")[0] for path in self.table().column("path").to_pylist()})
             files = ", ".join(f"{source!r}: RawFiles.at(…)" for source in sources)
@@ -79,7 +77,7 @@ class Images(Artifact):
 
     def over(self, raws: Mapping[str, RawFiles]) -> Images:
         """The same (loose) index over the given raw files: for tests and notebooks."""
-        return self._copy(_raws=dict(raws))
+        return self._copy(raws=dict(raws))
 
     def read(self, image_id: str) -> bytes:
         """The bytes of the image's file, checked against the index.
@@ -93,7 +91,7 @@ class Images(Artifact):
             raise UnknownImage(f"{self!r} holds no image {image_id!r}; {near(image_id, places)}")
         path, sha256 = places[image_id]
         source, _, member = path.partition("/")
-        raws = self.raws()
+        raws = self._files()
         if source not in raws:
             raise BuildError(f"image {image_id!r} is in the source {source!r}; {nearest(source, raws)}")
         data = raws[source].read(member)

@@ -19,6 +19,7 @@ from shutil import copyfileobj
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self
 
+from vbert.artifacts.steps.argument import Argument
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.data.names import hidden, safe_name
 from vbert.errors import BuildError, UserError, near
@@ -58,6 +59,8 @@ class RawFiles(Artifact):
     ('images/000000.png', b'PNG')
     """
 
+    source: Argument[Source | None] = Argument(default=None)  # None: made here, of no source
+
     def members(self) -> list[str]:
         """All names, sorted; those of archives without hidden files (see `names.hidden`), as folders are read."""
         names = list(self._index())
@@ -94,8 +97,8 @@ class RawFiles(Artifact):
 
         Raises BuildError where it is no reference, or no longer what was planned.
         """
-        source: Source = self.input("source")
-        if source.path is None:
+        source = self.source
+        if source is None or source.path is None:
             raise BuildError(f"{self.title} is no local file or folder")
         try:
             source.pinned()  # what is remembered of unchanged files makes this fast
@@ -134,8 +137,8 @@ class RawFiles(Artifact):
 
     def _local(self, member: RawMember) -> Path:
         """Where a member held by reference lies: the source's path, or below it."""
-        source: Source = self.input("source")
-        root = Path(source.path or "")
+        source = self.source
+        root = Path("" if source is None else source.path or "")
         return root if root.is_file() else root / member.file
 
     def _said(self, name: str) -> str:
