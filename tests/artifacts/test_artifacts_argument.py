@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ def test_a_loose_artifact_without_a_manifest_has_none(tmp_path: Path) -> None:
 
 
 def test_every_stage_has_the_parameters_that_its_artifact_reads() -> None:
-    import tasks.import_features  # noqa: F401
+    import_module("flows.graph")
+    import_module("tasks.import_features")
 
     declared = {
         (made.name, name)
