@@ -46,14 +46,14 @@ def images(
 
     reading = reading or ReaderOptions()
     module = readers.of(reader)
-    found = list(readers.call(module, "images", raws, options=reading.options))
-    listed = [_placed(row, raws, reading) for row in found if not isinstance(row, readers.ReaderNote)]
-    beside = [row for row in found if isinstance(row, readers.ReaderNote)]
+    rows = list(readers.call(module, "images", raws, options=reading.options))
+    listed = [_placed(row, raws, reading) for row in rows if not isinstance(row, readers.ReaderNote)]
+    beside = [row for row in rows if isinstance(row, readers.ReaderNote)]
     beside += _beside(raws, {row["path"] for row in listed}, getattr(module, "OWN", None))
     if not listed:
-        said = "".join(f" ({note.sentence})" for note in beside)
+        remarks = "".join(f" ({note.sentence})" for note in beside)
         raise BuildError(
-            f"images: reader {reader.name!r} finds no image in {', '.join(raws)}{said}; are they the right files? "
+            f"images: reader {reader.name!r} finds no image in {', '.join(raws)}{remarks}; are they the right files? "
             f"Images are files that end in {' '.join(IMAGE_ENDINGS)}"
         )
     kept = listed if limit is None else _limited(listed, limit)
@@ -69,13 +69,13 @@ def images(
     sentences = [note.sentence for note in beside]
     if fitting is not None:
         figures |= fitting.figures()
-        sentences += fitting.said()
+        sentences += fitting.sentences()
     figures |= {note.figure: note.count for note in beside}
     without = sum(row["split"] is None for row in kept)
     if 0 < without < len(kept):
         figures["no_split"] = without
         sentences.append(f"in no split, so neither trained on nor evaluated: {without:,} of {count_of(kept, 'image')}")
-    official = {row.get("split") for row in found if not isinstance(row, readers.ReaderNote)} - {None}
+    official = {row.get("split") for row in rows if not isinstance(row, readers.ReaderNote)} - {None}
     if reading.validation is not None and official and reading.validation.of not in official:
         sentences.append(f"validation takes a share of {reading.validation.of!r}, and no image is in that split")
     return figures | ({"notes": sentences} if sentences else {})

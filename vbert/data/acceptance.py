@@ -28,9 +28,9 @@ def objection(artifact: Artifact) -> str | None:
     reading: ReaderOptions = artifact.step.arguments.get("reading") or ReaderOptions()
     if not bad or bad / total <= reading.unusable_boxes:
         return None
-    said = next((sentence for sentence in made.figures.get("notes", ()) if "boxes can't be used" in sentence), "")
+    note = next((sentence for sentence in made.figures.get("notes", ()) if "boxes can't be used" in sentence), "")
     return (
-        f"{artifact.title}: {said}, more than the accepted {100 * reading.unusable_boxes:.3g} %: mend them, or accept "
+        f"{artifact.title}: {note}, more than the accepted {100 * reading.unusable_boxes:.3g} %: mend them, or accept "
         f"them with `--set data.{artifact.label or 'NAME'}.unusable_boxes={least(bad, total)}` (in a spec: "
         f"`unusable_boxes` of its `images`), which reads nothing again"
     )

@@ -132,8 +132,8 @@ def frame(photo: PhotoHeader, stated: StatedSize | None) -> BoxFrame | None:
     known = photo if photo.width else None
     if stated is None:
         return BoxFrame(known.shown if known else None)
-    said = _whole(stated.width), _whole(stated.height)
-    size = (said[0], said[1]) if said[0] and said[1] else None
+    stated_size = _whole(stated.width), _whole(stated.height)
+    size = (stated_size[0], stated_size[1]) if stated_size[0] and stated_size[1] else None
     if known is None:
         return BoxFrame(size)
     fits = [sides for sides in (known.shown, known.stored) if size is not None and _alike(size, sides)]
@@ -247,18 +247,18 @@ class BoxConverter:
         """`boxes_outside` and the like, those that occurred."""
         return {f"boxes_{reason}": self.counts[reason] for reason in sorted(self.counts)}
 
-    def said(self) -> list[str]:
+    def sentences(self) -> list[str]:
         """Sentences on what is wrong with boxes, with a place for each kind; none where nothing is."""
-        said = []
+        sentences = []
         if lost := [reason for reason in UNUSABLE if self.counts[reason]]:
             count = sum(self.counts[reason] for reason in lost)
             parts = ", ".join(f"{self.counts[reason]:,} {self._named(reason)}" for reason in lost)
-            said.append(f"{count:,} of {count + self.kept:,} boxes can't be used and are left out: {parts}")
+            sentences.append(f"{count:,} of {count + self.kept:,} boxes can't be used and are left out: {parts}")
         if self.counts["cut"]:
-            said.append(
+            sentences.append(
                 f"boxes cut at the border of their photo: {self.counts['cut']:,} (the first: {self._first['cut']})"
             )
-        return said
+        return sentences
 
     def _named(self, reason: str) -> str:
         first = self._first[reason]

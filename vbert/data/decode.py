@@ -8,7 +8,7 @@ from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from vbert.data.first_bytes import ENOUGH, told
+from vbert.data.first_bytes import ENOUGH, file_kind
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -137,10 +137,10 @@ def _mended(data: bytes) -> Image.Image | None:
                 before = [int.from_bytes(n) for n in RESTART.findall(body)]
                 following = bytes([0xFF, 0xD0 + (before[-1] - 0xD0 + 1) % 8 if before else 0xD0])
                 ends += [following + end for end in ends[1:]]
-            found = _shown(_open(body + ends[0]), body)
-            wanted = found.tobytes()
+            image = _shown(_open(body + ends[0]), body)
+            wanted = image.tobytes()
             if all(_shown(_open(body + end), body).tobytes() == wanted for end in ends[1:]):
-                return found
+                return image
     except BadImage:
         pass
     return None
@@ -193,7 +193,7 @@ def _lacks_only_end(data: bytes) -> bool:
 
 def _what_else(data: bytes) -> str:
     """What a file is that Pillow takes for no picture of FORMATS."""
-    what = told(data[:ENOUGH]) or f"it begins with {data[:8]!r}"
+    what = file_kind(data[:ENOUGH]) or f"it begins with {data[:8]!r}"
     if what.partition(" ")[2].removesuffix(" picture").replace(" ", "").upper() in FORMATS:
         return f"{what} whose header is broken"
     return f"{what}; read are {', '.join(FORMATS)}"
@@ -201,10 +201,10 @@ def _what_else(data: bytes) -> str:
 
 def _in_words(error: Exception, data: bytes) -> str:
     """What is wrong with a file, that Pillow says by `error`."""
-    what, said = told(data[:ENOUGH]) or "a picture", str(error)
-    if "truncated" in said.lower() or isinstance(error, EOFError):
+    what, detail = file_kind(data[:ENOUGH]) or "a picture", str(error)
+    if "truncated" in detail.lower() or isinstance(error, EOFError):
         return f"{what} that ends in the middle of its pixels"
-    if "data stream" in said:
+    if "data stream" in detail:
         return f"{what} whose packed pixels are broken"
     return f"{what} that can't be decoded ({type(error).__name__}: {error})"
 

@@ -242,30 +242,32 @@ def _token(source: Source, url: httpx.URL) -> dict[str, str]:
 def _begin(response: httpx.Response, url: str, source: Source, part: _PartialFile, resume: bool) -> int:
     """Get `part` ready for the body; returns the bytes of the whole file, 0 where the server doesn't say."""
     status, got = response.status_code, response.headers
-    said = f"HTTP {status}"
+    problem = f"HTTP {status}"
     if status in TRANSIENT:
-        raise _Retryable(said, _retry_after(got.get("retry-after", "")))
+        raise _Retryable(problem, _retry_after(got.get("retry-after", "")))
     if status == 416:
         part.begin("", "", 0)
-        raise _Retryable(f"{said}: the file became shorter", 0.0)
+        raise _Retryable(f"{problem}: the file became shorter", 0.0)
     if status in (401, 403, 407):
-        raise _Unservable(f"{said}: not allowed" + ("" if source.auth else "; if it needs a token: `auth: env:NAME`"))
+        raise _Unservable(
+            f"{problem}: not allowed" + ("" if source.auth else "; if it needs a token: `auth: env:NAME`")
+        )
     if status not in (200, 206):
-        raise _Unservable(said)
+        raise _Unservable(problem)
     length = int(got["content-length"]) if got.get("content-length", "").isdecimal() else None
     if status == 206:
-        found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", got.get("content-range", ""))
+        content_range = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", got.get("content-range", ""))
         fits = (
             resume
-            and found is not None
-            and int(found[1]) == part.size
-            and found[3] in ("*", str(part.total))
-            and (length is None or int(found[2]) - int(found[1]) + 1 == length)
+            and content_range is not None
+            and int(content_range[1]) == part.size
+            and content_range[3] in ("*", str(part.total))
+            and (length is None or int(content_range[2]) - int(content_range[1]) + 1 == length)
             and got.get("etag", part.etag) == part.etag
         )
         if not fits:
             part.begin("", "", 0)
-            raise _Retryable(f"{said}: another part than was asked for ({got.get('content-range')})", 0.0)
+            raise _Retryable(f"{problem}: another part than was asked for ({got.get('content-range')})", 0.0)
         return part.total
     if source.sha256 is None and got.get("content-encoding", "identity") not in ("", "identity"):
         raise _Unservable(f"packed on the way ({got['content-encoding']}); without a sha256 what it is can't be told")
@@ -342,9 +344,9 @@ def fetch_package(source: Source, scratch: Path, progress: Progress, seconds: fl
     except subprocess.TimeoutExpired:
         raise BuildError(f"{source.python_package}: pip did not end within {seconds:.0f} s") from None
     if done.returncode:
-        if found := re.search(r"Got\s+([0-9a-f]{64})", done.stderr):
+        if digest := re.search(r"Got\s+([0-9a-f]{64})", done.stderr):
             raise UserError(
-                f"{source.python_package} has sha256 {found[1]}, the spec says {source.sha256}; compare with the "
+                f"{source.python_package} has sha256 {digest[1]}, the spec says {source.sha256}; compare with the "
                 f"registry's page and mend the spec"
             )
         if "No matching distribution" in done.stderr and "(from versions: none)" not in done.stderr:

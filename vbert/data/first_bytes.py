@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-ENOUGH = 512  # first bytes that `told` looks at
+ENOUGH = 512  # first bytes that `file_kind` looks at
 LFS = b"version https://git-lfs"
 
 # What files of a kind begin with, and what the kind is called.
@@ -40,7 +40,7 @@ BRANDS = (  # of an ISO media file, after `ftyp`
 MARKUP = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|body)", re.IGNORECASE)
 
 
-def told(head: bytes) -> str | None:
+def file_kind(head: bytes) -> str | None:
     """What the file that begins with `head` is, with an article, as in "it is a web page"; None where nothing tells."""
     if not head:
         return "empty"

@@ -55,31 +55,33 @@ def file_digests(path: Path, memory: Path | None = None, images_only: bool = Fal
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; mend the path")
     root = str(path.resolve())
-    mark = hashlib.sha256(os.fsencode(root) + b"\0images" * images_only).hexdigest()[:32]
-    note = (memory or memory_folder()) / f"{mark}.json"
+    cache_key = hashlib.sha256(os.fsencode(root) + b"\0images" * images_only).hexdigest()[:32]
+    note = (memory or memory_folder()) / f"{cache_key}.json"
     known = _remembered(note)
     aside: list[str] = []
-    found = dict(_files(root, aside)) if path.is_dir() else {path.name: (root, _key(os.stat(root)))}
+    stats = dict(_files(root, aside)) if path.is_dir() else {path.name: (root, _key(os.stat(root)))}
     if images_only and path.is_dir():
-        others = [name for name in found if not is_image(name)]
-        found = {name: held for name, held in found.items() if is_image(name)}
-        if others and not found:
-            said = f"no image, but {count_of(others, 'file')} of other kinds: {kinds(others)}"
-            raise UserError(f"{path}: the folder holds {said}. Images are files that end in {' '.join(IMAGE_ENDINGS)}")
-    if not found:
+        others = [name for name in stats if not is_image(name)]
+        stats = {name: stat for name, stat in stats.items() if is_image(name)}
+        if others and not stats:
+            content = f"no image, but {count_of(others, 'file')} of other kinds: {kinds(others)}"
+            raise UserError(
+                f"{path}: the folder holds {content}. Images are files that end in {' '.join(IMAGE_ENDINGS)}"
+            )
+    if not stats:
         for name in aside:
             safe_name(name)  # says what is wrong with it
         raise UserError(f"{path}: the folder holds no files; mend the path")
     now = time.time_ns()
-    digests = {name: known[name][1] for name, (_, key) in found.items() if name in known and known[name][0] == key}
-    fresh = [name for name in found if name not in digests]
+    digests = {name: known[name][1] for name, (_, key) in stats.items() if name in known and known[name][0] == key}
+    fresh = [name for name in stats if name not in digests]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        digests |= dict(zip(fresh, threads.map(_sha256, (found[name][0] for name in fresh)), strict=True))
-    if fresh or len(known) != len(found):
+        digests |= dict(zip(fresh, threads.map(_sha256, (stats[name][0] for name in fresh)), strict=True))
+    if fresh or len(known) != len(stats):
         new = set(fresh)
-        kept = {n: (key, digests[n]) for n, (_, key) in found.items() if n not in new or now - key[1] > RACY_NS}
+        kept = {n: (key, digests[n]) for n, (_, key) in stats.items() if n not in new or now - key[1] > RACY_NS}
         _remember(note, kept)
-    return {name: (found[name][1][0], digests[name]) for name in sorted(found)}
+    return {name: (stats[name][1][0], digests[name]) for name in sorted(stats)}
 
 
 def names_below(root: Path) -> Iterator[str]:
@@ -99,8 +101,8 @@ def last_changed(path: Path, images_only: bool = False) -> str:
     """The name below the folder `path` (or its own) of the file that changed last: what an error points at."""
     root = str(path.resolve())
     files = _files(root, []) if path.is_dir() else ()
-    found = {name: held for name, held in files if not images_only or is_image(name)}
-    return max(found, key=lambda name: found[name][1][1], default=path.name)
+    stats = {name: stat for name, stat in files if not images_only or is_image(name)}
+    return max(stats, key=lambda name: stats[name][1][1], default=path.name)
 
 
 def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[int]]]]:
@@ -166,14 +168,14 @@ def _made_here(names: set[str]) -> bool:
 
 def _own_output() -> set[tuple[int, int]]:
     """(device, inode) of the files that our or our parent's output and errors go to: they grow while they are read."""
-    found = set()
+    paths = set()
     for process in ("self", os.getppid()):
         for descriptor in (1, 2):
             with suppress(OSError):
                 status = os.stat(f"/proc/{process}/fd/{descriptor}")
                 if stat.S_ISREG(status.st_mode):
-                    found.add((status.st_dev, status.st_ino))
-    return found
+                    paths.add((status.st_dev, status.st_ino))
+    return paths
 
 
 def _key(status: os.stat_result) -> list[int]:

@@ -55,10 +55,10 @@ def is_image(name: str) -> bool:
 
 def kinds(names: Iterable[str]) -> str:
     """What kinds of files these are: `.txt 3, .pdf 2, no ending 1`."""
-    found = Counter(ending(name).lower() or "no ending" for name in names)
-    order = sorted(found, key=lambda kind: (-found[kind], kind == "no ending", kind))
-    said = [f"{kind} {found[kind]:,}" for kind in order[:6]]
-    return ", ".join(said) + (" …" if len(found) > len(said) else "")
+    counts = Counter(ending(name).lower() or "no ending" for name in names)
+    order = sorted(counts, key=lambda kind: (-counts[kind], kind == "no ending", kind))
+    listed = [f"{kind} {counts[kind]:,}" for kind in order[:6]]
+    return ", ".join(listed) + (" …" if len(counts) > len(listed) else "")
 
 
 def count_of(things: Collection[object], word: str) -> str:
@@ -112,8 +112,8 @@ class FileNames:
                 index = self._by[key] = {}
                 for one in self._names:
                     index.setdefault(key(one), []).append(one)
-            if found := self._by[key].get(key(name)):
-                return found
+            if matches := self._by[key].get(key(name)):
+                return matches
         return []
 
     def some(self) -> list[str]:
@@ -122,9 +122,9 @@ class FileNames:
 
     def find(self, name: str, where: str, what: str) -> str:
         """The one that `name` means; UserError, saying `where` and `what` it should be, for none and for several."""
-        found = self.alike(name)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UserError(f"{where}: the {what} {name!r:.80} may be {' or '.join(map(repr, sorted(found)[:2]))}")
+        matches = self.alike(name)
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise UserError(f"{where}: the {what} {name!r:.80} may be {' or '.join(map(repr, sorted(matches)[:2]))}")
         raise UserError(f"{where}: there is no {what} {name!r:.80}; {near(name, self._names):.200}")

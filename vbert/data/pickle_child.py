@@ -121,12 +121,12 @@ class PlainDataWriter:
                 raise RefusedPickle("it has a tensor that is not stored row by row")
             return {"x": [value.storage.dtype, value.storage.key, value.offset, list(value.shape), list(value.stride)]}
         if _is_unknown(value):
-            return {"n": value.told}
+            return {"n": value.qualified_name}
         if isinstance(value, dict):
             return {"d": [[self._key(k, depth), self.tree(v, depth + 1)] for k, v in value.items()]}
-        for mark, kind in (("l", list), ("t", tuple), ("s", (set, frozenset))):
+        for tag, kind in (("l", list), ("t", tuple), ("s", (set, frozenset))):
             if isinstance(value, kind):
-                return {mark: [self.tree(item, depth + 1) for item in value]}
+                return {tag: [self.tree(item, depth + 1) for item in value]}
         raise RefusedPickle(f"it holds a {type(value).__name__}")
 
     def _key(self, key: Any, depth: int) -> Any:
@@ -158,13 +158,13 @@ def answer(request: dict[str, Any], given: bytes) -> tuple[dict[str, Any], list[
             values.append(reader.load())
             storages |= reader.storages
         writer = PlainDataWriter(2 * operations + 100, 4 * size + 1000, named)
-        found = {
+        response = {
             "values": [writer.tree(value) for value in values],
             "storages": {key: [one.dtype, one.size] for key, one in storages.items()},
             "end": file.tell(),
             "blobs": writer.about,
         }
-    return found, writer.blobs
+    return response, writer.blobs
 
 
 def _limit(memory: int) -> None:
@@ -190,8 +190,8 @@ def serve(source: IO[bytes], target: IO[bytes]) -> None:
         _limit_time(request["seconds"])
         _limit(request["memory"] + 2 * len(given))
         try:
-            found, blobs = answer(request, given)
-            text = json.dumps(found)
+            response, blobs = answer(request, given)
+            text = json.dumps(response)
         except RefusedPickle as refusal:
             text, blobs = json.dumps({"refused": str(refusal)}), []
         except MemoryError:

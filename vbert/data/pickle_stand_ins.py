@@ -54,7 +54,7 @@ class UnknownClass:
     """
 
     __slots__ = ()
-    told = ""
+    qualified_name = ""
 
     def __new__(cls, *_: Any, **__: Any) -> UnknownClass:
         return super().__new__(cls)
@@ -75,7 +75,7 @@ class UnknownClass:
 
 
 def unknown(module: str, name: str) -> type[UnknownClass]:
-    return type("Unknown", (UnknownClass,), {"__slots__": (), "told": f"{module}.{name}"[:200]})
+    return type("Unknown", (UnknownClass,), {"__slots__": (), "qualified_name": f"{module}.{name}"[:200]})
 
 
 class PickledDtype:

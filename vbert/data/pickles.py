@@ -67,20 +67,20 @@ class TorchPickle:
     end: int
 
 
-def load(source: bytes | Path, said: str, limits: PickleLimits | None = None, named: bool = False) -> Any:
+def load(source: bytes | Path, name: str, limits: PickleLimits | None = None, named: bool = False) -> Any:
     """The pickled object: None, numbers, text, bytes, lists, tuples, sets, dicts and numpy arrays.
 
-    An array of objects becomes the object (no dimension) or a list (one). `said` names the file in errors. `named`:
+    An array of objects becomes the object (no dimension) or a list (one). `name`: of the file, for errors. `named`:
     what else it holds appears as `UnreadObject`. Raises UnsafePickle.
     """
-    return _shared.ask(source, said, limits or PickleLimits(), named=named).value
+    return _shared.ask(source, name, limits or PickleLimits(), named=named).value
 
 
 def load_torch(
-    source: bytes | Path, said: str, count: int = 1, limits: PickleLimits | None = None, named: bool = False
+    source: bytes | Path, name: str, count: int = 1, limits: PickleLimits | None = None, named: bool = False
 ) -> TorchPickle:
     """The object(s) that torch pickled, tensors as StoredTensor. `count` pickles in a row give a list of them."""
-    return _shared.ask(source, said, limits or PickleLimits(), torch=True, count=count, named=named)
+    return _shared.ask(source, name, limits or PickleLimits(), torch=True, count=count, named=named)
 
 
 class PickleProcess:
@@ -93,7 +93,7 @@ class PickleProcess:
     def ask(
         self,
         source: bytes | Path,
-        said: str,
+        name: str,
         limits: PickleLimits,
         torch: bool = False,
         count: int = 1,
@@ -102,7 +102,7 @@ class PickleProcess:
         given = source if isinstance(source, bytes) else b""
         size = len(given) if isinstance(source, bytes) else source.stat().st_size
         if size > limits.size and not torch:
-            raise UnsafePickle(f"{said}: a pickle of {size:,} bytes; at most {limits.size:,} are read")
+            raise UnsafePickle(f"{name}: a pickle of {size:,} bytes; at most {limits.size:,} are read")
         request = {
             "path": None if isinstance(source, bytes) else os.path.abspath(source),
             "size": len(given),
@@ -118,7 +118,7 @@ class PickleProcess:
             overdue = threading.Timer(3 * limits.seconds + 10, process.kill)
             overdue.start()
             try:
-                return self._exchange(process, request, given, said)
+                return self._exchange(process, request, given, name)
             except BaseException:
                 self._end()
                 raise
@@ -126,7 +126,7 @@ class PickleProcess:
                 overdue.cancel()
 
     def _exchange(
-        self, process: subprocess.Popen[bytes], request: Mapping[str, Any], given: bytes, said: str
+        self, process: subprocess.Popen[bytes], request: Mapping[str, Any], given: bytes, name: str
     ) -> TorchPickle:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -135,20 +135,20 @@ class PickleProcess:
             process.stdin.write(given)
             process.stdin.flush()
             line = process.stdout.readline()
-            found = json.loads(line) if line.endswith(b"\n") else None
-            blobs = [] if found is None or "refused" in found else _blobs(process.stdout, found["blobs"])
+            response = json.loads(line) if line.endswith(b"\n") else None
+            blobs = [] if response is None or "refused" in response else _blobs(process.stdout, response["blobs"])
         except OSError:
-            found = None
-        if found is None:
-            raise _refusal(said, "reading it takes too long or too much memory")
-        if "refused" in found:
-            raise _refusal(said, found["refused"])
+            response = None
+        if response is None:
+            raise _refusal(name, "reading it takes too long or too much memory")
+        if "refused" in response:
+            raise _refusal(name, response["refused"])
         try:
-            values = [_plain(value, blobs) for value in found["values"]]
+            values = [_plain(value, blobs) for value in response["values"]]
         except TypeError:  # arrays have no hash
-            raise _refusal(said, "arrays or lists are keys in it, or members of a set") from None
-        sizes = {str(key): (str(dtype), int(size)) for key, (dtype, size) in found["storages"].items()}
-        return TorchPickle(values[0] if request["count"] == 1 else values, sizes, int(found["end"]))
+            raise _refusal(name, "arrays or lists are keys in it, or members of a set") from None
+        sizes = {str(key): (str(dtype), int(size)) for key, (dtype, size) in response["storages"].items()}
+        return TorchPickle(values[0] if request["count"] == 1 else values, sizes, int(response["end"]))
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
@@ -183,9 +183,9 @@ _shared = PickleProcess()
 atexit.register(_shared.close)
 
 
-def _refusal(said: str, reason: str) -> UnsafePickle:
+def _refusal(name: str, reason: str) -> UnsafePickle:
     return UnsafePickle(
-        f"{said}: this pickle is not read, because {reason}; plain arrays and containers are. Where you trust it, save "
+        f"{name}: this pickle is not read, because {reason}; plain arrays and containers are. Where you trust it, save "
         "its arrays with numpy.save(..., allow_pickle=False) or as safetensors and give those"
     )
 
@@ -194,36 +194,36 @@ def _blobs(source: IO[bytes], about: Sequence[Any]) -> list[Any]:
     """The bytes and arrays that follow an answer's line."""
     import numpy as np
 
-    found: list[Any] = []
+    arrays: list[Any] = []
     for size, array in about:
         data = source.read(int(size))
         if len(data) != int(size):
             raise OSError("the child died")
         if array is None:
-            found.append(data)
+            arrays.append(data)
         else:
             dtype, shape = np.dtype(array[0]), tuple(array[1])
             if dtype.hasobject or prod(shape) * dtype.itemsize != len(data):
                 raise OSError("the child's answer is damaged")
-            found.append(np.frombuffer(data, dtype).reshape(shape))
-    return found
+            arrays.append(np.frombuffer(data, dtype).reshape(shape))
+    return arrays
 
 
 def _plain(tree: Any, blobs: Sequence[Any]) -> Any:
     if not isinstance(tree, dict):
         return tree
-    ((kind, held),) = tree.items()
+    ((kind, content),) = tree.items()
     if kind in ("a", "b"):
-        return blobs[held]
+        return blobs[content]
     if kind == "d":
-        return {_plain(key, blobs): _plain(value, blobs) for key, value in held}
+        return {_plain(key, blobs): _plain(value, blobs) for key, value in content}
     if kind == "o":
-        shape, items = held[0], [_plain(item, blobs) for item in held[1]]
+        shape, items = content[0], [_plain(item, blobs) for item in content[1]]
         return items[0] if not shape else items
     if kind == "x":
-        dtype, key, offset, shape, stride = held
+        dtype, key, offset, shape, stride = content
         return StoredTensor(dtype, key, offset, tuple(shape), tuple(stride))
     if kind == "n":
-        return UnreadObject(held)
-    items = [_plain(item, blobs) for item in held]
+        return UnreadObject(content)
+    items = [_plain(item, blobs) for item in content]
     return items if kind == "l" else tuple(items) if kind == "t" else set(items)

@@ -77,15 +77,15 @@ class RawFiles(Artifact):
         """
         member = self._member(name)
         if member.size > limit:
-            raise BuildError(f"{self._said(name)} is {member.size:,} bytes, more than the {limit:,} read at once")
+            raise BuildError(f"{self._title(name)} is {member.size:,} bytes, more than the {limit:,} read at once")
         if member.size == 0:
             return b""  # a link that leads nowhere too
         with self._stream(member) as file:
             data = file.read()
         if member.sha256 is not None and hashlib.sha256(data).hexdigest() != member.sha256:
-            raise BuildError(f"{self._said(name)} has changed since it was planned; run again to take it as it is now")
+            raise BuildError(f"{self._title(name)} has changed since it was planned; run again to take it as it is now")
         if member.crc32 is not None and zlib.crc32(data) != member.crc32:
-            raise BuildError(f"{self._said(name)} is damaged: its crc32 is not the archive's; fetch the archive again")
+            raise BuildError(f"{self._title(name)} is damaged: its crc32 is not the archive's; fetch the archive again")
         return data
 
     def open(self, name: str) -> BinaryIO:
@@ -122,8 +122,8 @@ class RawFiles(Artifact):
         try:
             file = path.open("rb", buffering=0)
         except OSError as error:
-            raise BuildError(f"{self._said(member.name)} can't be read at {path}: {error.strerror}") from error
-        return io.BufferedReader(_MemberStream(file, member, self._said(member.name)), 1 << 16)
+            raise BuildError(f"{self._title(member.name)} can't be read at {path}: {error.strerror}") from error
+        return io.BufferedReader(_MemberStream(file, member, self._title(member.name)), 1 << 16)
 
     def _index(self) -> dict[str, RawMember]:
         path = self.file(INDEX)
@@ -132,7 +132,7 @@ class RawFiles(Artifact):
     def _member(self, name: str) -> RawMember:
         index = self._index()
         if name not in index:
-            raise UserError(f"{self._said('')} holds no file {name!r}; {near(name, index)}")
+            raise UserError(f"{self._title('')} holds no file {name!r}; {near(name, index)}")
         return index[name]
 
     def _local(self, member: RawMember) -> Path:
@@ -141,7 +141,7 @@ class RawFiles(Artifact):
         root = Path("" if source is None else source.path or "")
         return root if root.is_file() else root / member.file
 
-    def _said(self, name: str) -> str:
+    def _title(self, name: str) -> str:
         return f"{self.title}: {name}" if name else self.title
 
 
@@ -205,8 +205,8 @@ def write_index(directory: Path, members: Iterable[RawMember], sha256: str | Non
 class _MemberStream(io.RawIOBase):
     """The inflated bytes of one member. Never gives more than its size, whatever the archive holds."""
 
-    def __init__(self, file: IO[bytes], member: RawMember, said: str) -> None:
-        self._file, self._member, self._said = file, member, said
+    def __init__(self, file: IO[bytes], member: RawMember, title: str) -> None:
+        self._file, self._member, self._said = file, member, title
         self._left, self._given = member.stored, 0
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS) if member.method == DEFLATED else None
         self._pending = b""

@@ -120,7 +120,7 @@ class Source(Settings):
             return self
         from vbert.data.folders import folder_digest
 
-        found = folder_digest(Path(self.path), images_only=self.only == "images")
-        if self.sha256 not in (None, found):
-            raise UserError(f"{self.path}: its sha256 is {found}, the spec says {self.sha256}; mend one of them")
-        return self.model_copy(update={"sha256": found})
+        digest = folder_digest(Path(self.path), images_only=self.only == "images")
+        if self.sha256 not in (None, digest):
+            raise UserError(f"{self.path}: its sha256 is {digest}, the spec says {self.sha256}; mend one of them")
+        return self.model_copy(update={"sha256": digest})

@@ -50,8 +50,8 @@ class ReaderOptions(Settings):
 
     def split(self, split: str | None, image_id: str) -> str | None:
         """The split of an image, or of an example by its first image, given the official one."""
-        held = self.validation
-        return "val" if held is not None and split == held.of and share_of(image_id) < held.share else split
+        hold_out = self.validation
+        return "val" if hold_out is not None and split == hold_out.of and share_of(image_id) < hold_out.share else split
 
 
 def share_of(image_id: str) -> float:

@@ -53,8 +53,8 @@ def _archive(file: BinaryIO, path: Path, named: bool) -> TorchFile:
             if any(name.startswith("code/") for name in members):
                 raise UserError(f"{path}: a TorchScript model; save its state_dict() with torch.save and give that")
             if "data.pkl" not in members:
-                held = ", ".join(info.filename for info in archive.infolist()[:3]) or "nothing"
-                raise UserError(f"{path}: a zip without data.pkl (it holds {held:.120}): was it saved by torch?")
+                listed = ", ".join(info.filename for info in archive.infolist()[:3]) or "nothing"
+                raise UserError(f"{path}: a zip without data.pkl (it holds {listed:.120}): was it saved by torch?")
             if "byteorder" in members and archive.open(members["byteorder"]).read(16) != b"little":
                 raise UserError(f"{path}: saved on a big-endian machine, which is not read")
             if members["data.pkl"].file_size > LARGEST_PICKLE:
@@ -70,27 +70,27 @@ def _archive(file: BinaryIO, path: Path, named: bool) -> TorchFile:
         raise UserError(
             f"{path}: not a whole archive of torch, {size:,} bytes ({error}); fetch or copy it again"
         ) from None
-    found, size = load_torch(pickled, f"{path}/data.pkl", named=named), path.stat().st_size
-    for key in starts.keys() & found.sizes.keys():
-        dtype, elements = found.sizes[key]
+    pickled_object, size = load_torch(pickled, f"{path}/data.pkl", named=named), path.stat().st_size
+    for key in starts.keys() & pickled_object.sizes.keys():
+        dtype, elements = pickled_object.sizes[key]
         there = min(members[f"data/{key}"].file_size, size - starts[key])
         if elements * item_size(dtype) > there:
             raise UserError(
                 f"{path}: its data.pkl says {elements:,} numbers of storage {key!r:.40}, which has {there:,} bytes: "
                 "damaged; fetch or copy it again"
             )
-    return TorchFile(found.value, starts)
+    return TorchFile(pickled_object.value, starts)
 
 
 def _row_of_pickles(path: Path, named: bool) -> TorchFile:
     """torch's older form: five pickles, then each storage as its number of elements (int64) and they themselves."""
-    found = load_torch(path, str(path), PICKLES, named=named)
-    magic, _, _, value, keys = found.value
+    pickled_object = load_torch(path, str(path), PICKLES, named=named)
+    magic, _, _, value, keys = pickled_object.value
     if magic != MAGIC or not isinstance(keys, list):
         raise UserError(f"{path}: neither of the forms in which torch saves")
-    starts, at = {}, found.end
+    starts, at = {}, pickled_object.end
     for key in keys:
-        dtype, elements = found.sizes.get(key, ("|u1", 0))
+        dtype, elements = pickled_object.sizes.get(key, ("|u1", 0))
         starts[str(key)] = at + 8
         at += 8 + elements * item_size(dtype)
     if at > path.stat().st_size:

@@ -140,35 +140,35 @@ def expand(file: Path, target: Path, blocks: Callable[[Path], Iterator[bytes]]) 
 
 def zip_members(file: Path, name: str, local: bool = False, set_aside: list[str] | None = None) -> list[RawMember]:
     """The regular files of a zip, stored or deflated ones."""
-    found: list[RawMember] = []
+    members: list[RawMember] = []
     aside = [] if set_aside is None else set_aside
     with zipfile.ZipFile(file) as archive, file.open("rb") as stream:
         for info in archive.infolist():
-            said = f"{name}: {info.filename!r:.100}"
+            place = f"{name}: {info.filename!r:.100}"
             if info.orig_filename != info.filename:  # zipfile cuts a name at NUL
-                raise BuildError(f"{said} has a name with a NUL byte")
+                raise BuildError(f"{place} has a name with a NUL byte")
             if not info.filename:
-                raise BuildError(f"{said} has no name")
+                raise BuildError(f"{place} has no name")
             # Some of Windows' tools part folders by `\`; there it can't be part of a name.
             inside = info.filename.replace("\\", "/") if info.create_system == WINDOWS else info.filename
             if inside.endswith("/"):
                 continue
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
-                raise BuildError(f"{said} is a link or a device; only plain files are taken")
+                raise BuildError(f"{place} is a link or a device; only plain files are taken")
             if info.flag_bits & 0x1:
-                raise BuildError(f"{said} is encrypted; give an archive without a password")
+                raise BuildError(f"{place} is encrypted; give an archive without a password")
             if info.compress_type not in (STORED, DEFLATED):
-                raise BuildError(f"{said} is packed by method {info.compress_type}; pack it again with deflate")
+                raise BuildError(f"{place} is packed by method {info.compress_type}; pack it again with deflate")
             stream.seek(info.header_offset)
             header = stream.read(30)
             if len(header) < 30 or header[:4] != b"PK\x03\x04":
-                raise BuildError(f"{said} has no header where the archive's list says; fetch it again")
+                raise BuildError(f"{place} has no header where the archive's list says; fetch it again")
             offset = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
             if odd(inside):
                 aside.append(inside)
                 continue
-            found.append(
+            members.append(
                 RawMember(
                     safe_name(inside),
                     name,
@@ -181,13 +181,13 @@ def zip_members(file: Path, name: str, local: bool = False, set_aside: list[str]
                 )
             )
         end = archive.start_dir
-    _some_taken(found, aside)
-    for member, begins in _with_next(found, end):
+    _some_taken(members, aside)
+    for member, begins in _with_next(members, end):
         if member.offset + member.stored > begins:
             raise BuildError(f"{name}: {member.name!r:.100} overlaps another entry; a zip bomb, or damaged")
         if member.method == STORED and member.size != member.stored:
             raise BuildError(f"{name}: {member.name!r:.100} gives two sizes; damaged")
-    return found
+    return members
 
 
 def _with_next(members: list[RawMember], end: int) -> list[tuple[RawMember, int]]:
@@ -211,7 +211,7 @@ class _Headers:
 
 def tar_members(file: Path, name: str, local: bool = False, set_aside: list[str] | None = None) -> list[RawMember]:
     """The regular files of a plain tar."""
-    found: list[RawMember] = []
+    members: list[RawMember] = []
     aside = [] if set_aside is None else set_aside
     length = file.stat().st_size
     with file.open("rb") as stream:
@@ -220,27 +220,29 @@ def tar_members(file: Path, name: str, local: bool = False, set_aside: list[str]
         with tarfile.open(fileobj=headers, mode="r:", errorlevel=2) as archive:
             while (info := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
-                said = f"{name}: {info.name!r:.100}"
+                place = f"{name}: {info.name!r:.100}"
                 end = info.offset_data
                 if info.isdir():
                     continue
                 if not info.isreg() or info.issparse():
-                    raise BuildError(f"{said} is a link, a device or sparse; only plain files are taken")
+                    raise BuildError(f"{place} is a link, a device or sparse; only plain files are taken")
                 end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if info.size < 0 or end > length:
-                    raise BuildError(f"{said} ends behind the end of the file; cut off, fetch it again")
+                    raise BuildError(f"{place} ends behind the end of the file; cut off, fetch it again")
                 if odd(info.name):
                     aside.append(info.name)
                     continue
-                found.append(RawMember(safe_name(info.name), name, info.offset_data, info.size, info.size, local=local))
+                members.append(
+                    RawMember(safe_name(info.name), name, info.offset_data, info.size, info.size, local=local)
+                )
         stream.seek(end)
         trailer = stream.read(tarfile.BLOCKSIZE)
     if trailer != bytes(tarfile.BLOCKSIZE):
-        raise BuildError(f"{name} has no end mark after {len(found):,} files; cut off, fetch it again")
-    _some_taken(found, aside)
-    return found
+        raise BuildError(f"{name} has no end mark after {len(members):,} files; cut off, fetch it again")
+    _some_taken(members, aside)
+    return members
 
 
-def _some_taken(found: list[RawMember], aside: list[str]) -> None:
-    if aside and not found:
+def _some_taken(members: list[RawMember], aside: list[str]) -> None:
+    if aside and not members:
         safe_name(aside[0])  # says what is wrong with it

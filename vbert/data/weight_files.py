@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vbert.data.first_bytes import ENOUGH, told
+from vbert.data.first_bytes import ENOUGH, file_kind
 from vbert.data.pickles import PickleLimits, StoredTensor, UnreadObject, load
 from vbert.data.torch_files import LEGACY, item_size, saved
 from vbert.errors import UserError
@@ -67,10 +67,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     elif head.startswith(b"PK") or LEGACY.match(head) or head[257:262] == b"ustar":
         tensors = _torch(path)
     elif head.startswith(b"\x80"):
-        held = load(path, path.name, PickleLimits(seconds=SLOWEST), named=True)
-        tensors = {name: _of_array(value) for name, value in state_dict(held, path.name, np.ndarray).items()}
+        content = load(path, path.name, PickleLimits(seconds=SLOWEST), named=True)
+        tensors = {name: _of_array(value) for name, value in state_dict(content, path.name, np.ndarray).items()}
     else:
-        what = told(head) or f"no file of weights: it begins with {head[:8]!r}"
+        what = file_kind(head) or f"no file of weights: it begins with {head[:8]!r}"
         raise UserError(f"{path.name}: is {what}; wanted is a state dict by torch.save, or safetensors")
     tensors = unwrapped(tensors)
     if small := [name for name, value in tensors.items() if value.dtype in (torch.int8, torch.uint8)]:
@@ -119,33 +119,33 @@ def _renamed(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
     return dict(zip(names, tensors.values(), strict=True)) if len(set(names)) == len(names) else tensors
 
 
-def state_dict(held: Any, where: str, kind: type) -> Mapping[str, Any]:
+def state_dict(content: Any, where: str, kind: type) -> Mapping[str, Any]:
     """The values of `kind` by name in what a file holds, out of the wrappers that are known. Raises UserError."""
-    if isinstance(held, UnreadObject):
-        raise _whole_model(where, held)
-    if not isinstance(held, Mapping) or not held:
-        raise UserError(f"{where}: holds {_what(held)}, not a state dict of named tensors")
-    inside = {key: held[key] for key in WRAPPERS if key in held and not isinstance(held[key], kind)}
-    found = {key: value for key, value in inside.items() if isinstance(value, Mapping) and value}
-    if found:
-        (key, value), *others = found.items()
+    if isinstance(content, UnreadObject):
+        raise _whole_model(where, content)
+    if not isinstance(content, Mapping) or not content:
+        raise UserError(f"{where}: holds {_what(content)}, not a state dict of named tensors")
+    inside = {key: content[key] for key in WRAPPERS if key in content and not isinstance(content[key], kind)}
+    nested = {key: value for key, value in inside.items() if isinstance(value, Mapping) and value}
+    if nested:
+        (key, value), *others = nested.items()
         if others:
             log.info("%s: weights are those under %r; not read: %s", where, key, ", ".join(key for key, _ in others))
         return state_dict(value, where, kind)
-    if not any(isinstance(value, kind) for value in held.values()):
+    if not any(isinstance(value, kind) for value in content.values()):
         model = next((value for value in inside.values() if isinstance(value, UnreadObject)), None)
         if model is not None:
             raise _whole_model(where, model)
-        told = some([f"{str(key)[:60]} ({_what(value)})" for key, value in held.items()])
+        listed = some([f"{str(key)[:60]} ({_what(value)})" for key, value in content.items()])
         raise UserError(
-            f"{where}: no tensors by name, nor such a state dict under {', '.join(WRAPPERS)}; it holds {told}"
+            f"{where}: no tensors by name, nor such a state dict under {', '.join(WRAPPERS)}; it holds {listed}"
         )
-    for name, value in held.items():
+    for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, kind):
             raise UserError(
                 f"{where}: {str(name)[:80]!r} is {_what(value)}, no named tensor, so the file is no state dict"
             )
-    return held
+    return content
 
 
 def some(names: list[str]) -> str:
@@ -171,9 +171,9 @@ def _most(tensors: Mapping[str, Tensor], before: str) -> bool:
     return 2 * sum(name.startswith(before) for name in tensors) > len(tensors)
 
 
-def _whole_model(where: str, held: UnreadObject) -> UserError:
+def _whole_model(where: str, model: UnreadObject) -> UserError:
     return UserError(
-        f"{where}: holds a whole pickled object ({held.name}), which only its own code can read; where you trust it, "
+        f"{where}: holds a whole pickled object ({model.name}), which only its own code can read; where you trust it, "
         "save its state_dict() with torch.save and give that"
     )
 
@@ -198,10 +198,10 @@ def _of_array(value: np.ndarray[Any, Any]) -> Tensor:
 def _torch(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by torch.save; a storage that several share is read once."""
     try:
-        found = saved(path, named=True)
+        archive = saved(path, named=True)
     except UserError as error:
         raise UserError(error.message.replace(f"{path}", path.name), error.details) from None
-    stored = state_dict(found.value, path.name, StoredTensor)
+    stored = state_dict(archive.value, path.name, StoredTensor)
     ends: dict[str, int] = {}
     for value in stored.values():
         last = sum((n - 1) * step for n, step in zip(value.shape, value.stride, strict=True))
@@ -211,7 +211,7 @@ def _torch(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         for name, value in stored.items():
             if value.key not in storages:
-                storages[value.key] = _storage(file, value, found.starts, ends[value.key], f"{path.name}: {name}")
+                storages[value.key] = _storage(file, value, archive.starts, ends[value.key], f"{path.name}: {name}")
             out[name] = storages[value.key].as_strided(value.shape, value.stride, value.offset)
     return out
 

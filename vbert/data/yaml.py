@@ -80,9 +80,9 @@ def load_yaml(
         return model.model_validate_json(json.dumps(root.plain()), strict=True)
     except ValidationError as error:
         # A misspelt key before the missing one it was meant to be.
-        found = _likeliest(root, error.errors(include_url=False))
-        found.sort(key=lambda fault: bool(fault["type"] != "extra_forbidden"))
-        faults = [_fault(root, model, fault) for fault in found]
+        likeliest = _likeliest(root, error.errors(include_url=False))
+        likeliest.sort(key=lambda fault: bool(fault["type"] != "extra_forbidden"))
+        faults = [_fault(root, model, fault) for fault in likeliest]
         raise UserError(faults[0], "\n".join(faults[1:])) from None
 
 
@@ -107,8 +107,8 @@ def parse(text: str, source: str) -> YamlNode:
     try:
         return _NodeBuilder(reader, source).document(reader.parse(text))
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        position = error.problem_mark or error.context_mark
+        place = f"{source}:{position.line + 1}:{position.column + 1}" if position else source
         raise UserError(f"{place}: not YAML: {error.problem or error.context}") from None
     except YAMLError as error:
         raise UserError(f"{source}: not YAML: {str(error).splitlines()[0]}") from None
@@ -233,7 +233,7 @@ def _rooted(place: YamlNode, annotation: Any, folder: Path) -> None:
                 inner = place.value.get(info.alias or name)
                 if inner is None:
                     continue
-                marks = [mark for mark in info.metadata if isinstance(mark, LocalPath)]
+                marks = [marker for marker in info.metadata if isinstance(marker, LocalPath)]
                 base = Path() if inner.at.startswith(SET) else folder
                 if marks and _is_path(inner.value, marks[0], base):
                     absolute = os.path.abspath(base / os.path.expanduser(inner.value))
@@ -246,12 +246,12 @@ def _rooted(place: YamlNode, annotation: Any, folder: Path) -> None:
                 _rooted(inner, inside, folder)
 
 
-def _is_path(value: Any, mark: LocalPath, base: Path) -> bool:
+def _is_path(value: Any, marker: LocalPath, base: Path) -> bool:
     if not isinstance(value, str) or not value or "://" in value:
         return False
-    if not mark.or_name or "/" in value or is_yaml(value):
+    if not marker.or_name or "/" in value or is_yaml(value):
         return True
-    return mark.names is not None and value not in mark.names() and (base / value).is_dir()
+    return marker.names is not None and value not in marker.names() and (base / value).is_dir()
 
 
 def _likeliest(root: YamlNode, faults: Sequence[Any]) -> list[Any]:
@@ -268,7 +268,7 @@ def _likeliest(root: YamlNode, faults: Sequence[Any]) -> list[Any]:
             members.setdefault(location[:at], {}).setdefault(location[at], []).append(fault)
         else:
             members[location, id(fault)] = {None: [fault]}
-    return [fault for found in members.values() for fault in min(found.values(), key=len)]
+    return [fault for faults in members.values() for fault in min(faults.values(), key=len)]
 
 
 def _step(place: YamlNode, part: Any) -> YamlNode | None:
@@ -311,8 +311,8 @@ def _fault(root: YamlNode, model: type[BaseModel], fault: Any) -> str:
 class NestedError(ValueError):
     """What a validator of a whole mapping raises about one value in it, at `location` from there."""
 
-    def __init__(self, location: Sequence[str | int], said: str) -> None:
-        super().__init__(said)
+    def __init__(self, location: Sequence[str | int], message: str) -> None:
+        super().__init__(message)
         self.location = tuple(location)
 
 
@@ -353,13 +353,13 @@ def _members(annotation: Any) -> list[Any]:
 
 def _inside(annotation: Any, part: str) -> list[Any]:
     """The annotations of what stands under the key or index `part`."""
-    found = []
+    annotations = []
     for choice in _members(annotation):
         if isinstance(choice, type) and issubclass(choice, BaseModel):
-            found += [i.annotation for name, i in choice.model_fields.items() if part in (name, i.alias)]
+            annotations += [i.annotation for name, i in choice.model_fields.items() if part in (name, i.alias)]
         elif get_args(choice):  # dict[str, X], Mapping[str, X]; list[X], tuple[X, ...]
-            found.append(get_args(choice)[0 if get_origin(choice) in (list, tuple) else -1])
-    return found
+            annotations.append(get_args(choice)[0 if get_origin(choice) in (list, tuple) else -1])
+    return annotations
 
 
 def _kind(value: Any) -> str:

@@ -30,8 +30,8 @@ class PhotoFiles:
                 index = self._stems[key] = {}
                 for place in self._all:
                     index.setdefault(key(place[1].rpartition(".")[0]), []).append(place)
-            if found := self._stems[key].get(key(stem)):
-                return found
+            if places := self._stems[key].get(key(stem)):
+                return places
         return []
 
     def find(self, name: str, folder: str, where: str, any_ending: bool = True) -> Place:
@@ -44,11 +44,11 @@ class PhotoFiles:
         """
         converted = any_ending and ending(name).lower() not in self._endings
         for key in (_same, plain, folded, *([bare] if converted else [])):
-            found = self._like(name, folder, key)
-            if len(found) == 1:
-                return found[0]
-            if found:
-                both = " and ".join(f"{source}/{member}" for source, member in found[:2])
+            places = self._like(name, folder, key)
+            if len(places) == 1:
+                return places[0]
+            if places:
+                both = " and ".join(f"{source}/{member}" for source, member in places[:2])
                 raise UserError(f"{where}: the photo {name!r:.200} may be {both}; name it with its folder")
         hint = near(name, [member.rpartition("/")[2] for _, member in self._all])
         raise UserError(f"{where}: no source holds the photo {name!r:.200}; {hint:.200}; are all sources given?")
@@ -61,16 +61,16 @@ class PhotoFiles:
             for place in self._all:
                 index.setdefault(key(place[1]).rpartition("/")[2], []).append(place)
         alike = self._last[key].get(wanted.rpartition("/")[2], [])
-        found = [place for place in alike if f"/{key(place[1])}".endswith(f"/{wanted}")]
-        if not found:
+        matches = [place for place in alike if f"/{key(place[1])}".endswith(f"/{wanted}")]
+        if not matches:
             within = [place for place in alike if f"/{wanted}".endswith(f"/{key(place[1])}")]
             longest = max((len(place[1]) for place in within), default=0)
-            found = [place for place in within if len(place[1]) == longest]
-        if len(found) > 1:
+            matches = [place for place in within if len(place[1]) == longest]
+        if len(matches) > 1:
             for part in (f"/{key(folder)}/{wanted}", f"/{wanted}"):
-                if narrowed := [place for place in found if f"/{key('/'.join(place))}".endswith(part)]:
+                if narrowed := [place for place in matches if f"/{key('/'.join(place))}".endswith(part)]:
                     return narrowed
-        return found
+        return matches
 
 
 def _same(name: str) -> str:

@@ -128,8 +128,8 @@ def _fault(error: ValidationError, kind: Any) -> str:
     if fault["type"] == "extra_forbidden":
         unknown = fault["loc"][-1]
         return f"there is no field {unknown!r:.80}; {nearest(str(unknown), _fields(kind, fault['loc'][:-1]))}"
-    said = fault["msg"].replace("Input should be", "must be").replace("a valid ", "").replace("array", "list")
-    return f"{field}{': ' if field else ''}{said}, not {json.dumps(fault['input'], default=repr):.80}"
+    message = fault["msg"].replace("Input should be", "must be").replace("a valid ", "").replace("array", "list")
+    return f"{field}{': ' if field else ''}{message}, not {json.dumps(fault['input'], default=repr):.80}"
 
 
 def _fields(kind: Any, path: Sequence[Any]) -> list[str]:

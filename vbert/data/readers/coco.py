@@ -82,8 +82,8 @@ class CocoFile:
 
     @cached_property
     def content(self) -> CocoContent:
-        found: CocoContent = checked(self.raw.read(self.name), CocoContent, self.name)
-        return found
+        content: CocoContent = checked(self.raw.read(self.name), CocoContent, self.name)
+        return content
 
     @property
     def images(self) -> list[CocoImage]:
@@ -98,20 +98,20 @@ class CocoFile:
     def ids(self, ids: str) -> dict[str, str]:
         """The number of each image in this file → its id in the collection. Numbers as text: "1" means 1."""
         chosen(ids, ("id", "file_name"), "ids")
-        found: dict[str, str] = {}
+        names: dict[str, str] = {}
         for at, row in enumerate(self.images):
             number, name = str(row["id"]), plain(row["file_name"])
-            if number in found:
+            if number in names:
                 raise UserError(f"{self.name}: images[{at}]: a second image with the id {row['id']!r:.80}; mend one")
-            found[number] = number if ids == "id" else name.removesuffix(ending(name))
-        return found
+            names[number] = number if ids == "id" else name.removesuffix(ending(name))
+        return names
 
     def classes(self) -> dict[str, str]:
-        found: dict[str, str] = {}
+        names: dict[str, str] = {}
         for at, row in enumerate(self.content.get("categories") or ()):
-            if found.setdefault(str(row["id"]), row["name"]) != row["name"]:
+            if names.setdefault(str(row["id"]), row["name"]) != row["name"]:
                 raise UserError(f"{self.name}: categories[{at}]: a second category {row['id']!r}; give it another id")
-        return found
+        return names
 
 
 def images(
@@ -226,24 +226,24 @@ def examples(
 def _files(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None) -> list[CocoFile]:
     """The annotation files by split; UserError where there is none."""
     splits = named_by_split(splits)
-    found = []
+    files = []
     for raw in raws.values():
         for name in raw.members():
             if splits is None:
                 if match := NAMED.fullmatch(name):
                     kind, folder, split = match.groups()
-                    found.append(CocoFile(raw, name, kind, split, folder))
+                    files.append(CocoFile(raw, name, kind, split, folder))
                 continue
             for split, part in splits.items():
                 if f"/{name}".endswith(f"/{part}"):
                     kind = "captions" if part.rpartition("/")[2].startswith("captions") else "instances"
-                    found.append(CocoFile(raw, name, kind, split, split))
-    if not found:
+                    files.append(CocoFile(raw, name, kind, split, split))
+    if not files:
         wanted = "instances_train….json and the like" if splits is None else ", ".join(splits.values())
         raise UserError(f"reader 'coco': {', '.join(raws)} hold no {wanted}; name them by `options: {{splits: …}}`")
     if splits is not None:
         matched(splits, (name for raw in raws.values() for name in raw.members()), ends=True, what="file's name")
-    return sorted(found, key=lambda file: (file.split, file.name))
+    return sorted(files, key=lambda file: (file.split, file.name))
 
 
 def _listing(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None) -> list[CocoFile]:

@@ -27,8 +27,8 @@ COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
 def images(raws: Mapping[str, RawFiles]) -> Iterator[ImageRow]:
     """Rows `train/17`, `test/3`."""
     for name in only(raws, "the package easy-vqa").members():
-        if found := IMAGE.fullmatch(name):
-            split, number = found.groups()
+        if match := IMAGE.fullmatch(name):
+            split, number = match.groups()
             yield {"image_id": f"{split}/{number}", "path": name, "split": split}
 
 

@@ -23,10 +23,10 @@ OWN = ()
 
 def images(raws: Mapping[str, RawFiles]) -> Iterator[ImageRow]:
     """Every file whose name ends as an image's does."""
-    found = [(source, name) for source, raw in raws.items() for name in raw.members() if is_image(name)]
-    stems = Counter(_stem(name) for _, name in found)
-    whole = {name for _, name in found if stems[_stem(name)] > 1}
-    for source, name in found:
+    files = [(source, name) for source, raw in raws.items() for name in raw.members() if is_image(name)]
+    stems = Counter(_stem(name) for _, name in files)
+    whole = {name for _, name in files if stems[_stem(name)] > 1}
+    for source, name in files:
         image_id = name if name in whole or _stem(name) in whole else _stem(name)
         yield {"image_id": image_id, "path": name, "source": source}
 

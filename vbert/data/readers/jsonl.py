@@ -77,11 +77,11 @@ class BoxLine(_BoxFields, total=False):
 def images(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None = None) -> Iterator[ImageRow]:
     """Every file whose name ends as an image's does. `splits`: split → beginning of the names."""
     given = named_by_split(splits)
-    found = [(source, name) for source, raw in raws.items() for name in raw.members() if is_image(name)]
+    files = [(source, name) for source, raw in raws.items() for name in raw.members() if is_image(name)]
     if given is not None:
-        matched(given, (name for _, name in found), ends=False, what="image's name")
+        matched(given, (name for _, name in files), ends=False, what="image's name")
     starts = sorted((given or {"train": ""}).items(), key=lambda item: -len(item[1]))
-    for source, name in found:
+    for source, name in files:
         mine = [split for split, start in starts if name.startswith(start)]
         yield {"image_id": name, "path": name, "source": source, "split": mine[0] if mine else None}
 
@@ -139,8 +139,8 @@ def examples(raws: Mapping[str, RawFiles], image_ids: Collection[str]) -> Iterat
         row.setdefault("kind", "question" if "answers" in row else "caption")
         yield row
     if misread:
-        said = f"{count_of(misread, 'question')} with a label in place of an answer; the first: {misread[0]}"
-        yield ReaderNote("labelled_questions", len(misread), said)
+        sentence = f"{count_of(misread, 'question')} with a label in place of an answer; the first: {misread[0]}"
+        yield ReaderNote("labelled_questions", len(misread), sentence)
 
 
 def _asks(row: Mapping[str, Any]) -> bool:
@@ -161,17 +161,17 @@ def _answers(answers: list[Any], where: str) -> list[dict[str, Any]]:
     votes = Counter[str]()
     scored = []
     for at, item in enumerate(answers):
-        said = {"answer": item} if isinstance(item, str) else item
+        answer = {"answer": item} if isinstance(item, str) else item
         place = f"{where}: answers[{at}]"
-        if not isinstance(said, dict) or not isinstance(said.get("answer"), str):
+        if not isinstance(answer, dict) or not isinstance(answer.get("answer"), str):
             raise UserError(f'{place}: must be text, or {{"answer": …, "score": …}}, not {item!r:.80}')
-        votes[said["answer"]] += 1
-        if "score" in said:
-            if type(said["score"]) not in (int, float):
-                raise UserError(f"{place}: score: must be a number from 0 to 1, not {said['score']!r:.80}")
-            if len(said) > 2:
-                raise UserError(f"{place}: has fields beside `answer` and `score`: {', '.join(map(repr, said)):.80}")
-            scored.append(said)
+        votes[answer["answer"]] += 1
+        if "score" in answer:
+            if type(answer["score"]) not in (int, float):
+                raise UserError(f"{place}: score: must be a number from 0 to 1, not {answer['score']!r:.80}")
+            if len(answer) > 2:
+                raise UserError(f"{place}: has fields beside `answer` and `score`: {', '.join(map(repr, answer)):.80}")
+            scored.append(answer)
         elif isinstance(item, dict) and len(answers) != PEOPLE:
             raise UserError(
                 f"{place}: score: is missing (ten answers without are taken as VQA's, this line has {len(answers)})"

@@ -59,9 +59,9 @@ def images(
     photos, stems = PhotoFiles(raws), {name: _stem(name) for _, name in _annotations(raws)}
     splits, lost = _splits(raws, FileNames(dict.fromkeys(stems.values())))
     for source, name in _annotations(raws):
-        found, member = _photo(photos, raws[source], name)
+        photo, member = _photo(photos, raws[source], name)
         split = "train" if splits is None else splits.get(stems[name])
-        yield {"image_id": stems[name], "path": member, "source": found, "split": split}
+        yield {"image_id": stems[name], "path": member, "source": photo, "split": split}
     if lost:
         some = ", ".join(repr(name)[:80] for name in lost[:3])
         yield ReaderNote(
@@ -100,8 +100,8 @@ def boxes(
                 "where": where,
                 "stated": stated,
             }
-            said = _text(item, "difficult").lower()
-            if difficult == "skip" and said != "unspecified" and flag(said, f"{where}: difficult"):
+            difficult_flag = _text(item, "difficult").lower()
+            if difficult == "skip" and difficult_flag != "unspecified" and flag(difficult_flag, f"{where}: difficult"):
                 box["left_out"] = "difficult"
             yield box
 
@@ -133,8 +133,8 @@ def parsed(data: bytes, where: str) -> Element:
 
 def _in_utf8(data: bytes, where: str) -> tuple[bytes, str | None]:
     """The document as expat can read it, and the encoding that it must be told."""
-    found = ENCODING.match(data)
-    encoding = found.group(1).decode().lower() if found else OURS[0]
+    declaration = ENCODING.match(data)
+    encoding = declaration.group(1).decode().lower() if declaration else OURS[0]
     if encoding in OURS:
         return data, None
     try:
@@ -172,9 +172,9 @@ def _photo(photos: PhotoFiles, raw: RawFiles, name: str) -> Place:
     own = name.rpartition("/")[0]
     beside = "/".join(filter(None, (own.rpartition("/")[0], "JPEGImages")))
     for folder in (beside, own):
-        found = photos.at("/".join(filter(None, (folder, _stem(name)))))
-        if len(found) == 1:
-            return found[0]
+        places = photos.at("/".join(filter(None, (folder, _stem(name)))))
+        if len(places) == 1:
+            return places[0]
     named = _needed(parsed(raw.read(name, XML_BYTES), name), "filename", name)
     return photos.find(named, beside, name, any_ending=False)
 
@@ -184,7 +184,7 @@ def _splits(raws: Mapping[str, RawFiles], known: FileNames) -> tuple[dict[str, s
 
     Raises UserError for a list of which no name is an image's, and for an image in two of them.
     """
-    found: dict[str, str] = {}
+    splits: dict[str, str] = {}
     both: set[str] = set()  # named by trainval.txt
     lost: list[str] = []
     lists = 0
@@ -203,9 +203,9 @@ def _splits(raws: Mapping[str, RawFiles], known: FileNames) -> tuple[dict[str, s
             for image in filter(None, mine):
                 if LISTS[last] == "trainval":
                     both.add(image)
-                elif found.setdefault(image, LISTS[last]) != LISTS[last]:
-                    raise UserError(f"{name}: {image!r} is also listed as {found[image]}; which one is meant?")
-    return (found | dict.fromkeys(both - found.keys(), "train") if lists else None), lost
+                elif splits.setdefault(image, LISTS[last]) != LISTS[last]:
+                    raise UserError(f"{name}: {image!r} is also listed as {splits[image]}; which one is meant?")
+    return (splits | dict.fromkeys(both - splits.keys(), "train") if lists else None), lost
 
 
 def _list(raw: RawFiles, name: str) -> str:
@@ -223,11 +223,11 @@ def _listed(line: str, known: FileNames, where: str) -> str | None:
     more = final in FLAGS or final.lower().endswith(".xml")
     for name in (line, line.removesuffix(final).strip()) if more else (line,):
         last = name.replace("\\", "/").rpartition("/")[2]
-        for said in (name, last, last.removesuffix(".xml")):
-            if len(found := known.alike(said)) == 1:
-                return found[0]
-            if found:
-                raise UserError(f"{where}: {line!r:.80} may be {' or '.join(sorted(found)[:2])}")
+        for spelling in (name, last, last.removesuffix(".xml")):
+            if len(matches := known.alike(spelling)) == 1:
+                return matches[0]
+            if matches:
+                raise UserError(f"{where}: {line!r:.80} may be {' or '.join(sorted(matches)[:2])}")
     return None
 
 

@@ -86,10 +86,10 @@ def levels(scene: SceneFacts) -> Iterator[WholeScene]:
 def _unique(scene: SceneFacts, split: SplitScenes) -> WholeScene:
     """The shortest description of the scene that is true of no other scene of the split."""
     for meaning in levels(scene):
-        found = split.candidates(meaning)
-        if len(found) == 1:
+        places = split.candidates(meaning)
+        if len(places) == 1:
             return meaning
-    others = ", ".join(split.scenes[place].image_id for place in found)
+    others = ", ".join(split.scenes[place].image_id for place in places)
     raise BuildError(f"scenes {others} can't be told apart in words; ask for fewer images, larger ones or another seed")
 
 
@@ -104,15 +104,15 @@ def _relation(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Meani
 def relations(scene: SceneFacts) -> list[Relation]:
     """Clear relations between things of different kinds, the canonically first one named first; of the two axes the
     one that sets them further apart."""
-    found = []
+    meanings = []
     for k, one in enumerate(scene.things):
         for other in scene.things[k + 1 :]:
             if plain(one) == plain(other):
                 continue
             across = abs(one.centre[0] - other.centre[0]) >= abs(one.centre[1] - other.centre[1])
             axis = ("left of", "right of") if across else ("above", "below")
-            found += [Relation(plain(one), how, plain(other)) for how in axis if lies(one, how, other, scene.size)]
-    return found
+            meanings += [Relation(plain(one), how, plain(other)) for how in axis if lies(one, how, other, scene.size)]
+    return meanings
 
 
 def _place(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Meaning | None:

@@ -81,21 +81,21 @@ class Canvas:
     def shown(self) -> NDArray[np.uint8]:
         """Which shape each pixel shows, 1 for the first, 0 for the background: the one that covers at least half of
         it, the upper of two [size, size]."""
-        found: NDArray[np.uint8] = np.zeros((self.size, self.size), np.uint8)
+        pixels: NDArray[np.uint8] = np.zeros((self.size, self.size), np.uint8)
         for k in range(len(self.frames)):
             x, y, covered = self.coverage(k)
-            found[y : y + covered.shape[0], x : x + covered.shape[1]][covered >= HALF] = k + 1
-        return found
+            pixels[y : y + covered.shape[0], x : x + covered.shape[1]][covered >= HALF] = k + 1
+        return pixels
 
     def boxes(self) -> list[tuple[int, int, int, int]]:
         """x1, y1, x2, y2 of each shape, tight around the pixels that show it; x2 and y2 exclusive."""
         shown = self.shown()
-        found = []
+        boxes = []
         for k in range(len(self.frames)):
             pixels = shown == k + 1
             columns, rows = np.flatnonzero(pixels.any(0)), np.flatnonzero(pixels.any(1))
-            found.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
-        return found
+            boxes.append((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
+        return boxes
 
 
 def pixels(scene: Scene) -> NDArray[np.uint8]:

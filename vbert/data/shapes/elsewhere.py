@@ -13,7 +13,7 @@ TRIES = 100  # partners that a caption without a false image may swap with
 
 
 def add_false_of(
-    settings: ShapesSettings, split: SplitScenes, told: Sequence[tuple[int, Meaning, dict[str, Any]]]
+    settings: ShapesSettings, split: SplitScenes, texts: Sequence[tuple[int, Meaning, dict[str, Any]]]
 ) -> None:
     """Gives each caption of a split (place of its scene, meaning, row) `false_of`: up to `settings.false_of` images of
     the split that it is false of.
@@ -23,12 +23,12 @@ def add_false_of(
     shuffled to an image that it is or may be true of swaps with another one; where none is found it goes without.
     """
     kinds: dict[str, list[int]] = {}
-    for k, (_, _, row) in enumerate(told):
+    for k, (_, _, row) in enumerate(texts):
         row["false_of"] = []
         kinds.setdefault(row["question_type"], []).append(k)
     for kind, members in kinds.items():
-        places = [told[k][0] for k in members]
-        may_fit = [split.candidates(told[k][1]) for k in members]
+        places = [texts[k][0] for k in members]
+        may_fit = [split.candidates(texts[k][1]) for k in members]
         for turn in range(settings.false_of):
             rng = stream(settings, "false of", split.scenes[0].split, kind, turn)
             image = rng.sample(places, len(places))
@@ -41,7 +41,7 @@ def add_false_of(
                         image[k], image[other] = image[other], image[k]
             for k, member in enumerate(members):
                 name = split.scenes[image[k]].image_id
-                row = told[member][2]
+                row = texts[member][2]
                 if not _among(image[k], may_fit[k]) and name not in row["false_of"]:
                     row["false_of"].append(name)
 

@@ -82,8 +82,8 @@ class Noun(NamedTuple):
         if self.extent is not None and self.extent != (x2 - x1, y2 - y1):
             return False
         sure = True
-        for said, is_ in ((self.size, thing.size), (self.row, thing.row), (self.column, thing.column)):
-            if said is not None and said != is_:
+        for wanted, is_ in ((self.size, thing.size), (self.row, thing.row), (self.column, thing.column)):
+            if wanted is not None and wanted != is_:
                 if is_ is not None:
                     return False
                 sure = False
@@ -91,9 +91,9 @@ class Noun(NamedTuple):
 
     def tally(self, scene: SceneFacts) -> tuple[int, int]:
         """The least and the greatest number of things it may describe."""
-        found = [self.fits(thing) for thing in scene.things]
-        sure = found.count(True)
-        return sure, sure + found.count(None)
+        fits = [self.fits(thing) for thing in scene.things]
+        sure = fits.count(True)
+        return sure, sure + fits.count(None)
 
 
 def canonical(noun: Noun) -> tuple[object, ...]:
@@ -257,6 +257,6 @@ class SplitScenes:
             return known
         sets = sorted((self._having.get((n.shape, n.colour), set()) for n in nouns_of(meaning)), key=len)
         places = sorted(set.intersection(*sets)) if sets else range(len(self.scenes))
-        found = tuple(place for place in places if meaning.truth(self.scenes[place]) is not False)
-        self._known[key] = found
-        return found
+        candidates = tuple(place for place in places if meaning.truth(self.scenes[place]) is not False)
+        self._known[key] = candidates
+        return candidates

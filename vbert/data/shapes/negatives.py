@@ -39,19 +39,19 @@ def negatives(
     """Texts false of the scene: the meaning with one attribute, shape, count, relation or its negation changed, in the
     same wording (a changed negation has wordings of its own). What only says that something is there, or isn't, gets
     two, its contrary and another: so false texts deny as often as true ones do."""
-    found: dict[str, Negative] = {}
+    texts: dict[str, Negative] = {}
     most = settings.negatives
     others = altered(settings, meaning, rng)
     if isinstance(meaning, Exists | HasAttribute) and not place(meaning.noun):
         most = min(most, 2)
         others = chain([(meaning._replace(negated=not meaning.negated), "negation")], others)
     for other, changed in others:
-        if len(found) == most:
+        if len(texts) == most:
             break
         if other.truth(scene) is False:
             text = words(other, wording)
-            found.setdefault(text, Negative(text, changed))
-    return list(found.values())
+            texts.setdefault(text, Negative(text, changed))
+    return list(texts.values())
 
 
 def altered(settings: ShapesSettings, meaning: Meaning, rng: Random) -> Iterator[tuple[Meaning, str]]:
@@ -61,8 +61,8 @@ def altered(settings: ShapesSettings, meaning: Meaning, rng: Random) -> Iterator
     match meaning:
         case Exists(noun, negated):
             changed = [(Exists(n, negated), what) for n, what in _others(settings, noun)]
-        case HasAttribute(noun, said, negated):
-            changed = [(HasAttribute(noun, n, negated), what) for n, what in _others(settings, said)]
+        case HasAttribute(noun, attribute, negated):
+            changed = [(HasAttribute(noun, n, negated), what) for n, what in _others(settings, attribute)]
         case ExactCount(noun, number):
             changed = [(ExactCount(noun, n), "count") for n in (number - 1, number + 1) if n > 0]
             changed += [(ExactCount(n, number), what) for n, what in _others(settings, noun)]
@@ -84,9 +84,9 @@ def altered(settings: ShapesSettings, meaning: Meaning, rng: Random) -> Iterator
 
 def _others(settings: ShapesSettings, noun: Noun) -> list[tuple[Noun, str]]:
     """The noun with one of its words changed, and which."""
-    found = [(noun._replace(shape=name), "shape") for name in settings.shapes if noun.shape not in (None, name)]
-    found += [(noun._replace(colour=name), "color") for name in settings.colours if noun.colour not in (None, name)]
-    found += [(noun._replace(size=name), "size") for name in ("small", "large") if noun.size not in (None, name)]
-    found += [(noun._replace(row=name), "place") for name in ROWS if noun.row not in (None, name)]
-    found += [(noun._replace(column=name), "place") for name in COLUMNS if noun.column not in (None, name)]
-    return found
+    changed = [(noun._replace(shape=name), "shape") for name in settings.shapes if noun.shape not in (None, name)]
+    changed += [(noun._replace(colour=name), "color") for name in settings.colours if noun.colour not in (None, name)]
+    changed += [(noun._replace(size=name), "size") for name in ("small", "large") if noun.size not in (None, name)]
+    changed += [(noun._replace(row=name), "place") for name in ROWS if noun.row not in (None, name)]
+    changed += [(noun._replace(column=name), "place") for name in COLUMNS if noun.column not in (None, name)]
+    return changed

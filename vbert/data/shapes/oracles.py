@@ -70,7 +70,7 @@ def phrases(rows: Sequence[Row], things: Mapping[str, int]) -> dict[str, Any]:
     return result
 
 
-def retrieval(split: SplitScenes, told: Sequence[tuple[int, str, Meaning]]) -> dict[str, Any]:
+def retrieval(split: SplitScenes, texts: Sequence[tuple[int, str, Meaning]]) -> dict[str, Any]:
     """Recall at 1, 5, 10 of a reader who knows of every caption which images it may be true of (unclear counts as
     true). `told`: (place in the split, kind of caption, meaning), statements left out.
 
@@ -80,16 +80,16 @@ def retrieval(split: SplitScenes, told: Sequence[tuple[int, str, Meaning]]) -> d
     fewest images first (the best order there is). drawn_image_to_caption: the same in random order.
     """
     pool = min(len(split.scenes), RETRIEVED)
-    told = [entry for entry in told if entry[0] < pool and entry[1] in CAPTION_KINDS]
-    matches = [[p for p in split.candidates(meaning) if p < pool] for _, _, meaning in told]
-    described = [len(found) for (_, kind, _), found in zip(told, matches, strict=True) if kind == "description"]
+    texts = [entry for entry in texts if entry[0] < pool and entry[1] in CAPTION_KINDS]
+    matches = [[p for p in split.candidates(meaning) if p < pool] for _, _, meaning in texts]
+    described = [len(images) for (_, kind, _), images in zip(texts, matches, strict=True) if kind == "description"]
     true_of: list[list[tuple[int, bool]]] = [[] for _ in range(pool)]  # of each image: (images it is true of, own)
-    for (place, _, _), found in zip(told, matches, strict=True):
-        for p in found:
-            true_of[p].append((len(found), p == place))
-    result: dict[str, Any] = {"images": pool, "captions": len(told)}
+    for (place, _, _), images in zip(texts, matches, strict=True):
+        for p in images:
+            true_of[p].append((len(images), p == place))
+    result: dict[str, Any] = {"images": pool, "captions": len(texts)}
     for k in (1, 5, 10):
-        result[f"caption_to_image_r{k}"] = _mean([min(1.0, k / len(found)) for found in matches])
+        result[f"caption_to_image_r{k}"] = _mean([min(1.0, k / len(images)) for images in matches])
         result[f"description_to_image_r{k}"] = _mean([min(1.0, k / n) for n in described])
         result[f"image_to_caption_r{k}"] = _mean([_first(captions, k) for captions in true_of])
         drawn = [_one_of(sum(own for _, own in captions), len(captions), k) for captions in true_of]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from vbert.data.shapes.captions import TRIES, kinds, levels, pick, relations
 from vbert.data.shapes.language import SceneFacts
 from vbert.data.shapes.scenes import ShapesSettings, stream
-from vbert.data.shapes.wording import ONLY, TextSpan, listed, plural, said
+from vbert.data.shapes.wording import ONLY, TextSpan, listed, noun_phrase, plural
 
 Row = dict[str, Any]
 BLOCK = 40  # scenes of a split that pairs are made among; earlier blocks don't depend on later scenes
@@ -45,7 +45,7 @@ def _claim(settings: ShapesSettings, rng: Random) -> PairClaim:
     colours, shapes = kinds(settings)
     noun = rng.choice(rng.choice((colours, shapes)))
     kind = rng.choice(("one", "both", "same", "different", "total"))
-    a = f"a {said(noun)}"
+    a = f"a {noun_phrase(noun)}"
 
     def there(scene: SceneFacts) -> bool:
         return noun.tally(scene)[0] > 0
@@ -68,7 +68,7 @@ def _claim(settings: ShapesSettings, rng: Random) -> PairClaim:
         return PairClaim(kind, text, number, number, lambda left: left)
     total = rng.choice((1, 2, 3))
     text = rng.choice(("together the images contain exactly {} {}", "the two images hold {} {} in all")).format(
-        ("one", "two", "three")[total - 1], plural(noun) if total > 1 else said(noun)
+        ("one", "two", "three")[total - 1], plural(noun) if total > 1 else noun_phrase(noun)
     )
     return PairClaim(kind, text, number, number, lambda left: total - left)
 
@@ -83,16 +83,16 @@ def _four(
         other = next((s for s in order if claim.left(s) != value), None)
         if other is None:
             continue
-        found: list[SceneFacts] = []
+        scenes: list[SceneFacts] = []
         for left in (one, other):
-            taken = [one, other, *found]
+            taken = [one, other, *scenes]
             wanted = claim.partner(claim.left(left))
             right = next((s for s in reversed(order) if s not in taken and claim.right(s) == wanted), None)
             if right is None:
                 break
-            found.append(right)
-        if len(found) == 2:
-            return one, other, found[0], found[1]
+            scenes.append(right)
+        if len(scenes) == 2:
+            return one, other, scenes[0], scenes[1]
     return None
 
 
@@ -159,7 +159,7 @@ def phrases(settings: ShapesSettings, scenes: Sequence[SceneFacts]) -> Iterator[
         yield _phrase_row(scene, 0, f"{before}{text}{after}", moved)
         alone = [r for r in relations(scene) if r.first.tally(scene) == r.second.tally(scene) == (1, 1)]
         if (relation := pick(alone, rng)) is not None:
-            one, other = (f"the {said(noun)}" for noun in (relation.first, relation.second))
+            one, other = (f"the {noun_phrase(noun)}" for noun in (relation.first, relation.second))
             text = f"{one} is {relation.how} {other}"
             first = TextSpan(0, len(one), relation.first, 1)
             yield _phrase_row(scene, 1, text, [first, TextSpan(len(text) - len(other), len(text), relation.second, 1)])

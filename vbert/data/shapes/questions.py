@@ -9,7 +9,7 @@ from typing import Any
 from vbert.data.shapes.captions import TRIES, either, kinds, more, pick, relations
 from vbert.data.shapes.language import OPPOSITE, DescribedObject, Noun, Relation, SceneFacts
 from vbert.data.shapes.scenes import ShapesSettings, stream
-from vbert.data.shapes.wording import plural, said, some
+from vbert.data.shapes.wording import noun_phrase, plural, some
 
 ORDER = ("exists", "color", "exists", "shape", "count", "compare")
 ASKED = ("is there a {}?", "is there a {} in the image?", "does the image contain a {}?", "is a {} present?")
@@ -58,13 +58,13 @@ def _exists(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Asked |
     there, negated = rng.random() < 0.5, rng.random() < 0.5
     if nouns is None:
         return None
-    text = rng.choice(DENIED if negated else ASKED).format(said(nouns[there]))
+    text = rng.choice(DENIED if negated else ASKED).format(noun_phrase(nouns[there]))
     return "exists", text, "yes" if there is not negated else "no"
 
 
 def _colour(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Asked | None:
     thing, noun = _singled_out(scene, rng, lambda t: (Noun(t.shape), Noun(t.shape, None, t.size)))
-    return ("color", rng.choice(COLOR).format(said(noun)), thing.colour) if thing else None
+    return ("color", rng.choice(COLOR).format(noun_phrase(noun)), thing.colour) if thing else None
 
 
 def _shape(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Asked | None:
@@ -85,12 +85,12 @@ def _singled_out(
     The only thing of a scene is 'the shape' half of the time."""
     if len(scene.things) == 1 and rng.random() < 0.5 and nouns(scene.things[0])[0].colour is None:
         return scene.things[0], Noun()
-    found = []
+    choices = []
     for thing in scene.things:
         noun = next((n for n in nouns(thing) if n.tally(scene) == (1, 1)), None)
         if noun is not None:
-            found.append((thing, noun))
-    return pick(found, rng) or (None, Noun())
+            choices.append((thing, noun))
+    return pick(choices, rng) or (None, Noun())
 
 
 def _count(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> Asked:

@@ -46,13 +46,13 @@ class TextSpan(NamedTuple):
     number: int
 
 
-def said(noun: Noun) -> str:
+def noun_phrase(noun: Noun) -> str:
     """'small red circle', 'shape'; no article, no place."""
     return " ".join(word for word in (noun.size, noun.colour, noun.shape or "shape") if word)
 
 
 def some(noun: Noun) -> str:
-    return f"a {said(noun)}{place(noun)}"
+    return f"a {noun_phrase(noun)}{place(noun)}"
 
 
 def place(noun: Noun) -> str:
@@ -68,13 +68,13 @@ def place(noun: Noun) -> str:
 
 
 def plural(noun: Noun) -> str:
-    word = said(noun)
+    word = noun_phrase(noun)
     return f"{word}es" if word.endswith("s") else f"{word}s"
 
 
 def several(noun: Noun, number: int) -> str:
     """'one red circle', 'two red circles'."""
-    return f"{NUMERALS[number]} {said(noun) if number == 1 else plural(noun)}{place(noun)}"
+    return f"{NUMERALS[number]} {noun_phrase(noun) if number == 1 else plural(noun)}{place(noun)}"
 
 
 def wordings(meaning: Meaning) -> int:
@@ -102,7 +102,7 @@ def words(meaning: Meaning, wording: int) -> str:
             pattern = ("there is {}", "the image shows {}")[wording % 2] if place(noun) else SOME[wording]
             return pattern.format(some(noun))
         case Exists(noun, _):
-            return NONE[wording].format(said(noun) + place(noun))
+            return NONE[wording].format(noun_phrase(noun) + place(noun))
         case ExactCount(noun, number):
             return NUMBER[wording].format(several(noun, number), **{"is": "is" if number == 1 else "are"})
         case MoreOf(more, fewer):
@@ -110,10 +110,10 @@ def words(meaning: Meaning, wording: int) -> str:
         case HasAttribute(noun, what, negated):
             no = " not" if negated else ""
             if what.shape is not None:
-                return f"the {said(noun)} is{no} a {what.shape}"
-            return (f"the {said(noun)} is{no} {{}}", f"the color of the {said(noun)} is{no} {{}}")[wording].format(
-                what.colour
-            )
+                return f"the {noun_phrase(noun)} is{no} a {what.shape}"
+            return (f"the {noun_phrase(noun)} is{no} {{}}", f"the color of the {noun_phrase(noun)} is{no} {{}}")[
+                wording
+            ].format(what.colour)
         case Relation(first, how, second):
             return RELATION[wording].format(some(first), how, some(second))
         case WholeScene():

@@ -50,16 +50,18 @@ def texts(settings: ShapesSettings, scenes: Sequence[SceneFacts]) -> tuple[list[
     for name in SPLITS:
         members = [scene for scene in scenes if scene.split == name]
         split = SplitScenes(members)
-        told = list(captions(settings, split))
-        add_false_of(settings, split, told)
-        rows += [row for _, _, row in told]
+        captioned = list(captions(settings, split))
+        add_false_of(settings, split, captioned)
+        rows += [row for _, _, row in captioned]
         rows += questions(settings, members)
         rows += pairs(settings, members)
         rows += sentiments(settings, members)
         rows += phrases(settings, members)
         if name != "train" and members:
-            retrieval[name] = oracle.retrieval(split, [(p, row["question_type"], meaning) for p, meaning, row in told])
-            captioning[name] = oracle.caption_scores([row for _, _, row in told])
+            retrieval[name] = oracle.retrieval(
+                split, [(p, row["question_type"], meaning) for p, meaning, row in captioned]
+            )
+            captioning[name] = oracle.caption_scores([row for _, _, row in captioned])
     by_kind: dict[str, list[Row]] = {}
     for row in rows:
         by_kind.setdefault(row["kind"], []).append(row)
