@@ -184,7 +184,7 @@ def show(
     from vbert.regions.boxes import Fixed
     from vbert.regions.detector import RegionSettings, detector_file
     from vbert.regions.drawing import check_name
-    from vbert.regions.preview import show as drawn
+    from vbert.regions.preview import draw_regions
 
     if not images:
         raise UserError("give at least one image: `vbert features show IMAGE… --detector NAME -o out.png`")
@@ -200,9 +200,9 @@ def show(
     ):
         Engine(at, events=terminal).ensure_all([target])
     settings = RegionSettings(boxes=None if boxes is None else Fixed(count=boxes)).resolved(file)
-    found = drawn(target.bound(at), images, settings, device_of(device), out, most)
+    samples = draw_regions(target.bound(at), images, settings, device_of(device), out, most)
     if json_:
-        print(json.dumps({"out": str(out), "images": len(found), "regions": sum(len(one.scores) for one in found)}))
+        print(json.dumps({"out": str(out), "images": len(samples), "regions": sum(len(one.scores) for one in samples)}))
     else:
         print(out)
 

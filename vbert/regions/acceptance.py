@@ -46,12 +46,12 @@ def objection(shards: Artifact, store: Store, quarantine: Callable[[], pa.Table]
     share, most = 100 * bad / total, 100 * accepted
     return (
         f"{shards.title}: {bad:,} of {total:,} images can't be used ({share:.3g} %), more than the accepted "
-        f"{most:.3g} %{_said(first)} (all of them: {table}); nothing made is lost: mend them, or "
+        f"{most:.3g} %{_reason(first)} (all of them: {table}); nothing made is lost: mend them, or "
         f"accept them with {setting}, which makes nothing again"
     )
 
 
-def _said(first: Callable[[], str]) -> str:
+def _reason(first: Callable[[], str]) -> str:
     """`; the first is NAME: what is wrong with it`, where that can be read."""
     with suppress(BuildError, OSError):
         return f"; the first is {first()}"

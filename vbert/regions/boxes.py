@@ -121,7 +121,7 @@ class Detections:
     classes: Tensor  # int64 [n]
 
 
-def select(found: Candidates, rule: Adaptive | Fixed | Given, nms: Nms | ProposalNms | RisingNms) -> Detections:
+def select(candidates: Candidates, rule: Adaptive | Fixed | Given, nms: Nms | ProposalNms | RisingNms) -> Detections:
     """The boxes that `rule` keeps after `nms`.
 
     Where suppression leaves fewer than the rule asks for (`minimum`, `count`), the suppressed ones follow by score.
@@ -130,13 +130,13 @@ def select(found: Candidates, rule: Adaptive | Fixed | Given, nms: Nms | Proposa
     import torch
 
     if isinstance(rule, Given):
-        scores, classes = found.scores.max(1)
-        return Detections(torch.arange(len(scores), device=scores.device), found.boxes, scores, classes)
+        scores, classes = candidates.scores.max(1)
+        return Detections(torch.arange(len(scores), device=scores.device), candidates.boxes, scores, classes)
     if isinstance(nms, ProposalNms):
-        return _of_proposals(found, rule, nms)
+        return _of_proposals(candidates, rule, nms)
     if nms.rule == "per_class":
-        return _per_class(found, rule, nms.iou)
-    return _best_classes(found, rule, nms.thresholds() if isinstance(nms, RisingNms) else [nms.iou])
+        return _per_class(candidates, rule, nms.iou)
+    return _best_classes(candidates, rule, nms.thresholds() if isinstance(nms, RisingNms) else [nms.iou])
 
 
 def _asked(rule: Adaptive | Fixed, scores: Tensor) -> tuple[int, int, int]:
@@ -146,12 +146,12 @@ def _asked(rule: Adaptive | Fixed, scores: Tensor) -> tuple[int, int, int]:
     return rule.minimum, rule.maximum, int((scores > rule.score).sum())
 
 
-def _per_class(found: Candidates, rule: Adaptive | Fixed, iou: float) -> Detections:
+def _per_class(candidates: Candidates, rule: Adaptive | Fixed, iou: float) -> Detections:
     """Works on a growing number of the best pairs of proposal and class: what follows never changes what was kept."""
     from vbert.regions.suppression import best, grouped
 
-    count = found.scores.shape[1]
-    flat, boxes = found.scores.reshape(-1), found.regressed.reshape(-1, 4)
+    count = candidates.scores.shape[1]
+    flat, boxes = candidates.scores.reshape(-1), candidates.regressed.reshape(-1, 4)
     least, most, enough = _asked(rule, flat)
     size = max(256, 4 * most)
     while True:
@@ -178,14 +178,14 @@ def _counted(survived: Tensor, total: int, least: int, most: int, enough: int) -
     return kept
 
 
-def _best_classes(found: Candidates, rule: Adaptive | Fixed, thresholds: Sequence[float]) -> Detections:
+def _best_classes(candidates: Candidates, rule: Adaptive | Fixed, thresholds: Sequence[float]) -> Detections:
     """Each proposal under its best class; the first threshold that leaves enough counts, else the last."""
     from torchvision.ops import nms
 
-    scores, classes = found.scores.max(1)
+    scores, classes = candidates.scores.max(1)
     order = scores.sort(descending=True, stable=True).indices
     scores, classes = scores[order], classes[order]
-    boxes = found.regressed[order, classes]
+    boxes = candidates.regressed[order, classes]
     least, most, enough = _asked(rule, scores)
     survived = order[:0]
     for iou in thresholds:
@@ -196,12 +196,12 @@ def _best_classes(found: Candidates, rule: Adaptive | Fixed, thresholds: Sequenc
     return Detections(order[kept], boxes[kept], scores[kept], classes[kept])
 
 
-def _of_proposals(found: Candidates, rule: Adaptive | Fixed, nms: ProposalNms) -> Detections:
+def _of_proposals(candidates: Candidates, rule: Adaptive | Fixed, nms: ProposalNms) -> Detections:
     """One overlap matrix serves all classes. On the CPU, wherever the scores come from: these are many small steps."""
 
     from vbert.regions.suppression import at_least, overlaps, shared_boxes
 
-    scores, boxes = found.scores.float().cpu(), found.boxes.float().cpu()
+    scores, boxes = candidates.scores.float().cpu(), candidates.boxes.float().cpu()
     overlapping = at_least(overlaps(boxes, nms.widths), nms.iou)
     asked = min(rule.count if isinstance(rule, Fixed) else rule.minimum, len(scores))
     # Pairs below `least` can't matter where enough proposals are confident without them.
@@ -218,6 +218,6 @@ def _of_proposals(found: Candidates, rule: Adaptive | Fixed, nms: ProposalNms) -
         chosen = at_least(confidence, rule.score).nonzero()[:, 0]
         if not rule.minimum <= len(chosen) <= rule.maximum:
             chosen = by_confidence[: rule.minimum if len(chosen) < rule.minimum else rule.maximum]
-    chosen = chosen.to(found.scores.device)
-    best, classes = found.scores[chosen].max(1)
-    return Detections(chosen, found.boxes[chosen], best, classes)
+    chosen = chosen.to(candidates.scores.device)
+    best, classes = candidates.scores[chosen].max(1)
+    return Detections(chosen, candidates.boxes[chosen], best, classes)

@@ -87,18 +87,18 @@ def differences(a: Contract, b: Contract) -> dict[str, tuple[Any, Any]]:
     """Dotted field → its value in `a` and in `b`, where they differ. An open `box_input` differs from nothing."""
     left, right = (dict(_leaves(c.model_dump(mode="json"))) for c in (a, b))
     names = [*left, *(name for name in right if name not in left)]
-    found = {name: (left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)}
-    if None in found.get("box_input", ()):
-        del found["box_input"]
-    return found
+    different = {name: (left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)}
+    if None in different.get("box_input", ()):
+        del different["box_input"]
+    return different
 
 
 def check(a: Contract, b: Contract, names: tuple[str, str] = ("the model", "the shards")) -> None:
     """Refuse features that don't fit together. Raises UserError naming each field that differs, and both values."""
-    found = differences(a, b)
-    if not found:
+    different = differences(a, b)
+    if not different:
         return
-    first, *rest = (f"{field} is {x!r} for {names[0]}, {y!r} for {names[1]}" for field, (x, y) in found.items())
+    first, *rest = (f"{field} is {x!r} for {names[0]}, {y!r} for {names[1]}" for field, (x, y) in different.items())
     raise UserError(
         f"region features don't fit: {first}; extract both with the same detector and `regions` settings",
         "\n".join(rest),

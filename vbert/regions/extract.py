@@ -42,14 +42,14 @@ TELL_EVERY = 0.2  # seconds between two reports of a unit's progress
 
 
 class ImageJob(NamedTuple):
-    """An image of a unit; `held`: which of the earlier shards has its regions, and under which id."""
+    """An image of a unit; `reuse`: which of the earlier shards has its regions, and under which id."""
 
     image_id: str
     path: str
     sha256: str
     width: int
     height: int
-    held: tuple[int, str] | None = None
+    reuse: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,28 @@ class ShardUnit:
 def shard_plan(table: pa.Table, images_per_shard: int, earlier: Sequence[Shards] = ()) -> list[tuple[str, ShardUnit]]:
     """Units by key: the images by sorted id, `images_per_shard` at a time."""
     names = ("image_id", "path", "sha256", "width", "height")
-    held = _held(table, earlier)
-    rows = sorted(zip(*(table.column(name).to_pylist() for name in names), held, strict=True), key=lambda row: row[0])
+    reusable_from = _reusable_regions(table, earlier)
+    rows = sorted(
+        zip(*(table.column(name).to_pylist() for name in names), reusable_from, strict=True), key=lambda row: row[0]
+    )
     starts = range(0, len(rows), images_per_shard)
     units = [tuple(ImageJob(*row) for row in rows[start : start + images_per_shard]) for start in starts]
     return [(f"{i:06d}", ShardUnit(i, images)) for i, images in enumerate(units)]
 
 
-def _held(table: pa.Table, earlier: Sequence[Shards]) -> list[tuple[int, str] | None]:
+def _reusable_regions(table: pa.Table, earlier: Sequence[Shards]) -> list[tuple[int, str] | None]:
     """Of each image, by its sha256: which of the earlier shards has it, the first of them, and under which id."""
     import pyarrow.compute as pc
 
-    found: list[tuple[int, str] | None] = [None] * table.num_rows
+    sources: list[tuple[int, str] | None] = [None] * table.num_rows
     for which, shards in enumerate(earlier):
         there = shards.table()
         rows = pc.index_in(table.column("sha256"), there.column("image_sha256").combine_chunks()).to_pylist()
         ids = there.column("image_id")
         for at, row in enumerate(rows):
-            if row is not None and found[at] is None:
-                found[at] = (which, ids[row].as_py())
-    return found
+            if row is not None and sources[at] is None:
+                sources[at] = (which, ids[row].as_py())
+    return sources
 
 
 def reusable(
@@ -95,7 +97,7 @@ def reusable(
     from vbert.artifacts.store.manifest import environment, numerics_class
     from vbert.regions.shards import Shards
 
-    found = []
+    matching_shards = []
     contract, here = detector.contract(settings), numerics_class(environment())[:2]
     for artifact in earlier:
         if not isinstance(artifact, Shards) or artifact.step is None:
@@ -103,8 +105,8 @@ def reusable(
         given = artifact.step.arguments
         alike = given["numerics"] == numerics and given["settings"].batch == settings.batch
         if alike and numerics_class(artifact.manifest.environment)[:2] == here and artifact.contract() == contract:
-            found.append(artifact)
-    return found
+            matching_shards.append(artifact)
+    return matching_shards
 
 
 @dataclass
@@ -148,26 +150,26 @@ class Extraction:
 
         from vbert.regions.shards import RegionSample
 
-        if wanted.held is None:
+        if wanted.reuse is None:
             return None
-        which, image_id = wanted.held
+        which, image_id = wanted.reuse
         if self.earlier[which].figures.get("device") != device_name(self.device):
             return None
-        held = self.earlier[which].read(image_id)
+        regions = self.earlier[which].read(image_id)
         if self.given is not None and not np.array_equal(
-            held.boxes if held.boxes is not None else (), self._given_boxes(wanted.image_id)
+            regions.boxes if regions.boxes is not None else (), self._given_boxes(wanted.image_id)
         ):
             return None
         return RegionSample(
             image_id=wanted.image_id,
             image_sha256=wanted.sha256,
-            width=held.width,
-            height=held.height,
-            features=held.features,
-            boxes=held.boxes,
-            scores=held.scores,
-            classes=held.classes,
-            attributes=held.attributes,
+            width=regions.width,
+            height=regions.height,
+            features=regions.features,
+            boxes=regions.boxes,
+            scores=regions.scores,
+            classes=regions.classes,
+            attributes=regions.attributes,
         )
 
     def _given_boxes(self, image_id: str) -> NDArray[np.float32]:
@@ -210,9 +212,9 @@ class Extraction:
         from vbert.regions.detector import DetectorInput
         from vbert.regions.shards import RegionSample
 
-        self.reused += sum(isinstance(found, RegionSample) for _, found in batch)
-        new = [(one, found) for one, found in batch if isinstance(found, DetectorInput)]
-        yield from ((one.image_id, found) for one, found in batch if not isinstance(found, DetectorInput))
+        self.reused += sum(isinstance(prepared, RegionSample) for _, prepared in batch)
+        new = [(one, prepared) for one, prepared in batch if isinstance(prepared, DetectorInput)]
+        yield from ((one.image_id, prepared) for one, prepared in batch if not isinstance(prepared, DetectorInput))
         if new:
             samples = self.samples([one for one, _ in new], [prepared for _, prepared in new])
             yield from zip((one.image_id for one, _ in new), samples, strict=True)
@@ -226,18 +228,18 @@ class Extraction:
             raise BuildError("regions: box rule and nms must be resolved against the detector's spec first")
         seen = self.detector.backbone(inputs, self.settings.batch)
         if self.given is None:
-            found = self.detector.detect(seen)
+            candidates = self.detector.detect(seen)
         else:
             boxes = [torch.from_numpy(self._given_boxes(one.image_id)) for one in batch]
-            found = self.detector.roi_features(seen, boxes)
-        kept = [select(each, self.settings.boxes, self.settings.nms) for each in found]
-        features = [each.features[one.proposals] for each, one in zip(found, kept, strict=True)]
+            candidates = self.detector.roi_features(seen, boxes)
+        kept = [select(each, self.settings.boxes, self.settings.nms) for each in candidates]
+        features = [each.features[one.proposals] for each, one in zip(candidates, kept, strict=True)]
         if self.given is None and self.spec.features_of == "regressed":
             features = [each.features for each in self.detector.roi_features(seen, [one.boxes for one in kept])]
-        return [self._sample(*each) for each in zip(batch, inputs, found, kept, features, strict=True)]
+        return [self._sample(*each) for each in zip(batch, inputs, candidates, kept, features, strict=True)]
 
     def _sample(
-        self, wanted: ImageJob, prepared: DetectorInput, found: Candidates, kept: Detections, features: Tensor
+        self, wanted: ImageJob, prepared: DetectorInput, candidates: Candidates, kept: Detections, features: Tensor
     ) -> RegionSample | BadImage:
         from vbert.data.decode import BadImage
         from vbert.regions.shards import RegionSample
@@ -245,8 +247,8 @@ class Extraction:
         if not bool((features.abs() <= FLOAT16_MAX).all()):
             return BadImage("not finite", f"a feature is beyond what float16 holds ({FLOAT16_MAX:g})")
         attributes: list[list[str]] = [[] for _ in kept.scores]
-        if found.attributes is not None:
-            best = found.attributes[kept.proposals].argmax(1).tolist()
+        if candidates.attributes is not None:
+            best = candidates.attributes[kept.proposals].argmax(1).tolist()
             attributes = [[self.detector.attributes[i]] for i in best]
         return RegionSample(
             image_id=wanted.image_id,
@@ -297,13 +299,13 @@ def extract_shard(
                 made[image_id] = one
                 rate.done(isinstance(one, BadImage))
                 while wanted is not None and wanted.image_id in made:
-                    found = made.pop(wanted.image_id)
-                    if isinstance(found, BadImage):
-                        row = (wanted.image_id, wanted.path, found.reason, found.detail)
+                    sample = made.pop(wanted.image_id)
+                    if isinstance(sample, BadImage):
+                        row = (wanted.image_id, wanted.path, sample.reason, sample.detail)
                         for name, value in zip(QUARANTINE, row, strict=True):
                             quarantine[name].append(value)
                     else:
-                        yield found
+                        yield sample
                     wanted = next(waiting, None)
 
     offsets = write_shard(directory, unit.shard, samples())

@@ -34,13 +34,13 @@ def prepared_ahead(function: Callable[[T], R], items: Iterable[T], threads: int,
 
 def run_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
     """The items, made by a thread of their own, at most `depth` ahead. Raises what making them raises."""
-    held: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
+    ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
     left = threading.Event()
 
     def put(item: Any, error: BaseException | None = None) -> bool:
         while not left.is_set():
             try:
-                held.put((item, error), timeout=0.1)
+                ready.put((item, error), timeout=0.1)
                 return True
             except queue.Full:
                 continue
@@ -60,7 +60,7 @@ def run_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None,
     thread.start()
     try:
         while True:
-            item, error = held.get()
+            item, error = ready.get()
             if error is not None:
                 raise error
             if item is _END:

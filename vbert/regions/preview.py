@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vbert.regions.shards import RegionSample
 
 
-def look(
+def regions_of(
     weights: DetectorWeights, files: Sequence[Path], settings: RegionSettings, device: str
 ) -> Iterator[tuple[Path, Image.Image, RegionSample]]:
     """(file, image as shown, its regions), file by file. Raises UserError for one that can't be read or decoded."""
@@ -32,13 +32,13 @@ def look(
         except BadImage as bad:
             raise UserError(f"{file}: {bad}") from None
         wanted = ImageJob(file.name, str(file), "", *picture.size)
-        (found,) = extraction.samples([wanted], [extraction.detector.prepare(picture)])
-        if isinstance(found, BadImage):
-            raise UserError(f"{file}: {found}")
-        yield file, picture, found
+        (sample,) = extraction.samples([wanted], [extraction.detector.prepare(picture)])
+        if isinstance(sample, BadImage):
+            raise UserError(f"{file}: {sample}")
+        yield file, picture, sample
 
 
-def show(
+def draw_regions(
     weights: DetectorWeights, files: Sequence[Path], settings: RegionSettings, device: str, target: Path, most: int
 ) -> list[RegionSample]:
     """Draw the `most` best regions of each file, with scores, classes and attributes, into one picture `target`."""
@@ -46,13 +46,13 @@ def show(
 
     check_name(target)
     tiles, samples = [], []
-    for file, picture, found in look(weights, files, settings, device):
-        named = zip(found.attributes, found.classes, found.scores, strict=True)
+    for file, picture, sample in regions_of(weights, files, settings, device):
+        named = zip(sample.attributes, sample.classes, sample.scores, strict=True)
         names = [f"{' '.join([*attributes, kind])} {score:.2f}" for attributes, kind, score in named]
-        assert found.boxes is not None
+        assert sample.boxes is not None
         caption = f"{file.name}  {len(names)} regions"
         side = 480 if len(files) > 1 else max(480, *picture.size)
-        tiles.append(tile(picture, found.boxes[:most], names[:most], caption, side))
-        samples.append(found)
+        tiles.append(tile(picture, sample.boxes[:most], names[:most], caption, side))
+        samples.append(sample)
     side_by_side(tiles).save(target)
     return samples

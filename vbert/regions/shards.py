@@ -321,9 +321,9 @@ class Shards(Artifact):
 
     def no_image(self, image_id: str) -> str:
         """Says that the shards don't hold it, and why where it is in quarantine."""
-        said = f"{self!r} holds no image {image_id!r}"
+        problem = f"{self!r} holds no image {image_id!r}"
         why = [row for row in self.quarantine().to_pylist() if row["image_id"] == image_id]
-        return f"{said}: {why[0]['path']} is in quarantine, {why[0]['detail']}" if why else said
+        return f"{problem}: {why[0]['path']} is in quarantine, {why[0]['detail']}" if why else problem
 
     def table(self) -> pa.Table:
         """The index, sorted by image_id: the columns of OFFSETS, and of CLASSES where there are distributions."""

@@ -141,12 +141,12 @@ def _hashed_split(image_id: str) -> str:
 
 def class_names(spec: DetectorSpec, train: BoxDataset, title: str) -> list[str]:
     """The detector's classes: its spec's, else those of the training boxes, sorted."""
-    found = {row["class"] for rows in train.rows.values() for row in rows}
+    names = {row["class"] for rows in train.rows.values() for row in rows}
     if spec.classes is None:
-        if not found:
+        if not names:
             raise UserError(f"{title}: its training split has no boxes; choose a data set with boxes")
-        return sorted(found)
-    if unknown := sorted(found - set(spec.classes)):
+        return sorted(names)
+    if unknown := sorted(names - set(spec.classes)):
         hint = nearest(unknown[0], spec.classes)
         raise UserError(f"{title}: boxes of class {unknown[0]!r}, which detector {spec.name} doesn't have; {hint}")
     return list(spec.classes)
@@ -272,8 +272,8 @@ class DetectionTraining:
             return None
         detector, mine = self.detector(), self.val.ids[ranks.rank :: ranks.world]
         with torch.autocast(next(self.model.parameters()).device.type, enabled=False):
-            found = detections(detector, self.spec, self.images, mine, ranks.job, self.unreadable)
-        parts = ranks.gather(found)
+            boxes = detections(detector, self.spec, self.images, mine, ranks.job, self.unreadable)
+        parts = ranks.gather(boxes)
         if ranks.rank:
             return None
         return scored(detector, self.val, {name: boxes for part in parts for name, boxes in part.items()})
@@ -287,8 +287,8 @@ def evaluate(
     detector: Detector, spec: DetectorSpec, images: Images, held_out: BoxDataset
 ) -> tuple[dict[str, float], dict[str, Boxes]]:
     """map50, map and attribute accuracy on `held_out`, and the detections of each of its images that can be decoded."""
-    found = detections(detector, spec, images, held_out.ids)
-    return scored(detector, held_out, found), found
+    boxes = detections(detector, spec, images, held_out.ids)
+    return scored(detector, held_out, boxes), boxes
 
 
 def detections(
@@ -300,23 +300,23 @@ def detections(
     unreadable: UnreadableImages | None = None,
 ) -> dict[str, Boxes]:
     """What is found in each image that can be decoded; of those before SIGTERM came to `job`."""
-    found = {}
+    boxes = {}
     for name in ids:
         if job is not None and job.stopping:
             break
         try:
-            found[name] = found_boxes(detector, spec, images, name)
+            boxes[name] = detected_boxes(detector, spec, images, name)
         except BadImage:
             if unreadable is not None:
                 unreadable.note(name)
-    return found
+    return boxes
 
 
-def scored(detector: Detector, held_out: BoxDataset, found: dict[str, Boxes]) -> dict[str, float]:
+def scored(detector: Detector, held_out: BoxDataset, detected: dict[str, Boxes]) -> dict[str, float]:
     """map50, map and attribute accuracy over the images of `found`, whatever their order."""
     classes = held_out.known(detector.classes)
-    names = sorted(found)
-    truth, boxes = [held_out.truth(name, classes) for name in names], [found[name] for name in names]
+    names = sorted(detected)
+    truth, boxes = [held_out.truth(name, classes) for name in names], [detected[name] for name in names]
     figures = average_precision(truth, boxes)
     accuracy = attribute_accuracy(truth, boxes, detector.attributes)
     if accuracy is not None:
@@ -324,7 +324,7 @@ def scored(detector: Detector, held_out: BoxDataset, found: dict[str, Boxes]) ->
     return figures
 
 
-def found_boxes(detector: Detector, spec: DetectorSpec, images: Images, image_id: str) -> Boxes:
+def detected_boxes(detector: Detector, spec: DetectorSpec, images: Images, image_id: str) -> Boxes:
     (candidates,) = detector.detect(detector.backbone([detector.prepare(images.open(image_id))]))
     kept = select(candidates, EVALUATED, spec.nms)
     attributes: list[list[str]] = [[] for _ in kept.scores]
@@ -340,13 +340,13 @@ def write_evaluation(
     """Evaluate on the `held_out` images; write `evaluation.json` and some `detections.jsonl`."""
     held_out = held_out_of(images)
     classes = held_out.known(detector.classes)
-    found = detections(detector, spec, images, held_out.ids, job, unreadable)
+    boxes = detections(detector, spec, images, held_out.ids, job, unreadable)
     if job.stopping:
         raise Stopped("stopped during the evaluation; training is kept")
-    figures = scored(detector, held_out, found)
+    figures = scored(detector, held_out, boxes)
     (directory / "evaluation.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     with open(directory / "detections.jsonl", "w", encoding="utf-8") as out:
-        for name, one in list(found.items())[:SHOWN]:
+        for name, one in list(boxes.items())[:SHOWN]:
             width, height = images.open(name).size
             true = held_out.truth(name, classes)
             row = {"image_id": name, "width": width, "height": height, **_described(one, detector.classes)}
@@ -356,11 +356,11 @@ def write_evaluation(
 
 
 def _described(boxes: Boxes, classes: Sequence[str]) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    columns: dict[str, Any] = {
         "boxes": [[round(v, 2) for v in box] for box in boxes.boxes.astype(float).tolist()],
         "classes": [classes[i] for i in boxes.classes],
         "attributes": [list(names) for names in boxes.attributes],
     }
     if boxes.scores is not None:
-        told["scores"] = [round(float(s), 4) for s in boxes.scores]
-    return told
+        columns["scores"] = [round(float(s), 4) for s in boxes.scores]
+    return columns

@@ -46,15 +46,15 @@ class BottomUpDetector:
     @torch.inference_mode()
     def detect(self, seen: FeatureMaps) -> list[Candidates]:
         odds, deltas = self.network.rpn(seen.maps)
-        found = []
+        candidates = []
         for i, prepared in enumerate(seen.inputs):
             height, width = prepared.pixels.shape[1:]
             scale = min(self._scale(prepared))
             proposals = self.network.rpn.propose(odds[i], deltas[i], seen.maps.shape[2:], (height, width), scale)
             if not len(proposals):
                 proposals = torch.tensor([[0.0, 0.0, width - self.more, height - self.more]], device=self.device)
-            found.append(self._candidates(seen.maps[i : i + 1], prepared, proposals))
-        return found
+            candidates.append(self._candidates(seen.maps[i : i + 1], prepared, proposals))
+        return candidates
 
     @torch.inference_mode()
     def roi_features(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:

@@ -81,28 +81,28 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     return {name: value.float() for name, value in read_weights(path).items()}
 
 
-def _checked(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], said: str) -> dict[str, Tensor]:
+def _checked(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors of `found` under our names and in our layout: exactly `wanted`."""
-    objectness = found.get(OBJECTNESS)
+    objectness = tensors.get(OBJECTNESS)
     if objectness is None:
-        raise UserError(f"{said}: {OBJECTNESS} is missing, by which its layout is known")
+        raise UserError(f"{name}: {OBJECTNESS} is missing, by which its layout is known")
     layout: Layout = "caffe" if len(objectness) == 2 * len(RATIOS) * len(SCALES) else "detectron2"
     theirs = {_their_name(name, layout): name for name in wanted}
     shapes = {name: _their_shape(ours, tuple(wanted[ours].shape), layout) for name, ours in theirs.items()}
-    missing = [name for name in theirs if name not in found]
-    unexpected = [name for name in found if name not in theirs and not _known(name)]
+    missing = [name for name in theirs if name not in tensors]
+    unexpected = [name for name in tensors if name not in theirs and not _known(name)]
     other = [
-        f"{name} {tuple(found[name].shape)} in place of {shape}"
+        f"{name} {tuple(tensors[name].shape)} in place of {shape}"
         for name, shape in shapes.items()
-        if name in found and tuple(found[name].shape) != shape
+        if name in tensors and tuple(tensors[name].shape) != shape
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": other}
     if missing or unexpected or other:
-        told = "; ".join(f"{kind}: {some(each)}" for kind, each in faults.items() if each)
+        listed = "; ".join(f"{kind}: {some(each)}" for kind, each in faults.items() if each)
         every = "\n".join(f"{kind}: {name}" for kind, each in faults.items() for name in each)
-        raise UserError(f"{said}, read as the layout `{layout}`: {told}", every)
-    order = _anchor_order(found.get(CELL_ANCHORS), layout, said)
-    return {ours: _in_our_layout(ours, found[name], layout, order) for name, ours in theirs.items()}
+        raise UserError(f"{name}, read as the layout `{layout}`: {listed}", every)
+    order = _anchor_order(tensors.get(CELL_ANCHORS), layout, name)
+    return {ours: _in_our_layout(ours, tensors[name], layout, order) for name, ours in theirs.items()}
 
 
 def _known(name: str) -> bool:
@@ -146,7 +146,7 @@ def _in_our_layout(name: str, tensor: Tensor, layout: Layout, order: Sequence[in
     return tensor
 
 
-def _anchor_order(anchors: Tensor | None, layout: Layout, said: str) -> list[int]:
+def _anchor_order(anchors: Tensor | None, layout: Layout, name: str) -> list[int]:
     """Our anchor → which of theirs it is: by the anchors in the file, else as the layout's code generates them."""
     count = len(RATIOS) * len(SCALES)
     if anchors is None:
@@ -158,7 +158,7 @@ def _anchor_order(anchors: Tensor | None, layout: Layout, said: str) -> list[int
         apart = (_sides(ours).log()[:, None] - _sides(anchors).clamp(min=1).log()[None]).abs().amax(2)
         order = [int(nearest) for nearest in apart.argmin(1) if apart[:, nearest].min() < 0.2]
     if sorted(order) != list(range(count)):
-        raise UserError(f"{said}: its {CELL_ANCHORS} are not the 12 anchors of sides 64 to 512 and ratios 0.5, 1 and 2")
+        raise UserError(f"{name}: its {CELL_ANCHORS} are not the 12 anchors of sides 64 to 512 and ratios 0.5, 1 and 2")
     return order
 
 

@@ -40,9 +40,9 @@ def candidates(
     if smallest:
         scores = scores.where((regressed[..., 2:] - regressed[..., :2] >= smallest).all(-1), 0.0)
     regressed = (regressed / scales[:, None]).expand(-1, scores.shape[1], 4)
-    found = [torch.split(column, counts) for column in (torch.cat(list(boxes)) / scales, scores, regressed, features)]
-    said = [None] * len(inputs) if attributes is None else torch.split(attributes, counts)
-    return [Candidates(*one) for one in zip(*found, said, strict=True)]
+    columns = [torch.split(column, counts) for column in (torch.cat(list(boxes)) / scales, scores, regressed, features)]
+    attribute_scores = [None] * len(inputs) if attributes is None else torch.split(attributes, counts)
+    return [Candidates(*one) for one in zip(*columns, attribute_scores, strict=True)]
 
 
 def _each_row(values: Tensor, counts: Sequence[int]) -> Tensor:

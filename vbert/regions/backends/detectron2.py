@@ -64,10 +64,10 @@ def published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoi
     Raises UserError naming the tensors that are missing, unexpected or of another shape.
     """
     path = files["weights"]
-    found = {name: tensor for name, tensor in read_weights(path).items() if _used(name)}
-    if CLASSIFIER not in found:
+    tensors = {name: tensor for name, tensor in read_weights(path).items() if _used(name)}
+    if CLASSIFIER not in tensors:
         raise UserError(f"{path.name}: has no tensor {CLASSIFIER}, so these are not the weights of a detectron2 R-CNN")
-    count = len(found[CLASSIFIER]) - 1  # the last one is the background
+    count = len(tensors[CLASSIFIER]) - 1  # the last one is the background
     if spec.classes is None or len(spec.classes) != count:
         named = "none" if spec.classes is None else len(spec.classes)
         raise UserError(
@@ -76,27 +76,27 @@ def published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoi
         )
     with torch.random.fork_rng(devices=[]):
         wanted = network(spec, count).state_dict()
-    _compare(f"{path.name}: not the weights of {spec.name}", found, wanted)
-    return DetectorCheckpoint(spec.classes, (), found)
+    _compare(f"{path.name}: not the weights of {spec.name}", tensors, wanted)
+    return DetectorCheckpoint(spec.classes, (), tensors)
 
 
 def _used(name: str) -> bool:
     return not name.startswith(UNUSED) and not name.endswith(".num_batches_tracked")
 
 
-def _compare(said: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    found, wanted = ({name: t for name, t in held.items() if _used(name)} for held in (found, wanted))
-    shapes = {name: (tuple(found[name].shape), tuple(wanted[name].shape)) for name in found.keys() & wanted.keys()}
+def _compare(name: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    tensors, wanted = ({name: t for name, t in state.items() if _used(name)} for state in (tensors, wanted))
+    shapes = {name: (tuple(tensors[name].shape), tuple(wanted[name].shape)) for name in tensors.keys() & wanted.keys()}
     faults = [
-        ("missing", sorted(wanted.keys() - found.keys())),
-        ("unexpected", sorted(found.keys() - wanted.keys())),
+        ("missing", sorted(wanted.keys() - tensors.keys())),
+        ("unexpected", sorted(tensors.keys() - wanted.keys())),
         ("of another shape", [f"{n} {a} for {b}" for n, (a, b) in sorted(shapes.items()) if a != b]),
     ]
     parts = [f"{len(names)} tensors {fault} ({some(names)})" for fault, names in faults if names]
     if parts:
         details = [f"{fault}: {name}" for fault, names in faults for name in names]
         raise UserError(
-            f"{said}: {'; '.join(parts)}; check `architecture` and `weights` of the spec", "\n".join(details)
+            f"{name}: {'; '.join(parts)}; check `architecture` and `weights` of the spec", "\n".join(details)
         )
 
 
@@ -147,9 +147,9 @@ def _check_parts(spec: DetectorSpec, model: Any) -> None:
     }
     for key, (value, known) in parts.items():
         if value not in known:
-            said = ", ".join(str(one) for one in known)
+            kinds = ", ".join(str(one) for one in known)
             raise UserError(
-                f"detector {spec.name}: MODEL.{key} is {value!r} in its config; region features need {said}"
+                f"detector {spec.name}: MODEL.{key} is {value!r} in its config; region features need {kinds}"
             )
     layers = HEADS[model.ROI_HEADS.NAME]
     if spec.layer not in layers:

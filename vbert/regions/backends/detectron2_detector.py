@@ -113,8 +113,8 @@ class Detectron2Detector:
     def _anchors(self, maps: Sequence[Tensor]) -> list[Tensor]:
         sizes = tuple(tuple(one.shape[2:]) for one in maps)
         if sizes not in self.anchors:
-            found = self.model.proposal_generator.anchor_generator(maps)
-            self.anchors = {sizes: [boxes.tensor for boxes in found]}
+            anchors = self.model.proposal_generator.anchor_generator(maps)
+            self.anchors = {sizes: [boxes.tensor for boxes in anchors]}
         return self.anchors[sizes]
 
     def _candidates(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:

@@ -172,8 +172,8 @@ class FasterRcnn(nn.Module):
         (h, w); targets: boxes float32 [n, 4], labels int64 [n] from 1, attributes float32 [n, A]."""
         pixels = self.padded(pixels)
         maps = self.backbone(pixels)
-        found, rpn = self.rpn(ImageList(pixels, shapes), maps, targets)
-        roi = self.roi_heads.losses(maps, found, shapes, targets)
+        proposals, rpn = self.rpn(ImageList(pixels, shapes), maps, targets)
+        roi = self.roi_heads.losses(maps, proposals, shapes, targets)
         return {"objectness": rpn["loss_objectness"], "rpn_boxes": rpn["loss_rpn_box_reg"], **roi}
 
     def padded(self, pixels: Tensor) -> Tensor:
@@ -238,8 +238,8 @@ class FasterRcnnDetector:
         logits, deltas, features, attributes = self._box_head(maps, boxes)
         regressed = self.network.roi_heads.box_coder.decode(deltas, [torch.cat(list(boxes))])
         regressed = regressed.view(-1, len(self.classes) + 1, 4)[:, 1:]
-        said = None if attributes is None else softmax(attributes, 1)
-        return candidates(batch, boxes, softmax(logits, 1)[:, 1:], regressed, features, said, smallest)
+        probabilities = None if attributes is None else softmax(attributes, 1)
+        return candidates(batch, boxes, softmax(logits, 1)[:, 1:], regressed, features, probabilities, smallest)
 
     def _box_head(
         self, maps: dict[str, Tensor], boxes: Sequence[Tensor]

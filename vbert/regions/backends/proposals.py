@@ -44,7 +44,7 @@ def proposals(
     (h, w) of the first B of the B' images, without padding. Only the best anchors are decoded.
     """
     count = len(sizes)
-    boxes, found, lengths = [], [], []
+    boxes, objectness, lengths = [], [], []
     for level, all_anchors in enumerate(anchors):
         scores = logits[level][:count].permute(0, 2, 3, 1).flatten(1)
         at = best(scores, choice.before)
@@ -53,9 +53,9 @@ def proposals(
         moves = moves.gather(1, at[:, :, None].expand(-1, -1, 4))
         decoded = choice.decode(moves.flatten(0, 1), all_anchors[at.flatten()])
         boxes.append(decoded.view(count, -1, 4))
-        found.append(scores.gather(1, at))
+        objectness.append(scores.gather(1, at))
         lengths.append(at.shape[1])
-    decoded, scores = torch.cat(boxes, 1), choice.score(torch.cat(found, 1))
+    decoded, scores = torch.cat(boxes, 1), choice.score(torch.cat(objectness, 1))
     limits = torch.tensor([(w, h, w, h) for h, w in sizes], dtype=decoded.dtype).to(decoded.device)
     clipped = torch.minimum(decoded.clamp(min=0), limits[:, None])
     kept = within_maps(clipped, choice.fit(decoded, clipped, scores), lengths, choice.iou)

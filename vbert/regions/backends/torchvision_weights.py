@@ -87,10 +87,12 @@ def checked(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: 
         if tensors[name].shape != wanted[name].shape
     ]
     faults = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    told = [f"{len(names)} tensors {fault}: {some(names)}" for fault, names in faults.items() if names]
-    if told:
+    faults_listed = [f"{len(names)} tensors {fault}: {some(names)}" for fault, names in faults.items() if names]
+    if faults_listed:
         details = "\n".join(f"{fault}: {name}" for fault, names in faults.items() for name in names)
-        raise UserError(f"{where}: {'; '.join(told)}; is it a file of the architecture that the spec names?", details)
+        raise UserError(
+            f"{where}: {'; '.join(faults_listed)}; is it a file of the architecture that the spec names?", details
+        )
     return {name: (tensors[name] if name in tensors else wanted[name]).to(wanted[name].dtype) for name in wanted}
 
 
@@ -100,12 +102,12 @@ def started(spec: DetectorSpec, fresh: Mapping[str, Tensor], path: Path) -> dict
     The file is a classifier on the same backbone, as torchvision publishes them for ImageNet, or a detector of the same
     kind, of whatever classes; its last layers are left out. Raises UserError for any other.
     """
-    found = state_dict(path)
-    if CLASSIFIER not in found:
-        found = {f"{BODY}{name.removeprefix('features.')}": value for name, value in found.items()}
-    own = [name for name in fresh if name.startswith(BODY) or CLASSIFIER in found]
+    tensors = state_dict(path)
+    if CLASSIFIER not in tensors:
+        tensors = {f"{BODY}{name.removeprefix('features.')}": value for name, value in tensors.items()}
+    own = [name for name in fresh if name.startswith(BODY) or CLASSIFIER in tensors]
     own_tensors = {name: fresh[name] for name in own if not name.startswith(LAST)}
-    given = {name: value for name, value in found.items() if not name.startswith(LAST)}
+    given = {name: value for name, value in tensors.items() if not name.startswith(LAST)}
     return dict(fresh) | checked(given, own_tensors, f"{path.name} to start detector {spec.name} from")
 
 
@@ -115,11 +117,11 @@ def _check_digest(path: Path) -> None:
     name = path.name
     if name in known:
         with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        told = name.rpartition("-")[2].partition(".")[0]
-        if not found.startswith(told):
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        expected = name.rpartition("-")[2].partition(".")[0]
+        if not digest.startswith(expected):
             raise UserError(
-                f"{name}: its sha256 begins with {found[:8]}, not with {told} as its name says: it is damaged or "
+                f"{name}: its sha256 begins with {digest[:8]}, not with {expected} as its name says: it is damaged or "
                 f"another file; fetch it again, or give your own weights another name"
             )
 

@@ -82,9 +82,9 @@ def reading(module: FeatureFormat, files: Mapping[str, Path], dtype: Dtype | Non
     with module.opened(files) if dtype is None else cast(Any, module).opened(files, dtype) as take:
 
         def read(key: str, place: Place) -> RawRegions:
-            found: RawRegions = take(key, place)
-            check_finite(found, f"{files['features']}: {key}")
-            return found
+            regions: RawRegions = take(key, place)
+            check_finite(regions, f"{files['features']}: {key}")
+            return regions
 
         yield read
 
@@ -104,5 +104,5 @@ def recognised(path: Path, name: str | None = None) -> str:
     for known in FORMATS:
         if load(known).holds(path):
             return known
-    said = "\n".join(f"{known:<14} {load(known).TITLE}" for known in FORMATS)
-    raise UserError(f"{path}: none of the formats that can be read; name the one it should be with --format", said)
+    listed = "\n".join(f"{known:<14} {load(known).TITLE}" for known in FORMATS)
+    raise UserError(f"{path}: none of the formats that can be read; name the one it should be with --format", listed)

@@ -49,10 +49,10 @@ def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
     from vbert.data import pickles
 
     path = files["index"]
-    held = pickles.load(path, str(path))
-    if not isinstance(held, dict) or not all(isinstance(at, int) and at >= 0 for at in held.values()):
+    content = pickles.load(path, str(path))
+    if not isinstance(content, dict) or not all(isinstance(at, int) and at >= 0 for at in content.values()):
         raise UserError(f"{path}: no dict of image id → place in the HDF5")
-    for image_id, at in held.items():
+    for image_id, at in content.items():
         yield str(image_id), (at,)
 
 
@@ -79,9 +79,9 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
                 at = place[0] if positions is None else slice(*(int(n) for n in positions[place[0]]))
                 if isinstance(at, slice) and not 0 <= at.start <= at.stop <= len(features):
                     raise ValueError(f"pos_boxes says rows {at.start} to {at.stop} of {len(features)}")
-                held = boxes[at]
-                width, height = (None, None) if shares is None else _size(held, shares[at])
-                return RawRegions(features[at], held, "pixels", width, height)
+                corners = boxes[at]
+                width, height = (None, None) if shares is None else _size(corners, shares[at])
+                return RawRegions(features[at], corners, "pixels", width, height)
             except (OSError, ValueError, IndexError) as error:
                 raise BadEntry(where, "truncated", f"its rows can't be read ({error})") from None
 
@@ -93,14 +93,14 @@ def _dataset(archive: Any, name: str, path: Path) -> Any:
     import h5py
 
     link = archive.get(name, getlink=True)
-    found = archive[name] if isinstance(link, h5py.HardLink) else None
-    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiu":
+    dataset = archive[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "fiu":
         raise UserError(f"{path}: no data set {name!r} of numbers in the file itself: is it BAN's?")
-    if found.external or found.is_virtual:
+    if dataset.external or dataset.is_virtual:
         raise UserError(f"{path}: the numbers of {name!r} lie in other files, which are not read")
-    if prod(found.chunks or (1,)) * found.dtype.itemsize > LARGEST_CHUNK:
+    if prod(dataset.chunks or (1,)) * dataset.dtype.itemsize > LARGEST_CHUNK:
         raise UserError(f"{path}: {name!r} is stored in chunks of more than {LARGEST_CHUNK:,} bytes")
-    return found
+    return dataset
 
 
 def _size(boxes: NDArray[Any], shares: NDArray[Any]) -> tuple[int | None, int | None]:

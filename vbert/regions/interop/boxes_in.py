@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SLACK = 1.5  # pixels beyond the image that rounding and inclusive corners explain
 SHARE_SLACK = 0.01  # the same in shares of the image
 SMALL = 3  # pixels of a side, below which a box of one pixel is nothing odd
-SAID = "original, recorded, resized:SHORT, resized:SHORT,LONG, normalised or none"
+CHOICES = "original, recorded, resized:SHORT, resized:SHORT,LONG, normalised or none"
 
 Size = tuple[int, int]  # width, height
 
@@ -38,17 +38,17 @@ class BoxesIn(Settings):
         if kind == "resized" and len(numbers) in (1, 2) and all(n.isdecimal() and int(n) > 0 for n in numbers):
             return cls(kind="resized", short=int(numbers[0]), long=int(numbers[1]) if len(numbers) == 2 else None)
         if not valid:
-            raise UserError(f"--boxes-in {text!r}: give {SAID}")
+            raise UserError(f"--boxes-in {text!r}: give {CHOICES}")
         return cls.model_validate({"kind": kind})
 
 
 def scale(size: Size, short: int, long: int | None) -> float:
     """Resized pixels per original pixel: the rule of Faster R-CNN in all its implementations, before rounding."""
-    found = short / min(size)
-    return found if long is None else min(found, long / max(size))
+    factor = short / min(size)
+    return factor if long is None else min(factor, long / max(size))
 
 
-def in_pixels(found: RawRegions, boxes_in: BoxesIn | None, size: Size | None, where: str) -> RawRegions:
+def in_pixels(regions: RawRegions, boxes_in: BoxesIn | None, size: Size | None, where: str) -> RawRegions:
     """`found` with its boxes in pixels of the original image, clipped to it, and with its size.
 
     `size` is what `--images` or `--sizes` say of the image; else what the file records counts, unless that is of
@@ -56,13 +56,13 @@ def in_pixels(found: RawRegions, boxes_in: BoxesIn | None, size: Size | None, wh
     """
     import numpy as np
 
-    recorded = (found.width, found.height) if found.width and found.height else None
-    kind = boxes_in.kind if boxes_in is not None else "normalised" if found.unit == "normalised" else "original"
+    recorded = (regions.width, regions.height) if regions.width and regions.height else None
+    kind = boxes_in.kind if boxes_in is not None else "normalised" if regions.unit == "normalised" else "original"
     original = size if size is not None or kind == "recorded" else recorded
-    told = None if original is None else original[0], None if original is None else original[1]
-    if found.boxes is None or kind == "none":
-        return replace(found, boxes=None, unit="pixels", width=told[0], height=told[1])
-    if found.unit == "normalised" and kind != "normalised":
+    original_size = None if original is None else original[0], None if original is None else original[1]
+    if regions.boxes is None or kind == "none":
+        return replace(regions, boxes=None, unit="pixels", width=original_size[0], height=original_size[1])
+    if regions.unit == "normalised" and kind != "normalised":
         raise BadEntry(
             where, "units", f"boxes are shares of the image in this format, not {kind!r}; leave out --boxes-in"
         )
@@ -70,7 +70,7 @@ def in_pixels(found: RawRegions, boxes_in: BoxesIn | None, size: Size | None, wh
         raise BadEntry(
             where,
             "no size",
-            f"{found.note}{', and ' if found.note else ''}the image's size isn't known: give --images FOLDER or "
+            f"{regions.note}{', and ' if regions.note else ''}the image's size isn't known: give --images FOLDER or "
             "--sizes FILE, or --boxes-in none to leave the boxes out",
         )
     if kind == "original" and recorded is not None and recorded != original:
@@ -91,11 +91,11 @@ def in_pixels(found: RawRegions, boxes_in: BoxesIn | None, size: Size | None, wh
         divisor = (scale(original, boxes_in.short, boxes_in.long),) * 2
     elif kind == "normalised":
         divisor = (1 / original[0], 1 / original[1])
-    boxes = np.asarray(found.boxes, np.float64) / np.asarray([*divisor, *divisor])
+    boxes = np.asarray(regions.boxes, np.float64) / np.asarray([*divisor, *divisor])
     _refuse_outside(boxes, divisor, original, kind, where)
     limits = np.asarray([*original, *original], np.float64)
     return replace(
-        found,
+        regions,
         boxes=np.clip(boxes, 0, limits).astype(np.float32),
         unit="pixels",
         width=original[0],
@@ -103,23 +103,25 @@ def in_pixels(found: RawRegions, boxes_in: BoxesIn | None, size: Size | None, wh
     )
 
 
-def refuse_other_corners(found: RawRegions, boxes_in: BoxesIn | None, where: str) -> None:
+def refuse_other_corners(regions: RawRegions, boxes_in: BoxesIn | None, where: str) -> None:
     """Boxes to be imported that can't be two corners in the unit they are said to be in. Raises BadEntry.
 
     Refused are boxes whose second corner lies before their first, as x, y, width, height do, and shares of the image
     where pixels should stand. Zeros alone pass: some write them where there are no boxes.
     """
-    boxes = found.boxes
+    boxes = regions.boxes
     if boxes is None or not len(boxes) or (boxes_in is not None and boxes_in.kind == "none"):
         return
-    shares = found.unit == "normalised" or (boxes_in is not None and boxes_in.kind == "normalised")
+    shares = regions.unit == "normalised" or (boxes_in is not None and boxes_in.kind == "normalised")
     if float((boxes[:, 2:] - boxes[:, :2]).min()) < -(SHARE_SLACK if shares else SLACK):
-        said = "the second corner of a box lies before its first: boxes must be x1, y1, x2, y2, not x, y, width, height"
-        raise BadEntry(where, "corners", f"{said}; mend them, or leave boxes out with --boxes-in none")
-    small = found.width and found.height and min(found.width, found.height) <= SMALL
+        problem = (
+            "the second corner of a box lies before its first: boxes must be x1, y1, x2, y2, not x, y, width, height"
+        )
+        raise BadEntry(where, "corners", f"{problem}; mend them, or leave boxes out with --boxes-in none")
+    small = regions.width and regions.height and min(regions.width, regions.height) <= SMALL
     if not shares and not small and 0 < float(boxes.max()) <= 1:
-        said = "all boxes lie in the image's first pixel: they are shares of the image"
-        raise BadEntry(where, "units", f"{said}; give --boxes-in normalised")
+        problem = "all boxes lie in the image's first pixel: they are shares of the image"
+        raise BadEntry(where, "units", f"{problem}; give --boxes-in normalised")
 
 
 def _refuse_outside(boxes: NDArray[Any], divisor: tuple[float, float], original: Size, kind: str, where: str) -> None:

@@ -92,11 +92,11 @@ class FeatureComparison:
         if self.same:
             return f"the same: boxes and features of all {self.images:,} images agree"
         cause, count = self.causes.most_common(1)[0]
-        said = f"{CAUSES[cause]} ({count:,} of {self.images:,} images)"
-        told = next((text for text, _ in self.details.most_common() if text.startswith(f"{cause}: ")), "")
-        said += f"; {told.removeprefix(f'{cause}: ')}" if told else ""
+        sentence = f"{CAUSES[cause]} ({count:,} of {self.images:,} images)"
+        detail = next((text for text, _ in self.details.most_common() if text.startswith(f"{cause}: ")), "")
+        sentence += f"; {detail.removeprefix(f'{cause}: ')}" if detail else ""
         missing = [f"{n:,} images are in {name} only" for name, n in (("A", self.only_a), ("B", self.only_b)) if n]
-        return "; ".join([f"not the same: {said}" if cause != "same" else f"mostly {said}", *missing])
+        return "; ".join([f"not the same: {sentence}" if cause != "same" else f"mostly {sentence}", *missing])
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -231,8 +231,8 @@ def _cause(
                 return "boxes", f"overlap of {figures['iou']:.2f}"
         elif by_boxes is not None:
             return _box_cause(a, b, by_features)
-        if (told := _norms(x, y, by_features)) is not None:
-            return told
+        if (cause := _norms(x, y, by_features)) is not None:
+            return cause
         if least != most:
             return "fewer", f"{least} of {most} regions"
         in_place = [(pairs[0] == pairs[1]).all() for pairs in (by_features, agreed) if pairs is not None]
@@ -300,13 +300,13 @@ def _scaled(a: RawRegions, b: RawRegions, p: Floats, q: Floats, factors: list[fl
     if min(p.max(), q.max()) <= 1.5 < max(p.max(), q.max()):
         return "boxes normalised", ""
     width, height = (a.width or b.width), (a.height or b.height)
-    said = f"B is {factors[0]:.4g} × A"
+    detail = f"B is {factors[0]:.4g} × A"
     if abs(factors[0] / factors[1] - 1) > 0.02:
         return "boxes scaled", f"B is {factors[0]:.4g} × A along x and {factors[1]:.4g} along y"
     if width and height:
         larger, which = (factors[0], "B") if factors[0] > 1 else (1 / factors[0], "A")
         for short, long in RULES:
             if abs(larger / scale((width, height), short, long) - 1) < 0.005:
-                said = f"as if {which} were --boxes-in resized:{short}" + (f",{long}" if long else "")
+                detail = f"as if {which} were --boxes-in resized:{short}" + (f",{long}" if long else "")
                 break
-    return "boxes scaled", said
+    return "boxes scaled", detail

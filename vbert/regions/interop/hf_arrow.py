@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 VERSION = 1
 TITLE = "Hugging Face datasets folder (save_to_disk)"
-MARKS = ("dataset_info.json", "state.json")
+REQUIRED = ("dataset_info.json", "state.json")
 ROWS_AT_ONCE = 64  # in memory
 
 
 def holds(path: Path) -> bool:
-    return path.is_dir() and all((path / name).is_file() for name in MARKS)
+    return path.is_dir() and all((path / name).is_file() for name in REQUIRED)
 
 
 def files(path: Path) -> dict[str, Path]:
-    found = sorted(path.glob("*.arrow")) if path.is_dir() else []
-    if not found:
+    paths = sorted(path.glob("*.arrow")) if path.is_dir() else []
+    if not paths:
         raise UserError(f"{path}: no folder that datasets saved: there is no *.arrow in it")
-    return {"features": found[0]} | {f"part {k}": part for k, part in enumerate(found[1:], 1)}
+    return {"features": paths[0]} | {f"part {k}": part for k, part in enumerate(paths[1:], 1)}
 
 
 def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
@@ -55,7 +55,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
 
     def read(key: str, place: Place) -> RawRegions:
         role, k, row = place
-        return _found(batches[role][k], row, f"{files[role]}: {key}")
+        return _regions(batches[role][k], row, f"{files[role]}: {key}")
 
     yield read
 
@@ -73,12 +73,12 @@ def _batches(path: Path) -> list[pa.RecordBatch]:
                     f"{path}: its columns are compressed or dictionaries; save it as datasets does by itself"
                 )
         with pa.ipc.open_stream(pa.memory_map(str(path))) as stream:
-            found = list(stream)
-        for batch in found:
+            batches = list(stream)
+        for batch in batches:
             batch.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: no whole Arrow stream as datasets writes it ({str(error)[:200]})") from None
-    return found
+    return batches
 
 
 def _compressed(metadata: bytes) -> bool:
@@ -112,11 +112,11 @@ def _column(batch: pa.RecordBatch, name: str, path: Path) -> pa.Array[Any]:
     return batch.column(name)
 
 
-def _found(batch: pa.RecordBatch, row: int, where: str) -> RawRegions:
+def _regions(batch: pa.RecordBatch, row: int, where: str) -> RawRegions:
     features = _numbers(batch, "features", row, where)
     if features is None:
         raise BadEntry(where, "no regions", "features is null or no column")
-    found = RawRegions(
+    regions = RawRegions(
         features=features,
         boxes=_numbers(batch, "boxes", row, where),
         width=_plain(batch, "width", row, where, int),
@@ -128,17 +128,17 @@ def _found(batch: pa.RecordBatch, row: int, where: str) -> RawRegions:
     )
     n = len(features)
     for name in ("boxes", "scores", "classes", "attributes", "distributions"):
-        value = getattr(found, name)
+        value = getattr(regions, name)
         if value is not None and len(value) != n:
             raise BadEntry(where, "damaged", f"{name} has {len(value)} entries for {n} regions")
-    if found.boxes is not None and n and found.boxes.shape[1] != 4:
-        raise BadEntry(where, "damaged", f"boxes have {found.boxes.shape[1]} numbers each, not x1 y1 x2 y2")
-    if found.classes is not None and not all(isinstance(name, str) for name in found.classes):
+    if regions.boxes is not None and n and regions.boxes.shape[1] != 4:
+        raise BadEntry(where, "damaged", f"boxes have {regions.boxes.shape[1]} numbers each, not x1 y1 x2 y2")
+    if regions.classes is not None and not all(isinstance(name, str) for name in regions.classes):
         raise BadEntry(where, "damaged", "classes are no texts")
-    names = found.attributes or ()
+    names = regions.attributes or ()
     if not all(isinstance(some, list) and all(isinstance(name, str) for name in some) for some in names):
         raise BadEntry(where, "damaged", "attributes are no lists of texts")
-    return found
+    return regions
 
 
 def _plain(batch: pa.RecordBatch, name: str, row: int, where: str, kind: type) -> Any:
@@ -185,10 +185,10 @@ def write(target: Path, entries: Iterable[tuple[str, RawRegions]]) -> dict[str, 
     counts = {"images": 0, "regions": 0}
 
     def rows() -> Iterator[dict[str, Any]]:
-        for image_id, found in rest:
+        for image_id, regions in rest:
             counts["images"] += 1
-            counts["regions"] += len(found.features)
-            yield _row(image_id, found)
+            counts["regions"] += len(regions.features)
+            yield _row(image_id, regions)
 
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".arrow-") as scratch:
         file = Path(scratch) / "rows.arrow"
@@ -244,7 +244,7 @@ def _features(datasets: Any, first: RawRegions) -> Any:
     return datasets.Features(columns)
 
 
-def _row(image_id: str, found: RawRegions) -> dict[str, Any]:
+def _row(image_id: str, regions: RawRegions) -> dict[str, Any]:
     import numpy as np
 
     def numbers(values: Any, dtype: Any) -> Any:
@@ -252,12 +252,14 @@ def _row(image_id: str, found: RawRegions) -> dict[str, Any]:
 
     row = {
         "image_id": image_id,
-        "width": found.width,
-        "height": found.height,
-        "features": numbers(found.features, np.float16),
-        "boxes": numbers(found.boxes if found.unit == "pixels" else None, np.float32),
-        "scores": numbers(found.scores, np.float32),
-        "classes": None if found.classes is None else list(found.classes),
-        "attributes": None if found.attributes is None else [list(names) for names in found.attributes],
+        "width": regions.width,
+        "height": regions.height,
+        "features": numbers(regions.features, np.float16),
+        "boxes": numbers(regions.boxes if regions.unit == "pixels" else None, np.float32),
+        "scores": numbers(regions.scores, np.float32),
+        "classes": None if regions.classes is None else list(regions.classes),
+        "attributes": None if regions.attributes is None else [list(names) for names in regions.attributes],
     }
-    return row | ({} if found.distributions is None else {"distributions": numbers(found.distributions, np.float16)})
+    return row | (
+        {} if regions.distributions is None else {"distributions": numbers(regions.distributions, np.float16)}
+    )

@@ -140,12 +140,12 @@ def image_id_of(key: str, ids: str | None) -> str:
     if ids is None:
         return key.removesuffix(".npz")
     try:
-        found = re.search(ids, key)
+        match = re.search(ids, key)
     except re.error as error:
         raise UserError(f"--ids {ids!r}: no regular expression ({error})") from None
-    if found is None:
+    if match is None:
         raise UserError(f"--ids {ids!r}: finds nothing in {key!r}")
-    return str(found[1] if found.re.groups else found[0])
+    return str(match[1] if match.re.groups else match[0])
 
 
 def _module(format: Plugin) -> interop.FeatureFormat:
@@ -171,40 +171,40 @@ def _expected(
     with interop.reading(module, files, settings.dtype) as read:
         for key, place in (entry for _, copies in rows[:100] for entry in copies):
             try:
-                found = read(key, place)
-                _refuse_other_numbers(found, settings, f"{files['features'].name}: {key}")
+                regions = read(key, place)
+                _refuse_other_numbers(regions, settings, f"{files['features'].name}: {key}")
             except BadEntry as error:
                 bad = bad or error
                 continue
-            if not len(found.features):
+            if not len(regions.features):
                 continue
-            dim = found.features.shape[1]
+            dim = regions.features.shape[1]
             if stated.dim not in (None, dim):
                 raise UserError(
                     f"{files['features']}: features of {dim} numbers; the detector {stated.detector!r} makes "
                     f"{stated.dim}: give another --detector, or --detector {UNKNOWN}"
                 )
-            boxes = found.boxes is not None and (settings.boxes_in is None or settings.boxes_in.kind != "none")
-            if found.boxes is None and settings.boxes_in is not None and settings.boxes_in.kind != "none":
+            boxes = regions.boxes is not None and (settings.boxes_in is None or settings.boxes_in.kind != "none")
+            if regions.boxes is None and settings.boxes_in is not None and settings.boxes_in.kind != "none":
                 raise UserError(f"{files['features']}: the format has no boxes; leave out --boxes-in")
-            if settings.cap is not None and found.scores is None:
+            if settings.cap is not None and regions.scores is None:
                 raise UserError(
                     f"{files['features']}: --cap {settings.cap}: the format has no confidences by which to choose"
                 )
             if sizes is None:
-                _refuse_without_size(found, settings)
+                _refuse_without_size(regions, settings)
             return ExpectedFeatures(dim, boxes)
     raise UserError(f"{files['features']}: no image with regions can be read" + (f": {bad}" if bad else ""))
 
 
-def _refuse_other_numbers(found: RawRegions, settings: ImportSettings, where: str) -> None:
-    if settings.dtype is None and (seen := out_of_proportion(found.features)) is not None:
+def _refuse_other_numbers(regions: RawRegions, settings: ImportSettings, where: str) -> None:
+    if settings.dtype is None and (seen := out_of_proportion(regions.features)) is not None:
         raise BadEntry(where, "numbers", f"these are no features of a network: {seen}")
 
 
-def _refuse_without_size(found: RawRegions, settings: ImportSettings) -> None:
+def _refuse_without_size(regions: RawRegions, settings: ImportSettings) -> None:
     try:
-        in_pixels(found, settings.boxes_in, None, "boxes")
+        in_pixels(regions, settings.boxes_in, None, "boxes")
     except BadEntry as error:
         if error.reason in ("no size", "units"):
             raise UserError(f"{error.where}: {error.detail}") from None
@@ -259,7 +259,7 @@ def import_shard(
 def _sample(
     image_id: str,
     key: str,
-    found: RawRegions,
+    regions: RawRegions,
     settings: ImportSettings,
     sizes: ImageSizes | None,
     expected: ExpectedFeatures,
@@ -271,34 +271,34 @@ def _sample(
     from vbert.regions.shards import RegionSample
 
     size, sha256 = (None, None) if sizes is None else sizes.find(key.removesuffix(".npz"), where)
-    refuse_other_corners(found, settings.boxes_in, where)
-    found = capped(in_pixels(found, settings.boxes_in, size, where), settings.cap, where)
-    _refuse_other_numbers(found, settings, where)
-    n = len(found.features)
-    features = np.zeros((0, expected.dim), np.float16) if not n else found.features
+    refuse_other_corners(regions, settings.boxes_in, where)
+    regions = capped(in_pixels(regions, settings.boxes_in, size, where), settings.cap, where)
+    _refuse_other_numbers(regions, settings, where)
+    n = len(regions.features)
+    features = np.zeros((0, expected.dim), np.float16) if not n else regions.features
     if features.shape[1] != expected.dim:
         raise BadEntry(where, "length", f"features of {features.shape[1]} numbers, the others have {expected.dim}")
-    if n and (found.boxes is not None) != expected.boxes:
-        raise BadEntry(where, "boxes", "it has boxes, unlike the others" if found.boxes is not None else "no boxes")
+    if n and (regions.boxes is not None) != expected.boxes:
+        raise BadEntry(where, "boxes", "it has boxes, unlike the others" if regions.boxes is not None else "no boxes")
     if not bool((np.abs(features) <= FLOAT16_MAX).all()):
         raise BadEntry(where, "not finite", f"a feature is beyond what float16 holds ({FLOAT16_MAX:g})")
-    boxes = np.zeros((0, 4), np.float32) if expected.boxes and not n else found.boxes
+    boxes = np.zeros((0, 4), np.float32) if expected.boxes and not n else regions.boxes
     return RegionSample(
         image_id=image_id,
         image_sha256=sha256,
-        width=found.width,
-        height=found.height,
+        width=regions.width,
+        height=regions.height,
         features=features.astype(np.float16),
         boxes=None if boxes is None else boxes.astype(np.float32),
-        scores=[] if found.scores is None else [round(float(score), 6) for score in found.scores],
-        classes=[""] * n if found.classes is None else named(found.classes, settings.classes, "--classes", where),
+        scores=[] if regions.scores is None else [round(float(score), 6) for score in regions.scores],
+        classes=[""] * n if regions.classes is None else named(regions.classes, settings.classes, "--classes", where),
         attributes=[[]] * n
-        if found.attributes is None
-        else [named(names, settings.attributes, "--attributes", where) for names in found.attributes],
+        if regions.attributes is None
+        else [named(names, settings.attributes, "--attributes", where) for names in regions.attributes],
         attribute_scores=None
-        if found.attribute_scores is None
-        else [[round(float(score), 6) for score in scores] for scores in found.attribute_scores],
-        distributions=None if found.distributions is None else found.distributions.astype(np.float16),
+        if regions.attribute_scores is None
+        else [[round(float(score), 6) for score in scores] for scores in regions.attribute_scores],
+        distributions=None if regions.distributions is None else regions.distributions.astype(np.float16),
     )
 
 
@@ -312,28 +312,28 @@ def named(numbers: Sequence[str], words: Sequence[str] | None, option: str, wher
     return [words[int(number)] if number.isdecimal() else number for number in numbers]
 
 
-def capped(found: RawRegions, cap: int | None, where: str) -> RawRegions:
+def capped(regions: RawRegions, cap: int | None, where: str) -> RawRegions:
     """The `cap` most confident regions, best first; equal ones in their order. Raises BadEntry without confidences."""
     import numpy as np
 
     if cap is None:
-        return found
-    if found.scores is None:
+        return regions
+    if regions.scores is None:
         raise BadEntry(where, "no scores", "no confidences by which to choose regions; leave out --cap")
-    kept = np.argsort(-np.asarray(found.scores, np.float64), kind="stable")[:cap]
+    kept = np.argsort(-np.asarray(regions.scores, np.float64), kind="stable")[:cap]
 
     def of(values: Any) -> Any:
         return None if values is None else [values[i] for i in kept]
 
     return replace(
-        found,
-        features=found.features[kept],
-        boxes=None if found.boxes is None else found.boxes[kept],
-        scores=found.scores[kept],
-        classes=of(found.classes),
-        attributes=of(found.attributes),
-        attribute_scores=of(found.attribute_scores),
-        distributions=None if found.distributions is None else found.distributions[kept],
+        regions,
+        features=regions.features[kept],
+        boxes=None if regions.boxes is None else regions.boxes[kept],
+        scores=regions.scores[kept],
+        classes=of(regions.classes),
+        attributes=of(regions.attributes),
+        attribute_scores=of(regions.attribute_scores),
+        distributions=None if regions.distributions is None else regions.distributions[kept],
     )
 
 

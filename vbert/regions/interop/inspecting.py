@@ -32,22 +32,22 @@ def inspect(source: FeatureSet, images: int, boxes: int, progress: Callable[[int
     for done, image_id in enumerate(source.ids):
         progress(done, len(source.ids))
         try:
-            found = source.read(image_id)
+            regions = source.read(image_id)
         except BadEntry as error:
             bad.append(str(error))
             continue
-        n = len(found.features)
+        n = len(regions.features)
         counts.append(n)
         if n:
-            dims[found.features.shape[1]] = dims.get(found.features.shape[1], 0) + 1
-            values = found.features.astype(np.float32)
+            dims[regions.features.shape[1]] = dims.get(regions.features.shape[1], 0) + 1
+            values = regions.features.astype(np.float32)
             norms.append(float(np.linalg.norm(values, axis=1).mean()))
             negative = negative or bool(values.min() < 0)
-        have["sizes"] += bool(found.width and found.height)
+        have["sizes"] += bool(regions.width and regions.height)
         for name in ("boxes", "scores", "classes", "attributes", "distributions"):
-            have[name] += getattr(found, name) is not None
+            have[name] += getattr(regions, name) is not None
         if image_id in shown:
-            samples.append(_sample(image_id, found, boxes))
+            samples.append(_sample(image_id, regions, boxes))
     ordered = sorted(counts) or [0]
     return {
         "path": str(source.path),
@@ -76,29 +76,29 @@ def chosen(ids: Sequence[str], count: int) -> list[str]:
     return [ids[at * len(ids) // count] for at in range(count)]
 
 
-def _sample(image_id: str, found: RawRegions, most: int) -> dict[str, Any]:
+def _sample(image_id: str, raw: RawRegions, most: int) -> dict[str, Any]:
     regions = [
         {
-            "box": None if found.boxes is None else [round(float(side), 2) for side in found.boxes[at]],
-            "score": None if found.scores is None else round(float(found.scores[at]), 4),
-            "name": named(found, at),
+            "box": None if raw.boxes is None else [round(float(side), 2) for side in raw.boxes[at]],
+            "score": None if raw.scores is None else round(float(raw.scores[at]), 4),
+            "name": named(raw, at),
         }
-        for at in range(min(most, len(found.features)))
+        for at in range(min(most, len(raw.features)))
     ]
     return {
         "image_id": image_id,
-        "width": found.width,
-        "height": found.height,
-        "regions": len(found.features),
-        "boxes_in": None if found.boxes is None else found.unit,
+        "width": raw.width,
+        "height": raw.height,
+        "regions": len(raw.features),
+        "boxes_in": None if raw.boxes is None else raw.unit,
         "first": regions,
     }
 
 
-def named(found: RawRegions, at: int) -> str:
+def named(regions: RawRegions, at: int) -> str:
     """`red circle`: the attributes of region `at`, then its class; "" where there are no names."""
-    words = [*(found.attributes[at] if found.attributes is not None else [])]
-    words += [found.classes[at]] if found.classes is not None else []
+    words = [*(regions.attributes[at] if regions.attributes is not None else [])]
+    words += [regions.classes[at]] if regions.classes is not None else []
     return " ".join(word for word in words if word)
 
 
@@ -115,7 +115,7 @@ def draw(source: FeatureSet, images: Path, target: Path, count: int, boxes: int)
     files = LocalFiles(images)
     names = ImageNames(name for name in files.members() if is_image(name))
     tiles: list[Image.Image] = []
-    said: list[str] = []
+    problems: list[str] = []
     for image_id in source.ids:
         if len(tiles) == count:
             break
@@ -123,17 +123,17 @@ def draw(source: FeatureSet, images: Path, target: Path, count: int, boxes: int)
             picture = decode(files.read(names.find(image_id, image_id)))
             tiles.append(_tile(picture, source.read(image_id), image_id, boxes))
         except (BadImage, BadEntry) as error:
-            said.append(str(error) if isinstance(error, BadEntry) else f"{image_id}: {error}")
+            problems.append(str(error) if isinstance(error, BadEntry) else f"{image_id}: {error}")
     if not tiles:
-        raise UserError(f"{images}: none of the features' images is there" + (f": {said[0]}" if said else ""))
+        raise UserError(f"{images}: none of the features' images is there" + (f": {problems[0]}" if problems else ""))
     side_by_side(tiles).save(target)
-    return said
+    return problems
 
 
-def _tile(picture: Image.Image, found: RawRegions, image_id: str, most: int) -> Image.Image:
-    if found.boxes is None:
+def _tile(picture: Image.Image, regions: RawRegions, image_id: str, most: int) -> Image.Image:
+    if regions.boxes is None:
         raise BadEntry(image_id, "no boxes", "the features have no boxes")
     width, height = picture.size
-    sides = np.asarray([width, height] * 2, np.float64) if found.unit == "normalised" else np.ones(4)
-    names = [named(found, at) or str(at + 1) for at in range(len(found.boxes))][:most]
-    return tile(picture, found.boxes[:most] * sides, names, f"{image_id}  {len(found.features)} regions")
+    sides = np.asarray([width, height] * 2, np.float64) if regions.unit == "normalised" else np.ones(4)
+    names = [named(regions, at) or str(at + 1) for at in range(len(regions.boxes))][:most]
+    return tile(picture, regions.boxes[:most] * sides, names, f"{image_id}  {len(regions.features)} regions")

@@ -43,7 +43,7 @@ def opened_lmdb(path: Path) -> Iterator[Any]:
             yield transaction
 
 
-_held: dict[Path, tuple[Any, int]] = {}  # environments and their users: LMDB can't open a file twice in a process
+_environments: dict[Path, tuple[Any, int]] = {}  # and its users: LMDB opens no file twice in a process
 _lock = Lock()
 
 
@@ -54,22 +54,22 @@ def _environment(path: Path) -> Iterator[Any]:
     except ImportError:
         raise UserError(missing("lmdb", f"{path}: an LMDB")) from None
     with _lock:
-        environment, users = _held.get(path, (None, 0))
+        environment, users = _environments.get(path, (None, 0))
         if environment is None:
             try:
                 options = {"subdir": False, "readonly": True, "lock": False, "readahead": False, "create": False}
                 environment = lmdb.open(str(path), **options)
             except lmdb.Error as error:
                 raise UserError(f"{path}: can't be opened as an LMDB: {error}") from None
-        _held[path] = environment, users + 1
+        _environments[path] = environment, users + 1
     try:
         yield environment
     finally:
         with _lock:
-            users = _held[path][1] - 1
-            _held[path] = environment, users
+            users = _environments[path][1] - 1
+            _environments[path] = environment, users
             if not users:
-                del _held[path]
+                del _environments[path]
                 environment.close()
 
 
@@ -78,12 +78,12 @@ def value_of(transaction: Any, key: bytes) -> bytes | None:
     import lmdb
 
     try:
-        found = transaction.get(key)
+        value = transaction.get(key)
     except lmdb.BadValsizeError:  # an empty key, or one that is longer than LMDB's
         return None
     except lmdb.Error as error:
         raise UserError(f"an LMDB that is damaged ({error}); fetch or copy it again") from None
-    return None if found is None else bytes(found)
+    return None if value is None else bytes(value)
 
 
 def entry(transaction: Any, key: str, path: Path) -> dict[Any, Any]:

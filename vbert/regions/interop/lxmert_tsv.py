@@ -70,9 +70,9 @@ def write(target: Path, entries: Iterable[tuple[str, RawRegions]]) -> dict[str, 
     vocabularies: tuple[dict[str, int], dict[str, int]] = ({}, {})
     images, regions, zeros = 0, 0, set[str]()
     with target.open("wb") as out:
-        for image_id, found in entries:
-            out.write(_line(image_id, found, vocabularies, zeros))
-            images, regions = images + 1, regions + len(found.features)
+        for image_id, entry in entries:
+            out.write(_line(image_id, entry, vocabularies, zeros))
+            images, regions = images + 1, regions + len(entry.features)
     for name, words in zip(VOCABULARIES, vocabularies, strict=True):
         if words and list(words) != [str(number) for number in words.values()]:
             beside = target.with_name(f"{target.stem}_{name}")
@@ -81,35 +81,35 @@ def write(target: Path, entries: Iterable[tuple[str, RawRegions]]) -> dict[str, 
 
 
 def _line(
-    image_id: str, found: RawRegions, vocabularies: tuple[dict[str, int], dict[str, int]], zeros: set[str]
+    image_id: str, regions: RawRegions, vocabularies: tuple[dict[str, int], dict[str, int]], zeros: set[str]
 ) -> bytes:
     import numpy as np
 
-    n = len(found.features)
-    if found.boxes is None or found.unit != "pixels" or found.width is None or found.height is None:
+    n = len(regions.features)
+    if regions.boxes is None or regions.unit != "pixels" or regions.width is None or regions.height is None:
         raise UserError(
             f"image {image_id!r} has no boxes in pixels or no size, which LXMERT's TSV must have; export as npy, or "
             "import the features again with `--images` or `--sizes`"
         )
-    if any(mark in image_id for mark in "\t\r\n"):
+    if any(character in image_id for character in "\t\r\n"):
         raise UserError(f"image id {image_id!r} holds a tab or line break and can't stand in a TSV")
-    if found.scores is None and n:
+    if regions.scores is None and n:
         zeros.add("objects_conf")
-    classes = None if found.classes is None else [[name] for name in found.classes]
+    classes = None if regions.classes is None else [[name] for name in regions.classes]
     objects, _ = _ids(classes, None, n, vocabularies[0], "objects_id", zeros)
     attributes, attributes_conf = _ids(
-        found.attributes, found.attribute_scores, n, vocabularies[1], "attrs_id, attrs_conf", zeros
+        regions.attributes, regions.attribute_scores, n, vocabularies[1], "attrs_id, attrs_conf", zeros
     )
-    scores = np.zeros(n) if found.scores is None else found.scores
+    scores = np.zeros(n) if regions.scores is None else regions.scores
     arrays = [
         (objects, "<i8"), (scores, "<f4"), (attributes, "<i8"), (attributes_conf, "<f4"), (n, ""),
-        (found.boxes, "<f4"), (found.features, "<f4"),
+        (regions.boxes, "<f4"), (regions.features, "<f4"),
     ]  # fmt: skip
     cells = [
         str(value).encode() if not kind else base64.b64encode(np.asarray(value, kind).tobytes())
         for value, kind in arrays
     ]
-    return b"\t".join([image_id.encode(), str(found.height).encode(), str(found.width).encode(), *cells]) + b"\n"
+    return b"\t".join([image_id.encode(), str(regions.height).encode(), str(regions.width).encode(), *cells]) + b"\n"
 
 
 def _ids(

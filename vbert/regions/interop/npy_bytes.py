@@ -59,7 +59,7 @@ def read_npz(data: bytes, wanted: Collection[str], where: str) -> dict[str, NDAr
 
 def read_members(data: bytes, wanted: Collection[str], where: str) -> dict[str, NDArray[Any] | bytes]:
     """The same, with the pickles of arrays of objects, unread. Raises BadEntry."""
-    found: dict[str, NDArray[Any] | bytes] = {}
+    members: dict[str, NDArray[Any] | bytes] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for info in archive.infolist():
@@ -70,7 +70,7 @@ def read_members(data: bytes, wanted: Collection[str], where: str) -> dict[str, 
                     raise BadEntry(where, "too large", f"{info.filename} is {info.file_size:,} bytes inflated")
                 with archive.open(info) as member:
                     inflated = member.read(info.file_size)
-                found[name] = read_npy(io.BytesIO(inflated), len(inflated), f"{where}/{info.filename}")
+                members[name] = read_npy(io.BytesIO(inflated), len(inflated), f"{where}/{info.filename}")
     except BROKEN_ZIP as error:
         raise BadEntry(where, "truncated", f"no whole .npz ({error})") from None
-    return found
+    return members

@@ -58,10 +58,10 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
         info = files.get("info") if root.is_file() else sibling(path, INFO)
         if info is None or not info.is_file():
             return described(features, None, str(path))
-        held = _array(info)
-        if not isinstance(held, bytes):
+        info_array = _array(info)
+        if not isinstance(info_array, bytes):
             raise BadEntry(str(info), "damaged", "it holds numbers where a pickled dict is wanted")
-        return described(features, unpickled(held, str(info)), str(info))
+        return described(features, unpickled(info_array, str(info)), str(info))
 
     yield read
 
@@ -112,10 +112,10 @@ def described(features: NDArray[Any], about: Any, where: str) -> RawRegions:
         value = about.get(name)
         if value is None:
             return None
-        held = as_array(value, name, where)
-        if held.ndim == 0 or len(held) < n or not valid(held):
-            raise BadEntry(where, "damaged", f"{name} is {held.dtype} {held.shape} for {n} of {rows} regions")
-        return held[:n]
+        array = as_array(value, name, where)
+        if array.ndim == 0 or len(array) < n or not valid(array):
+            raise BadEntry(where, "damaged", f"{name} is {array.dtype} {array.shape} for {n} of {rows} regions")
+        return array[:n]
 
     boxes = part("bbox", lambda a: a.ndim == 2 and a.shape[1] == 4 and a.dtype.kind in "fiu")
     objects = part("objects", lambda a: a.ndim == 1 and a.dtype.kind in "iu")
@@ -155,36 +155,36 @@ def write(target: Path, entries: Iterable[tuple[str, RawRegions]]) -> dict[str, 
     import numpy as np
 
     images, regions = 0, 0
-    for image_id, found in entries:
+    for image_id, entry in entries:
         path = target / f"{safe_name(image_id)}.npy"
         if path.name.endswith(INFO):
             raise UserError(f"image id {image_id!r} ends like the name of an info file and can't be exported as npy")
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, np.asarray(found.features, np.float32), allow_pickle=False)
+        np.save(path, np.asarray(entry.features, np.float32), allow_pickle=False)
         info = sibling(path, INFO)
-        info.write_bytes(_info(found))
-        images, regions = images + 1, regions + len(found.features)
+        info.write_bytes(_info(entry))
+        images, regions = images + 1, regions + len(entry.features)
     return {"images": images, "regions": regions, "zeros": []}
 
 
-def _info(found: RawRegions) -> bytes:
+def _info(regions: RawRegions) -> bytes:
     import numpy as np
 
-    n = len(found.features)
+    n = len(regions.features)
     about: dict[str, Any] = {
-        "bbox": None if found.boxes is None else np.asarray(found.boxes, np.float32),
+        "bbox": None if regions.boxes is None else np.asarray(regions.boxes, np.float32),
         "num_boxes": n,
-        "image_width": found.width,
-        "image_height": found.height,
+        "image_width": regions.width,
+        "image_height": regions.height,
     }
-    if found.classes is not None and all(name.isdecimal() for name in found.classes):
-        about["objects"] = np.asarray([int(name) for name in found.classes], np.int64)
-    elif found.classes is not None:
-        about["classes"] = list(found.classes)
-    if found.distributions is not None:
-        about["cls_prob"] = np.asarray(found.distributions, np.float32)
-    if found.scores is not None:
-        about["scores"] = np.asarray(found.scores, np.float32)
+    if regions.classes is not None and all(name.isdecimal() for name in regions.classes):
+        about["objects"] = np.asarray([int(name) for name in regions.classes], np.int64)
+    elif regions.classes is not None:
+        about["classes"] = list(regions.classes)
+    if regions.distributions is not None:
+        about["cls_prob"] = np.asarray(regions.distributions, np.float32)
+    if regions.scores is not None:
+        about["scores"] = np.asarray(regions.scores, np.float32)
     out = BytesIO()
     header = {"descr": "|O", "fortran_order": False, "shape": ()}
     np.lib.format.write_array_header_1_0(out, header)

@@ -65,10 +65,10 @@ def _parse(data: bytes, where: str) -> RawRegions:
     from vbert.regions.interop.npy_bytes import read_members
     from vbert.regions.interop.npy_files import unpickled
 
-    held = read_members(data, (*ARRAYS, INFO), where)
-    pickled = held.pop(INFO, None)
+    members = read_members(data, (*ARRAYS, INFO), where)
+    pickled = members.pop(INFO, None)
     about = unpickled(pickled, where) if isinstance(pickled, bytes) else {}
-    arrays = {name: value for name, value in held.items() if not isinstance(value, bytes)}
+    arrays = {name: value for name, value in members.items() if not isinstance(value, bytes)}
     x, boxes = arrays.get("x"), arrays.get("bbox")
     if x is None or x.ndim != 2 or x.dtype.kind != "f" or (boxes is not None and not _are_boxes(boxes)):
         shapes = ", ".join(f"{name} {value.dtype} {value.shape}" for name, value in arrays.items()) or "none of them"
@@ -109,11 +109,13 @@ def _described(about: Any, n: int, where: str) -> dict[str, NDArray[Any]]:
 
     if not isinstance(about, dict):
         raise BadEntry(where, "damaged", f"info holds a {type(about).__name__} where a dict is wanted")
-    found = {name: as_array(about[name], name, where).reshape(-1) for name in OF_REGIONS if about.get(name) is not None}
-    for name, value in found.items():
+    arrays = {
+        name: as_array(about[name], name, where).reshape(-1) for name in OF_REGIONS if about.get(name) is not None
+    }
+    for name, value in arrays.items():
         if len(value) < n or value.dtype.kind not in ("iu" if name.endswith("_id") else "fiu"):
             raise BadEntry(where, "damaged", f"info: {name} is {value.dtype} {value.shape} for {n} regions")
-    return {name: value[:n] for name, value in found.items()}
+    return {name: value[:n] for name, value in arrays.items()}
 
 
 def _whole(value: NDArray[Any] | None, name: str, where: str) -> int | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vbert.regions.shards import Shards
 
 SHARDS = "shards"
-MARK = "offsets.parquet"  # a file that only a folder of shards has
+OFFSETS = "offsets.parquet"  # a file that only a folder of shards has
 
 
 class LocalFiles:
@@ -74,13 +74,13 @@ def opened(
 ) -> Iterator[FeatureSet]:
     """The features at `path`: a folder of our shards, or whatever format is recognised (or named). `dtype`: of features
     whose type the format doesn't say. Raises UserError."""
-    if format in (None, SHARDS) and (path / MARK).is_file():
+    if format in (None, SHARDS) and (path / OFFSETS).is_file():
         if dtype is not None:
             raise UserError(f"--dtype {dtype}: {path} is a folder of shards, which says its type itself; leave it out")
         yield _shards(path)
         return
     if format == SHARDS:
-        raise UserError(f"{path}: no folder of shards: there is no {MARK} in it")
+        raise UserError(f"{path}: no folder of shards: there is no {OFFSETS} in it")
     name = interop.recognised(path, format)
     module = interop.load(name)
     files = module.files(path)
@@ -102,15 +102,17 @@ def opened(
         yield FeatureSet(path, name, module.TITLE, sorted(entries), None, read)
 
 
-def _settled(found: RawRegions, key: str, boxes_in: BoxesIn | None, sizes: ImageSizes | None, where: str) -> RawRegions:
+def _settled(
+    regions: RawRegions, key: str, boxes_in: BoxesIn | None, sizes: ImageSizes | None, where: str
+) -> RawRegions:
     """In pixels of the original image; as the file has it where nobody says what its numbers mean."""
     try:
         size = None if sizes is None else sizes.find(key, where)[0]
-        return in_pixels(found, boxes_in, size, where)
+        return in_pixels(regions, boxes_in, size, where)
     except BadEntry:
         if boxes_in is not None:
             raise
-        return found
+        return regions
 
 
 def _shards(path: Path) -> FeatureSet:

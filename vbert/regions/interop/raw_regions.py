@@ -72,15 +72,15 @@ def out_of_proportion(features: NDArray[np.floating[Any]]) -> str | None:
     return f"of its numbers other than 0, {tiny:.0%} are below {SMALLEST:.0e} and {huge:.0%} above {FLOAT16_MAX:g}"
 
 
-def check_finite(found: RawRegions, where: str) -> None:
+def check_finite(regions: RawRegions, where: str) -> None:
     """Raises BadEntry where a number of the entry is NaN or infinite."""
     import numpy as np
 
     for name in ("features", "boxes", "scores", "distributions"):
-        value = getattr(found, name)
+        value = getattr(regions, name)
         if value is not None and not bool(np.isfinite(value).all()):
             raise BadEntry(where, "not finite", f"{name} hold NaN or infinite numbers")
-    if not all(math.isfinite(score) for scores in found.attribute_scores or () for score in scores):
+    if not all(math.isfinite(score) for scores in regions.attribute_scores or () for score in scores):
         raise BadEntry(where, "not finite", "attribute_scores hold NaN or infinite numbers")
 
 

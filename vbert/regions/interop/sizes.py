@@ -80,11 +80,11 @@ class ImageNames:
         if key in self._exact:
             return key
         for alike in _meant(key):
-            found = self._alike.get(alike, set())
-            if len(found) == 1:
-                return next(iter(found))
-            if found:
-                first, second, *_ = sorted(found)
+            names = self._alike.get(alike, set())
+            if len(names) == 1:
+                return next(iter(names))
+            if names:
+                first, second, *_ = sorted(names)
                 raise BadEntry(where, "no image", f"{key!r} may be the image {first} or {second}; use --ids")
         raise BadEntry(where, "no image", f"there is no image {key!r} among those given by --images or --sizes")
 
@@ -101,7 +101,7 @@ def _meant(name: str) -> list[str]:
 def _read_table(raw: NamedFiles, name: str) -> dict[str, Size]:
     """image name → size; a file name stands for its image beside the id."""
     where = f"{raw.title}: {name}"
-    found: dict[str, Size] = {}
+    sizes: dict[str, Size] = {}
     data = raw.read(name)
     try:
         for row in _rows(data, name.lower()):
@@ -113,11 +113,11 @@ def _read_table(raw: NamedFiles, name: str) -> dict[str, Size]:
             key = row.get("file_name") or row.get("image_id", row.get("id"))
             if key is None:
                 raise KeyError("image_id")
-            if found.setdefault(str(key), value) != value:
-                raise ValueError(f"two sizes of {key!r:.80}, {value} and {found[str(key)]}")
+            if sizes.setdefault(str(key), value) != value:
+                raise ValueError(f"two sizes of {key!r:.80}, {value} and {sizes[str(key)]}")
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError, OverflowError, csv.Error) as error:
         raise UserError(f"{where}: no table of image_id, width and height ({type(error).__name__}: {error})") from None
-    return found
+    return sizes
 
 
 def _rows(data: bytes, name: str) -> Iterable[Mapping[str, Any]]:
@@ -128,8 +128,8 @@ def _rows(data: bytes, name: str) -> Iterable[Mapping[str, Any]]:
         wanted = [c for c in ("image_id", "id", "file_name", "width", "height") if c in table.column_names]
         return [dict(row) for row in table.select(wanted).to_pylist()]
     if name.endswith(".json"):
-        held = json.loads(data)
-        return held["images"] if isinstance(held, dict) else held  # type: ignore[no-any-return]
+        content = json.loads(data)
+        return content["images"] if isinstance(content, dict) else content  # type: ignore[no-any-return]
     return csv.DictReader(io.StringIO(data.decode("utf-8-sig")), delimiter="\t" if name.endswith(".tsv") else ",")
 
 

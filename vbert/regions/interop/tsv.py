@@ -43,8 +43,8 @@ def lines(files: Mapping[str, Path]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """(first column, (offset, length, number from 1)) of every line; by the `.lineidx` where there is one."""
     path = files["features"]
     with path.open("rb") as file:
-        found = _by_offsets(file, files["lineidx"], path) if "lineidx" in files else _in_sequence(file, path)
-        for key, offset, length, number in found:
+        entries = _by_offsets(file, files["lineidx"], path) if "lineidx" in files else _in_sequence(file, path)
+        for key, offset, length, number in entries:
             try:
                 yield key.decode(), (offset, length, number)
             except UnicodeDecodeError:

@@ -60,14 +60,14 @@ def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
 
 def _json(data: bytes, where: str, kind: type) -> Any:
     try:
-        found = json.loads(data)
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         tensorpack = where.endswith("__keys__") and not data.lstrip().startswith((b"[", b"{"))
         hint = ": is it tensorpack's, of ViLBERT's or volta's pre-training? That is not read; give what it was made of"
         raise UserError(f"{where}: not JSON ({str(error)[:100]}){hint if tensorpack else ''}") from None
-    if not isinstance(found, kind):
-        raise UserError(f"{where}: a {type(found).__name__} where a {kind.__name__} is wanted")
-    return found
+    if not isinstance(content, kind):
+        raise UserError(f"{where}: a {type(content).__name__} where a {kind.__name__} is wanted")
+    return content
 
 
 @contextmanager
@@ -124,16 +124,16 @@ def _msgpack(data: bytes, where: str) -> dict[str, NDArray[Any]]:
         return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 
     try:
-        held = msgpack.unpackb(data, raw=False, strict_map_key=False)
-        found = {}
+        content = msgpack.unpackb(data, raw=False, strict_map_key=False)
+        arrays = {}
         for name in ARRAYS:
-            if not isinstance(held.get(name), dict):
+            if not isinstance(content.get(name), dict):
                 continue
-            about = {text(key): value for key, value in held[name].items()}
+            about = {text(key): value for key, value in content[name].items()}
             dtype = np.dtype(text(about["type"]))
             if dtype.kind not in "fiu" or not isinstance(about["data"], bytes):
                 raise ValueError(f"{name} is of type {dtype}")
-            found[name] = np.frombuffer(about["data"], dtype).reshape(tuple(about["shape"]))
+            arrays[name] = np.frombuffer(about["data"], dtype).reshape(tuple(about["shape"]))
     except Exception as error:  # msgpack raises many of its own
         raise BadEntry(where, "damaged", f"no arrays by msgpack ({type(error).__name__}: {str(error)[:200]})") from None
-    return found
+    return arrays

@@ -51,12 +51,12 @@ def opened(files: Mapping[str, Path], dtype: Dtype | None = None) -> Iterator[Re
     with opened_lmdb(path) as transaction:
 
         def read(key: str, _: Place) -> RawRegions:
-            return _found(entry(transaction, key, path), dtype, f"{path}: {key}")
+            return _regions(entry(transaction, key, path), dtype, f"{path}: {key}")
 
         yield read
 
 
-def _found(about: dict[Any, Any], dtype: Dtype | None, where: str) -> RawRegions:
+def _regions(about: dict[Any, Any], dtype: Dtype | None, where: str) -> RawRegions:
     n = tsv.whole(_text(about, "num_boxes", where=where), "num_boxes", where)
 
     def of(name: str, kind: str) -> NDArray[Any] | None:

@@ -41,16 +41,16 @@ def files(path: Path) -> dict[str, Path]:
 
 def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
     path = files["features"]
-    found = saved(path)
-    value = found.value
+    file = saved(path)
+    value = file.value
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__} where a dict of images is wanted: is it VisualBERT's?")
-    for key, held in value.items():
-        if not isinstance(key, str) or not isinstance(held, list | tuple) or len(held) != 3:
+    for key, entry in value.items():
+        if not isinstance(key, str) or not isinstance(entry, list | tuple) or len(entry) != 3:
             raise UserError(
                 f"{path}: {key!r:.60} is not (features, boxes, confidences) of an image: is it VisualBERT's?"
             )
-        parts = [_place(part, found.starts) for part in held]
+        parts = [_place(part, file.starts) for part in entry]
         yield key.removesuffix(ENDING), (key, None if None in parts else parts)
 
 
@@ -69,12 +69,12 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
                 if not whole:
                     whole.update(saved(path).value)
                 features, boxes, scores = whole[key]
-            return _found(features, boxes, scores, where)
+            return _regions(features, boxes, scores, where)
 
         yield read
 
 
-def _found(features: Any, boxes: Any, scores: Any, where: str) -> RawRegions:
+def _regions(features: Any, boxes: Any, scores: Any, where: str) -> RawRegions:
     import numpy as np
 
     if not all(isinstance(part, np.ndarray) and part.dtype.kind == "f" for part in (features, scores)) or not (
