@@ -160,7 +160,7 @@ def all_read(reader: str, files: dict[str, bytes]) -> list[str]:
         if hasattr(module, "boxes"):
             fitting = BoxConverter({image_id: PhotoHeader(20, 10) for image_id in image_ids})
             list(fitting(readers.call(module, "boxes", held, options={})))
-            fitting.said()
+            fitting.sentences()
         if hasattr(module, "examples"):
             list(readers.call(module, "examples", held, image_ids | {"train/3", "a"}, options={}))
     except (UserError, BuildError) as error:

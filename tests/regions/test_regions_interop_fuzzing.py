@@ -20,7 +20,7 @@ from vbert.regions.interop.npz_files import _parse as read_npz
 from vbert.regions.interop.opened import LocalFiles, opened
 from vbert.regions.interop.raw_regions import BadEntry
 from vbert.regions.interop.sizes import ImageSizes
-from vbert.regions.interop.vilbert_lmdb import _found as of_vilbert
+from vbert.regions.interop.vilbert_lmdb import _regions as of_vilbert
 
 GIVEN = files.images(2)
 ODD = (
@@ -207,7 +207,7 @@ def test_arrow_of_any_numbers_is_read_where_it_lies(tmp_path: Path) -> None:
         with pa.ipc.new_stream(str(folder / "x.arrow"), table.schema) as stream:
             stream.write_table(table.slice(0, 1))
             stream.write_table(table.slice(1))
-        for mark in hf_arrow.MARKS:
+        for mark in hf_arrow.REQUIRED:
             (folder / mark).write_text("{}")
         local = hf_arrow.files(folder)
         with hf_arrow.opened(local) as read:

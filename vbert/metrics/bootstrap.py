@@ -29,7 +29,7 @@ class ConfidenceInterval:
     effective: float
 
     @property
-    def told(self) -> str:
+    def in_words(self) -> str:
         """How it was made, in words."""
         if self.method == "bootstrap":
             return f"{self.groups:,} images resampled"
@@ -84,7 +84,7 @@ def _bootstrap(sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples:
 
     count = len(sums)
     tail = norm.cdf(math.sqrt(count / (count - 1)) * t.ppf((1 - CONFIDENCE) / 2, count - 1))
-    found = bootstrap(
+    result = bootstrap(
         (sums, sizes),
         lambda a, b, axis: a.sum(axis) / b.sum(axis),
         paired=True,
@@ -95,7 +95,7 @@ def _bootstrap(sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples:
         batch=max(1, 2_000_000 // count),
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(result.low), float(result.high)
 
 
 def _clopper_pearson(mean: float, count: float) -> tuple[float, float]:

@@ -27,12 +27,12 @@ class Boxes:
     scores: NDArray[np.float32] | None = None
 
 
-def coco(truth: Sequence[Boxes], found: Sequence[Boxes]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def coco(truth: Sequence[Boxes], detections: Sequence[Boxes]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Truth as a COCO annotation file, detections as a COCO result list; image and category ids from 1."""
     images = [{"id": i} for i in range(1, len(truth) + 1)]
-    names = sorted({int(c) for one in (*truth, *found) for c in one.classes})
+    names = sorted({int(c) for one in (*truth, *detections) for c in one.classes})
     rows: list[dict[str, Any]] = []
-    for kind in (truth, found):
+    for kind in (truth, detections):
         for i, one in enumerate(kind, 1):
             for at, (x1, y1, x2, y2) in enumerate(one.boxes.astype(float).tolist()):
                 box = {"image_id": i, "category_id": int(one.classes[at]) + 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
@@ -45,7 +45,7 @@ def coco(truth: Sequence[Boxes], found: Sequence[Boxes]) -> tuple[dict[str, Any]
     return {"images": images, "categories": categories, "annotations": annotations}, [r for r in rows if "score" in r]
 
 
-def average_precision(truth: Sequence[Boxes], found: Sequence[Boxes]) -> dict[str, float]:
+def average_precision(truth: Sequence[Boxes], detections: Sequence[Boxes]) -> dict[str, float]:
     """`map` (mean over IoU 0.50:0.05:0.95) and `map50`, over the classes that occur in the truth; 0 without truth.
 
     COCO's definition (101 recall points, 100 detections an image), computed by faster-coco-eval, which agrees with
@@ -53,7 +53,7 @@ def average_precision(truth: Sequence[Boxes], found: Sequence[Boxes]) -> dict[st
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    annotations, results = coco(truth, found)
+    annotations, results = coco(truth, detections)
     if not annotations["annotations"] or not results:
         return {"map": 0.0, "map50": 0.0}
     with contextlib.redirect_stdout(io.StringIO()):
@@ -76,7 +76,7 @@ def iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     return overlap
 
 
-def attribute_accuracy(truth: Sequence[Boxes], found: Sequence[Boxes], known: Sequence[str]) -> float | None:
+def attribute_accuracy(truth: Sequence[Boxes], detections: Sequence[Boxes], known: Sequence[str]) -> float | None:
     """Share of true boxes whose attribute is told right, of those with a known one that were found at all.
 
     A true box's detection is the highest-scoring one of at least IoU 0.5 with it; right is an attribute among the
@@ -84,7 +84,7 @@ def attribute_accuracy(truth: Sequence[Boxes], found: Sequence[Boxes], known: Se
     """
     right = seen = 0
     vocabulary = set(known)
-    for true, one in zip(truth, found, strict=True):
+    for true, one in zip(truth, detections, strict=True):
         if not len(one.boxes):
             continue
         assert one.scores is not None

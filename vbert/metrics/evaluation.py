@@ -27,7 +27,7 @@ class Evaluation(Artifact):
 
     def intervals(self) -> dict[str, ConfidenceInterval]:
         """Metric → 95 % interval, with the method it was made by (`vbert.metrics.bootstrap.interval`)."""
-        return {name: ConfidenceInterval(**found) for name, found in self._read()["intervals"].items()}
+        return {name: ConfidenceInterval(**bounds) for name, bounds in self._read()["intervals"].items()}
 
     def counts(self) -> dict[str, int]:
         """Metric → examples it is the mean of; `examples`: all; `answered`: those predicted; `quarantined`: those whose
@@ -39,8 +39,8 @@ class Evaluation(Artifact):
         return [json.loads(line) for line in self.file("predictions.jsonl").read_text("utf-8").splitlines()]
 
     def _read(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.file("metrics.json").read_bytes())
-        return found
+        content: dict[str, Any] = json.loads(self.file("metrics.json").read_bytes())
+        return content
 
 
 def write_evaluation(
@@ -67,8 +67,8 @@ def write_evaluation(
             intervals[name] = asdict(interval(values, [groups[i] for i in counted], resamples))
     lines = (json.dumps(prediction, ensure_ascii=False, sort_keys=True) for prediction in predictions)
     (directory / "predictions.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
-    found = {"metrics": metrics, "intervals": intervals, "counts": numbers}
-    (directory / "metrics.json").write_bytes((json.dumps(found, indent=1, sort_keys=True) + "\n").encode())
+    document = {"metrics": metrics, "intervals": intervals, "counts": numbers}
+    (directory / "metrics.json").write_bytes((json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
     for name, content in files.items():
         (directory / name).write_bytes(content)
     return metrics

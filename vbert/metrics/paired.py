@@ -55,7 +55,7 @@ def paired_difference(
     if not cells.any():
         most = 1 - float(((1 - CONFIDENCE) / 2) ** (np.square(size).sum() / size.sum() ** 2))
         return PairedDifference(0.0, -most, most, tuple(by_seed.tolist()))
-    rng, found = np.random.default_rng(seed), []
+    rng, differences = np.random.default_rng(seed), []
     for start in range(0, resamples, batch := max(1, DRAWS // images)):
         drawn = min(batch, resamples - start)
         weights = _counts(rng.integers(0, images, (drawn, images)), images)
@@ -64,9 +64,9 @@ def paired_difference(
             shares = _counts(rng.integers(0, seeds, (drawn, seeds)), seeds) / seeds
             shares = 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (shares - 1 / seeds)
             means = (shares * means).sum(1, keepdims=True)
-        found.append(means[:, 0])
+        differences.append(means[:, 0])
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.concatenate(found), [tail, 1 - tail])
+    low, high = np.quantile(np.concatenate(differences), [tail, 1 - tail])
     return PairedDifference(float(by_seed.mean()), float(low), float(high), tuple(by_seed.tolist()))
 
 

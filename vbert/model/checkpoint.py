@@ -33,23 +33,23 @@ Tensors = dict[str, Tensor]
 
 def read_tensors(folder: Path) -> Tensors:
     """The tensors of a checkpoint folder, whole or in shards; see `vbert.data.weight_files`. Raises UserError."""
-    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-    if found is None:
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
         raise UserError(f"{folder}: no weights: one of {', '.join(WEIGHTS)} must be there")
-    if not found.name.endswith(".index.json"):
-        return _read(found)
-    places = read_json(found).get("weight_map")
+    if not weights.name.endswith(".index.json"):
+        return _read(weights)
+    places = read_json(weights).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(part, str) for part in places.values()):
-        raise UserError(f"{found}: no `weight_map` of tensors and the files they are in")
+        raise UserError(f"{weights}: no `weight_map` of tensors and the files they are in")
     out: Tensors = {}
     for part in sorted(set(places.values())):
         if Path(part).name != part:
-            raise UserError(f"{found}: shard {part!r} is not a file name beside it")
+            raise UserError(f"{weights}: shard {part!r} is not a file name beside it")
         if not (folder / part).is_file():
-            raise UserError(f"{found}: its shard {part} is not there; fetch or copy it too")
+            raise UserError(f"{weights}: its shard {part} is not there; fetch or copy it too")
         out |= _read(folder / part)
     if absent := sorted(unwrapped(dict.fromkeys(places, torch.empty(0))).keys() - out.keys()):
-        raise UserError(f"{found}: {len(absent)} of its tensors are in no shard: {some(absent)}")
+        raise UserError(f"{weights}: {len(absent)} of its tensors are in no shard: {some(absent)}")
     return out
 
 
@@ -178,11 +178,11 @@ def _check_shapes(tensors: Tensors, sizes: ModelSettings, where: str) -> None:
             if name in tensors and tuple(tensors[name].shape) != shape
         ],
     }
-    if told := [f"{len(names)} tensors {fault}: {some(names)}" for fault, names in faults.items() if names]:
+    if listed := [f"{len(names)} tensors {fault}: {some(names)}" for fault, names in faults.items() if names]:
         details = "\n".join(f"{fault}: {name}" for fault, names in faults.items() for name in names)
         raise UserError(
             f"{where}: its weights are not those of its config.json ({sizes.layers} layers of {hidden}): "
-            f"{'; '.join(told)}",
+            f"{'; '.join(listed)}",
             details,
         )
 
@@ -224,17 +224,17 @@ def _text(folder: Path) -> tuple[list[str], TextRules]:
 
 def _tokenizer(path: Path) -> tuple[list[str], dict[str, Any]]:
     """The pieces in the order of their ids, and the text rules, of a tokenizer.json."""
-    held = read_json(path)
+    config = read_json(path)
     try:
-        ids, normal = held["model"]["vocab"], held.get("normalizer") or {}
+        ids, normal = config["model"]["vocab"], config.get("normalizer") or {}
         by_id = {at: token for token, at in ids.items()}
         tokens = [by_id[at] for at in range(len(ids))]
-        if held["model"].get("type", "WordPiece") != "WordPiece" or not all(isinstance(t, str) for t in tokens):
+        if config["model"].get("type", "WordPiece") != "WordPiece" or not all(isinstance(t, str) for t in tokens):
             raise KeyError("WordPiece")
         names = {"lowercase": "do_lower_case", "strip_accents": "strip_accents"}
         names |= {"handle_chinese_chars": "tokenize_chinese_chars"}
-        found = {ours: normal[theirs] for theirs, ours in names.items() if normal.get(theirs) is not None}
-        return tokens, TextRules.model_validate(found).model_dump(exclude_unset=True)
+        rules = {ours: normal[theirs] for theirs, ours in names.items() if normal.get(theirs) is not None}
+        return tokens, TextRules.model_validate(rules).model_dump(exclude_unset=True)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"{path}: no word pieces and rules of a BERT ({type(error).__name__}: {error!s:.100})"

@@ -77,8 +77,8 @@ def too_long(max_text: int | None, max_positions: int) -> str:
 
 def text_limit(max_text: int | None, max_positions: int) -> int:
     """How many tokens a text may have: `max_text`, or as many as there are positions. Raises UserError beyond them."""
-    if said := too_long(max_text, max_positions):
-        raise UserError(f"max_text {said}")
+    if problem := too_long(max_text, max_positions):
+        raise UserError(f"max_text {problem}")
     return min(LONGEST_TEXT, max_positions) if max_text is None else max_text
 
 

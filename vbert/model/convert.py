@@ -261,8 +261,10 @@ def _config(given: Mapping[str, Any], box_input: Any, folder: Path) -> VisualBer
             }
         )
     except (ValidationError, TypeError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{folder}/config.json: no sizes of a VisualBERT that can be built here: {said:.300}") from None
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{folder}/config.json: no sizes of a VisualBERT that can be built here: {reason:.300}"
+        ) from None
 
 
 @torch.no_grad()

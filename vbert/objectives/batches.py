@@ -107,13 +107,13 @@ class RegionInputs:
     def __call__(self, image_id: str) -> NDArray[np.float32]:
         """float32 [n, d] or [n, d + 6]."""
         image_id = self.shown.get(image_id, image_id)
-        found = self._kept.get(image_id)
-        if found is None:
-            found = self._read(image_id)
-            if self._bytes + found.nbytes <= CACHE:
-                self._kept[image_id] = found
-                self._bytes += found.nbytes
-        return found
+        visual = self._kept.get(image_id)
+        if visual is None:
+            visual = self._read(image_id)
+            if self._bytes + visual.nbytes <= CACHE:
+                self._kept[image_id] = visual
+                self._bytes += visual.nbytes
+        return visual
 
     def _read(self, image_id: str) -> NDArray[np.float32]:
         regions = self.shards.read(image_id)

@@ -70,8 +70,8 @@ def model(config: VisualBertConfig, head: dict[str, Any], seed: int) -> nn.Modul
 def texts(row: dict[str, Any], encoder: WordPieceEncoder, head: dict[str, Any]) -> tuple[list[int], list[int], int]:
     """The question with one question mark, cut at `max_text`, then [MASK] where that is what is read."""
     question = encoder(row["text"].rstrip("?？ ")).ids
-    mark = encoder("?").ids
-    tail = [*mark, encoder.mask, encoder.sep] if head["answer_at"] == "mask" else [*mark, encoder.sep]
+    question_mark = encoder("?").ids
+    tail = [*question_mark, encoder.mask, encoder.sep] if head["answer_at"] == "mask" else [*question_mark, encoder.sep]
     ids = [encoder.cls, *question[: head["max_text"] - 1 - len(tail)], *tail]
     return ids, [0] * len(ids), len(ids) - 2
 
@@ -129,12 +129,12 @@ def scores(rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]]
         soft_accuracy(p["answer"], row["answers"]) if labelled(row) else None
         for row, p in zip(rows, predictions, strict=True)
     ]
-    found = {"accuracy": each}
+    columns = {"accuracy": each}
     for kind in sorted({row["question_type"] for row in rows if row["question_type"]}):
-        found[f"accuracy/{kind}"] = [
+        columns[f"accuracy/{kind}"] = [
             score if row["question_type"] == kind else None for row, score in zip(rows, each, strict=True)
         ]
-    return found
+    return columns
 
 
 def submission(rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]]) -> dict[str, bytes]:

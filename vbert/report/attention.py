@@ -50,20 +50,20 @@ def gazes(run: DownstreamRun, album: ThumbnailAlbum, chosen: Sequence[ShownPredi
     from vbert.objectives.batches import ExampleRows
     from vbert.objectives.downstream import ObjectiveDataset
 
-    held = run.held
-    head = held.model.head()
+    entry = run.evaluated
+    head = entry.model.head()
     if run.objective not in OBJECTIVES:
         raise UserError(f"no objective {run.objective!r}; {nearest(run.objective, OBJECTIVES)}")
     objective = load(run.objective)
-    model: Any = held.model.load()
-    encoder = held.model.vocabulary().encoder()
-    rows = ExampleRows(held.examples, held.shards, ["train", "val", "test"], objective.KINDS)
+    model: Any = entry.model.load()
+    encoder = entry.model.vocabulary().encoder()
+    rows = ExampleRows(entry.examples, entry.shards, ["train", "val", "test"], objective.KINDS)
     places = {example_id: i for i, example_id in enumerate(rows.column("example_id"))}
     chosen = [one for one in chosen if one.example_id in places]
     if not chosen:
         raise BuildError("none of the examples has regions")
-    examined = ObjectiveDataset(objective, head, encoder, rows, held.shards, held.model.config().box_input)
-    found = []
+    examined = ObjectiveDataset(objective, head, encoder, rows, entry.shards, entry.model.config().box_input)
+    examples = []
     for one in chosen:
         batch, (row,) = examined.batch([places[one.example_id]])
         ids, _, place = objective.texts(row, encoder, head)
@@ -74,8 +74,8 @@ def gazes(run: DownstreamRun, album: ThumbnailAlbum, chosen: Sequence[ShownPredi
         peaks = [float(part.max()) if part.numel() else 0.0 for part in parts]
         pieces = [encoder.tokens[i] for i in ids]
         layers = [_looked(run, album, one, pieces, weights[layer].tolist(), layer, peaks) for layer in drawn]
-        found.append(ExampleAttention(one, layers))
-    return found
+        examples.append(ExampleAttention(one, layers))
+    return examples
 
 
 def _spread(layers: int) -> list[int]:
@@ -101,7 +101,7 @@ def _looked(
     every: list[DrawnBox] = []
     at = 0
     for image_id in shown.image_ids:
-        regions = run.held.shards.read(image_id)
+        regions = run.evaluated.shards.read(image_id)
         part, at = on_regions[at : at + len(regions.features)], at + len(regions.features)
         names = [named(kind, names) for kind, names in zip(regions.classes, regions.attributes, strict=True)]
         corners = [] if regions.boxes is None else regions.boxes.astype(float).tolist()
@@ -110,6 +110,6 @@ def _looked(
             for box, weight in zip(boxed(corners, names[: len(corners)], [0] * len(corners)), part, strict=False)
         ]
         every += boxes
-        pictures.append(album.picture(run.held.images, image_id).over(boxes))
+        pictures.append(album.picture(run.evaluated.images, image_id).over(boxes))
     every.sort(key=lambda box: -box.share)
     return LayerAttention(layer + 1, sum(on_regions), words, pictures, every[:LISTED])

@@ -44,12 +44,12 @@ def answer_baselines(run: DownstreamRun, splits: Sequence[str]) -> dict[str, dic
     objective = load(run.objective)
 
     def of(split: str) -> list[dict[str, Any]]:
-        table = run.held.examples.table()
+        table = run.evaluated.examples.table()
         rows: list[dict[str, Any]] = table.filter(pc.is_in(table["split"], pa.array([split]))).to_pylist()
         return [row for row in rows if row["kind"] in objective.KINDS and objective.labelled(row)]
 
-    def scores(rows: Sequence[dict[str, Any]], said: Sequence[str]) -> dict[str, list[float | None]]:
-        pairs = zip(rows, said, strict=True)
+    def scores(rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> dict[str, list[float | None]]:
+        pairs = zip(rows, answers, strict=True)
         return objective.scores(rows, [{"example_id": r["example_id"], "answer": a, "score": 1.0} for r, a in pairs])
 
     training = of("train")
@@ -58,16 +58,16 @@ def answer_baselines(run: DownstreamRun, splits: Sequence[str]) -> dict[str, dic
         name: Counter(answer for answer, score in zip(best, each, strict=True) if score is not None)
         for name, each in scores(training, best).items()
     }
-    found: dict[str, dict[str, MajorityBaseline]] = {}
+    baselines: dict[str, dict[str, MajorityBaseline]] = {}
     for split in splits:
         rows = of(split)
         for name, each in scores(rows, [""] * len(rows)).items():
             if counts.get(name):
                 answer = _commonest(counts[name])
-                held = [row for row, score in zip(rows, each, strict=True) if score is not None]
-                values = [s for s in scores(held, [answer] * len(held))[name] if s is not None]
-                found.setdefault(split, {})[name] = MajorityBaseline(answer, sum(values) / len(values))
-    return found
+                labelled = [row for row, score in zip(rows, each, strict=True) if score is not None]
+                values = [s for s in scores(labelled, [answer] * len(labelled))[name] if s is not None]
+                baselines.setdefault(split, {})[name] = MajorityBaseline(answer, sum(values) / len(values))
+    return baselines
 
 
 def detector_baselines(detector: DetectorWeights | None, images: Images | None) -> DetectorBaselines:
@@ -79,14 +79,14 @@ def detector_baselines(detector: DetectorWeights | None, images: Images | None) 
     try:
         known = detector.about()["spec"].get("attributes") or ()
         evaluated = held_out_of(images)
-        sets = {held.split: held for held in (BoxDataset(images, "val"), evaluated)}
-        found = {split: commonest_attribute(images, held, known) for split, held in sets.items()}
+        sets = {dataset.split: dataset for dataset in (BoxDataset(images, "val"), evaluated)}
+        attributes = {split: commonest_attribute(images, dataset, known) for split, dataset in sets.items()}
     except Damaged:
         raise
     except (BuildError, UserError, OSError):  # the index is gone, or has no boxes
         return DetectorBaselines()
     return DetectorBaselines(
-        evaluated.split, {split: MajorityBaseline(*guess) for split, guess in found.items() if guess}
+        evaluated.split, {split: MajorityBaseline(*guess) for split, guess in attributes.items() if guess}
     )
 
 
@@ -100,12 +100,12 @@ def word_baseline(model: Model) -> MajorityBaseline | None:
     try:
         network: Any = model.load()
         task = Pretraining(data, model.vocabulary().encoder(), network, model.config().box_input, settings, seed)
-        found = task.commonest_word()
+        commonest = task.commonest_word()
     except Damaged:
         raise
     except (BuildError, UserError, OSError):
         return None
-    return MajorityBaseline(*found) if found else None
+    return MajorityBaseline(*commonest) if commonest else None
 
 
 def _best(row: Mapping[str, Any]) -> str:

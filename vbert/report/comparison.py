@@ -44,20 +44,20 @@ class StartComparison:
     def figures(self) -> Figures:
         """`ENTRY/data/split/metric`, the mean over seeds, and its paired difference to the entry without pre-training:
         `…_gain`, `…_gain_low`, `…_gain_high`."""
-        found: Figures = {}
+        figures: Figures = {}
         for arm in self.arms:
             name = f"{arm.first.entry}/{arm.first.data}/{arm.first.split}/{self.metric}"
-            found[name] = arm.mean
+            figures[name] = arm.mean
             if arm.gain:
-                found |= {f"{name}_gain": arm.gain.value, f"{name}_gain_low": arm.gain.low}
-                found[f"{name}_gain_high"] = arm.gain.high
-        return found
+                figures |= {f"{name}_gain": arm.gain.value, f"{name}_gain_low": arm.gain.low}
+                figures[f"{name}_gain_high"] = arm.gain.high
+        return figures
 
 
 def comparisons(groups: Sequence[RunGroup]) -> list[StartComparison]:
     """Those of groups in which some entry has several seeds, or one without pre-training to stand beside."""
-    found = [_comparison(group) for group in groups if group.first.main]
-    return [one for one in found if one and any(arm.gain or len(arm.runs) > 1 for arm in one.arms)]
+    candidates = [_comparison(group) for group in groups if group.first.main]
+    return [one for one in candidates if one and any(arm.gain or len(arm.runs) > 1 for arm in one.arms)]
 
 
 def _comparison(group: RunGroup) -> StartComparison | None:
@@ -105,7 +105,7 @@ def _baseline(run: DownstreamRun, entries: Mapping[str, Sequence[DownstreamRun]]
 
 def _origin(run: DownstreamRun) -> str:
     """The BERT behind a run, behind its pre-training too; empty for weights drawn at random."""
-    start: Any = run.held.model.step.arguments.get("start") if run.held.model.step else None
+    start: Any = run.evaluated.model.step.arguments.get("start") if run.evaluated.model.step else None
     while isinstance(start, Model):
         start = start.step.arguments.get("start") if start.step else None
     bert = start if isinstance(start, BertWeights) else getattr(start, "bert", None)
@@ -119,13 +119,13 @@ def _scores(run: DownstreamRun, metric: str) -> tuple[list[float], list[str]]:
 
     from vbert.objectives import load
 
-    predictions = {p["example_id"]: p for p in run.held.evaluation.predictions()}
-    table = run.held.examples.table()
+    predictions = {p["example_id"]: p for p in run.evaluated.evaluation.predictions()}
+    table = run.evaluated.examples.table()
     table = table.filter(pc.is_in(table["example_id"], pa.array(list(predictions), pa.string())))
     rows = table.to_pylist()
-    said = [predictions[row["example_id"]] for row in rows]
-    each = load(run.objective).scores(rows, said)[metric]
+    answered = [predictions[row["example_id"]] for row in rows]
+    each = load(run.objective).scores(rows, answered)[metric]
     kept = [
-        (0.0 if "quarantined" in p else s, row) for p, s, row in zip(said, each, rows, strict=True) if s is not None
+        (0.0 if "quarantined" in p else s, row) for p, s, row in zip(answered, each, rows, strict=True) if s is not None
     ]
     return [score for score, _ in kept], [(row["image_ids"] or [row["example_id"]])[0] for _, row in kept]

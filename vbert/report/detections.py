@@ -23,7 +23,7 @@ class ScoredBox:
 @dataclass(frozen=True)
 class DetectedImage:
     picture: Thumbnail
-    found: list[ScoredBox]
+    boxes: list[ScoredBox]
     left_out: int  # boxes below the score, or beyond the most
     true: int | None  # boxes of the ground truth
 
@@ -37,22 +37,22 @@ def scenes(detector: DetectorWeights, images: Images | None, album: ThumbnailAlb
 def _scene(
     row: Mapping[str, Any], images: Images | None, album: ThumbnailAlbum, tones: Mapping[str, int]
 ) -> DetectedImage:
-    def boxes(told: Mapping[str, Any], true: bool) -> list[DrawnBox]:
-        names = [named(kind, names) for kind, names in zip(told["classes"], told["attributes"], strict=True)]
-        return boxed(told["boxes"], names, [tones.get(kind, 0) for kind in told["classes"]], true=true)
+    def boxes(columns: Mapping[str, Any], true: bool) -> list[DrawnBox]:
+        names = [named(kind, names) for kind, names in zip(columns["classes"], columns["attributes"], strict=True)]
+        return boxed(columns["boxes"], names, [tones.get(kind, 0) for kind in columns["classes"]], true=true)
 
     order = sorted(range(len(row["scores"])), key=lambda i: -row["scores"][i])
     kept = [i for i in order if row["scores"][i] >= SHOWN_SCORE][:MOST]
-    told = {name: [row[name][i] for i in kept] for name in ("boxes", "classes", "attributes")}
-    found = boxes(told, False)
+    shown = {name: [row[name][i] for i in kept] for name in ("boxes", "classes", "attributes")}
+    detected = boxes(shown, False)
     truth = boxes(row["truth"], True) if row.get("truth") else []
     if images is None:
         picture = Thumbnail(row["image_id"], None, row["width"], row["height"], "the detector's images are not given")
     else:
         picture = album.picture(images, row["image_id"])
     return DetectedImage(
-        picture.over([*truth, *found]),
-        [ScoredBox(box, row["scores"][i]) for box, i in zip(found, kept, strict=True)],
+        picture.over([*truth, *detected]),
+        [ScoredBox(box, row["scores"][i]) for box, i in zip(detected, kept, strict=True)],
         len(order) - len(kept),
         len(truth) if row.get("truth") else None,
     )

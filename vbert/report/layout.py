@@ -28,11 +28,11 @@ class GraphLayout:
 def essential(inputs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     """Transitive reduction: inputs that another input already rests on are left out. Keys come after their inputs."""
     behind: dict[str, set[str]] = {}
-    for key, held in inputs.items():
-        behind[key] = set(held).union(*(behind[one] for one in held))
+    for key, sources in inputs.items():
+        behind[key] = set(sources).union(*(behind[one] for one in sources))
     return {
-        key: [one for one in held if not any(one in behind[other] for other in held if other != one)]
-        for key, held in inputs.items()
+        key: [one for one in sources if not any(one in behind[other] for other in sources if other != one)]
+        for key, sources in inputs.items()
     }
 
 
@@ -43,8 +43,8 @@ def layered_layout(inputs: Mapping[str, Sequence[str]]) -> GraphLayout:
     for key in inputs:
         columns[depth[key]].append(key)
     ways: dict[tuple[str, str], list[Item]] = {}
-    for key, held in inputs.items():
-        for one in held:
+    for key, sources in inputs.items():
+        for one in sources:
             lanes: list[Lane] = [(one, key, at) for at in range(depth[one] + 1, depth[key])]
             for lane in lanes:
                 columns[lane[2]].append(lane)
@@ -61,12 +61,12 @@ def layered_layout(inputs: Mapping[str, Sequence[str]]) -> GraphLayout:
 def _depths(inputs: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """As late as what is made of it allows; ends stand in the last column, which the longest path reaches."""
     depth: dict[str, int] = {}
-    for key, held in inputs.items():
-        depth[key] = max((depth[one] + 1 for one in held), default=0)
+    for key, sources in inputs.items():
+        depth[key] = max((depth[one] + 1 for one in sources), default=0)
     last = max(depth.values(), default=0)
     followers: dict[str, list[str]] = {key: [] for key in inputs}
-    for key, held in inputs.items():
-        for one in held:
+    for key, sources in inputs.items():
+        for one in sources:
             followers[one].append(key)
     for key in reversed(list(inputs)):
         depth[key] = min((depth[other] - 1 for other in followers[key]), default=last)
@@ -76,12 +76,12 @@ def _depths(inputs: Mapping[str, Sequence[str]]) -> dict[str, int]:
 def _neighbours(
     columns: Sequence[Sequence[Item]], ways: Mapping[tuple[str, str], Sequence[Item]]
 ) -> dict[Item, list[Item]]:
-    found: dict[Item, list[Item]] = {item: [] for column in columns for item in column}
+    neighbours: dict[Item, list[Item]] = {item: [] for column in columns for item in column}
     for way in ways.values():
         for one, other in pairwise(way):
-            found[one].append(other)
-            found[other].append(one)
-    return found
+            neighbours[one].append(other)
+            neighbours[other].append(one)
+    return neighbours
 
 
 def _centres(columns: Sequence[list[Item]], neighbours: Mapping[Item, Sequence[Item]]) -> dict[Item, float]:

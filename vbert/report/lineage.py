@@ -66,8 +66,8 @@ class LineageNode:
 
     @property
     def figures(self) -> Mapping[str, Any]:
-        found = self.manifest.figures if self.manifest else {}
-        return {name: value for name, value in found.items() if name != "notes"}
+        figures = self.manifest.figures if self.manifest else {}
+        return {name: value for name, value in figures.items() if name != "notes"}
 
     @property
     def notes(self) -> list[str]:
@@ -86,14 +86,14 @@ class LineageNode:
         return str(self.settings["split"]) if self.stage == "evaluate" else VALIDATED.get(self.stage, "")
 
     @property
-    def told(self) -> list[tuple[str, Any]]:
+    def headline(self) -> list[tuple[str, Any]]:
         return [(name, self.figures[name]) for name in TELLING if name in self.figures][:DRAWN]
 
     @property
     def numerics(self) -> Mapping[str, Any]:
         """Threads, processes and precision of a computing stage; empty for others."""
-        found = self.settings.get("numerics")
-        return found if isinstance(found, Mapping) else {}
+        numerics = self.settings.get("numerics")
+        return numerics if isinstance(numerics, Mapping) else {}
 
 
 @dataclass(frozen=True)
@@ -116,21 +116,23 @@ class Lineage:
 
 def chain(roots: Iterable[Artifact]) -> Lineage:
     """Everything behind `roots`, each fingerprint once. Loose artifacts have no lineage and are left out."""
-    found: dict[str, LineageNode] = {}
+    nodes: dict[str, LineageNode] = {}
 
     def visit(artifact: Artifact) -> None:
-        if artifact.step is None or artifact.fingerprint in found:
+        if artifact.step is None or artifact.fingerprint in nodes:
             return
         inputs = artifact.inputs()
-        for held in inputs:
-            visit(held)
+        for parent in inputs:
+            visit(parent)
         try:
             manifest: Manifest | None = artifact.manifest
         except BuildError:
             manifest = None
         settings = artifact.step.hashed["arguments"]
-        found[artifact.fingerprint] = LineageNode(artifact, manifest, settings, [held.fingerprint for held in inputs])
+        nodes[artifact.fingerprint] = LineageNode(
+            artifact, manifest, settings, [parent.fingerprint for parent in inputs]
+        )
 
     for root in roots:
         visit(root)
-    return Lineage(list(found.values()), layered_layout(essential({node.key: node.inputs for node in found.values()})))
+    return Lineage(list(nodes.values()), layered_layout(essential({node.key: node.inputs for node in nodes.values()})))

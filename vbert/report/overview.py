@@ -15,15 +15,15 @@ TRAINED = ("pretrain", "finetune")
 
 def facts(runs: Sequence[DownstreamRun], chain: Lineage) -> list[tuple[str, str]]:
     """(what, in words)."""
-    found: list[tuple[str, str]] = []
+    rows: list[tuple[str, str]] = []
     for run in {run.data: run for run in runs}.values():
-        splits = Counter(run.held.examples.table()["split"].to_pylist())
+        splits = Counter(run.evaluated.examples.table()["split"].to_pylist())
         order = sorted(splits, key=lambda s: ("train", "val", "test").index(s) if s in ("train", "val", "test") else 3)
-        found.append((f"data: {run.data}", ", ".join(f"{split} {splits[split]:,}" for split in order) + " examples"))
+        rows.append((f"data: {run.data}", ", ".join(f"{split} {splits[split]:,}" for split in order) + " examples"))
     if runs:
         try:
-            config = runs[0].held.model.config()
-            found.append(
+            config = runs[0].evaluated.model.config()
+            rows.append(
                 (
                     "model",
                     f"{config.layers} layers × {config.hidden_size}, {config.heads} heads, "
@@ -32,15 +32,17 @@ def facts(runs: Sequence[DownstreamRun], chain: Lineage) -> list[tuple[str, str]
             )
         except (BuildError, OSError):
             pass
-    found += [
-        (node.title, said) for node in chain.nodes if node.stage in TRAINED and (said := _training(node.settings))
+    rows += [
+        (node.title, training)
+        for node in chain.nodes
+        if node.stage in TRAINED and (training := _training(node.settings))
     ]
     machines = {
         f"{env.get('device') or 'CPU'}: {env.get('processor')}, {env.get('cores')} cores": None
         for node in chain.nodes
         if node.stage in ("detector", *TRAINED) and node.manifest and (env := node.manifest.environment)
     }
-    return found + [("hardware", "; ".join(machines))] * bool(machines)
+    return rows + [("hardware", "; ".join(machines))] * bool(machines)
 
 
 def _training(arguments: Mapping[str, Any]) -> str:

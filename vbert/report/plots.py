@@ -146,11 +146,11 @@ def line_chart(
         line += base.mark_point(size=70, filled=True).properties(data=alt.InlineData(values=lone))
     dots = base.mark_circle(size=90).encode(opacity=opacity, tooltip=shown).add_params(near)
     chart = (line + dots).properties(width="container", height=HEIGHT, background="transparent")
-    said = _summary(points, percents)
+    summary = _summary(points, percents)
     if guesses:
-        told = (f"{called(name)} {100 * value:.1f}\u00a0%" for name, value in guesses.items())
-        said += f" The commonest of training alone: {', '.join(told)}."
-    return Chart(title, [(called(n), tone) for n, tone in series], dashed, said, _themed(chart))
+        listed = (f"{called(name)} {100 * value:.1f}\u00a0%" for name, value in guesses.items())
+        summary += f" The commonest of training alone: {', '.join(listed)}."
+    return Chart(title, [(called(n), tone) for n, tone in series], dashed, summary, _themed(chart))
 
 
 def called(name: str) -> str:
@@ -188,8 +188,8 @@ def _summary(points: Sequence[Point], percents: bool) -> str:
     several = len({kind for _, kind in last}) > 1
     parts = []
     for (name, kind), value in last.items():
-        told = f"{100 * value:.2f}\u00a0%" if percents else f"{value:.4g}"
-        parts.append(f"{kind} {called(name)} {told}" if several else f"{called(name)} {told}")
+        figure = f"{100 * value:.2f}\u00a0%" if percents else f"{value:.4g}"
+        parts.append(f"{kind} {called(name)} {figure}" if several else f"{called(name)} {figure}")
     return f"Last: {', '.join(parts)}."
 
 

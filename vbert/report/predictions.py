@@ -97,13 +97,13 @@ def _every(run: DownstreamRun) -> list[ShownPrediction]:
 
     from vbert.objectives import OBJECTIVES, load
 
-    answered = (p for p in run.held.evaluation.predictions() if "quarantined" not in p)
-    found = {str(p["example_id"]): p for p in answered}
-    if len(found) > SAMPLED:
-        found = {key: found[key] for key in sorted(sorted(found, key=_digest)[:SAMPLED])}
-    table = run.held.examples.table()
-    rows: list[dict[str, Any]] = table.filter(pc.is_in(table["example_id"], pa.array(list(found)))).to_pylist()
-    predictions = [found[row["example_id"]] for row in rows]
+    answered = (p for p in run.evaluated.evaluation.predictions() if "quarantined" not in p)
+    by_id = {str(p["example_id"]): p for p in answered}
+    if len(by_id) > SAMPLED:
+        by_id = {key: by_id[key] for key in sorted(sorted(by_id, key=_digest)[:SAMPLED])}
+    table = run.evaluated.examples.table()
+    rows: list[dict[str, Any]] = table.filter(pc.is_in(table["example_id"], pa.array(list(by_id)))).to_pylist()
+    predictions = [by_id[row["example_id"]] for row in rows]
     scores: Sequence[float | None] = [None] * len(rows)
     if run.objective in OBJECTIVES and run.metric:
         scores = load(run.objective).scores(rows, predictions).get(run.metric, scores)
@@ -139,7 +139,7 @@ def _varied(ordered: Iterable[ShownPrediction], count: int) -> list[ShownPredict
 
 
 def _pictured(run: DownstreamRun, album: ThumbnailAlbum, chosen: Sequence[ShownPrediction]) -> list[ShownPrediction]:
-    images = run.held.images
+    images = run.evaluated.images
     return [replace(one, pictures=[album.picture(images, i) for i in one.image_ids]) for one in chosen]
 
 

@@ -49,10 +49,10 @@ class ShardStatistics:
 
 def statistics(shards: Iterable[Shards], nodes: Sequence[LineageNode]) -> tuple[list[ShardStatistics], list[str]]:
     """Of the given shards and all others in the chain, each once; and sentences on those that can't be read."""
-    found = {id(one) if one.step is None else one.fingerprint: one for one in shards}
-    found.update({node.key: node.artifact for node in nodes if isinstance(node.artifact, Shards)})
+    by_key = {id(one) if one.step is None else one.fingerprint: one for one in shards}
+    by_key.update({node.key: node.artifact for node in nodes if isinstance(node.artifact, Shards)})
     read, missing = [], []
-    for one in sorted(found.values(), key=lambda one: one.title):
+    for one in sorted(by_key.values(), key=lambda one: one.title):
         try:
             read.append(_statistics(one))
         except Damaged:

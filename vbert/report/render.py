@@ -87,19 +87,19 @@ def _source(script: str) -> str:
 
 def _tiles(page: Page) -> list[tuple[str, str, str]]:
     """The other headline figures, those that are there: name, value, and the split with what a guess gives."""
-    held, trained = page.detected, page.pretrained or {}
+    detector, trained = page.detected, page.pretrained or {}
     text = trained.get("validation/text_only_accuracy")
-    found = [
-        ("Detector mAP@0.5", page.detector.get("map50"), held.split, ""),
-        ("Detector attributes", page.detector.get("attribute_accuracy"), held.split,
-         alone(held.attributes.get(held.split))),
+    rows = [
+        ("Detector mAP@0.5", page.detector.get("map50"), detector.split, ""),
+        ("Detector attributes", page.detector.get("attribute_accuracy"), detector.split,
+         alone(detector.attributes.get(detector.split))),
         ("Masked words right", trained.get("validation/mlm_accuracy"), "val", alone(page.hidden)),
         ("Texts matched", trained.get("validation/itm_accuracy"), "val",
          "chance 50\u00a0%" if text is None else f"the text alone: {percent(text, 1)}"),
     ]  # fmt: skip
     tiles = [
         (name, percent(value, 1), "; ".join(filter(None, (f"held-out ({split})", beside))))
-        for name, value, split, beside in found
+        for name, value, split, beside in rows
         if value is not None
     ]
     if page.shards:

@@ -51,7 +51,7 @@ class DownstreamRun:
     curves: Sequence[Mapping[str, float]]
     examples: int
     quarantined: int
-    held: EvaluatedEntry
+    evaluated: EvaluatedEntry
 
     @property
     def main(self) -> MetricValue | None:
@@ -133,30 +133,32 @@ class RunGroup:
 
 def runs(downstream: Mapping[str, EvaluatedEntry], pretrained: bool) -> list[DownstreamRun]:
     """The entries as runs, in an order that does not hang on that of the mapping."""
-    found = [_run(key, held, pretrained) for key, held in downstream.items()]
-    return sorted(found, key=lambda run: (ROLES.index(run.role), -run.share, -run.steps, run.entry, run.seed, run.key))
+    entries = [_run(key, entry, pretrained) for key, entry in downstream.items()]
+    return sorted(
+        entries, key=lambda run: (ROLES.index(run.role), -run.share, -run.steps, run.entry, run.seed, run.key)
+    )
 
 
-def groups(found: Sequence[DownstreamRun]) -> list[RunGroup]:
+def groups(runs: Sequence[DownstreamRun]) -> list[RunGroup]:
     """Runs that can be compared, those of official tests first."""
     by: dict[tuple[str, str, str], list[DownstreamRun]] = {}
-    for run in found:
+    for run in runs:
         by.setdefault((run.objective, run.data, run.split), []).append(run)
     order = sorted(by, key=lambda key: (_split_rank(key[2]), ROLES.index(by[key][0].role), key))
     return [RunGroup(by[key]) for key in order]
 
 
-def flat(found: Sequence[DownstreamRun]) -> Figures:
+def flat(runs: Sequence[DownstreamRun]) -> Figures:
     """`NAME/data/split/metric` → value."""
-    return {f"{run.key}/{name}": value.value for run in found for name, value in run.values.items()}
+    return {f"{run.key}/{name}": value.value for run in runs for name, value in run.values.items()}
 
 
 def _split_rank(split: str) -> int:
     return SPLITS.index(split) if split in SPLITS else len(SPLITS)
 
 
-def _run(key: str, held: EvaluatedEntry, pretrained: bool) -> DownstreamRun:
-    evaluation, model = held.evaluation, held.model
+def _run(key: str, entry: EvaluatedEntry, pretrained: bool) -> DownstreamRun:
+    evaluation, model = entry.evaluation, entry.model
     name, data, split = key.rsplit("/", 2) if key.count("/") >= 2 else (key, "", "")
     head, curves = model.head(), model.curves()
     intervals, counts = evaluation.intervals(), evaluation.counts()
@@ -183,7 +185,7 @@ def _run(key: str, held: EvaluatedEntry, pretrained: bool) -> DownstreamRun:
         curves=curves,
         examples=counts.get("examples", 0),
         quarantined=counts.get("quarantined", 0),
-        held=held,
+        evaluated=entry,
     )
 
 

@@ -77,12 +77,12 @@ class ThumbnailAlbum:
             except (BadImage, BuildError, UserError, KeyError, OSError) as error:
                 reason = "no such image" if isinstance(error, KeyError) else str(error)
                 self._kept[key] = Thumbnail(image_id, None, 4, 3, reason)
-        found = self._kept[key]
-        cost = len(found.uri or "")
+        thumbnail = self._kept[key]
+        cost = len(thumbnail.uri or "")
         if cost > self.left:
-            return replace(found, uri=None, reason="left out: the page has as many pictures as it should")
+            return replace(thumbnail, uri=None, reason="left out: the page has as many pictures as it should")
         self.left -= cost
-        return found
+        return thumbnail
 
     def _made(self, images: Images, image_id: str) -> Thumbnail:
         image = images.open(image_id)

@@ -60,11 +60,11 @@ def gather(
 ) -> Page:
     album = ThumbnailAlbum(settings.side)
     groups = results.groups(runs)
-    held: list[Artifact | None] = [detector, images, pretrained]
+    roots: list[Artifact | None] = [detector, images, pretrained]
     for run in runs:
-        held += [run.held.evaluation, run.held.images]
-    lineage = chain(one for one in held if one is not None)
-    shards, missing = statistics([run.held.shards for run in runs], lineage.nodes)
+        roots += [run.evaluated.evaluation, run.evaluated.images]
+    lineage = chain(one for one in roots if one is not None)
+    shards, missing = statistics([run.evaluated.shards for run in runs], lineage.nodes)
     galleries = [gallery(group.first, album, settings.predictions) for group in groups[:GALLERIES]]
     gazes, gaze_reason = _gazes(galleries, album, settings.attention)
     pretrainings = _pretrainings(pretrained, runs)
@@ -102,8 +102,8 @@ def gather(
 def _detector_figures(detector: DetectorWeights | None) -> Mapping[str, Any]:
     """map50, map, attribute_accuracy on held-out images; empty where it was not evaluated here."""
     if detector is not None and "evaluation.json" in detector.names():
-        found: dict[str, Any] = json.loads(detector.file("evaluation.json").read_bytes())
-        return found
+        figures: dict[str, Any] = json.loads(detector.file("evaluation.json").read_bytes())
+        return figures
     return {}
 
 
@@ -132,16 +132,16 @@ def _gazes(galleries: Sequence[Gallery], album: ThumbnailAlbum, count: int) -> t
 
 def _pretrainings(pretrained: Model | None, runs: Sequence[results.DownstreamRun]) -> list[Model]:
     """The models that runs start from, where they are still in the store, and the recipe's own."""
-    found: dict[str, Model] = {}
+    models: dict[str, Model] = {}
     for run in runs:
-        start = run.held.model.input("start") if run.held.model.step else None
+        start = run.evaluated.model.input("start") if run.evaluated.model.step else None
         if isinstance(start, Model) and start.stage_name == "pretrain":
             with suppress(BuildError):
                 start.manifest  # noqa: B018
-                found[start.fingerprint] = start
-    if pretrained is not None and not (pretrained.step and pretrained.fingerprint in found):
-        return [*found.values(), pretrained]
-    return list(found.values())
+                models[start.fingerprint] = start
+    if pretrained is not None and not (pretrained.step and pretrained.fingerprint in models):
+        return [*models.values(), pretrained]
+    return list(models.values())
 
 
 def _charts(
@@ -155,18 +155,18 @@ def _charts(
     attribute = detected.attributes.get("val")
     beside = {"attribute_accuracy": attribute.share} if attribute else {}
     curves = detector.curves() if detector else []
-    found: list[tuple[str, list[Chart | None]]] = [("Detector", _training(curves, beside))]
+    parts: list[tuple[str, list[Chart | None]]] = [("Detector", _training(curves, beside))]
     for model, word in hidden.items():
         beside = {"mlm_accuracy": word.share} if word else {}
-        found.append((f"Pre-training {model.label or ''}".strip(), _training(model.curves(), beside)))
+        parts.append((f"Pre-training {model.label or ''}".strip(), _training(model.curves(), beside)))
     seen: set[str] = set()
     for group in groups:
         fresh = [run for run in group.runs if run.name not in seen]
         seen |= {run.name for run in fresh}
         if fresh:
             title = f"Fine-tuning {group.title.removesuffix(group.first.split)}"
-            found.append((title, _tuning(group, fresh, guesses[group.first.key].get("val", {}))))
-    return [(title, kept) for title, charts in found if (kept := [chart for chart in charts if chart])]
+            parts.append((title, _tuning(group, fresh, guesses[group.first.key].get("val", {}))))
+    return [(title, kept) for title, charts in parts if (kept := [chart for chart in charts if chart])]
 
 
 def _training(rows: Sequence[Mapping[str, float]], guesses: Mapping[str, float]) -> list[Chart | None]:
@@ -208,24 +208,24 @@ def _tuning(
 def _elsewhere(lineage: Lineage) -> list[tuple[str, list[str]]]:
     """(facts of an environment that is not this report's own, the artifacts made in it)."""
     here = _flat(environment() | {"device": "cpu"})
-    found: dict[str, list[str]] = {}
+    titles: dict[str, list[str]] = {}
     for node in lineage.nodes:
         there = _flat(node.manifest.environment) if node.manifest else {}
         facts = [f"{name} {value}" for name, value in there.items() if name != "dirty" and value != here.get(name)]
         if facts:
-            found.setdefault(", ".join(facts), []).append(node.title)
-    return list(found.items())
+            titles.setdefault(", ".join(facts), []).append(node.title)
+    return list(titles.items())
 
 
 def _numerics(lineage: Lineage) -> list[tuple[str, list[str]]]:
     """(threads, processes and precision in words, the artifacts computed with them)."""
-    found: dict[str, list[str]] = {}
+    titles: dict[str, list[str]] = {}
     for node in lineage.nodes:
         if node.numerics:
-            told = ", ".join(f"{name} {value}" for name, value in node.numerics.items())
-            found.setdefault(told, []).append(node.title)
-    return list(found.items())
+            settings = ", ".join(f"{name} {value}" for name, value in node.numerics.items())
+            titles.setdefault(settings, []).append(node.title)
+    return list(titles.items())
 
 
-def _flat(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in told.items() if k != "libraries"} | dict(told.get("libraries") or {})
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in facts.items() if k != "libraries"} | dict(facts.get("libraries") or {})

@@ -50,11 +50,11 @@ class Checkpoints:
         self.directory, self.digest = directory, digest
 
     def _named(self, prefix: str) -> dict[int, Path]:
-        found = {}
+        steps = {}
         for path in self.directory.glob(f"{prefix}*"):
             if path.is_dir() and path.name[len(prefix) :].isdigit():
-                found[int(path.name[len(prefix) :])] = path
-        return dict(sorted(found.items()))
+                steps[int(path.name[len(prefix) :])] = path
+        return dict(sorted(steps.items()))
 
     def save(self, state: TrainingState, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
         """Write the checkpoint of `state.step`; older ones than the last two go."""

@@ -93,8 +93,8 @@ class _TrainingLoop:
         self, job: Job, task: Trainable, schedule: Schedule, numerics: Numerics, seed: int, best: str | None
     ) -> None:
         self.job, self.task, self.schedule, self.seed, self.best = job, task, schedule, seed, best
-        if said := schedule.uneven(job.world):
-            raise UserError(f"batch_size {said}")
+        if problem := schedule.uneven(job.world):
+            raise UserError(f"batch_size {problem}")
         if schedule.steps and not task.size():
             raise BuildError("there are no training examples: look at the splits of the data and at --limit")
         self.accelerator = _accelerator(job, numerics)
@@ -145,16 +145,16 @@ class _TrainingLoop:
 
     def _resume(self) -> None:
         """Go on from the checkpoint that rank 0 finds whole."""
-        found = self.checkpoints.latest() if self.job.rank == 0 else None
+        checkpoint = self.checkpoints.latest() if self.job.rank == 0 else None
         if self.job.world > 1:
-            step = [found[0].step if found else 0]
+            step = [checkpoint[0].step if checkpoint else 0]
             torch.distributed.broadcast_object_list(step)
             if self.job.rank and step[0]:
-                found = self.checkpoints.latest()
-            if step[0] != (found[0].step if found else 0):
+                checkpoint = self.checkpoints.latest()
+            if step[0] != (checkpoint[0].step if checkpoint else 0):
                 raise BuildError(f"rank {self.job.rank} can't read the checkpoint of step {step[0]} in the scratch")
-        if found is not None:
-            self.state, model, optimizer = found
+        if checkpoint is not None:
+            self.state, model, optimizer = checkpoint
             self._load(model)
             restore_optimizer(self.optimizer, optimizer)
             log.info("training goes on from step %d", self.state.step)

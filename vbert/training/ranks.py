@@ -38,10 +38,10 @@ class Ranks:
 
     def gather(self, value: T) -> list[T]:
         """Every process's value, in the order of ranks. Raises Stopped, in all, where SIGTERM came to any."""
-        found: list[T] = [value]
+        values: list[T] = [value]
         if self._group is not None:
-            found = [value] * self.world
-            torch.distributed.all_gather_object(found, value, group=self._group)
+            values = [value] * self.world
+            torch.distributed.all_gather_object(values, value, group=self._group)
         if self.stopping():
             raise Stopped("stopped between two steps")
-        return found
+        return values

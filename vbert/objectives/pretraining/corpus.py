@@ -121,9 +121,9 @@ class Corpus:
         """A pair that doesn't match, of the `kind` asked for (other or altered; unless given, drawn by the setting
         `altered`, other where the example can't be altered); None where the example has none of it."""
         if kind == "altered" or (kind is None and rng.random() < self.settings.altered):
-            found = self._altered(i, rng)
-            if found is not None or kind == "altered":
-                return found
+            pair = self._altered(i, rng)
+            if pair is not None or kind == "altered":
+                return pair
         if self.settings.captions == 2 and self._partner(i, rng) is not None:
             j = self._false_text(i, rng)
             return TextImagePair([self.saying(i, rng), self.saying(j, rng)], self.images[i], "other")
@@ -154,7 +154,7 @@ class Corpus:
         for rows in ([self.asked[self.texts[i]]] if right else []) + [self._alike(i)]:
             for _ in range(min(TRIES, len(rows))):
                 j = rows[int(rng.integers(len(rows)))]
-                if own.isdisjoint(self.images[j]) and not self._said(i, right, self.images[j]):
+                if own.isdisjoint(self.images[j]) and not self._is_text_of(i, right, self.images[j]):
                     return self.images[j]
         raise self._none(i)
 
@@ -166,14 +166,14 @@ class Corpus:
         for _ in range(TRIES):
             j = rows[int(rng.integers(len(rows)))]
             right = {a["answer"] for a in self.answers[j].as_py() or ()}
-            if own.isdisjoint(self.images[j]) and not self._said(j, right, self.images[i]):
+            if own.isdisjoint(self.images[j]) and not self._is_text_of(j, right, self.images[i]):
                 return j
         raise self._none(i)
 
     def _alike(self, i: int) -> list[int]:
         return self.of_kind[self.kinds[i], len(self.images[i])]
 
-    def _said(self, i: int, right: set[str], images: Sequence[str]) -> bool:
+    def _is_text_of(self, i: int, right: set[str], images: Sequence[str]) -> bool:
         """Whether one of the images has the text of example i, with one of the answers `right` where it has answers."""
         for j in self.of_image.get(images[0], ()):
             if self.texts[j] == self.texts[i]:
@@ -204,7 +204,7 @@ class Corpus:
     def content_words(self, encoder: WordPieceEncoder) -> set[int]:
         """Pieces that decide what is true: those of answers of one word, and of words that a negative replaces, alone,
         in at least a twentieth of the pairs of text and negative that they stand in."""
-        found: set[int] = set()
+        pieces: set[int] = set()
         stood: Counter[tuple[int, ...]] = Counter()
         replaced: Counter[tuple[int, ...]] = Counter()
         seen = 0
@@ -213,7 +213,7 @@ class Corpus:
         ):
             for answer in answers or ():
                 if len(whole := _words(encoder, answer["answer"])) == 1:
-                    found.update(whole[0])
+                    pieces.update(whole[0])
             if negatives and seen < CONTENT_ROWS:
                 seen += 1
                 true = _words(encoder, text)
@@ -225,8 +225,8 @@ class Corpus:
                         replaced.update(differ[0])
         for word, times in replaced.items():
             if times >= CONTENT_SHARE * stood[word]:
-                found.update(word)
-        return found
+                pieces.update(word)
+        return pieces
 
 
 def check_names(examples: Sequence[Examples], settings: PretrainSettings) -> None:
@@ -247,7 +247,7 @@ def check_names(examples: Sequence[Examples], settings: PretrainSettings) -> Non
 def _words(encoder: WordPieceEncoder, text: str) -> list[tuple[int, ...]]:
     """The words of a text, each as its pieces."""
     pieces = encoder(text)
-    found: dict[int, tuple[int, ...]] = {}
+    words: dict[int, tuple[int, ...]] = {}
     for piece, word in zip(pieces.ids, pieces.words, strict=True):
-        found[word] = (*found.get(word, ()), piece)
-    return list(found.values())
+        words[word] = (*words.get(word, ()), piece)
+    return list(words.values())

@@ -36,42 +36,42 @@ def judged_pairs(
     each time. `chosen`: rows of each corpus."""
     from vbert.training.sampler import generator
 
-    found = []
+    pairs = []
     for k, (corpus, rows) in enumerate(zip(corpora, chosen, strict=True)):
         for i in rows:
             if not corpus.matched(i):
                 continue
             rng = generator("matching", corpus.ids[i])
             example = (i << 8) + k
-            found.append(JudgedPair(corpus, example, corpus.true(i, rng)))
+            pairs.append(JudgedPair(corpus, example, corpus.true(i, rng)))
             for kind in NEGATIVES[: 1 + (settings.altered > 0)]:
                 pair = corpus.wrong(i, rng, kind)
                 if pair is not None:
-                    found.append(JudgedPair(corpus, example, pair))
-    return found
+                    pairs.append(JudgedPair(corpus, example, pair))
+    return pairs
 
 
-def accuracies(pairs: Sequence[JudgedPair], said: Sequence[bool], altered: float) -> dict[str, float]:
+def accuracies(pairs: Sequence[JudgedPair], judged: Sequence[bool], altered: float) -> dict[str, float]:
     """Balanced accuracies: the mean of the share of true pairs that were said to match and of negatives that were not.
 
     said: for each pair whether it was said to match. "other", "altered" and "altered/color" (by what was changed)
     compare the negatives of one kind with the true pairs of the same examples; "" mixes the kinds as training does,
     `altered` being the share of altered ones.
     """
-    true = {t.example: said for t, said in zip(pairs, said, strict=True) if t.pair.kind == "true"}
+    true = {t.example: judged for t, judged in zip(pairs, judged, strict=True) if t.pair.kind == "true"}
     groups: dict[str, list[tuple[bool, bool]]] = {}
-    for t, match in zip(pairs, said, strict=True):
+    for t, match in zip(pairs, judged, strict=True):
         if t.pair.kind != "true":
             both = (true[t.example], not match)
             groups.setdefault(t.pair.kind, []).append(both)
             if t.pair.changed:
                 groups.setdefault(f"{t.pair.kind}/{t.pair.changed}", []).append(both)
-    found = {name: sum(map(sum, both)) / (2 * len(both)) for name, both in groups.items()}
+    balanced = {name: sum(map(sum, both)) / (2 * len(both)) for name, both in groups.items()}
     shares = {"other": 1 - altered, "altered": altered}
-    weights = {kind: share for kind, share in shares.items() if kind in found and share}
+    weights = {kind: share for kind, share in shares.items() if kind in balanced and share}
     if weights:
-        found[""] = sum(found[kind] * weight for kind, weight in weights.items()) / sum(weights.values())
-    return found
+        balanced[""] = sum(balanced[kind] * weight for kind, weight in weights.items()) / sum(weights.values())
+    return balanced
 
 
 def text_alone(training: Sequence[Corpus], held_out: Sequence[JudgedPair], encoder: WordPieceEncoder) -> list[bool]:
@@ -103,8 +103,8 @@ def text_alone(training: Sequence[Corpus], held_out: Sequence[JudgedPair], encod
     if not pairs:
         return [True] * len(held_out)
     weights = minimize(loss, np.zeros(encoder.size + 1), jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
-    said = _counts([t.pair for t in held_out], encoder) @ weights[:-1] + weights[-1] > 0
-    return [bool(match) for match in said]
+    judged = _counts([t.pair for t in held_out], encoder) @ weights[:-1] + weights[-1] > 0
+    return [bool(match) for match in judged]
 
 
 def _counts(pairs: Sequence[TextImagePair], encoder: WordPieceEncoder) -> csr_matrix:

@@ -268,28 +268,28 @@ class Pretraining:
             "exchanged": lambda corpus, images: corpus.visuals.of([others[id(corpus)][name] for name in images]),
             "none": lambda corpus, images: corpus.visuals.nothing(),
         }
-        found = {
-            name: accuracies(pairs, self._said(pairs, regions), self.settings.altered)
+        by_source = {
+            name: accuracies(pairs, self._judgements(pairs, regions), self.settings.altered)
             for name, regions in shown.items()
         } | {"text": text_alone}
         figures = {
             f"validation/match/{name}/{kind}": value
-            for name, values in found.items()
+            for name, values in by_source.items()
             for kind, value in values.items()
             if kind and (name == "own" or "/" not in kind)
         }
         return {
-            "validation/itm_accuracy": found["own"][""],
+            "validation/itm_accuracy": by_source["own"][""],
             "validation/text_only_accuracy": text_alone[""],
             **figures,
         }
 
-    def _said(self, pairs: Sequence[JudgedPair], shown: RegionSource) -> list[bool]:
+    def _judgements(self, pairs: Sequence[JudgedPair], shown: RegionSource) -> list[bool]:
         """For each pair, whether the matching head says that it matches."""
         device = next(self.model.parameters()).device
-        said: list[bool] = []
+        matches: list[bool] = []
         for start in range(0, len(pairs), VALIDATED):
             part = [(t.corpus, self._sample(t.pair, 1, None)) for t in pairs[start : start + VALIDATED]]
             batch = self._packed(part, shown).to(device)
-            said += (self.model(batch.packed, batch.tensors["masked"])[1].argmax(1) == 1).tolist()
-        return said
+            matches += (self.model(batch.packed, batch.tensors["masked"])[1].argmax(1) == 1).tolist()
+        return matches
