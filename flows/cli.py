@@ -270,11 +270,11 @@ def show(
     if fields:
         from flows.fields import fields_at, print_fields
 
-        found = fields_at(recipe)
+        matching = fields_at(recipe)
         if json_:
-            print(json.dumps({"fields": [vars(field) for field in found]}))
+            print(json.dumps({"fields": [vars(field) for field in matching]}))
         else:
-            print_fields(found)
+            print_fields(matching)
         return
     if recipe is None:
         raise UserError("name a recipe (`vbert init` lists them), or say --fields")
@@ -307,8 +307,8 @@ def main() -> None:
         for note in getattr(error, "__notes__", [])[:1] if os.environ.get("VBERT_TRACEBACK") else []:
             print(note, file=sys.stderr)
     except (Stopped, KeyboardInterrupt):
-        said = "the same command goes on from here"
-        print(f"vbert: stopped; finished work is kept, {said}", file=sys.stderr)
+        advice = "the same command goes on from here"
+        print(f"vbert: stopped; finished work is kept, {advice}", file=sys.stderr)
         code = 75
     except BrokenPipeError:
         code = 0

@@ -88,7 +88,7 @@ def import_features(
         raise UserError("--images and --sizes say the same thing; give one of them")
     _refuse_taken(out)
 
-    def said(given: Path | None) -> str | None:
+    def as_text(given: Path | None) -> str | None:
         return None if given is None else str(given)
 
     target = imported(
@@ -100,11 +100,11 @@ def import_features(
             weights=weights,
             boxes_in=boxes_in,
             dtype=dtype,
-            sizes=said(images if images is not None else sizes),
+            sizes=as_text(images if images is not None else sizes),
             ids=ids,
             cap=cap,
-            classes=said(classes),
-            attributes=said(attributes),
+            classes=as_text(classes),
+            attributes=as_text(attributes),
             images_per_shard=images_per_shard,
             quarantine=quarantine,
         )

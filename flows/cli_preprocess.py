@@ -73,16 +73,16 @@ def preprocess(
     (target,) = running.targets
     shards = target.bound(running.store)
     hand_out(shards, out)
-    counts = said(shards.figures, shards.seconds, out)
+    counts = summary(shards.figures, shards.seconds, out)
     if json_:
         print(json.dumps(counts), flush=True)
     else:
         print(out)
     if bad := counts["quarantined"]:
-        told = f"{bad:,} of {counts['images'] + bad:,} images can't be used; {out / 'quarantine.parquet'} says why"
+        problem = f"{bad:,} of {counts['images'] + bad:,} images can't be used; {out / 'quarantine.parquet'} says why"
         if strict:
-            raise BuildError(told)
-        print(told, file=sys.stderr)
+            raise BuildError(problem)
+        print(problem, file=sys.stderr)
 
 
 def folder_recipe(
@@ -102,7 +102,7 @@ def folder_recipe(
     return load_yaml(json.dumps(fields), "vbert preprocess", Recipe, parse_changes(changes or [], "--set"))
 
 
-def said(figures: dict[str, Any], seconds: float, out: Path) -> dict[str, Any]:
+def summary(figures: dict[str, Any], seconds: float, out: Path) -> dict[str, Any]:
     """The last line with `--json`. images_per_second: of the extraction as it was made, also where it was there."""
     counts = {name: figures[name] for name in ("images", "regions", "quarantined", "shards")}
     rate = (figures["images"] + figures["quarantined"]) / seconds if seconds else 0.0

@@ -49,8 +49,12 @@ def runs(
     if diff is not None:
         if recipe is not None:
             raise UserError("--diff takes two runs, and no recipe")
-        found = difference(at, *diff)
-        print(json.dumps({"a": diff[0], "b": diff[1], **found}) if json_ else "\n".join(difference_lines(found)))
+        differences = difference(at, *diff)
+        print(
+            json.dumps({"a": diff[0], "b": diff[1], **differences})
+            if json_
+            else "\n".join(difference_lines(differences))
+        )
         return
     listed = rows(at, recipe)
     if json_:

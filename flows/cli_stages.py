@@ -42,12 +42,12 @@ def why(
     from vbert.artifacts.upkeep.upkeep import why as explain
 
     if stage is not None:
-        said = explain(store_at(store), _one(recipe_of(recipe, changes), stage))
+        lines = explain(store_at(store), _one(recipe_of(recipe, changes), stage))
     elif re.fullmatch("[0-9a-f]{4,64}", recipe):
-        said = lineage(there(store), recipe)
+        lines = lineage(there(store), recipe)
     else:
         raise UserError(f"name a stage of {recipe} (`vbert status {recipe}` lists them), or give a fingerprint alone")
-    print(json.dumps(said) if json_ else "\n".join(said))
+    print(json.dumps(lines) if json_ else "\n".join(lines))
 
 
 def path(
@@ -79,8 +79,8 @@ def path(
     if step:
         print(json.dumps(steps_as_json(artifact)))
         return
-    found = str(artifact.bound(store_at(store)).path)
-    print(json.dumps({"path": found, "fingerprint": artifact.fingerprint}) if json_ else found)
+    location = str(artifact.bound(store_at(store)).path)
+    print(json.dumps({"path": location, "fingerprint": artifact.fingerprint}) if json_ else location)
 
 
 def build(

@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 def facts_as_text(facts: dict[str, Any]) -> str:
     """The facts of `inspect` in lines."""
     low, middle, high = facts["regions_per_image"]
-    held = facts["with"]
+    counts = facts["with"]
     lines = [
         f"{facts['path']}: {facts['title']}",
         f"images     {facts['images']:,}" + (f", {facts['quarantined']:,} quarantined" if facts["quarantined"] else ""),
         f"regions    {facts['regions']:,}: {low} to {high} an image, {middle} in the middle",
         f"features   {' and '.join(facts['dims']) or '0'} numbers, norm about {facts['norm']}"
         + (", some below 0 (before a ReLU)" if facts["negative"] else ", none below 0 (after a ReLU)"),
-        "with       " + (", ".join(_with(name, held[name], facts["read"]) for name in held if held[name]) or "no more"),
-        "without    " + (", ".join(name for name in held if not held[name]) or "nothing"),
+        "with       "
+        + (", ".join(_with(name, counts[name], facts["read"]) for name in counts if counts[name]) or "no more"),
+        "without    " + (", ".join(name for name in counts if not counts[name]) or "nothing"),
     ]
     if facts["unreadable"]:
         lines.append(f"unreadable {facts['unreadable']:,}: {facts['first_unreadable'][0]}")
@@ -86,9 +87,9 @@ def rows_as_csv(rows: Iterable[ImageComparison], table: Path | None, most: int) 
         for row in rows:
             if writer is not None:
                 writer.writerow(["" if value is None else value for value in vars(row).values()])
-            held = same if row.cause == "same" else different
-            if len(held) < most:
-                held.append(row)
+            cells = same if row.cause == "same" else different
+            if len(cells) < most:
+                cells.append(row)
     return (different + same)[:most]
 
 

@@ -48,7 +48,7 @@ def fields_at(path: str | None) -> list[FieldHelp]:
     root = parts.pop(0) if parts and parts[0] in known else "recipe"
     options: list[Any] = [known[root]]
     walked = [] if root == "recipe" else [root]
-    found: list[FieldHelp] = []
+    matching: list[FieldHelp] = []
     for part in parts:
         here = [model for option in options for model in models(option)]
         valid = [(name, info) for model in here for name, info in members(model)]
@@ -57,37 +57,37 @@ def fields_at(path: str | None) -> list[FieldHelp]:
         if part in names:
             options = [info.annotation for name, info in valid if name == part]
             at = ".".join([*walked, part])
-            found = [field for field in below(".".join(walked), here) if field.path == at]
+            matching = [field for field in below(".".join(walked), here) if field.path == at]
         elif inner and not nearest(part, names).startswith("did you mean"):  # a name of the user's own
-            options, found = inner, []
+            options, matching = inner, []
         else:
             raise UserError(f"--fields {path}: there is no {part!r}; {nearest(part, names or known)}")
         walked.append(part)
     while (into := [value for option in options for value in keyed(option)]) and not any(map(models, options)):
         options = into
         walked.append(ANY)
-    return found + below(".".join(walked), [model for option in options for model in models(option)])
+    return matching + below(".".join(walked), [model for option in options for model in models(option)])
 
 
 def below(path: str, alternatives: list[type[BaseModel]]) -> list[FieldHelp]:
     """The fields of the models that may stand at `path`: where they are several, each says whose it is."""
     kinds = {name for model in alternatives for name, _ in members(model) if len(alternatives) > 1 and name in TOLD_BY}
-    found = []
+    fields = []
     for model in alternatives:
         for name, info in members(model):
             one = described(f"{path}.{name}" if path else name, info)
             if kinds and name not in kinds:
-                one = replace(one, description=f"({_told(model)}) {one.description}")
+                one = replace(one, description=f"({_description(model)}) {one.description}")
             elif kinds:
                 one = replace(one, description=" ".join((model.__doc__ or "").split("\n\n")[0].split()))
-            found.append(one)
-    return found
+            fields.append(one)
+    return fields
 
 
-def _told(model: type[BaseModel]) -> str:
+def _description(model: type[BaseModel]) -> str:
     """What a field says to mean this model: `fixed`."""
-    said = next((kind_of(info.annotation) for name, info in members(model) if name in TOLD_BY), "")
-    first, _, more = said.partition(" | ")
+    kind = next((kind_of(info.annotation) for name, info in members(model) if name in TOLD_BY), "")
+    first, _, more = kind.partition(" | ")
     return first + " …" * bool(more)
 
 
@@ -153,27 +153,27 @@ WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false
 
 def kind_of(annotation: Any) -> str:
     """In words: `whole number`, `best | last`, `list of text`."""
-    said = []
+    parts = []
     for choice in choices(annotation):
         origin = get_origin(choice)
         if choice is type(None):
             continue
         if origin is Literal:
-            said.append(" | ".join(map(str, get_args(choice))))
+            parts.append(" | ".join(map(str, get_args(choice))))
         elif origin in (list, tuple):
-            said.append(f"list of {kind_of(get_args(choice)[0])}")
+            parts.append(f"list of {kind_of(get_args(choice)[0])}")
         elif choice in WORDS:
-            said.append(WORDS[choice])
+            parts.append(WORDS[choice])
         else:
-            said.append("mapping")
-    return " or ".join(dict.fromkeys(said))
+            parts.append("mapping")
+    return " or ".join(dict.fromkeys(parts))
 
 
-def print_fields(found: list[FieldHelp]) -> None:
+def print_fields(fields: list[FieldHelp]) -> None:
     from flows.terminal import escape, page
 
     out = page()
-    for field in found:
+    for field in fields:
         default = (
             f", {field.default}" if field.default == "required" else f" = {field.default}" if field.default else ""
         )
@@ -181,5 +181,5 @@ def print_fields(found: list[FieldHelp]) -> None:
         out.print(f"[bold]{escape(field.path)}[/]{more}  [dim]{escape(field.kind + default)}[/]")
         if field.description:
             out.print(f"    {escape(field.description)}")
-    if any(field.inside for field in found):
+    if any(field.inside for field in fields):
         out.print("… has fields of its own: `vbert show --fields PATH`; specs: PATH datasets, detectors or models")

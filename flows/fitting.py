@@ -24,8 +24,8 @@ def check_fits(recipe: Entries, pretrainings: dict[Place, str]) -> None:
     pretrainings: where each pre-training stands, and its name.
     """
     for place, schedule, processes in _schedules(recipe, pretrainings):
-        if said := schedule.uneven(processes):
-            raise NestedError((*place, "batch_size"), said)
+        if problem := schedule.uneven(processes):
+            raise NestedError((*place, "batch_size"), problem)
     for place, name in pretrainings.items():
         entry = recipe.pretrainings()[name]
         init = _bert_behind(recipe, entry.start)
@@ -69,8 +69,8 @@ def _size(recipe: Entries, init: str | None, field: str) -> object:
 
 def _check_text(recipe: Entries, place: Place, init: str | None, max_text: int | None) -> None:
     positions = _size(recipe, init, "max_positions")
-    if isinstance(positions, int) and (said := too_long(max_text, positions)):
-        raise NestedError((*place, "max_text"), said)
+    if isinstance(positions, int) and (problem := too_long(max_text, positions)):
+        raise NestedError((*place, "max_text"), problem)
 
 
 def _not_held_out(recipe: Entries, task: DownstreamSettings) -> str:
@@ -78,8 +78,8 @@ def _not_held_out(recipe: Entries, task: DownstreamSettings) -> str:
     if not task.validation_examples:
         return "validation_examples is 0"
     spec = recipe.data[task.data].spec
-    told = dataset(spec) if spec is not None else None
-    if told is None or told.examples is None or told.validation is not None:
+    spec_of = dataset(spec) if spec is not None else None
+    if spec_of is None or spec_of.examples is None or spec_of.validation is not None:
         return ""
-    counts = told.examples.counts or told.images.counts
+    counts = spec_of.examples.counts or spec_of.images.counts
     return f"{task.data} has no split val" if counts and "val" not in counts else ""

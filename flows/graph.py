@@ -70,7 +70,7 @@ class RecipeData:
 
 def graph(recipe: Recipe) -> Report:
     """The report-to-be of a recipe; behind it, every step of the experiment."""
-    data, found, shards = preprocessed(recipe)
+    data, detector_weights, shards = preprocessed(recipe)
     pretrained: dict[tuple[str, int], Model] = {}
     for key, entry in recipe.pretrainings().items():
         for seed in recipe.seeds_of(entry):
@@ -104,8 +104,8 @@ def graph(recipe: Recipe) -> Report:
                     model, evaluation, data[task_entry.data].photos, texts, its_shards
                 )
     last = list(pretrained.values())[-1] if pretrained else None
-    told = ReportSettings(again=again(recipe))
-    return report(recipe.name, found, scenes_of(recipe, data), last, downstream, told)
+    settings = ReportSettings(again=again(recipe))
+    return report(recipe.name, detector_weights, scenes_of(recipe, data), last, downstream, settings)
 
 
 def seeded(name: str, seed: int, seeds: Sequence[int]) -> str:
@@ -119,12 +119,12 @@ def preprocessed(recipe: Recipe) -> tuple[Mapping[str, RecipeData], DetectorWeig
     shards = {name: imported(entry.features).named(name) for name, entry in recipe.data.items() if entry.features}
     if recipe.detector is None:
         return data, None, shards
-    found = detector_of(recipe.detector, recipe, data)
+    detector_weights = detector_of(recipe.detector, recipe, data)
     rule = recipe.regions.resolved(detector_file(recipe.detector.spec))
-    for name, held in data.items():
+    for name, part in data.items():
         if name not in shards:
-            shards[name] = regions(held.photos, found, rule, recipe.numerics.regions).named(name)
-    return data, found, shards
+            shards[name] = regions(part.photos, detector_weights, rule, recipe.numerics.regions).named(name)
+    return data, detector_weights, shards
 
 
 def data_set(name: str, entry: DataEntry, recipe: Recipe) -> RecipeData:
@@ -139,10 +139,10 @@ def data_set(name: str, entry: DataEntry, recipe: Recipe) -> RecipeData:
     spec = dataset(entry.spec)
     own = sources_of(spec, entry)
     collection = spec.collection()
-    held = own if collection is spec else sources_of(collection, entry)
+    sources = own if collection is spec else sources_of(collection, entry)
     accepted = {} if entry.unusable_boxes is None else {"unusable_boxes": entry.unusable_boxes}
     photos = images(
-        {key: held[key] for key in collection.read_by("images")},
+        {key: sources[key] for key in collection.read_by("images")},
         collection.reader("images"),
         recipe.limit,
         collection.reading("images").model_copy(update=accepted),
@@ -233,8 +233,10 @@ def start_of(recipe: Recipe, data: Mapping[str, RecipeData], init: str | None = 
     if init := init or recipe.model.init:
         sizes = ModelSettings.model_validate(sizes.model_dump(exclude=set(SIZES)))  # the BERT's; these are of others
         source, name = bert_source(init)
-        held = bert(source if isinstance(source, HubSource) else download(source.pinned()).named(name)).named(name)
-        return Initialization(bert_vocabulary(held), sizes, held)
+        bert_weights = bert(source if isinstance(source, HubSource) else download(source.pinned()).named(name)).named(
+            name
+        )
+        return Initialization(bert_vocabulary(bert_weights), sizes, bert_weights)
     texts = [name for entry in recipe.pretrainings().values() for name in entry.data]
     read = dict.fromkeys([*texts, *(entry.data for entry in recipe.downstream.values())])
     return Initialization(vocabulary({name: texts_of(data, name) for name in read}, recipe.vocabulary), sizes)

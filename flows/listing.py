@@ -16,15 +16,15 @@ def dataset_rows(store: Store) -> list[dict[str, Any]]:
     rows = []
     for name in dataset_names():
         spec = dataset(name)
-        held: list[int] = []
+        sizes: list[int] = []
         raws = sources_of(spec).values()
         for raw in raws:
             try:
-                found = store.find(raw.stage_name, raw.fingerprint)
+                manifest = store.find(raw.stage_name, raw.fingerprint)
             except Damaged:
-                found = None
-            if found is not None:
-                held.append(found.size)
+                manifest = None
+            if manifest is not None:
+                sizes.append(manifest.size)
         rows.append(
             {
                 "name": name,
@@ -34,8 +34,8 @@ def dataset_rows(store: Store) -> list[dict[str, Any]]:
                 "size": sum(source.size or 0 for source in spec.sources.values()) or None,
                 "licence": spec.licence,
                 "tasks": [task for task in spec.tasks if task in OBJECTIVES],
-                "present": len(held) == len(raws),
-                "held": sum(held),
+                "present": len(sizes) == len(raws),
+                "held": sum(sizes),
             }
         )
     return rows

@@ -46,10 +46,10 @@ class Finished:
 
         Raises UserError where there is none, where there are several, and where it is of another kind.
         """
-        found = only(self.artifacts, title)
-        if not isinstance(found, kind):
-            raise UserError(f"{found.title} is of the kind {type(found).__name__}, not {kind.__name__}")
-        return found
+        artifact = only(self.artifacts, title)
+        if not isinstance(artifact, kind):
+            raise UserError(f"{artifact.title} is of the kind {type(artifact).__name__}, not {kind.__name__}")
+        return artifact
 
 
 def run(

@@ -93,12 +93,12 @@ class Recipe(Entries):
                 return
             own = () if isinstance(entry, PretrainEntry) else STARTS  # words that only a downstream entry knows
             known = [*(name for name in (*pretrained, *own) if name), *model_names()]
-            said = f"nothing to start from is called {start!r}; {nearest(start, known)}"
-            raise NestedError((*where, "start"), said)
+            problem = f"nothing to start from is called {start!r}; {nearest(start, known)}"
+            raise NestedError((*where, "start"), problem)
         begun = self.seeds_of(self.pretrainings()[self.started_by(start)])
         if len(begun) > 1 and (absent := [seed for seed in self.seeds_of(entry) if seed not in begun]):
-            said = f"{start} is not pre-trained with seed {absent[0]}, but with {', '.join(map(str, begun))}"
-            raise NestedError((*where, "start"), said)
+            problem = f"{start} is not pre-trained with seed {absent[0]}, but with {', '.join(map(str, begun))}"
+            raise NestedError((*where, "start"), problem)
 
 
 def recipe_names() -> list[str]:
@@ -123,8 +123,8 @@ def resolve(recipe: str | os.PathLike[str] | Recipe, changes: Mapping[str, Any] 
         path = Path(recipe)
     else:
         raise UserError(f"no recipe {recipe!r}; {nearest(recipe, recipe_names())}, or give a .yaml file")
-    found = read_yaml(path, Recipe, {**_objectives_by_name(path, changes or {}), **(changes or {})})
-    return found if found.name else found.model_copy(update={"name": path.stem})
+    whole = read_yaml(path, Recipe, {**_objectives_by_name(path, changes or {}), **(changes or {})})
+    return whole if whole.name else whole.model_copy(update={"name": path.stem})
 
 
 def _objectives_by_name(path: Path, changes: Mapping[str, Any]) -> dict[str, str]:
@@ -134,7 +134,7 @@ def _objectives_by_name(path: Path, changes: Mapping[str, Any]) -> dict[str, str
     except (OSError, UnicodeDecodeError, AttributeError):
         return {}  # `read_yaml` says what is wrong
     given = {key.split(".")[1] for key in changes if key.startswith("downstream.") and key.endswith(".objective")}
-    found = {}
+    objectives = {}
     for name, entry in entries.items() if isinstance(entries, dict) else ():
         if isinstance(entry, dict) and "objective" not in entry and name not in given:
             if name not in OBJECTIVES:
@@ -142,8 +142,8 @@ def _objectives_by_name(path: Path, changes: Mapping[str, Any]) -> dict[str, str
                     f"{path}: downstream.{name}: no objective is called {name!r}; add `objective: NAME` "
                     f"({', '.join(OBJECTIVES)})"
                 )
-            found[f"downstream.{name}.objective"] = name
-    return found
+            objectives[f"downstream.{name}.objective"] = name
+    return objectives
 
 
 def parse_changes(pairs: Sequence[str], option: str) -> dict[str, Any]:

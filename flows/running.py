@@ -146,12 +146,12 @@ class RecipeRun:
 
     def warnings(self) -> list[str]:
         """Doubts about what was trained: a pre-training whose matching hardly looks at images."""
-        found = []
+        warnings = []
         for artifact in walk(*self.targets):
             manifest = self.store.find("pretrain", artifact.fingerprint) if artifact.stage_name == "pretrain" else None
-            if manifest is not None and (said := doubt(manifest.figures)):
-                found.append(f"{artifact.title}: {said}")
-        return found
+            if manifest is not None and (sentence := doubt(manifest.figures)):
+                warnings.append(f"{artifact.title}: {sentence}")
+        return warnings
 
     def summary(self) -> dict[str, Any]:
         stages = []
@@ -181,8 +181,8 @@ class RecipeRun:
                 table.add_row(name, f"[bold]{value:.4f}[/]" if isinstance(value, float) else f"[bold]{value:,}[/]")
             out.print(table)
         made = [built for built in self.built.values() if built.outcome == "built"]
-        said = f"{len(made)} stages built" if made else "nothing to build: everything was there"
-        out.print(f"{said}, {seconds:.1f} s, run {self.run_id}")
+        summary = f"{len(made)} stages built" if made else "nothing to build: everything was there"
+        out.print(f"{summary}, {seconds:.1f} s, run {self.run_id}")
         for warning in self.warnings():
             out.print(f"[yellow]warning:[/] {escape(warning)}")
         for target in self.targets:

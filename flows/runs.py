@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from vbert.artifacts.store.store import Store
 
 
-def run_id(name: str, mark: str = "") -> str:
+def run_id(name: str, suffix: str = "") -> str:
     """When, what, and a mark of its own: containers that share a store may number their processes alike."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(name)}-{mark or uuid4().hex[:8]}"
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(name)}-{suffix or uuid4().hex[:8]}"
 
 
 def slug(text: str) -> str:
@@ -90,14 +90,14 @@ def record_run(
 
 def metrics(targets: Sequence[Artifact], store: Store) -> dict[str, float]:
     """The numbers of finished targets: `vqa/easy_vqa/test/accuracy` of a report, `regions[shapes]/images` of others."""
-    found: dict[str, float] = {}
+    figures: dict[str, float] = {}
     for target in targets:
         manifest = store.find(target.stage_name, target.fingerprint)
         prefix = "" if target.stage_name in ("report", "evaluate") else f"{target.title}/"
         for name, value in manifest.figures.items() if manifest is not None else ():
             if isinstance(value, int | float) and not isinstance(value, bool):
-                found[prefix + name] = value
-    return found
+                figures[prefix + name] = value
+    return figures
 
 
 def rows(store: Store, recipe: str | None = None) -> list[dict[str, Any]]:
@@ -128,11 +128,11 @@ def row_lines(row: Mapping[str, Any], most: int = 4) -> list[str]:
     """A row for people: what, when and how it ended; below it, its first metrics."""
     changes = [f"{key}={value}" for key, value in row["changes"].items()] + [f"until {name}" for name in row["until"]]
     took = "" if row["seconds"] is None else f" in {row['seconds']:,.0f} s"
-    said = [row["run"], row["recipe"], *changes, row["started"], f"{row['status']}{took}", *["kept"] * row["kept"]]
+    columns = [row["run"], row["recipe"], *changes, row["started"], f"{row['status']}{took}", *["kept"] * row["kept"]]
     shown = [f"{name} {figure(value)}" for name, value in list(row["metrics"].items())[:most]]
     more = len(row["metrics"]) - len(shown)
-    told = "  ".join([*shown, *[f"and {more} more"] * (more > 0)])
-    return ["  ".join(map(str, said)), *[f"    {told}"] * bool(shown)]
+    listed = "  ".join([*shown, *[f"and {more} more"] * (more > 0)])
+    return ["  ".join(map(str, columns)), *[f"    {listed}"] * bool(shown)]
 
 
 def figure(value: float) -> str:
@@ -156,22 +156,22 @@ def difference(store: Store, a: str, b: str) -> dict[str, dict[str, list[Any]]]:
     }
 
 
-def difference_lines(found: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[str]:
+def difference_lines(by_part: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[str]:
     """What `difference` found, a line each."""
 
-    def said(part: str, value: Any) -> str:
+    def as_text(part: str, value: Any) -> str:
         if value is None:
             return "(none)"
         if part == "artifacts":
-            return " ".join(mark[:8] for mark in value)
+            return " ".join(fingerprint[:8] for fingerprint in value)
         return figure(value) if part == "metrics" else str(value)
 
     lines = []
-    for part, differences in found.items():
+    for part, differences in by_part.items():
         lines.append(f"{part}:" if differences else f"{part}: the same")
         for name, (x, y) in differences.items():
             by = f"  ({y - x:+.4g})" if part == "metrics" and None not in (x, y) else ""
-            lines.append(f"  {name}  {said(part, x)} → {said(part, y)}{by}")
+            lines.append(f"  {name}  {as_text(part, x)} → {as_text(part, y)}{by}")
     return lines
 
 
@@ -181,11 +181,13 @@ def _different(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any
 
 
 def _by_title(record: Mapping[str, Any]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    fingerprints: dict[str, list[str]] = {}
     steps = record.get("steps") or {}
-    for mark, title in steps.items() if isinstance(steps, Mapping) else ((mark, mark[:8]) for mark in steps):
-        found.setdefault(title, []).append(mark)
-    return {title: sorted(marks) for title, marks in found.items()}
+    for fingerprint, title in (
+        steps.items() if isinstance(steps, Mapping) else ((fingerprint, fingerprint[:8]) for fingerprint in steps)
+    ):
+        fingerprints.setdefault(title, []).append(fingerprint)
+    return {title: sorted(marks) for title, marks in fingerprints.items()}
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:

@@ -92,24 +92,24 @@ class Terminal(Events):
                 self._console.print(f"{escape(artifact.title)}: begins")
 
     def progress(self, artifact: Artifact, done: int, total: int, figures: dict[str, float]) -> None:
-        said = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        text = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         with self._lock:
             if self._progress is not None and artifact.fingerprint in self._bars:
                 bar = self._bars[artifact.fingerprint]
-                self._progress.update(bar, completed=done, total=total, count=f"{done:,}/{total:,}", figures=said)
+                self._progress.update(bar, completed=done, total=total, count=f"{done:,}/{total:,}", figures=text)
             elif self._progress is None and time.monotonic() - self._said.get(artifact.fingerprint, 0.0) > EVERY:
                 self._said[artifact.fingerprint] = time.monotonic()
-                self._console.print(f"{escape(artifact.title)}: {done:,} of {total:,}  {said}")
+                self._console.print(f"{escape(artifact.title)}: {done:,} of {total:,}  {text}")
 
     def finished(self, built: Built) -> None:
         with self._lock:
             bar = self._bars.pop(built.artifact.fingerprint, None)
             if self._progress is not None and bar is not None:
                 self._progress.remove_task(bar)
-            mark = "[green]✓[/]" if built.outcome == "built" else "[dim]·[/]"
+            symbol = "[green]✓[/]" if built.outcome == "built" else "[dim]·[/]"
             took = f"{built.seconds:7.1f} s" if built.outcome == "built" else f"{WORDS[built.outcome]:>9}"
             title = escape(f"{built.artifact.title:<26}")
-            self._console.print(f"{mark} {title} {took}  {figures_line(built.manifest.figures)}")
+            self._console.print(f"{symbol} {title} {took}  {figures_line(built.manifest.figures)}")
             for sentence in built.manifest.figures.get("notes", ()):
                 self._console.print(f"[yellow]![/] {escape(f'{built.artifact.title}: {sentence}')}")
 
@@ -197,16 +197,16 @@ def print_plan(lines: list[Planned], expected: Mapping[str, Estimate]) -> None:
             page().print(f"[red]{escape(line.objection)}[/]")
 
 
-def _about(value: float | None, said: Callable[[float], str]) -> str:
-    return "unknown" if value is None else f"about {said(value)}"
+def _about(value: float | None, as_text: Callable[[float], str]) -> str:
+    return "unknown" if value is None else f"about {as_text(value)}"
 
 
 def print_expected(expected: Mapping[str, Estimate]) -> None:
     """What all that is missing will take, and how much of it nobody can say."""
     totals = []
-    for name, said in (("seconds", duration), ("size", size)):
+    for name, as_text in (("seconds", duration), ("size", size)):
         values = [getattr(guess, name) for guess in expected.values()]
         known = [value for value in values if value is not None]
         more = f" and {len(values) - len(known)} unknown" if len(known) < len(values) else ""
-        totals.append(f"about {said(sum(known))}{more}" if known else "unknown")
+        totals.append(f"about {as_text(sum(known))}{more}" if known else "unknown")
     page().print(f"time: {totals[0]}; size: {totals[1]} (as such stages took here before, scaled)")

@@ -42,10 +42,10 @@ def copy_members(folder: Path, raw: RawFiles) -> None:
     weights = {name.rpartition("/")[0] for name in members if name.rpartition("/")[2] in WEIGHTS}
     places = sorted(at for at in weights if _join(at, "config.json") in members)
     if len(places) != 1:
-        found = f"{len(places)} ({', '.join(places[:5])})" if places else f"none (it holds {', '.join(members[:5])})"
+        listed = f"{len(places)} ({', '.join(places[:5])})" if places else f"none (it holds {', '.join(members[:5])})"
         raise UserError(
             f"{raw.title}: one folder with config.json and weights ({' or '.join(WEIGHTS[::2])}) is needed, there are "
-            f"{found}"
+            f"{listed}"
         )
     names = [name for name in members if name.rpartition("/")[0] == places[0]]
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,8 +61,8 @@ def fetch_from_hub(folder: Path, source: HubSource) -> None:
 
     endpoint = os.environ.get("HF_ENDPOINT")
     try:
-        found = HfApi(endpoint=endpoint).model_info(source.hub, revision=source.revision).siblings or []
-        for name in _needed(file.rfilename for file in found):
+        files = HfApi(endpoint=endpoint).model_info(source.hub, revision=source.revision).siblings or []
+        for name in _needed(file.rfilename for file in files):
             hf_hub_download(source.hub, name, revision=source.revision, local_dir=folder, endpoint=endpoint)
     except RepositoryNotFoundError:
         raise UserError(f"hub: no model {source.hub!r} (or it is private and HF_TOKEN is not set)") from None

@@ -48,9 +48,9 @@ def _by_reference(build: Build, source: Source) -> Figures:
     images_only = source.only == "images"
     digests = file_digests(root, images_only=images_only)
     if digest_of(root, digests) != source.sha256:
-        said = f"{last_changed(root, images_only)} was the last to change"
+        note = f"{last_changed(root, images_only)} was the last to change"
         raise UserError(
-            f"{root} has changed since it was planned: {said}; let nothing write there meanwhile, and run again"
+            f"{root} has changed since it was planned: {note}; let nothing write there meanwhile, and run again"
         )
     aside = set_aside(root)
     if root.is_dir():
@@ -61,8 +61,8 @@ def _by_reference(build: Build, source: Source) -> Figures:
     figures = _figures(files, sum(size for size, _ in digests.values()), source.sha256, aside)
     others = [name for name in names_below(root) if not is_image(name)] if images_only and root.is_dir() else []
     if others:
-        said = f"{count_of(others, 'file')} of other kinds: {kinds(others)}"
-        figures |= {"other_files": len(others), "notes": [*figures.get("notes", []), said]}
+        note = f"{count_of(others, 'file')} of other kinds: {kinds(others)}"
+        figures |= {"other_files": len(others), "notes": [*figures.get("notes", []), note]}
     return figures
 
 

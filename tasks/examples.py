@@ -76,7 +76,7 @@ def examples(
     if dropped:
         figures["dropped"] = dropped
     if fitting.counts:
-        figures |= {"boxes": fitting.kept, **fitting.figures(), "notes": fitting.said()}
+        figures |= {"boxes": fitting.kept, **fitting.figures(), "notes": fitting.sentences()}
     if notes:
         figures |= {note.figure: note.count for note in notes}
         figures["notes"] = [*figures.get("notes", []), *(note.sentence for note in notes)]

@@ -41,5 +41,5 @@ def training_texts(examples: Examples) -> Iterator[str]:
 @stage("bert_vocabulary", makes=Vocabulary, version=1)
 def bert_vocabulary(build: Build, bert: BertWeights) -> Figures:
     """The vocabulary of a BERT checkpoint, with its text rules."""
-    held = bert.vocabulary().encoder()
-    return {"pieces": write_vocabulary(build.directory, held.tokens, held.rules).size}
+    encoder = bert.vocabulary().encoder()
+    return {"pieces": write_vocabulary(build.directory, encoder.tokens, encoder.rules).size}

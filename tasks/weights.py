@@ -29,14 +29,14 @@ def make_weights(job: Job, files: Mapping[str, RawFiles], spec: DetectorSpec) ->
 
     if "weights" not in files:
         raise UserError(f"detector {spec.name}: no source `weights`, there are {', '.join(files)}")
-    found = own_form(job, files["weights"], spec) or published(job, files, spec)
-    named = spec.model_copy(update={"attributes": tuple(found.attributes)})
-    write_weights(job.directory, named, found.classes, found.tensors)
+    checkpoint = own_form(job, files["weights"], spec) or published(job, files, spec)
+    named = spec.model_copy(update={"attributes": tuple(checkpoint.attributes)})
+    write_weights(job.directory, named, checkpoint.classes, checkpoint.tensors)
     return {
-        "tensors": len(found.tensors),
-        "parameters": sum(tensor.numel() for tensor in found.tensors.values()),
-        "classes": len(found.classes),
-        "attributes": len(found.attributes),
+        "tensors": len(checkpoint.tensors),
+        "parameters": sum(tensor.numel() for tensor in checkpoint.tensors.values()),
+        "classes": len(checkpoint.classes),
+        "attributes": len(checkpoint.attributes),
     }
 
 
@@ -52,8 +52,8 @@ def own_form(job: Job, raw: RawFiles, spec: DetectorSpec) -> DetectorCheckpoint 
         about = json.loads(raw.read(names["detector.json"]))
         theirs, classes = DetectorSpec.model_validate(about["spec"]), [str(name) for name in about["classes"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"{raw.title}: detector.json is not one that a training here wrote ({said:.200})") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{raw.title}: detector.json is not one that a training here wrote ({reason:.200})") from None
     if theirs.architecture != spec.architecture:
         raise UserError(f"{raw.title}: weights of {theirs.name}, whose architecture is not that of {spec.name}")
     path = job.scratch / "own" / "weights.safetensors"
@@ -61,15 +61,15 @@ def own_form(job: Job, raw: RawFiles, spec: DetectorSpec) -> DetectorCheckpoint 
     with raw.open(names["weights.safetensors"]) as source, path.open("wb") as copy:
         copyfileobj(source, copy, 1 << 20)
     try:
-        found = DetectorCheckpoint(classes, theirs.attributes, read_weights(path))
+        checkpoint = DetectorCheckpoint(classes, theirs.attributes, read_weights(path))
     finally:
         rmtree(path.parent)
     named = spec.model_copy(update={"attributes": theirs.attributes})
     try:
-        load_backend(spec.backend.name).detector(named, found.classes, found.tensors, "cpu")
+        load_backend(spec.backend.name).detector(named, checkpoint.classes, checkpoint.tensors, "cpu")
     except RuntimeError as error:  # torch's word on tensors that are missing or of another shape
         raise UserError(f"{raw.title}: not the weights of {spec.name}: {' '.join(str(error).split())}") from None
-    return found
+    return checkpoint
 
 
 def published(job: Job, files: Mapping[str, RawFiles], spec: DetectorSpec) -> DetectorCheckpoint:

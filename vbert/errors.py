@@ -155,8 +155,8 @@ def near(name: str, ids: Iterable[str]) -> str:
 
     alike = nlargest(LOOKED_AT, ids, key=likeness)
     same = [other for other in alike[:NEAR] if _number(other) == number]
-    found = list(dict.fromkeys([*same, *get_close_matches(name, alike, n=NEAR, cutoff=0.5)]))[:NEAR]
-    return f"near: {', '.join(map(repr, found))}" if found else f"one is {min(alike)!r}" if alike else "there is none"
+    names = list(dict.fromkeys([*same, *get_close_matches(name, alike, n=NEAR, cutoff=0.5)]))[:NEAR]
+    return f"near: {', '.join(map(repr, names))}" if names else f"one is {min(alike)!r}" if alike else "there is none"
 
 
 def _number(name: str) -> str:

@@ -43,9 +43,9 @@ def import_prefect() -> None:
     try:
         import prefect.context  # noqa: F401  reads them
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        said = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"Prefect does not start with its settings ({type(error).__name__}: {said}); mend {profiles()} or the "
+            f"Prefect does not start with its settings ({type(error).__name__}: {reason}); mend {profiles()} or the "
             "PREFECT_ variables, or give --local"
         ) from None
 

@@ -74,14 +74,14 @@ def build(
 
     store: "" is the command's own, `$VBERT_STORE` or ./store.
     """
-    found = resolve(recipe, changes)
-    whole = graph(found)
+    resolved = resolve(recipe, changes)
+    whole = graph(resolved)
     stages = {name for artifact in walk(whole) for name in (artifact.stage_name, artifact.title)}
-    targets = cut(found, [name for name in until if name in stages] or until) if until else [whole]
+    targets = cut(resolved, [name for name in until if name in stages] or until) if until else [whole]
     asked: dict[str, Any] = {"until": until}
     if isinstance(recipe, str):
         asked |= {"source": origin(recipe), "changes": changes or {}}
-    return build_targets(targets, Store(store or default_root()), machine or found.machine, found, asked)
+    return build_targets(targets, Store(store or default_root()), machine or resolved.machine, resolved, asked)
 
 
 @_cancelled_where_stopped
@@ -98,7 +98,7 @@ def build_targets(
     lines = [line for line in plan(targets, store) if line.status != "unneeded"]
     view = PrefectView(caller.events if caller is not None else Events())
     with logs_to_prefect(), digests_shared(), _recorded(store, recipe, targets, lines, asked or {}):
-        tag_run(said_changes((asked or {}).get("changes")))
+        tag_run(changes_listed((asked or {}).get("changes")))
         table = show_plan(lines, recipe, title, store)
         refuse(lines)
         try:
@@ -113,7 +113,7 @@ def build_targets(
     return figures
 
 
-def said_changes(changes: Mapping[str, Any] | None) -> list[str]:
+def changes_listed(changes: Mapping[str, Any] | None) -> list[str]:
     """`["seed=1"]`: what was changed of the recipe, by the flow's parameter or on the command line."""
     caller = IN_PROCESS.get()
     given = {**(caller.changes if caller is not None else {}), **(changes or {})}
@@ -127,9 +127,9 @@ def run_name() -> str:
         recipe = resolve(given["recipe"], given["changes"])
     except UserError:  # the flow's body says so
         return str(given["recipe"])
-    mark = digest(recipe.model_dump(mode="json", exclude={"machine"}))[:8]
-    changes = shorten(" ".join(said_changes(given["changes"])), 80, placeholder=" …")
-    return f"{recipe.name} · {mark}" + (f" · {changes}" if changes else "")
+    recipe_digest = digest(recipe.model_dump(mode="json", exclude={"machine"}))[:8]
+    changes = shorten(" ".join(changes_listed(given["changes"])), 80, placeholder=" …")
+    return f"{recipe.name} · {recipe_digest}" + (f" · {changes}" if changes else "")
 
 
 @contextmanager

@@ -55,8 +55,8 @@ def in_this_process(
         own_server.end_unneeded()
         check_server(url)
     else:
-        said = "starting a Prefect server for this run alone (10–20 s); `prefect server start` runs one that stays"
-        events.said(targets[0], said)
+        message = "starting a Prefect server for this run alone (10–20 s); `prefect server start` runs one that stays"
+        events.said(targets[0], message)
         own_server.start(partial(events.said, targets[0]))
     caller = InProcess(events, changes or {})
     token = IN_PROCESS.set(caller)

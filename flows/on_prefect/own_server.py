@@ -46,7 +46,7 @@ class StartingServer:
 
     process: subprocess.Popen[bytes]
     url: str
-    said: IO[bytes]
+    output: IO[bytes]
 
 
 _ahead: StartingServer | None = None  # begun before it was known to be needed
@@ -81,15 +81,15 @@ def start(say: Callable[[str], None]) -> None:
         _wait(begun.url, begun.process, say)
     except UserError as error:
         _end(begun.process)
-        begun.said.seek(0)
-        lines = begun.said.read().decode(errors="replace").strip().splitlines()
+        begun.output.seek(0)
+        lines = begun.output.read().decode(errors="replace").strip().splitlines()
         raise UserError(f"{error} ({lines[-1][:300]})" if lines else str(error), "\n".join(lines[-20:])) from None
     os.environ["PREFECT_API_URL"] = begun.url
     refresh_global_settings_context()
 
 
 def _begin(settings: Mapping[str, str]) -> StartingServer:
-    said = tempfile.TemporaryFile()  # noqa: SIM115  read where it does not come up
+    output = tempfile.TemporaryFile()  # noqa: SIM115  read where it does not come up
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()  # from here on requests wait until it answers
@@ -99,12 +99,12 @@ def _begin(settings: Mapping[str, str]) -> StartingServer:
             env={**os.environ, **environment, **settings},
             pass_fds=(listening.fileno(),),
             stdin=subprocess.PIPE,  # its end tells the server that this process is gone
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             start_new_session=True,  # Ctrl-C is this process's to obey
         )
         atexit.register(_end, server)
-        return StartingServer(server, f"http://127.0.0.1:{listening.getsockname()[1]}/api", said)
+        return StartingServer(server, f"http://127.0.0.1:{listening.getsockname()[1]}/api", output)
 
 
 def _may_be_told_of_another() -> bool:

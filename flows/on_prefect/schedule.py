@@ -103,11 +103,11 @@ class StoppableRunner(Runner):
 
 def _interval(every: str) -> timedelta:
     """`5s`, `30m`, `12h`, `1d`, `2w`."""
-    found = re.fullmatch(r"(\d+) *([smhdw])", every.strip())
-    if found is None or int(found[1]) == 0:
+    match = re.fullmatch(r"(\d+) *([smhdw])", every.strip())
+    if match is None or int(match[1]) == 0:
         raise UserError(f"--every {every!r}: give a number and a unit, for example 30m, 12h or 1d")
-    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[found[2]]
-    return timedelta(**{unit: int(found[1])})
+    unit = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}[match[2]]
+    return timedelta(**{unit: int(match[1])})
 
 
 def _crash_zombies() -> None:

@@ -35,7 +35,7 @@ from prefect.transactions import Transaction
 from prefect.utilities.annotations import quote
 
 from flows.on_prefect.dask_units import DaskUnits, dask_units
-from flows.on_prefect.view import figures_said, outcome
+from flows.on_prefect.view import figures_listed, outcome
 from vbert.artifacts.making import children
 from vbert.artifacts.making.build import Figures, Machine, Work
 from vbert.artifacts.making.graph import Built, Engine, Planned, foresee
@@ -76,8 +76,8 @@ def _ensured(fingerprint: str) -> State[str]:
         if not run.stopping and not isinstance(error, children.Stopped):
             raise
         return Cancelled(message=f"{artifact.title}: stopped; the next run goes on from what is done")
-    said = f"{outcome(built)} · {fingerprint} in {run.engine.store.location}"
-    return Completed(name="Completed" if built.outcome == "built" else "Cached", message=said, data=fingerprint)
+    message = f"{outcome(built)} · {fingerprint} in {run.engine.store.location}"
+    return Completed(name="Completed" if built.outcome == "built" else "Cached", message=message, data=fingerprint)
 
 
 def _made(works: list[Work]) -> State[list[Figures]]:
@@ -88,7 +88,7 @@ def _made(works: list[Work]) -> State[list[Figures]]:
         if not run.stopping and not isinstance(error, children.Stopped):
             raise
         return Cancelled(message="stopped")
-    return Completed(message=figures_said(figures[0]) if len(figures) == 1 else f"{len(figures)} units", data=figures)
+    return Completed(message=figures_listed(figures[0]) if len(figures) == 1 else f"{len(figures)} units", data=figures)
 
 
 def _tag(artifact: Artifact) -> None:
@@ -176,30 +176,30 @@ class FlowContext:
         refused: NotAccepted | None = None
         while True:
             for line in list(waiting) if failed is None and refused is None else []:
-                artifact, mark, present = line.artifact, line.artifact.fingerprint, line.status == "present"
-                behind = [held.fingerprint for held in _inputs(artifact) if held.fingerprint in self.artifacts]
+                artifact, fingerprint, present = line.artifact, line.artifact.fingerprint, line.status == "present"
+                behind = [source.fingerprint for source in _inputs(artifact) if source.fingerprint in self.artifacts]
                 full = len(building) >= self.engine.machine.steps_at_once
                 if not done.issuperset(behind) or (full and not present):
                     continue
                 waiting.remove(line)
-                building |= set() if present else {mark}
+                building |= set() if present else {fingerprint}
                 after = [futures[other] for other in behind]
-                futures[mark] = cast(
+                futures[fingerprint] = cast(
                     "PrefectConcurrentFuture[Any]",
-                    _step_task(artifact, has_gpu and not present).submit(artifact.title, mark, wait_for=after),
+                    _step_task(artifact, has_gpu and not present).submit(artifact.title, fingerprint, wait_for=after),
                 )
-                futures[mark].add_done_callback(partial(_note, ended, mark))
+                futures[fingerprint].add_done_callback(partial(_note, ended, fingerprint))
             if len(done) == len(futures):
                 break
-            mark = ended.get()
-            done.add(mark)
-            building.discard(mark)
-            state = _final(futures[mark])
+            fingerprint = ended.get()
+            done.add(fingerprint)
+            building.discard(fingerprint)
+            state = _final(futures[fingerprint])
             if failed is None and (state is None or not state.is_completed()):
-                failed = futures[mark]
+                failed = futures[fingerprint]
             elif refused is None:
                 try:
-                    foresee(self.artifacts[mark], self.artifacts.values(), self.engine.store)
+                    foresee(self.artifacts[fingerprint], self.artifacts.values(), self.engine.store)
                 except NotAccepted as error:
                     refused = error
         if self.stopping:
@@ -247,8 +247,8 @@ class FlowContext:
         if self.stopping:
             raise children.Stopped
         if errors:
-            said = f"{len(errors)} of {len(futures)} units failed, then no more were begun; the first"
-            raise BuildError(f"{title}: {said}: {errors[0]}") from errors[0]
+            problem = f"{len(errors)} of {len(futures)} units failed, then no more were begun; the first"
+            raise BuildError(f"{title}: {problem}: {errors[0]}") from errors[0]
 
     def make(self, work: Work) -> Figures:
         return work() if self.dask is None else self.dask.make(work)
@@ -282,27 +282,27 @@ RUNS: dict[str, FlowContext] = {}  # flow run id → its run, for the tasks in t
 @contextmanager
 def running(engine: Engine, lines: Sequence[Planned]) -> Iterator[FlowContext]:
     """A `FlowContext` under this flow run's id. What ends it early has its steps and children leave off first."""
-    mark = str(flow_run.get_id())
+    run_id = str(flow_run.get_id())
     with _units_on(engine, lines) as dask:
         at_once = engine.machine.units_at_once if dask is None else dask.at_once
         pool: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=at_once)
         with pool:
             spare = frozenset(line.artifact.fingerprint for line in lines if line.spare)
             artifacts = {line.artifact.fingerprint: line.artifact for line in lines}
-            run = RUNS[mark] = FlowContext(engine, artifacts, pool, dask, spare)
+            run = RUNS[run_id] = FlowContext(engine, artifacts, pool, dask, spare)
             engine.run_units = run.make_units
             try:
-                with _cancellable(run, mark):
+                with _cancellable(run, run_id):
                     yield run
             except BaseException:
                 run.stop()
                 raise
             finally:
-                del RUNS[mark]
+                del RUNS[run_id]
 
 
 @contextmanager
-def _cancellable(run: FlowContext, mark: str) -> Iterator[None]:
+def _cancellable(run: FlowContext, run_id: str) -> Iterator[None]:
     """Look at the server, every few seconds, whether the run is to be cancelled: then it leaves off.
 
     Where a runner or worker started this process, it is the one to do so.
@@ -315,7 +315,7 @@ def _cancellable(run: FlowContext, mark: str) -> Iterator[None]:
     def watch() -> None:
         while not ended.wait(CANCEL_SEEN):
             with suppress(Exception):  # a server that is away for a moment must not end the work
-                state = client.read_flow_run(UUID(mark)).state
+                state = client.read_flow_run(UUID(run_id)).state
                 if state is not None and (state.is_cancelling() or state.is_cancelled()):
                     run.stop()
                     return
@@ -349,8 +349,8 @@ def _inputs(artifact: Artifact) -> list[Artifact]:
     return artifact.step.inputs() if artifact.step else []
 
 
-def _note(ended: queue.SimpleQueue[str], mark: str, _: object) -> None:
-    ended.put(mark)
+def _note(ended: queue.SimpleQueue[str], fingerprint: str, _: object) -> None:
+    ended.put(fingerprint)
 
 
 def _final(future: PrefectConcurrentFuture[Any]) -> State[Any] | None:

@@ -78,8 +78,8 @@ class PrefectView(Events):
         shown = self._shown.get(artifact.fingerprint)
         if shown is not None and time.monotonic() - shown.last >= EVERY and total:
             shown.last = time.monotonic()
-            said = " · ".join([f"{done:,} of {total:,}", *(f"{name} {value:.4g}" for name, value in figures.items())])
-            self._show(shown, artifact, 100.0 * done / total, f"{artifact.title}: {said}")
+            text = " · ".join([f"{done:,} of {total:,}", *(f"{name} {value:.4g}" for name, value in figures.items())])
+            self._show(shown, artifact, 100.0 * done / total, f"{artifact.title}: {text}")
 
     def finished(self, built: Built) -> None:
         self.terminal.finished(built)
@@ -93,13 +93,13 @@ class PrefectView(Events):
         self.terminal.said(artifact, sentence)
         log.warning("%s", sentence)
 
-    def _show(self, shown: _ProgressArtifact, artifact: Artifact, percent: float, said: str) -> None:
+    def _show(self, shown: _ProgressArtifact, artifact: Artifact, percent: float, text: str) -> None:
         def call() -> None:
             if shown.id is None:
-                made = create_progress_artifact(percent, key=key(f"{artifact.title}-progress"), description=said)
+                made = create_progress_artifact(percent, key=key(f"{artifact.title}-progress"), description=text)
                 shown.id = made if isinstance(made, UUID) else None
             else:
-                update_progress_artifact(shown.id, percent, description=said)
+                update_progress_artifact(shown.id, percent, description=text)
 
         try:
             shown.context.copy().run(call)
@@ -113,22 +113,22 @@ def outcome(built: Built) -> str:
         return "was there"
     if built.outcome == "adopted":
         return f"has the content of {built.manifest.fingerprint[:8]}, made of the same inputs: not built again"
-    figures = figures_said(built.manifest.figures)
+    figures = figures_listed(built.manifest.figures)
     return f"built in {built.seconds:.1f} s" + (f" · {figures}" if figures else "")
 
 
-def figures_said(figures: Mapping[str, Any], most: int = 6) -> str:
+def figures_listed(figures: Mapping[str, Any], most: int = 6) -> str:
     """`images 5,000 · regions 16,021`."""
-    said = [f"{name} {_figure(value)}" for name, value in figures.items() if _is_number(value)]
-    return " · ".join(said[:most])
+    listed = [f"{name} {_figure(value)}" for name, value in figures.items() if _is_number(value)]
+    return " · ".join(listed[:most])
 
 
 def tag_run(tags: Sequence[str]) -> None:
     """Add tags to this flow run; a server that is away for a moment must not end the work."""
-    mark = flow_run.get_id()
-    if tags and mark is not None:
+    run_id = flow_run.get_id()
+    if tags and run_id is not None:
         with suppress(Exception), get_client(sync_client=True) as client:
-            client.update_flow_run(UUID(mark), tags=[*flow_run.get_tags(), *tags])
+            client.update_flow_run(UUID(run_id), tags=[*flow_run.get_tags(), *tags])
 
 
 def show_plan(lines: Sequence[Planned], recipe: Recipe | None, title: str, store: Store) -> UUID | None:
@@ -137,18 +137,18 @@ def show_plan(lines: Sequence[Planned], recipe: Recipe | None, title: str, store
         text = f"```yaml\n{as_yaml(recipe)}```"
         create_markdown_artifact(text, key=key(f"{title}-recipe"), description="the recipe, all defaults filled in")
     missing = sum(line.status != "present" for line in lines)
-    said = f"{missing} of {len(lines)} steps to build" if missing else f"all {len(lines)} steps are there"
+    summary = f"{missing} of {len(lines)} steps to build" if missing else f"all {len(lines)} steps are there"
     expected = {
-        mark: (_about(found.size, size), _about(found.seconds, "{:.0f} s".format))
-        for mark, found in estimates(lines, store).items()
+        fingerprint: (_about(expected.size, size), _about(expected.seconds, "{:.0f} s".format))
+        for fingerprint, expected in estimates(lines, store).items()
     }
-    made = create_table_artifact(_rows(lines, expected), key=key(f"{title}-plan"), description=said)
+    made = create_table_artifact(_rows(lines, expected), key=key(f"{title}-plan"), description=summary)
     return made if isinstance(made, UUID) else None
 
 
 def fill_plan(table: UUID | None, lines: Sequence[Planned], built: Mapping[str, Built]) -> None:
     """Write into the plan's table what the steps that were missing came to."""
-    came_to = {mark: (size(b.manifest.size), f"{b.manifest.seconds:.1f} s") for mark, b in built.items()}
+    came_to = {fingerprint: (size(b.manifest.size), f"{b.manifest.seconds:.1f} s") for fingerprint, b in built.items()}
     if table is not None and any(line.status != "present" for line in lines):
         with suppress(Exception), get_client(sync_client=True) as client:  # it is away: the work is done all the same
             client.update_artifact(table, ArtifactUpdate(data=json.dumps(_rows(lines, came_to))))
