@@ -44,6 +44,7 @@ from vbert.model.start import Initialization
 from vbert.model.trained import Model
 from vbert.objectives import objective
 from vbert.objectives.entry import DownstreamSettings
+from vbert.objectives.pretraining import OBJECTIVE
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.regions.detector import (
@@ -84,6 +85,7 @@ def graph(recipe: Recipe) -> Report:
                 plain(entry, PretrainSettings),
                 recipe.numerics.pretrain,
                 seed,
+                OBJECTIVE,
             )
             label = seeded(key or "pretrained", seed, entry.seeds) if key or entry.seeds else None
             pretrained[key, seed] = model.named(label) if label else model

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 from vbert.artifacts.making.build import Build, Job
-from vbert.artifacts.steps.settings import Numerics
+from vbert.artifacts.steps.settings import Numerics, Plugin, Since
 from vbert.artifacts.steps.stage import Cost, Figures, stage
+from vbert.errors import UserError
 from vbert.model.bert import BertWeights
 from vbert.model.config import ModelSettings
 from vbert.model.start import Initialization
 from vbert.model.trained import Model
 from vbert.model.vocabulary import Vocabulary
+from vbert.objectives.pretraining import OBJECTIVE
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.settings import PretrainSettings
+
+FIRST = Plugin(name="mlm_itm", version=1)  # of steps from before their objective was a parameter
 
 
 @stage(
@@ -33,9 +38,15 @@ def pretrain(
     settings: PretrainSettings,
     numerics: Numerics,
     seed: int,
+    objective: Annotated[Plugin, Since(FIRST)] = FIRST,
 ) -> Figures:
     """From weights drawn from `seed`, a BERT's, or a model pre-trained before, which brings vocabulary, sizes and the
     statistics of its visual input. All regions, those that it was trained on among them, must have one contract."""
+    if objective != OBJECTIVE:
+        raise UserError(
+            f"objective {objective.name!r}: the step wants version {objective.version}, this checkout has "
+            f"{OBJECTIVE.version}; check out the commit it was made with"
+        )
     begun = start if isinstance(start, Model) else Initialization(vocabulary, model, start)
     return build.process(_pretrain, data, begun, settings, numerics, seed, processes=numerics.processes)
 

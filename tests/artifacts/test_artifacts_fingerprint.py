@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from hypothesis import example, given, settings
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from vbert.artifacts.making.build import Build
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.fingerprint import canonical, digest, dumps
-from vbert.artifacts.steps.settings import Acceptance, LocalPath, Location, Plugin, Settings, Since, Wiring
+from vbert.artifacts.steps.settings import Acceptance, LocalPath, Location, Plugin, Removed, Settings, Since, Wiring
 from vbert.artifacts.steps.stage import Figures, artifact_from_json, stage, steps_as_json
 from vbert.errors import UserError
 
@@ -128,6 +128,57 @@ def test_since_leaves_old_fingerprints_at_its_value() -> None:
 
     assert digest(Before()) == marked(late=0.0)
     assert marked(late=0.1) != marked(late=0.0)
+
+
+@stage("fp_added", makes=Leaf, version=1)
+def added(build: Build, count: int, late: Annotated[float, Since(0.0)] = 0.0) -> Figures:
+    return {}
+
+
+def test_since_holds_of_a_parameter_of_a_stage_too() -> None:
+    assert added(1).step.hashed["arguments"] == {"count": 1}
+    assert added(1, 0.5).step.hashed["arguments"] == {"count": 1, "late": 0.5}
+    document = steps_as_json(added(1))
+    del document["steps"][document["build"]]["arguments"]["late"]  # as it was written before
+    assert artifact_from_json(document) == added(1)
+
+
+class Removing(Settings):
+    rate: float = 0.5
+    workers: ClassVar[Removed] = Removed(1, "nothing read it; leave it out")
+
+
+class Deeper(Removing):
+    kind: str = "a"
+
+
+@stage("fp_removing", makes=Leaf, version=1)
+def removing(build: Build, settings: Removing) -> Figures:
+    return {}
+
+
+def test_fingerprints_hold_a_removed_field_still() -> None:
+    class Before(Settings):
+        rate: float = 0.5
+        workers: int = 1
+
+    class DeeperBefore(Before):
+        kind: str = "a"
+
+    assert digest(Removing()) == digest(Before())
+    assert digest(Deeper()) == digest(DeeperBefore())
+
+
+def test_a_removed_field_may_stand_in_the_json_of_a_step_at_its_value_alone() -> None:
+    document = steps_as_json(removing(Removing()))
+    given = document["steps"][document["build"]]["arguments"]["settings"]
+    given["workers"] = 1
+    assert artifact_from_json(document) == removing(Removing())
+    given["workers"] = 2
+    with pytest.raises(UserError, match="workers"):
+        artifact_from_json(document)
+    with pytest.raises(ValueError, match="workers"):
+        Removing(workers=1)  # type: ignore[call-arg]
 
 
 def test_location_is_hashed_where_no_digest_stands_beside_it() -> None:

@@ -127,3 +127,13 @@ def test_what_does_not_fit_is_refused_where_it_stands(tmp_path: Path, pretrain: 
     with pytest.raises(UserError, match=said) as caught:
         recipe(tmp_path, pretrain, {"a": fields})
     assert "own.yaml:" in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["file", "change"])
+def test_a_field_that_was_removed_is_refused_with_the_remedy(tmp_path: Path, how: str) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(TINY.read_text() + ("\nnumerics: {regions: {processes: 2}}\n" if how == "file" else ""))
+    changes = {"numerics.regions.processes": 1} if how == "change" else {}
+    with pytest.raises(UserError, match=r"numerics\.regions\.processes: was removed: .*leave it out") as caught:
+        resolve(own, changes)
+    assert ("own.yaml:" if how == "file" else "--set") in str(caught.value)

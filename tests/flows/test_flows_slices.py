@@ -19,6 +19,7 @@ from flows.graph import graph
 from flows.recipe import Recipe, recipe_names, resolve
 from vbert.artifacts.making.graph import plan, walk
 from vbert.artifacts.store.store import Store
+from vbert.objectives.pretraining import OBJECTIVE
 
 FINGERPRINTS = Path(__file__).parents[1] / "fingerprints.json"
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
@@ -75,6 +76,7 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
         f"numerics.{stage}.{name}": (value, stages)
         for stage, stages in COMPUTED.items()
         for name, value in {"threads": 2, "processes": 2, "precision": "bf16"}.items()
+        if (stage, name) != ("regions", "processes")
     },
     "name": ("other", ["report"]),
     "seed": (1, DETECTED),
@@ -280,6 +282,14 @@ def test_a_field_changes_exactly_its_stages(leaf: str, folder: Path) -> None:
 
 def test_every_field_of_the_recipe_is_covered() -> None:
     assert sorted(set(leaves(Recipe))) == sorted(CHANGES)
+
+
+def test_the_version_of_pre_training_changes_its_stage_and_what_rests_on_it(
+    base: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.graph.OBJECTIVE", OBJECTIVE.model_copy(update={"version": OBJECTIVE.version + 1}))
+    raised = {a.title: a.fingerprint for a in walk(graph(resolve(TINY)))}
+    assert [title for title in base if base[title] != raised[title]] == [t for t in base if t in PRETRAINED]
 
 
 def test_what_somebody_gave_is_checked_before_what_takes_long(tmp_path: Path) -> None:

@@ -26,7 +26,6 @@ CONTRACT = Contract(
     weights="0" * 64,
     layer="fc7",
     dim=DIM,
-    dtype="float16",
     boxes=Adaptive(),
     nms=Nms(),
     features_of="proposals",

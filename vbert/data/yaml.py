@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from vbert.artifacts.steps.settings import LocalPath
+from vbert.artifacts.steps.settings import LocalPath, removed
 from vbert.errors import UserError, nearest
 
 M = TypeVar("M", bound=BaseModel)
@@ -212,6 +212,8 @@ def _change(root: YamlNode, key: str, new: YamlNode, model: type[BaseModel]) -> 
                 place = place.value[int(part)]
         elif isinstance(place.value, dict):
             valid = set() if _any_key(model, parts[:i]) else _names_at(model, parts[:i])
+            if remedy := _remedy(model, parts[: i + 1]):
+                raise UserError(f"{new.at}: {remedy}")
             if valid and part not in valid:
                 raise UserError(f"{new.at}: there is no {part!r}; {nearest(part, valid)}")
             if last:
@@ -300,7 +302,7 @@ def _fault(root: YamlNode, model: type[BaseModel], fault: Any) -> str:
     field = ".".join(named) or "the file"
     if fault["type"] == "extra_forbidden":
         hint = nearest(named[-1], _names_at(model, named[:-1]))
-        return f"{place.key_at or at}: {field}: there is no such key; {hint}"
+        return f"{place.key_at or at}: {field}: {_remedy(model, named) or f'there is no such key; {hint}'}"
     if fault["type"] == "missing":
         return f"{at}: {field}: is missing"
     message = str(fault["msg"]).removeprefix("Value error, ")
@@ -321,17 +323,25 @@ def _shown(fault: Any) -> bool:
     return fault["type"] != "value_error" and not isinstance(fault["input"], dict | list)
 
 
-def _names_at(model: Any, path: list[str]) -> set[str]:
-    """The valid keys of the mapping at `path` under `model`; empty where any key goes."""
+def _models_at(model: Any, path: list[str]) -> list[type[BaseModel]]:
+    """The models that the mapping at `path` under `model` may be one of; none where any key goes."""
     options = [model]
     for part in path:
         options = [inner for option in options for inner in _inside(option, part)]
-    names: set[str] = set()
-    for option in options:
-        for choice in _members(option):
-            if isinstance(choice, type) and issubclass(choice, BaseModel):
-                names |= {info.alias or name for name, info in choice.model_fields.items()}
-    return names
+    choices = [choice for option in options for choice in _members(option)]
+    return [choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel)]
+
+
+def _names_at(model: Any, path: list[str]) -> set[str]:
+    """The valid keys of the mapping at `path` under `model`; empty where any key goes."""
+    fields = [field for kind in _models_at(model, path) for field in kind.model_fields.items()]
+    return {info.alias or name for name, info in fields}
+
+
+def _remedy(model: Any, path: list[str]) -> str:
+    """What to do about the field at `path`, where it is one that was removed; else nothing."""
+    marks = [removed(kind).get(path[-1]) for kind in _models_at(model, path[:-1])]
+    return next((f"was removed: {mark.remedy}" for mark in marks if mark is not None), "")
 
 
 def _any_key(model: Any, path: list[str]) -> bool:

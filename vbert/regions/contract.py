@@ -49,7 +49,7 @@ class Contract(Settings):
     weights: str | None  # sha256 of the detector's weights
     layer: Layer | None
     dim: int
-    dtype: Literal["float16", "float32"]
+    dtype: Literal["float16"] = "float16"  # of features in shards
     boxes: BoxRule | None
     nms: NmsRule | None
     ties: Literal["score, then index"] = "score, then index"

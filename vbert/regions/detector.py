@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, cast
 
 from pydantic import Field, model_validator
 
 from vbert.artifacts.steps.artifact import Artifact
-from vbert.artifacts.steps.settings import Acceptance, Numerics, Plugin, Settings, Since, Wiring
+from vbert.artifacts.steps.settings import Acceptance, Plugin, Removed, Settings, Since, Wiring
 from vbert.data.named import DATA_SPECS, SpecFolder
 from vbert.data.raw import RawFiles
 from vbert.data.source import Source
@@ -124,12 +124,16 @@ class RegionSettings(Settings):
         return self.model_copy(update={"boxes": self.boxes or detector.boxes, "nms": self.nms or detector.nms})
 
 
-class ExtractionNumerics(Numerics):
-    """`fp16` is for GPUs without bf16."""
+class ExtractionNumerics(Settings):
+    """What changes the bits of features by choice. `fp16` is for GPUs without bf16."""
 
+    threads: int = Field(1, ge=1, description="operator threads a process")
+    processes: ClassVar[Removed] = Removed(
+        1, "no feature hung on it; leave it out (machine.units_at_once says how many extract)"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="of the detector: bf16 is faster on a GPU, with other bits"
-    )  # type: ignore[assignment]  # nothing is learnt in it
+    )
 
 
 class DetectorTraining(Schedule):
@@ -297,7 +301,6 @@ class DetectorWeights(Artifact):
             weights=self.digest(),
             layer=spec.layer,
             dim=spec.dim,
-            dtype="float16",
             boxes=settings.boxes,
             nms=settings.nms,
             features_of="given" if given else spec.features_of,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from vbert.artifacts.steps.fingerprint import canonical, dumps, sha256
+from vbert.artifacts.steps.settings import as_before
 from vbert.errors import BuildError
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class Step:
             return identity(value) if isinstance(value, Artifact) else None
 
         name = self.stage.name
-        arguments = {k: canonical(v, identify, f"{name}: {k}") for k, v in self.arguments.items()}
+        hints = self.stage.hints
+        counted = {k: v for k, v in self.arguments.items() if not as_before(hints[k], v)}
+        arguments = {k: canonical(v, identify, f"{name}: {k}") for k, v in counted.items()}
         return {"stage": name, "version": self.stage.version, "arguments": arguments}
 
     def inputs(self) -> list[Artifact]:

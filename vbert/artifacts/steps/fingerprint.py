@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from vbert.artifacts.steps.settings import Acceptance, Location, Plugin, Since, Wiring, carries
+from vbert.artifacts.steps.settings import Acceptance, Location, Plugin, Since, Wiring, carries, removed
 
 Identify = Callable[[Any], str | None]  # an artifact's identity, or None for anything else
 
@@ -53,7 +53,7 @@ def canonical(value: Any, identify: Identify = no_artifacts, where: str = "value
 
 
 def _model(model: BaseModel, identify: Identify, where: str) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+    out: dict[str, Any] = {name: mark.value for name, mark in removed(type(model)).items()}
     for name, info in type(model).model_fields.items():
         value = getattr(model, name)
         marks = info.metadata

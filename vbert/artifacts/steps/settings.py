@@ -7,20 +7,8 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
-
-
-class Settings(BaseModel):
-    """A slice of the recipe. Everything in it is hashed, but for the fields marked below."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        super().__pydantic_init_subclass__(**kwargs)
-        for name, info in cls.model_fields.items():
-            if _marked_inside(info.annotation):
-                raise TypeError(f"{cls.__name__}.{name}: a mark belongs around the whole type, Annotated[X | None, …]")
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import core_schema
 
 
 class Location:
@@ -45,9 +33,21 @@ class LocalPath:
 
 @dataclass(frozen=True)
 class Since:
-    """`Annotated[float, Since(0.0)]`: a field added later; at this value the fingerprints of before stay."""
+    """`Annotated[float, Since(0.0)]`: a field, or a stage's parameter, added later; at this value the fingerprints of
+    before stay."""
 
     value: Any
+
+
+@dataclass(frozen=True)
+class Removed:
+    """`workers: ClassVar[Removed] = Removed(1, "…")`: a field that is no more; fingerprints hold it at `value` still.
+
+    Whoever sets it is told the `remedy`, behind its name. The JSON of a step made before may have it, at `value`.
+    """
+
+    value: Any
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,19 @@ def least(bad: int, total: int) -> float:
     return share if bad / total <= share else share + 0.001
 
 
+def removed(kind: type) -> dict[str, Removed]:
+    """The fields of settings, or of what they are made from, that are `Removed`, by name."""
+    return {
+        name: mark for base in reversed(kind.__mro__) for name, mark in vars(base).items() if isinstance(mark, Removed)
+    }
+
+
+def as_before(annotation: Any, value: Any) -> bool:
+    """Whether a parameter of a stage is marked `Since` its `value`: then it enters no fingerprint."""
+    marks = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    return any(isinstance(mark, Since) and mark.value == value for mark in marks)
+
+
 def carries(marks: Sequence[Any], mark: type) -> bool:
     """Whether `mark` or an instance of it is among a field's marks."""
     return any(found is mark or isinstance(found, mark) for found in marks)
@@ -78,6 +91,35 @@ def _marked_inside(annotation: Any) -> bool:
         known = (Location, Wiring, LocalPath, Since, Acceptance)
         return any(carries(marks, mark) for mark in known) or _marked_inside(inner)
     return any(_marked_inside(part) for part in get_args(annotation))
+
+
+class Settings(BaseModel):
+    """A slice of the recipe. Everything in it is hashed, but for fields that carry one of the marks above."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        for name, info in cls.model_fields.items():
+            if _marked_inside(info.annotation):
+                raise TypeError(f"{cls.__name__}.{name}: a mark belongs around the whole type, Annotated[X | None, …]")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        """The JSON of a step, which is read with a context, may have fields that are `Removed`, at their value."""
+        schema = handler(source)
+        if not (gone := removed(cls)):
+            return schema
+
+        def without(data: Any, info: core_schema.ValidationInfo) -> Any:
+            if info.context is None or not isinstance(data, dict):
+                return data
+            return {name: value for name, value in data.items() if name not in gone or value != gone[name].value}
+
+        # YAML comes as a text of JSON; with a validator before them, lists in it would be no tuples.
+        python = core_schema.with_info_before_validator_function(without, schema)
+        return core_schema.json_or_python_schema(schema, python)
 
 
 class Numerics(Settings):

@@ -112,7 +112,7 @@ def decoded(value: Any, annotation: Any, artifact: Callable[[str], Artifact]) ->
     if _is_class(annotation, Artifact):
         return artifact(value["artifact"])
     if _is_class(annotation, BaseModel):
-        return annotation.model_validate(value)
+        return annotation.model_validate(value, context=artifact)
     if is_dataclass(annotation) and isinstance(annotation, type):
         hints = get_type_hints(annotation, include_extras=True)
         return annotation(**{name: decoded(item, hints[name], artifact) for name, item in value.items()})

@@ -68,7 +68,7 @@ class Provenance(Settings):
     def contract(self, dim: int, boxes: bool) -> Contract:
         fields = {name: getattr(self, name) for name in Provenance.model_fields}
         coordinates = "xyxy pixels of the image as shown" if boxes else "none"
-        return Contract.model_validate({**fields, "dim": dim, "dtype": "float16", "coordinates": coordinates})
+        return Contract.model_validate({**fields, "dim": dim, "coordinates": coordinates})
 
 
 class ImportSettings(Settings):
