@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,14 +25,31 @@ def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = shared / "finished-store"
     with FileLock(shared / "finished-store.lock"):
         if not (store / "whole").exists():
-            done = subprocess.run(
-                [sys.executable, "-m", "flows.cli", "run", TINY, "--store", str(store), "--local"],
-                capture_output=True,
-                text=True,
-            )
-            assert done.returncode == 0, done.stderr
+            import vbert
+
+            vbert.run(TINY, store=store, how="local")  # its children stay, with all they have imported
             (store / "whole").touch()
     return store
+
+
+@pytest.fixture
+def vbert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+    """Run the command in this process, in a new folder: (exit code, stdout, stderr)."""
+    from flows import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VBERT_STORE", raising=False)
+    terminated, mask = signal.getsignal(signal.SIGTERM), os.umask(0o022)
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vbert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    yield call
+    signal.signal(signal.SIGTERM, terminated)
+    os.umask(mask)
 
 
 @pytest.fixture(scope="session")

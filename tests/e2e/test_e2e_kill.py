@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -46,13 +47,14 @@ def contents(store: Path) -> dict[str, str]:
 
 
 def command(store: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "flows.cli", "run", TINY, "--store", str(store), "--local", "--json", *more]
+    return ["run", TINY, "--store", str(store), "--local", "--json", *more]
 
 
 def start(store: Path, log: Path, *more: str) -> subprocess.Popen[bytes]:
     """The command as the leader of its own process group."""
+    line = [sys.executable, "-m", "flows.cli", *command(store, *more)]
     with open(log, "wb") as out:
-        return subprocess.Popen(command(store, *more), stdout=subprocess.DEVNULL, stderr=out, start_new_session=True)
+        return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=out, start_new_session=True)
 
 
 def kill_in(store: Path, stage: str, wait: float, log: Path) -> bool:
@@ -96,7 +98,9 @@ OFTEN = ("regions", "pretrain", "report")  # a stage of units, one of checkpoint
 @pytest.mark.parametrize(
     "stage", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in STAGES]
 )
-def test_killed_in_a_stage_it_ends_in_the_same_bits(stage: str, finished_store: Path, tmp_path: Path) -> None:
+def test_killed_in_a_stage_it_ends_in_the_same_bits(
+    stage: str, finished_store: Path, tmp_path: Path, vbert: Any
+) -> None:
     store = tmp_path / "store"
     without(finished_store, stage, store)
     luck = random.Random(stage)
@@ -106,15 +110,16 @@ def test_killed_in_a_stage_it_ends_in_the_same_bits(stage: str, finished_store: 
         for record, made in kept.items():  # a committed unit is never made again
             assert not record.exists() or record.stat().st_mtime_ns == made
         kept = {p: p.stat().st_mtime_ns for p in (store / "unfinished" / stage).glob("*/units/*/unit.json")}
-    done = subprocess.run(command(store), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    code, out, said = vbert(*command(store))
+    assert code == 0, said
     assert contents(store) == contents(finished_store)
-    summary = json.loads(done.stdout.splitlines()[-1])
-    assert summary["metrics"]
+    assert json.loads(out.splitlines()[-1])["metrics"]
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, 11))])
-def test_children_killed_at_random_in_regions_are_replaced(seed: int, finished_store: Path, tmp_path: Path) -> None:
+def test_children_killed_at_random_in_regions_are_replaced(
+    seed: int, finished_store: Path, tmp_path: Path, vbert: Any
+) -> None:
     """Twice, as often as a unit is tried again; then the run itself, where it is not done."""
     store, log = tmp_path / "store", tmp_path / "log"
     without(finished_store, "regions", store)
@@ -133,7 +138,7 @@ def test_children_killed_at_random_in_regions_are_replaced(seed: int, finished_s
             running.wait(luck.uniform(0.0, 4.0))
         os.killpg(running.pid, signal.SIGKILL)
         running.wait()
-    done = subprocess.run(command(store, "--until", "regions"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    code, _, said = vbert(*command(store, "--until", "regions"))
+    assert code == 0, said
     regions = {title: content for title, content in contents(finished_store).items() if title.startswith("regions")}
     assert {title: content for title, content in contents(store).items() if title in regions} == regions

@@ -1,28 +1,32 @@
-"""What a second run finds, and what a change rebuilds: with real processes on the whole chain."""
+"""What a second run finds, and what a change rebuilds, on the whole chain."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from e2e.test_e2e_kill import contents
 
+from vbert.data.readers import shapes
+
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
-ROOT = Path(__file__).parents[2]
+Run = Callable[..., tuple[dict[str, Any], str]]
 
 
-def vbert(*arguments: str, before: str = "") -> tuple[dict[str, Any], str]:
-    """`vbert run` in a process of its own, `before` run first in it: its JSON line and what it said."""
-    code = f"import sys\n{before}\nfrom flows.cli import main\nsys.argv[0] = 'vbert'\nmain()"
-    command = [sys.executable, "-c", code, "run", TINY, *arguments, "--local", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+@pytest.fixture
+def run(vbert: Any) -> Run:
+    """`vbert run` on the tiny recipe: its JSON line and what it said. Its children are those of the tests before."""
+
+    def call(*arguments: str | Path) -> tuple[dict[str, Any], str]:
+        code, out, said = vbert("run", TINY, *arguments, "--local", "--json")
+        assert code == 0, said
+        return json.loads(out.splitlines()[-1]), said
+
+    return call
 
 
 def built(summary: dict[str, Any]) -> list[str]:
@@ -34,38 +38,42 @@ def store(finished_store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_store, tmp_path / "store"))
 
 
-def test_a_second_run_builds_nothing(store: Path) -> None:
-    summary, said = vbert("--store", str(store))
+def test_a_second_run_builds_nothing(store: Path, run: Run) -> None:
+    summary, said = run("--store", store)
     assert built(summary) == []
     assert len(summary["stages"]) == 14
     assert "vqa/easy_vqa/test/accuracy" in summary["metrics"]
     assert "nothing to build" in said
 
 
-def test_a_learning_rate_rebuilds_what_comes_after_it(store: Path) -> None:
-    summary, _ = vbert("--store", str(store), "--set", "downstream.vqa.learning_rate=1e-4")
+def test_a_learning_rate_rebuilds_what_comes_after_it(store: Path, run: Run) -> None:
+    summary, _ = run("--store", store, "--set", "downstream.vqa.learning_rate=1e-4")
     assert built(summary) == ["finetune", "evaluate", "report"]
 
 
-def test_a_reader_whose_tables_come_out_the_same_rebuilds_only_its_stage(store: Path) -> None:
-    raised = "from vbert.data.readers import shapes\nshapes.VERSION = 99"
-    summary, said = vbert("--store", str(store), before=raised)
+def test_a_reader_whose_tables_come_out_the_same_rebuilds_only_its_stage(
+    store: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shapes, "VERSION", 99)
+    summary, said = run("--store", store)
     assert built(summary) == ["images", "examples"]
     assert said.count("same content as before") == 8
-    again, _ = vbert("--store", str(store), before=raised)
+    again, _ = run("--store", store)
     assert built(again) == []
 
 
 @pytest.mark.parametrize(
     "machine",
     [
-        {"loader_workers": 2, "units_at_once": 4, "checkpoint_steps": 3},
+        {"loader_workers": 2, "units_at_once": 2, "checkpoint_steps": 3},
         pytest.param({"loader_workers": 0, "units_at_once": 1, "checkpoint_steps": 1000}, marks=pytest.mark.slow),
     ],
 )
-def test_machine_settings_do_not_change_bits(machine: dict[str, int], finished_store: Path, tmp_path: Path) -> None:
+def test_machine_settings_do_not_change_bits(
+    machine: dict[str, int], finished_store: Path, tmp_path: Path, run: Run
+) -> None:
     settings = [word for name, value in machine.items() for word in ("--machine", f"{name}={value}")]
-    vbert("--store", str(tmp_path / "other"), "--until", "finetune", *settings)
+    run("--store", tmp_path / "other", "--until", "finetune", *settings)
     expected = contents(finished_store)
     del expected["evaluate[vqa]"]
     assert contents(tmp_path / "other") == expected
@@ -80,27 +88,27 @@ def test_machine_settings_do_not_change_bits(machine: dict[str, int], finished_s
     ],
 )
 def test_a_flipped_byte_is_named_and_rebuilt(
-    stage: str, file: str, changes: str, store: Path, finished_store: Path
+    stage: str, file: str, changes: str, store: Path, finished_store: Path, run: Run
 ) -> None:
     (path,) = sorted((store / "artifacts" / stage).glob(f"*/{file}"))[:1]
     path.chmod(0o644)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    summary, said = vbert("--store", str(store), "--set", changes)
+    summary, said = run("--store", store, "--set", changes)
     assert f"{stage}/{path.parent.name[:8]}/{file} is damaged" in said
     assert list((store / "damaged").glob(f"{stage}-*"))
-    clean, _ = vbert("--store", str(shutil.copytree(finished_store, store.parent / "clean")), "--set", changes)
+    clean, _ = run("--store", shutil.copytree(finished_store, store.parent / "clean"), "--set", changes)
     assert summary["metrics"] == clean["metrics"]
     assert contents(store) == contents(store.parent / "clean")
 
 
-def test_a_truncated_file_is_seen_by_the_plan(store: Path, finished_store: Path) -> None:
+def test_a_truncated_file_is_seen_by_the_plan(store: Path, finished_store: Path, run: Run) -> None:
     (path, *_) = (store / "artifacts" / "finetune").glob("*/model.safetensors")
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-100])
     (store / "artifacts" / "report").rename(store / "gone")
-    summary, said = vbert("--store", str(store))
+    summary, said = run("--store", store)
     assert "model.safetensors is damaged" in said
     assert built(summary) == ["finetune", "report"]
     assert contents(store) == contents(finished_store)

@@ -19,26 +19,6 @@ TINY = Path(__file__).parents[1] / "tiny.yaml"
 
 
 @pytest.fixture
-def vbert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command in this process, in a new folder: (exit code, stdout, stderr)."""
-    from flows import cli
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("VBERT_STORE", raising=False)
-    terminated, mask = signal.getsignal(signal.SIGTERM), os.umask(0o022)
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vbert", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    yield call
-    signal.signal(signal.SIGTERM, terminated)
-    os.umask(mask)
-
-
-@pytest.fixture
 def store(finished_store: Path, tmp_path: Path) -> Path:
     return shutil.copytree(finished_store, tmp_path / "finished", symlinks=True)
 
