@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,7 @@ def upload(artifact: Artifact, source: Store, target: Store) -> None:
 
 
 def test_shards_of_two_workers_and_a_publisher(
-    finished_store: Path, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_store: Path, server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vbert: Any
 ) -> None:
     site, local = Site(server, tmp_path / "machines", monkeypatch), Store(finished_store)
     regions = next(a for a in walk(graph(resolve(TINY, {}))) if a.title == "regions[easy_vqa]")
@@ -71,9 +72,9 @@ def test_shards_of_two_workers_and_a_publisher(
         assert process.returncode == 0, wrong
         assert " of 6 units are there" in said
     shared = {key.split("/")[4] for key in site.keys("unfinished/regions/") if key.endswith("/unit.json")}
-    publisher = start("publisher")
-    said, wrong = publisher.communicate(timeout=250)
-    assert publisher.returncode == 0, wrong
+    site.machine("publisher")
+    code, _, wrong = vbert("build", step, "--store", site.url)
+    assert code == 0, wrong
     assert len(shared) == 5
     assert proxy.cuts >= 1
 
