@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def objection(artifact: Artifact) -> str | None:
-    """Why an index made by a step is not accepted, with the setting under which it is; None where it is, or isn't made.
+    """Why the index of a step is refused, with the setting that would accept it; None if accepted or not yet made.
 
-    Its figures say how many boxes there are, how many can't be used (see `boxes.Fitting`), and its notes which.
+    Its figures say how many boxes there are, how many can't be used (see `boxes.BoxConverter`), and its notes which.
     """
     if artifact.step is None or artifact.store is None or (made := whole(artifact, artifact.store)) is None:
         return None
@@ -37,7 +37,7 @@ def objection(artifact: Artifact) -> str | None:
 
 
 def whole(artifact: Artifact, store: Store) -> Manifest | None:
-    """What is recorded of a finished artifact; None where there is none, or a damaged one: it is made again first."""
+    """The manifest of a finished artifact; None where it is absent or damaged: the artifact is made again first."""
     with suppress(Damaged):
         return store.find(artifact.stage_name, artifact.fingerprint)
     return None

@@ -1,12 +1,11 @@
-"""Boxes as annotation files state them, brought to pixels of the photos as shown. One rule for all readers.
+"""Boxes of annotation files, converted to pixels of the photos as shown. One rule for all readers.
 
-- A size that a file states is compared with the photo's own. Where it is no positive whole number (0, "640", 640.0) or
-  is missing, it is used where it fits and else taken as not known.
-- A photo that its EXIF turns has its boxes turned with it where they count in stored pixels (see `Pixels`).
-- Boxes are cut at the photo's border. What can't be used is left out and counted by what is wrong with it:
-  `not_finite` (or beyond what a number at rest holds), `swapped` (x2 < x1, a negative width), `empty` (no width or no
-  height, at rest too), `outside` (nothing of it lies in the photo). `cut` counts those that reached out by more than a
-  pixel.
+- The size that a file states is compared with the photo's own. One that is missing or no positive whole number (0,
+  "640", 640.0) is used where it fits and counts as unknown elsewhere.
+- Boxes in stored pixels are turned as the photo's EXIF orientation turns its pixels (see `Pixels`).
+- Boxes are cut at the photo's border. Unusable boxes are left out and counted by fault: `not_finite` (or beyond
+  float32), `swapped` (x2 < x1, a negative width), `empty` (no width or height in float32), `outside` (no part of it
+  lies in the photo). `cut` counts boxes that reached more than a pixel beyond the border.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from typing import Any, Literal
 
 from vbert.errors import UserError
 
-# Which pixels an annotation file counts in where a photo's EXIF says that it is to be turned: those of the stored
-# file, those as shown, or whichever have the width and height that the annotation file states (as shown, if both do).
+# The pixels in which an annotation file gives boxes of a photo that its EXIF turns: those of the stored file, those as
+# shown, or whichever have the width and height that the annotation file states (as shown, if both do).
 Pixels = Literal["stated", "stored", "shown"]
 Corners = tuple[float, float, float, float]
 Size = tuple[int, int]
@@ -34,9 +33,9 @@ SURE = 1 / 64  # pixels by which sides differ in float32 too, below 2^17
 
 @dataclass(frozen=True, slots=True)
 class StatedSize:
-    """What an annotation file says of a photo: its size, as it stands there, and what its boxes count in.
+    """A photo's size as its annotation file writes it, and the pixels in which that file gives boxes.
 
-    `scale`: boxes are scaled where the photo has another size. `where`: the place, for sentences.
+    `scale`: boxes are scaled where the photo has another size. `where`: the place in the file, for errors.
     """
 
     width: Any
@@ -64,13 +63,13 @@ class PhotoHeader:
 
 
 class ExifTransform:
-    """The way from the stored pixels of a photo, width × height, to those as shown, by its EXIF orientation."""
+    """Maps boxes in a photo's stored pixels, width × height, to pixels as shown, by its EXIF orientation."""
 
     def __init__(self, orientation: int, width: int, height: int) -> None:
         self.orientation, self.width, self.height = orientation, width, height
 
     def __call__(self, box: Sequence[float]) -> Corners:
-        """x1 y1 x2 y2 in stored pixels, x2 and y2 exclusive, to the same as shown."""
+        """x1 y1 x2 y2 (x2 and y2 exclusive) in stored pixels → the same box in pixels as shown."""
         x1, y1, x2, y2 = box
         w, h = self.width, self.height
         return {
@@ -87,14 +86,15 @@ class ExifTransform:
 
 @dataclass(frozen=True, slots=True)
 class BoxFrame:
-    """The pixels in which boxes of one photo count: their size (None: not known), and the way to those as shown."""
+    """The coordinate frame of one photo's boxes: its size in pixels (None: unknown), and its mapping to pixels as
+    shown."""
 
     size: Size | None
     scale: tuple[float, float] = (1.0, 1.0)
     turn: ExifTransform | None = None
 
     def fit(self, box: Corners) -> tuple[str, Corners]:
-        """What is wrong with x1 y1 x2 y2 (one of UNUSABLE, `cut`, or nothing), and the box as shown."""
+        """(fault, box as shown) of x1 y1 x2 y2; the fault is one of UNUSABLE, `cut` or ""."""
         x1, y1, x2, y2 = box
         across, down = self.scale
         width, height = self.size or (0, 0)
@@ -122,13 +122,13 @@ class BoxFrame:
 
 
 def _has_area(box: Corners) -> bool:
-    """Whether something of a box is left in float32."""
+    """Whether a box has an area in float32."""
     x1, y1, x2, y2 = struct.unpack("<4f", struct.pack("<4f", *box))
     return bool(x1 < x2 and y1 < y2)
 
 
 def frame(photo: PhotoHeader, stated: StatedSize | None) -> BoxFrame | None:
-    """The pixels in which boxes of `photo` count; None where what is stated is of another scale or aspect."""
+    """The frame of the boxes of `photo`; None where the stated size has another scale or aspect."""
     known = photo if photo.width else None
     if stated is None:
         return BoxFrame(known.shown if known else None)
@@ -152,7 +152,7 @@ def frame(photo: PhotoHeader, stated: StatedSize | None) -> BoxFrame | None:
 
 
 def _whole(side: Any) -> int:
-    """A side in pixels as files write it; 0 for what is none."""
+    """A side in pixels as files write it; 0 for any other value."""
     try:
         value = float(side)
     except (TypeError, ValueError, OverflowError):
@@ -165,12 +165,12 @@ def _alike(one: Size, other: Size) -> bool:
 
 
 def _apart(one: Size, other: Size) -> float:
-    """How far two sizes are apart in aspect."""
+    """The difference in aspect of two sizes."""
     return abs(math.log(one[0] / one[1]) - math.log(other[0] / other[1]))
 
 
 class BoxConverter:
-    """Rows of readers (see `readers.BoxRow`) to rows of `boxes.parquet`, and what was left out on the way."""
+    """Converts readers' rows (see `readers.BoxRow`) to rows of `boxes.parquet`, and counts the boxes left out."""
 
     def __init__(self, photos: Mapping[str, PhotoHeader]) -> None:
         self._photos = photos
@@ -179,7 +179,7 @@ class BoxConverter:
         self._first: dict[str, str] = {}
 
     def __call__(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """The boxes that can be used. Raises UserError, at the end, where photos are not of the sizes stated."""
+        """The usable boxes. Raises UserError, at the end, where photos don't have the stated sizes."""
         other: dict[str, str] = {}
         frames: dict[str, tuple[StatedSize | None, BoxFrame | None]] = {}
         for row in rows:
@@ -222,7 +222,7 @@ class BoxConverter:
             )
 
     def kept_of(self, image_ids: Sequence[str], boxes: Sequence[Sequence[float]], where: str) -> list[Sequence[float]]:
-        """Boxes of one text, in pixels as shown, those that can be used; of several images, whatever their size."""
+        """The usable boxes of one text, in pixels as shown; of several images, whatever their size."""
         photo = self._photos.get(image_ids[0]) if len(image_ids) == 1 else None
         pixels = frame(photo or PhotoHeader(0, 0), None)
         kept: list[Sequence[float]] = []
@@ -244,11 +244,11 @@ class BoxConverter:
         self._first.setdefault(reason, where)
 
     def figures(self) -> dict[str, int]:
-        """`boxes_outside` and the like, those that occurred."""
+        """The count of each fault that occurred, as `boxes_outside`."""
         return {f"boxes_{reason}": self.counts[reason] for reason in sorted(self.counts)}
 
     def sentences(self) -> list[str]:
-        """Sentences on what is wrong with boxes, with a place for each kind; none where nothing is."""
+        """Sentences on the boxes' faults, with a place for each kind; empty where there are none."""
         sentences = []
         if lost := [reason for reason in UNUSABLE if self.counts[reason]]:
             count = sum(self.counts[reason] for reason in lost)

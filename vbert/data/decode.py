@@ -13,20 +13,20 @@ from vbert.data.first_bytes import ENOUGH, file_kind
 if TYPE_CHECKING:
     from PIL import Image
 
-# Those in which photos come, and no others that Pillow knows; their endings are `names.IMAGE_ENDINGS`.
+# Common formats of photos, out of the many that Pillow knows; their endings are `names.IMAGE_ENDINGS`.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 MAX_PIXELS = 89_478_485  # Pillow's own bound (a quarter GiB of RGB), where it only warns
 ORIENTATION = 0x0112  # EXIF tag
 
 PNG = b"\x89PNG\r\n\x1a\n"
-# The chunks of a PNG that its (first) picture as shown is made of; all others are texts, profiles, times and the like.
+# The chunks of a PNG that its (first) picture as shown is made of; others are texts, profiles, times and the like.
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf", b"acTL", b"fcTL", b"fdAT")
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)  # frames whose coefficients come bit by bit (ITU T.81, table B.1)
 AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # the next marker but those inside a scan
 RESTART = re.compile(rb"\xff([\xd0-\xd7])")
-# What a decoder that lacks bits would take for pixels; without, libjpeg makes up zeros. Several, because differences in
-# the last block can be lost where its colours are beyond what can be shown.
+# Endings that a decoder would take for missing bits; without them libjpeg makes up zeros. There are several, because a
+# difference in the last block is lost where its colours are clipped.
 FILLINGS = (b"", b"\xfe" * 4096, b"\xaa" * 4096, b"\x55" * 4096, bytes((73 * i + 41) % 251 for i in range(4096)))
 
 
@@ -49,7 +49,7 @@ def _pillow() -> tuple[str, ...]:
     """The formats among FORMATS that this Pillow reads."""
     from PIL import Image
 
-    # What it warns of (large pictures, odd EXIF) is an error here or makes no difference.
+    # Pillow's warnings (large pictures, odd EXIF) are errors here or make no difference.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
@@ -126,7 +126,7 @@ def _opened(data: bytes) -> tuple[Image.Image, bytes]:
 
 
 def _mended(data: bytes) -> Image.Image | None:
-    """The picture as shown of a file that can't be decoded as it is, where all pixels are there."""
+    """The picture as shown of a damaged file, where all its pixels are there."""
     try:
         if (bare := _bare_png(data)) is not None:
             return _shown(_open(bare), bare)
@@ -163,7 +163,7 @@ def _bare_png(data: bytes) -> bytes | None:
 def _lacks_only_end(data: bytes) -> bool:
     """Whether a JPEG without end mark has begun all its scans, down to the last bit of each coefficient.
 
-    That the last one is whole is for `_mended` to see: then what follows it makes no difference to the pixels.
+    `_mended` checks that the last scan is whole: then bytes behind it change no pixel.
     """
     progressive, waiting, at = False, dict[int, set[int]](), 2
     try:
@@ -192,7 +192,7 @@ def _lacks_only_end(data: bytes) -> bool:
 
 
 def _what_else(data: bytes) -> str:
-    """What a file is that Pillow takes for no picture of FORMATS."""
+    """The kind of a file that Pillow doesn't recognise as one of FORMATS."""
     what = file_kind(data[:ENOUGH]) or f"it begins with {data[:8]!r}"
     if what.partition(" ")[2].removesuffix(" picture").replace(" ", "").upper() in FORMATS:
         return f"{what} whose header is broken"
@@ -200,7 +200,7 @@ def _what_else(data: bytes) -> str:
 
 
 def _in_words(error: Exception, data: bytes) -> str:
-    """What is wrong with a file, that Pillow says by `error`."""
+    """A sentence for Pillow's `error`."""
     what, detail = file_kind(data[:ENOUGH]) or "a picture", str(error)
     if "truncated" in detail.lower() or isinstance(error, EOFError):
         return f"{what} that ends in the middle of its pixels"

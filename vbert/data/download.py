@@ -1,4 +1,4 @@
-"""Downloads that survive drops, stalls, restarts and wrong servers: what counts in the end is the digest.
+"""Downloads that survive drops, stalls, restarts and wrong servers; the digest decides in the end.
 
 httpx, since it sends Range and If-Range where told and raises on a short body; stamina for back-off with jitter. Bytes
 go to `download.part` with a note of the URL and strong ETag they belong to; only a 206 that fits both is appended.
@@ -38,7 +38,7 @@ REDIRECTS = (301, 302, 303, 307, 308)
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long to bear with a server. Seconds; `slowest` in bytes a second over `window`."""
+    """How long a server is retried. All in seconds; `slowest` in bytes a second over `window`."""
 
     connect: float = 15.0
     read: float = 60.0
@@ -93,7 +93,8 @@ class _WrongDigest(_Unservable):
 
 
 class _PartialFile:
-    """The bytes so far and what they belong to. The hash goes along; a new process reads them once to catch up."""
+    """The bytes received so far, their URL and ETag, and their running sha256, which a new process computes once from
+    them."""
 
     def __init__(self, scratch: Path) -> None:
         self.path = scratch / "download.part"
@@ -111,7 +112,7 @@ class _PartialFile:
             self.begin("", "", 0)
 
     def begin(self, url: str, etag: str, total: int) -> None:
-        """Forget the bytes; those that follow belong to `url` at its strong `etag` ("": can't be resumed)."""
+        """Forget the bytes; the next ones belong to `url` at its strong `etag` ("": can't be resumed)."""
         self.url, self.etag, self.total = url, etag, total
         self.size, self._sha256 = 0, hashlib.sha256()
         self.path.write_bytes(b"")
@@ -129,7 +130,7 @@ class _PartialFile:
 
 
 def _fetch_url(url: str, source: Source, part: _PartialFile, progress: Progress, patience: RetryPolicy) -> None:
-    """The whole file in `part`, its digest checked. Raises _GiveUp."""
+    """Fetch the whole file into `part` and check its digest. Raises _Unservable."""
     import httpx
     import stamina
     import stamina.instrumentation
@@ -147,8 +148,8 @@ def _fetch_url(url: str, source: Source, part: _PartialFile, progress: Progress,
     if url == part.url and 0 < part.total == part.size and source.sha256 in (None, part.digest()):
         return
     timeout = httpx.Timeout(patience.read, connect=patience.connect)
-    # A second round from nothing where the digest is wrong and the bytes are of several responses, or of one that
-    # didn't say its length and so may have been cut.
+    # Start once more from nothing if the digest is wrong and the bytes came in several responses, or in one that didn't
+    # state its length and so may have been cut.
     for last in (False, True):
         resumed = part.resumable(url)
         with httpx.Client(timeout=timeout, follow_redirects=False) as client:
@@ -167,7 +168,7 @@ def _fetch_url(url: str, source: Source, part: _PartialFile, progress: Progress,
                             resumed |= _stream(client, url, source, part, progress, patience)
                     break
                 except _Retryable as error:
-                    if part.size - before < 1 << 20:  # a server that keeps dropping, but moves on, is borne with
+                    if part.size - before < 1 << 20:  # a server that drops connections but makes progress is retried
                         raise _Unservable(f"{error} ({patience.attempts} attempts)") from None
         if source.sha256 is None or part.digest() == source.sha256:
             return
@@ -182,7 +183,8 @@ def _fetch_url(url: str, source: Source, part: _PartialFile, progress: Progress,
 def _stream(
     client: httpx.Client, url: str, source: Source, part: _PartialFile, progress: Progress, patience: RetryPolicy
 ) -> bool:
-    """One request, its body into `part`; whether it went on from earlier bytes. Raises _Again or _GiveUp."""
+    """Make one request and append its body to `part`; returns whether it continued earlier bytes. Raises _Retryable or
+    _Unservable."""
     import httpx
 
     headers = {"Accept-Encoding": "identity", "User-Agent": "vbert"}
@@ -240,7 +242,7 @@ def _token(source: Source, url: httpx.URL) -> dict[str, str]:
 
 
 def _begin(response: httpx.Response, url: str, source: Source, part: _PartialFile, resume: bool) -> int:
-    """Get `part` ready for the body; returns the bytes of the whole file, 0 where the server doesn't say."""
+    """Prepare `part` for the body; returns the size of the whole file in bytes, 0 where the server doesn't state it."""
     status, got = response.status_code, response.headers
     problem = f"HTTP {status}"
     if status in TRANSIENT:
@@ -287,7 +289,7 @@ def _begin(response: httpx.Response, url: str, source: Source, part: _PartialFil
 def _receive(
     response: httpx.Response, source: Source, part: _PartialFile, whole: int, progress: Progress, patience: RetryPolicy
 ) -> None:
-    """The body, as it comes, behind what `part` holds."""
+    """Append the body to `part` as it arrives."""
     most = source.size or whole or MAX_BYTES
     window, counted = time.monotonic(), part.size
     with part.path.open("r+b") as file:

@@ -1,4 +1,4 @@
-"""Examples: what a text says or asks about which images. One row an example, one schema for all data sets."""
+"""Examples: texts and questions about images, with their answers. One row an example, one schema for all data sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS = ("train", "val", "test")
 
 
 class Examples(Artifact):
-    """`examples.parquet`, sorted by example_id: what texts say or ask about which images.
+    """`examples.parquet`, sorted by example_id: texts and questions about images.
 
     >>> examples = vbert.run("demo").artifact("examples[easy_vqa]", vbert.Examples)
     >>> row = examples.table().to_pylist()[0]
@@ -28,7 +28,7 @@ class Examples(Artifact):
     """
 
     def objection(self) -> str | None:
-        """More boxes of phrases that can't be used than the data set accepts."""
+        """Refuses more unusable boxes of phrases than the data set accepts."""
         return objection(self)
 
     def table(self) -> pa.Table:
@@ -57,7 +57,7 @@ def write_examples(directory: Path, rows: Iterable[Mapping[str, Any]]) -> dict[s
 
 
 def _checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row, if its values are possible; ValueError, naming the example, otherwise."""
+    """The row, if its values are valid. Raises ValueError, naming the example, otherwise."""
     name, text = row.get("example_id"), row.get("text")
     if row.get("kind") not in KINDS:
         raise ValueError(f"example {name!r}: kind {row.get('kind')!r} is none of {', '.join(KINDS)}")

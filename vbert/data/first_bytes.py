@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says: for sentences that refuse it."""
+"""The kind of a file by its first bytes, whatever its name: for errors that refuse it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 ENOUGH = 512  # first bytes that `file_kind` looks at
 LFS = b"version https://git-lfs"
 
-# What files of a kind begin with, and what the kind is called.
+# First bytes of files → the kind in words.
 BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (LFS, "a Git LFS pointer in place of the file (`git lfs pull` fetches it)"),
     (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
@@ -41,7 +41,8 @@ MARKUP = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|body)"
 
 
 def file_kind(head: bytes) -> str | None:
-    """What the file that begins with `head` is, with an article, as in "it is a web page"; None where nothing tells."""
+    """The kind of a file that begins with `head`, with an article, as in "it is a web page"; None where it isn't
+    recognised."""
     if not head:
         return "empty"
     if head[4:8] == b"ftyp":

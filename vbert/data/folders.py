@@ -38,7 +38,7 @@ def folder_digest(path: Path, memory: Path | None = None, images_only: bool = Fa
 
 
 def digest_of(path: Path, digests: Mapping[str, tuple[int, str]]) -> str:
-    """The identity of `path`, given what `file_digests` says of it."""
+    """The identity of `path`, from the result of `file_digests`."""
     if path.is_file():
         return next(iter(digests.values()))[1]
     lines = [f"{sha256} {name}\n" for name, (_, sha256) in sorted(digests.items())]
@@ -70,7 +70,7 @@ def file_digests(path: Path, memory: Path | None = None, images_only: bool = Fal
             )
     if not stats:
         for name in aside:
-            safe_name(name)  # says what is wrong with it
+            safe_name(name)  # raises a UserError of its own
         raise UserError(f"{path}: the folder holds no files; mend the path")
     now = time.time_ns()
     digests = {name: known[name][1] for name, (_, key) in stats.items() if name in known and known[name][0] == key}
@@ -98,7 +98,7 @@ def set_aside(path: Path) -> list[str]:
 
 
 def last_changed(path: Path, images_only: bool = False) -> str:
-    """The name below the folder `path` (or its own) of the file that changed last: what an error points at."""
+    """The name of the file below the folder `path` (or of `path` itself) that changed last, for errors."""
     root = str(path.resolve())
     files = _files(root, []) if path.is_dir() else ()
     stats = {name: stat for name, stat in files if not images_only or is_image(name)}
@@ -108,7 +108,7 @@ def last_changed(path: Path, images_only: bool = False) -> str:
 def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[int]]]]:
     """(name, (path, key)) of the files below `root`; names of those set aside are appended to `aside`.
 
-    Strings and scandir: a planner passes here at every run.
+    Uses strings and scandir, not paths: planning calls it at every run.
     """
     ways: Counter[tuple[int, int]] = Counter()
     own = _own_output()
@@ -120,7 +120,7 @@ def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[i
         except OSError as error:
             raise UserError(f"{folder}: can't be read: {error.strerror}") from error
         this = (status.st_dev, status.st_ino)
-        if this in above:  # a link back up; the same folder under another name is another one
+        if this in above:  # a link to a parent folder; the same folder under another name counts as another
             continue
         ways[this] += 1
         if ways[this] > MAX_WAYS:
@@ -161,13 +161,14 @@ def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
 
 
 def _made_here(names: set[str]) -> bool:
-    """Whether a folder of these files is a store, or shards that were handed out: where one stands as a rule, inside
-    the folder that is read (`cd photos; vbert preprocess . --out features`)."""
+    """Whether a folder of these files is a store or exported shards, which often lie inside the folder that is read
+    (`cd photos; vbert preprocess . --out features`)."""
     return names >= {"store.json", "artifacts"} or names >= {"contract.json", "offsets.parquet"}
 
 
 def _own_output() -> set[tuple[int, int]]:
-    """(device, inode) of the files that our or our parent's output and errors go to: they grow while they are read."""
+    """(device, inode) of the files that receive our and our parent's stdout and stderr: they grow while they are
+    read."""
     paths = set()
     for process in ("self", os.getppid()):
         for descriptor in (1, 2):
@@ -200,7 +201,7 @@ def _remembered(note: Path) -> dict[str, tuple[list[int], str]]:
 
 
 def _remember(note: Path, entries: dict[str, tuple[list[int], str]]) -> None:
-    """Keep `entries`; where that fails (read-only home) the files are only read again next time."""
+    """Save `entries`; where that fails (read-only home), the files are read again next time."""
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         part = note.with_name(f"{note.name}.{uuid4().hex}")

@@ -29,9 +29,9 @@ __all__ = ["BadImage", "Images", "decode", "write_images"]
 class Images(Artifact):
     """`images.parquet` sorted by image_id; `boxes.parquet` where there are boxes; `left_out.parquet` under a limit.
 
-    Pixels are read through the raw files behind the index, which a finished index in a store knows, also where it is
-    opened by its directory, `vbert.Images.at(directory)`. One elsewhere is given them, by the names of the spec's
-    sources: `vbert.Images.at(directory).over({"photos": vbert.RawFiles.at(…)})`.
+    Pixels are read through the raw files behind the index. An index in a store finds them itself, also when opened by
+    its directory, `vbert.Images.at(directory)`. Elsewhere they are passed by the names of the spec's sources:
+    `vbert.Images.at(directory).over({"photos": vbert.RawFiles.at(…)})`.
 
     >>> images = vbert.run("demo").artifact("images[easy_vqa]", vbert.Images)
     >>> images.table().column_names[:2]
@@ -55,7 +55,7 @@ class Images(Artifact):
         return read_table(self.file("boxes.parquet"), BOXES_SCHEMA) if "boxes.parquet" in self.names() else None
 
     def objection(self) -> str | None:
-        """More boxes that can't be used than the data set accepts."""
+        """Refuses more unusable boxes than the data set accepts."""
         return objection(self)
 
     def left_out(self) -> set[str]:
@@ -67,7 +67,7 @@ class Images(Artifact):
         return {str(i) for i in pq.read_table(self.file("left_out.parquet")).column("image_id").to_pylist()}
 
     def _files(self) -> Mapping[str, RawFiles]:
-        """`raws`; where they are not known, the error says how to give them."""
+        """The raw files by source. Raises BuildError, saying how to pass them, where they are unknown."""
         try:
             return self.raws
         except BuildError as error:

@@ -1,4 +1,4 @@
-"""Specs by name: those of one folder of `data_specs`, each called as its file is, or a .yaml file of one's own."""
+"""Specs by name: the files of one folder of `data_specs`, or a .yaml file of the user's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ DATA_SPECS = Path(__file__).parents[2] / "data_specs"
 
 @dataclass(frozen=True)
 class SpecFolder:
-    """The specs in `folder`. For sentences: `what` one is of, and what `others` may be given in place of a name."""
+    """The specs in `folder`. `what` a spec describes and the `others` accepted in place of a name are words for
+    errors."""
 
     folder: Path
     what: str
@@ -31,14 +32,14 @@ class SpecFolder:
         return sorted(path.stem for path in self.folder.glob("*.yaml"))
 
     def known(self, name: str) -> str:
-        """`name`, where there is a spec of it, or where it is that of a file. Raises ValueError with the nearest."""
+        """`name`, if a spec or a file has it. Raises ValueError with the nearest name otherwise."""
         if is_yaml(name) or name in self.names():
             return name
         near = nearest(name, self.names())
         raise ValueError(f"no {self.what} {name!r} in data_specs/{self.folder.name}; {near}, or give {self.others}")
 
     def read(self, name: str, model: type[M]) -> M:
-        """The spec of that name, or in that file; paths in it absolute. Raises UserError, with file:line:column."""
+        """The spec of that name or file, with absolute paths. Raises UserError, with file:line:column."""
         try:
             self.known(name)
         except ValueError as error:

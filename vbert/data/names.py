@@ -13,8 +13,8 @@ MACOSX = "__MACOSX"  # the folder of resource forks in zips that macOS makes
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 
-# What files of the formats of `decode.FORMATS` are called, in lower case: the one list for all readers. It is fixed and
-# not asked of Pillow, so that a plug-in installed beside it changes no collection.
+# Name endings of the formats in `decode.FORMATS`, in lower case: one list for all readers. It is fixed, not asked of
+# Pillow, so that an installed plug-in of Pillow changes no collection.
 IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".avifs"),
     *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm"),
@@ -45,7 +45,7 @@ def odd(name: str) -> bool:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file is no part of what its maker gave: `.name`, in a folder of that kind, or added by macOS."""
+    """Whether a file is hidden: `.name`, in a folder of such a name, or added by macOS."""
     return name.startswith((".", f"{MACOSX}/")) or "/." in name or f"/{MACOSX}/" in name
 
 
@@ -54,7 +54,7 @@ def is_image(name: str) -> bool:
 
 
 def kinds(names: Iterable[str]) -> str:
-    """What kinds of files these are: `.txt 3, .pdf 2, no ending 1`."""
+    """The names counted by ending: `.txt 3, .pdf 2, no ending 1`."""
     counts = Counter(ending(name).lower() or "no ending" for name in names)
     order = sorted(counts, key=lambda kind: (-counts[kind], kind == "no ending", kind))
     listed = [f"{kind} {counts[kind]:,}" for kind in order[:6]]
@@ -72,7 +72,7 @@ def ending(name: str) -> str:
     return dot + last if stem else ""
 
 
-# The ways in which names of one file differ between systems, each looser than the one before.
+# Spellings of one file's name on different systems, each looser than the one before.
 
 
 def plain(name: str) -> str:
@@ -97,14 +97,15 @@ LOOSER: tuple[Callable[[str], str], ...] = (plain, folded, bare)
 
 
 class FileNames:
-    """Names, found as others write them: exactly, else as `plain`, `folded` or `bare` where only one is meant."""
+    """An index of names that finds other spellings too: exact first, then `plain`, `folded` and `bare` if
+    unambiguous."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = names
         self._by: dict[Callable[[str], str], dict[str, list[str]]] = {}
 
     def alike(self, name: str) -> list[str]:
-        """The names that `name` may mean: one where it is clear, none where there is none like it."""
+        """The names that `name` may stand for: one if unambiguous, none if there is no match."""
         if name in self._names:
             return [name]
         for key in LOOSER:
@@ -117,11 +118,11 @@ class FileNames:
         return []
 
     def some(self) -> list[str]:
-        """A few of them, for sentences."""
+        """A few of the names, for errors."""
         return sorted(self._names)[:3]
 
     def find(self, name: str, where: str, what: str) -> str:
-        """The one that `name` means; UserError, saying `where` and `what` it should be, for none and for several."""
+        """The name that `name` stands for. Raises UserError, with `where` and `what`, for no match and for several."""
         matches = self.alike(name)
         if len(matches) == 1:
             return matches[0]

@@ -35,13 +35,13 @@ from vbert.data.pickle_stand_ins import (
 
 DEEPEST = 100  # containers in containers
 FORBIDDEN = ("EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "INST", "OBJ")
-OF_CLASSES = ("NEWOBJ", "NEWOBJ_EX")  # for those that are merely named
+OF_CLASSES = ("NEWOBJ", "NEWOBJ_EX")  # allowed for classes that are only named
 PERSISTENT = ("PERSID", "BINPERSID")
 
 
 class RestrictedUnpickler(pickle.Unpickler):
     def __init__(self, file: IO[bytes], torch: bool, named: bool) -> None:
-        super().__init__(file, encoding="latin-1")  # Python 2's text and bytes; others say what they are
+        super().__init__(file, encoding="latin-1")  # of Python 2's text and bytes, which don't state it
         self._names, self._named = TORCH if torch else NUMPY, named
         self.storages: dict[str, PickledStorage] = {}
 
@@ -87,7 +87,7 @@ def scan(file: IO[bytes], operations: int, torch: bool, named: bool) -> int:
 
 
 class PlainDataWriter:
-    """Plain data as a JSON tree and blobs; a thing met twice is a blob once, and counts each time."""
+    """Plain data as a JSON tree and blobs; a value met twice becomes one blob and counts twice against the limits."""
 
     def __init__(self, nodes: int, characters: int, named: bool) -> None:
         self.nodes, self.characters, self.named = nodes, characters, named
@@ -143,7 +143,7 @@ class PlainDataWriter:
 
 
 def answer(request: dict[str, Any], given: bytes) -> tuple[dict[str, Any], list[memoryview]]:
-    """The `count` pickles of the request, which stand at the beginning of `given` or of a file."""
+    """Reads the `count` pickles of a request, at the beginning of `given` or of a file."""
     torch, named = bool(request["torch"]), bool(request["named"])
     with open(request["path"], "rb") if request["path"] else io.BytesIO(given) as file:
         operations = sum(scan(file, request["operations"], torch, named) for _ in range(request["count"]))
@@ -168,7 +168,7 @@ def answer(request: dict[str, Any], given: bytes) -> tuple[dict[str, Any], list[
 
 
 def _limit(memory: int) -> None:
-    """At most so many bytes of address space more than this process has now."""
+    """Limit the address space to `memory` bytes more than this process has now."""
     pages = int(Path("/proc/self/statm").read_text().split()[0]) if os.path.exists("/proc/self/statm") else 0
     if pages:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -182,7 +182,7 @@ def _limit_time(seconds: float) -> None:
 
 
 def serve(source: IO[bytes], target: IO[bytes]) -> None:
-    """One request after another: a line of JSON, then `size` bytes; answers likewise; until the other end closes."""
+    """Serve requests (a line of JSON, then `size` bytes) with answers of the same form, until the other end closes."""
     while line := source.readline():
         request = json.loads(line)
         given = source.read(request["size"])

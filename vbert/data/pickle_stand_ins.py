@@ -1,6 +1,6 @@
 """Stand-ins for the classes and functions that a pickle of arrays names: none of those is ever imported or called.
 
-They rebuild what numpy and torch write, and check it: an array is never larger than the bytes that came along.
+They rebuild arrays and tensors as numpy and torch write them, and check that no array is larger than its bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STORAGES = {
     "CharStorage": "|i1",
     "ByteStorage": "|u1",
     "BoolStorage": "|b1",
-    "BFloat16Storage": "bfloat16",  # no dtype of numpy's: only its place is told
+    "BFloat16Storage": "bfloat16",  # no dtype of numpy's: only its place is recorded
 }
 
 
@@ -33,7 +33,7 @@ class RefusedPickle(Exception):
 
 
 class AllowedCall:
-    """Stands for a function or class named in a pickle. A pickle can call it and do nothing else with it."""
+    """Replaces a function or class that a pickle names. A pickle can call it and do nothing else with it."""
 
     __slots__ = ("function",)
 
@@ -48,7 +48,7 @@ class AllowedCall:
 
 
 class UnknownClass:
-    """Stands for any class or function that is not known, where it may be named: it takes everything and keeps nothing.
+    """Replaces an unknown class or function, where it may be named: accepts all arguments and keeps none.
 
     Each has a class of its own, made by `unknown`, because a pickle makes objects by classes.
     """
@@ -171,7 +171,7 @@ def are_sizes(values: Any) -> bool:
 
 
 def array(shape: Any, dtype: Any, raw: Any, order: Any) -> Any:
-    """A numpy array of bytes that are there, or ObjectArray; never larger than what the pickle brought along."""
+    """A numpy array over the pickle's own bytes, or an ObjectArray; never larger than those bytes."""
     if not are_sizes(shape) or not isinstance(dtype, PickledDtype) or order not in ("C", "F"):
         raise RefusedPickle("it has an array without a proper shape and type")
     if dtype.code.startswith("O"):

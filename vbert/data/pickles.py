@@ -1,7 +1,7 @@
-"""Pickles as plain data. Others' files hold them (features, indices, published weights), and a pickle is a program.
+"""Pickles as plain data. Foreign files hold them (features, indices, published weights), and a pickle is a program.
 
-It runs in a child process (`pickle_child.py`) with limits of time, memory and operations, which knows numpy arrays,
-torch tensors and plain containers by exact names and hands back nothing else: JSON and raw bytes.
+A child process (`pickle_child.py`) reads them under limits of time, memory and operations. It knows numpy arrays, torch
+tensors and plain containers by exact names, and returns only JSON and raw bytes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import IO, Any
 
 from vbert.errors import UserError
 
-ROOT = Path(__file__).parents[2]  # behind all other places of modules, where vbert is not installed
+ROOT = Path(__file__).parents[2]  # the last place on sys.path, for a vbert that is not installed
 CHILD = f"import sys; sys.path.append({str(ROOT)!r}); from vbert.data.pickle_child import main; main()"
 
 
 @dataclass(frozen=True)
 class PickleLimits:
-    """What one pickle may cost. `memory` in bytes is beside six times the pickle's own size."""
+    """Limits for one pickle: `memory` in bytes beyond six times the pickle's size."""
 
     seconds: float = 30.0
     memory: int = 256 * 2**20
@@ -36,13 +36,14 @@ class PickleLimits:
 
 
 class UnsafePickle(UserError):
-    """A pickle that is not arrays and plain containers, or costs more than it may. Nothing of it was run."""
+    """A pickle that holds more than arrays and plain containers, or exceeds its limits. No part of it was run."""
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a torch tensor's numbers are: elements of storage `key` from `offset` on, `stride` of them from one index
-    of an axis to the next (row by row, unless read with `named`). `bfloat16` is the one dtype that is not numpy's."""
+    """Where a torch tensor's numbers lie: elements of storage `key` from `offset` on, with `stride` elements from one
+    index of an axis to the next (row-major, unless read with `named`). `bfloat16` is the one dtype that is not
+    numpy's."""
 
     dtype: str
     key: str
@@ -53,14 +54,15 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class UnreadObject:
-    """An object of a class that is not known here, of which nothing was read: the class's name with its module."""
+    """An object of an unknown class, of which only the class's module and name were read."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class TorchPickle:
-    """What torch wrote: the object, with StoredTensor for tensors; key → (dtype, elements); where the pickles end."""
+    """A torch pickle: `value` with StoredTensor for tensors; `sizes`: key → (dtype, elements); `end`: byte behind
+    it."""
 
     value: Any
     sizes: Mapping[str, tuple[str, int]]
@@ -71,7 +73,7 @@ def load(source: bytes | Path, name: str, limits: PickleLimits | None = None, na
     """The pickled object: None, numbers, text, bytes, lists, tuples, sets, dicts and numpy arrays.
 
     An array of objects becomes the object (no dimension) or a list (one). `name`: of the file, for errors. `named`:
-    what else it holds appears as `UnreadObject`. Raises UnsafePickle.
+    other objects appear as `UnreadObject`. Raises UnsafePickle.
     """
     return _shared.ask(source, name, limits or PickleLimits(), named=named).value
 
@@ -79,12 +81,12 @@ def load(source: bytes | Path, name: str, limits: PickleLimits | None = None, na
 def load_torch(
     source: bytes | Path, name: str, count: int = 1, limits: PickleLimits | None = None, named: bool = False
 ) -> TorchPickle:
-    """The object(s) that torch pickled, tensors as StoredTensor. `count` pickles in a row give a list of them."""
+    """The objects of `count` consecutive torch pickles (a list, if more than one), tensors as StoredTensor."""
     return _shared.ask(source, name, limits or PickleLimits(), torch=True, count=count, named=named)
 
 
 class PickleProcess:
-    """One child process, which reads pickles one after another; another takes its place when it dies of one."""
+    """A child process that reads one pickle after another, replaced when it dies."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None

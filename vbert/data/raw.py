@@ -1,7 +1,7 @@
-"""Raw files: what a source or a generator gave, read in place and by name.
+"""Raw files: the files of a source or a generator, read in place and by name.
 
 Archives are indexed, never unpacked to thousands of files: `members.parquet` says where each member's bytes lie.
-Folders and files of the user are held by reference: the index has their names, sizes and sha256, the bytes stay there.
+The user's folders and files are kept by reference: the index has their names, sizes and sha256, the bytes stay there.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class RawFiles(Artifact):
     ('images/000000.png', b'PNG')
     """
 
-    source: Argument[Source | None] = Argument(default=None)  # None: made here, of no source
+    source: Argument[Source | None] = Argument(default=None)  # None: made by a generator, without a source
 
     def members(self) -> list[str]:
         """All names, sorted; those of archives without hidden files (see `names.hidden`), as folders are read."""
@@ -93,15 +93,15 @@ class RawFiles(Artifact):
         return self._stream(self._member(name))
 
     def local(self) -> Path:
-        """The user's file or folder that this refers to, for libraries that open files themselves.
+        """The user's file or folder, for libraries that open files themselves.
 
-        Raises BuildError where it is no reference, or no longer what was planned.
+        Raises BuildError where these files are no reference, or have changed since they were planned.
         """
         source = self.source
         if source is None or source.path is None:
             raise BuildError(f"{self.title} is no local file or folder")
         try:
-            source.pinned()  # what is remembered of unchanged files makes this fast
+            source.pinned()  # fast, since digests of unchanged files are remembered
         except UserError as error:
             raise BuildError(f"{source.path} has changed since it was planned; run again ({error.message})") from error
         return Path(source.path)
@@ -136,7 +136,7 @@ class RawFiles(Artifact):
         return index[name]
 
     def _local(self, member: RawMember) -> Path:
-        """Where a member held by reference lies: the source's path, or below it."""
+        """The path of a member kept by reference: the source's path, or one below it."""
         source = self.source
         root = Path("" if source is None else source.path or "")
         return root if root.is_file() else root / member.file
@@ -171,8 +171,8 @@ def _read_index(path: str, _mtime_ns: int) -> dict[str, RawMember]:
 def write_index(directory: Path, members: Iterable[RawMember], sha256: str | None = None) -> int:
     """Write `members.parquet`, sorted by name, into `directory`; returns the number of members.
 
-    `sha256`: of a file that stays where it is. Names, sizes and offsets are the same for other bytes as well, and what
-    was made of those may not be taken for what is made of these.
+    `sha256`: of a file that stays where it is, so that artifacts made of other bytes with the same names, sizes and
+    offsets are not taken for those made of these.
 
     Raises BuildError where a name occurs twice.
     """

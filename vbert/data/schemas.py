@@ -1,4 +1,4 @@
-"""The tables at rest: one schema for all data sets, unused columns null. Writing is canonical: sorted, so order of
+"""The schemas of Parquet tables: one for all data sets, unused columns null. Tables are written sorted, so the order of
 reading changes no bits."""
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ EXAMPLES_SCHEMA = _schema(
             _struct(start=pa.int32(), end=pa.int32(), boxes=pa.list_(pa.list_(pa.float32())))
         ),
         "negatives": pa.list_(pa.string()),  # texts false of this image
-        "changed": pa.list_(pa.string()),  # what each of `negatives` changes of the text, e.g. color
+        "changed": pa.list_(pa.string()),  # the kind of change in each of `negatives`, e.g. color
         "false_of": pa.list_(pa.string()),  # images of the split that the text is known to be false of
         "unique": pa.bool_(),  # a caption true of this image alone within its split
     },
 )
 
-ROWS_AT_ONCE = 20_000  # rows held as Python objects; the rest is Arrow's, which is several times smaller
+ROWS_AT_ONCE = 20_000  # rows kept as Python objects; Arrow's are several times smaller
 
 
 def as_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

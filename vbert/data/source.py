@@ -1,4 +1,4 @@
-"""Sources: where one file or folder of a data set comes from, and by what it is known."""
+"""Sources: where one file or folder of a data set comes from, and its identity."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _url(url: str) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """The URL without what may be a secret."""
+    """The URL without its possible secrets."""
     return url.partition("?")[0].rpartition("@")[2][:200]
 
 
@@ -71,10 +71,10 @@ Sha256 = Annotated[str, AfterValidator(_sha256)]
 class Source(Settings):
     """Where one file (or folder) of a data set comes from. Exactly one of `url`, `python_package`, `path` is given.
 
-    - `url`: fetched over http(s), resumed, checked by `sha256`. Without one the URL is the identity, and the digest
-      found is recorded. `auth: env:NAME` sends the variable NAME as a bearer token.
+    - `url`: fetched over http(s), resumed, checked by `sha256`. Without a `sha256` the URL is the identity, and the
+      digest of the file is recorded. `auth: env:NAME` sends the variable NAME as a bearer token.
     - `python_package`: `name==version`, a wheel fetched by pip and checked by `sha256`.
-    - `path`: a local file or folder, held by reference; `~` and paths relative to the spec are allowed. Its identity is
+    - `path`: a local file or folder, kept by reference; `~` and paths relative to the spec are allowed. Its identity is
       its content: `pinned` fills in `sha256`.
 
     Archives (.zip .whl .tar .tar.gz .tgz .tar.bz2 .tar.xz) appear by their members, `.gz .bz2 .xz` by what is in them.
@@ -94,7 +94,7 @@ class Source(Settings):
     auth: Annotated[Annotated[str, Field(pattern="^env:[A-Za-z_][A-Za-z0-9_]*$")] | None, Location] = Field(
         None, description="env:NAME: a variable whose value is sent as a bearer token"
     )
-    # Its name is part of what is made, so it is hashed, unlike the location it is taken from.
+    # The file's name is part of the artifact, so it is hashed, unlike the location it is fetched from.
     file: Annotated[str, AfterValidator(_file)] = Field(
         default_factory=lambda given: _file_name(given), description="what the file is called"
     )

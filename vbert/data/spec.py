@@ -1,4 +1,4 @@
-"""Dataset specs: what exists in the world. One YAML file a data set in `data_specs/datasets`.
+"""Dataset specs: one YAML file a data set in `data_specs/datasets`, with its sources, licence, readers and splits.
 
 A new data set is one such file and, if its format is new, one reader. Two data sets on the same photos: the second says
 `images: {from: <the first>}`, so that the photos are fetched, indexed and extracted once.
@@ -42,7 +42,7 @@ class HoldOut(Settings):
 
 
 class ReaderOptions(Settings):
-    """What a reader is told, besides its name and version."""
+    """A reader's options, beside its name and version."""
 
     options: dict[str, JsonValue] = Field({}, description="keyword arguments of the reader")
     validation: HoldOut | None = None
@@ -139,7 +139,7 @@ class DatasetSpec(Settings):
         return other
 
     def reading(self, part: Literal["images", "examples"]) -> ReaderOptions:
-        """What the reader of that part is told."""
+        """The options of that part's reader."""
         if part == "images":
             accepted = self.images.unusable_boxes
             return ReaderOptions(options=self.images.options, validation=self.validation, unusable_boxes=accepted)
@@ -147,14 +147,14 @@ class DatasetSpec(Settings):
         return ReaderOptions(options=given, validation=self.validation, unusable_boxes=self.images.unusable_boxes)
 
     def reader(self, part: Literal["images", "examples"]) -> Plugin:
-        """The reader of that part, with its version."""
+        """The name and version of that part's reader."""
         of = self.images if part == "images" else self.examples
         if of is None or of.reader is None:
             raise UserError(f"data set {self.name!r} has no reader of {part}")
         return readers.reader(of.reader)
 
     def read_by(self, part: Literal["images", "examples"]) -> Sequence[str]:
-        """The names of the sources that the reader of that part gets."""
+        """The names of the sources that are passed to that part's reader."""
         of = self.images if part == "images" else self.examples
         return (of.sources if of else None) or self.source_names()
 

@@ -1,6 +1,6 @@
-"""What `torch.save` wrote, in both of its forms (the zip archive and the older row of pickles), read without torch.
+"""Files of `torch.save` in both forms (the zip archive and the older row of pickles), read without torch.
 
-The pickles are read as plain data (`pickles.py`); tensors are places in the file until somebody reads their numbers.
+The pickles are read as plain data (`pickles.py`); tensors are offsets into the file until their numbers are read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vbert.errors import UserError
 
 MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER, the first of the older form's five pickles
 PICKLES = 5  # magic, protocol, system, the object, the keys of its storages in order
-# The pickle of MAGIC, of any protocol: what files of the older form begin with.
+# Files of the older form begin with the pickle of MAGIC, in any protocol.
 LEGACY = re.compile(rb"\x80.(?:\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)
 LARGEST_PICKLE = 2**30  # bytes of an archive's data.pkl, inflated
 
@@ -33,8 +33,8 @@ class TorchFile:
 
 
 def saved(path: Path, named: bool = False) -> TorchFile:
-    """What the file `path` holds. `named`: objects of classes that are not known appear as `Named`, and nothing of them
-    is read; else they are refused. Raises UserError."""
+    """The object that the file `path` holds. `named`: objects of unknown classes appear as `UnreadObject` instead of
+    being refused. Raises UserError."""
     with path.open("rb") as file:
         head = file.read(512)
         if head.startswith(b"PK"):
@@ -83,7 +83,7 @@ def _archive(file: BinaryIO, path: Path, named: bool) -> TorchFile:
 
 
 def _row_of_pickles(path: Path, named: bool) -> TorchFile:
-    """torch's older form: five pickles, then each storage as its number of elements (int64) and they themselves."""
+    """torch's older form: five pickles, then each storage: its number of elements (int64), then the elements."""
     pickled_object = load_torch(path, str(path), PICKLES, named=named)
     magic, _, _, value, keys = pickled_object.value
     if magic != MAGIC or not isinstance(keys, list):

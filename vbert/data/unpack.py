@@ -1,4 +1,4 @@
-"""Archives to an index of their members. Nothing is unpacked under a name from inside an archive, no link is followed.
+"""Indexes the members of archives. Nothing is unpacked under a name from inside an archive, no link is followed.
 
 Archives are not trusted, whoever made them: links, devices, encryption, overlapping or repeated entries, names that are
 not plain and sizes that don't fit the file are refused; expansion is counted and bounded.
@@ -33,7 +33,7 @@ WINDOWS = 0  # zip's number for the system that made an entry, where names are t
 
 MAX_XZ_MEMORY = 2**28  # xz -9 needs 65 MB; a header may ask for gigabytes
 
-# What zipfile raises for broken bytes: names, offsets and packed data among them.
+# Errors of zipfile for broken bytes: names, offsets, packed data.
 BROKEN_ZIP = (
     zipfile.BadZipFile,
     zlib.error,
@@ -84,9 +84,9 @@ def index_archive(
 ) -> list[RawMember]:
     """Put `file`, called `name`, into the artifact's `directory` as it will be read, and index it.
 
-    What it is, its name's ending says. Zips and tars are linked and read in place; compressed tars and files are
-    expanded once. With `local` the file stays where it is and only what has to be expanded is written.
-    Members that can't be taken for their names (see `names.odd`) are told by `set_aside`, their names being appended.
+    The ending of `name` gives the format. Zips and tars are linked and read in place; compressed tars and files are
+    expanded once. With `local` the file stays where it is and only expanded files are written. Names of members that
+    are refused (see `names.odd`) are appended to `set_aside`.
     Raises BuildError, naming the member, for an archive that is damaged or hostile.
     """
     base, suffix = os.path.splitext(name)
@@ -94,7 +94,7 @@ def index_archive(
     compression = COMPRESSIONS.get(suffix.lower())
     if compression is not None:
         name, local = base, False
-    # The artifact's own records have these names: a file called so lies there under another one.
+    # The artifact's own records have these names, so a file of that name is stored under another.
     stored = f"file-{name}" if name.lower() in OWN and not local else name
     if compression is not None:
         expand(file, directory / stored, compression)
@@ -245,4 +245,4 @@ def tar_members(file: Path, name: str, local: bool = False, set_aside: list[str]
 
 def _some_taken(members: list[RawMember], aside: list[str]) -> None:
     if aside and not members:
-        safe_name(aside[0])  # says what is wrong with it
+        safe_name(aside[0])  # raises a BuildError of its own

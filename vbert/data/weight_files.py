@@ -1,7 +1,7 @@
-"""Files of weights as the world writes them: told apart by their first bytes, read without running anything, unwrapped.
+"""Weight files of any common format: recognised by their first bytes, read without running code, and unwrapped.
 
 safetensors, both forms of torch.save, and pickles of arrays by name (detectron2's model zoo), under whatever name.
-What training scripts put around a state dict is taken off: torchvision's references and detectron2 write `model`,
+Wrappers around a state dict are removed: torchvision's references and detectron2 write `model`,
 Lightning `state_dict` with names that begin with `model.`, DataParallel `module.`, torch.compile `_orig_mod.`.
 """
 
@@ -103,7 +103,7 @@ def refuse_not_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by the network's own names. What two would be left with one name by is no wrapper and stays."""
+    """The tensors by the network's own names. A prefix is kept where removing it would give two tensors one name."""
     out = dict(tensors)
     for part in BETWEEN:
         out = _renamed(out, [name.replace(part, "") for name in out])
@@ -120,7 +120,7 @@ def _renamed(tensors: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
 
 
 def state_dict(content: Any, where: str, kind: type) -> Mapping[str, Any]:
-    """The values of `kind` by name in what a file holds, out of the wrappers that are known. Raises UserError."""
+    """The values of type `kind` by name, taken out of known wrappers. Raises UserError."""
     if isinstance(content, UnreadObject):
         raise _whole_model(where, content)
     if not isinstance(content, Mapping) or not content:
@@ -167,7 +167,7 @@ def class_lines(path: Path) -> list[str]:
 
 
 def _most(tensors: Mapping[str, Tensor], before: str) -> bool:
-    """Whether most names begin so: Lightning keeps metrics and losses beside the network."""
+    """Whether most names begin with the prefix: Lightning keeps metrics and losses beside the network."""
     return 2 * sum(name.startswith(before) for name in tensors) > len(tensors)
 
 
@@ -185,7 +185,8 @@ def _what(value: Any) -> str:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """The length of a JSON header (little-endian, below 100 MB by the format), then the header."""
+    """Whether `head` begins with the length of a JSON header (little-endian, below 100 MB by the format) and the
+    header."""
     return len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 10**8
 
 

@@ -1,4 +1,4 @@
-"""YAML 1.2 files as pydantic models, with errors that say file:line:column, the field and the nearest valid name.
+"""YAML 1.2 files as pydantic models, with errors that state file:line:column, the field and the nearest valid name.
 
 Files are not trusted: aliases, anchors, merges, tags and repeated keys are refused, size and depth are bounded.
 """
@@ -79,7 +79,7 @@ def load_yaml(
         # JSON mode is strict as YAML is typed: no "3" for 3, yet lists for tuples and 1 for 1.0.
         return model.model_validate_json(json.dumps(root.plain()), strict=True)
     except ValidationError as error:
-        # A misspelt key before the missing one it was meant to be.
+        # A misspelt key comes before the missing one that it stands for.
         likeliest = _likeliest(root, error.errors(include_url=False))
         likeliest.sort(key=lambda fault: bool(fault["type"] != "extra_forbidden"))
         faults = [_fault(root, model, fault) for fault in likeliest]
@@ -87,7 +87,7 @@ def load_yaml(
 
 
 def is_yaml(name: str) -> bool:
-    """Whether it is the name of such a file, and not of something that is called without one."""
+    """Whether `name` is that of a YAML file."""
     return name.endswith((".yaml", ".yml"))
 
 
@@ -257,7 +257,7 @@ def _is_path(value: Any, marker: LocalPath, base: Path) -> bool:
 
 
 def _likeliest(root: YamlNode, faults: Sequence[Any]) -> list[Any]:
-    """Of the faults that each member of a union finds, those of the member that finds the fewest."""
+    """The faults that each member of a union reports, reduced to those of the member that reports the fewest."""
     members: dict[tuple[Any, ...], dict[Any, list[Any]]] = {}
     for fault in faults:
         if fault["type"] == "default_factory_not_called":  # only follows from another fault
@@ -274,7 +274,7 @@ def _likeliest(root: YamlNode, faults: Sequence[Any]) -> list[Any]:
 
 
 def _step(place: YamlNode, part: Any) -> YamlNode | None:
-    """What stands in `place` under the key or index `part`."""
+    """The node in `place` under the key or index `part`."""
     inside = place.value
     if part in (inside if isinstance(inside, dict) else range(len(inside)) if isinstance(inside, list) else ()):
         return inside[part]  # type: ignore[no-any-return]
@@ -311,7 +311,7 @@ def _fault(root: YamlNode, model: type[BaseModel], fault: Any) -> str:
 
 
 class NestedError(ValueError):
-    """What a validator of a whole mapping raises about one value in it, at `location` from there."""
+    """Raised by a validator of a whole mapping about the value at `location` inside it."""
 
     def __init__(self, location: Sequence[str | int], message: str) -> None:
         super().__init__(message)
@@ -319,7 +319,7 @@ class NestedError(ValueError):
 
 
 def _shown(fault: Any) -> bool:
-    """Whether the value helps: a validator's own sentence names what it needs, and secrets are not repeated."""
+    """Whether the error shows the value: not where a validator's own sentence names it, and never for secrets."""
     return fault["type"] != "value_error" and not isinstance(fault["input"], dict | list)
 
 
@@ -345,7 +345,7 @@ def _remedy(model: Any, path: list[str]) -> str:
 
 
 def _any_key(model: Any, path: list[str]) -> bool:
-    """Whether what stands at `path` may be a mapping with keys of the user's own."""
+    """Whether the mapping at `path` may have keys of the user's own."""
     options = [model]
     for part in path:
         options = [inner for option in options for inner in _inside(option, part)]
@@ -362,7 +362,7 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _inside(annotation: Any, part: str) -> list[Any]:
-    """The annotations of what stands under the key or index `part`."""
+    """The annotations of the value under the key or index `part`."""
     annotations = []
     for choice in _members(annotation):
         if isinstance(choice, type) and issubclass(choice, BaseModel):

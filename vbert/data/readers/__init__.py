@@ -5,13 +5,13 @@ A reader is a module of this package with (see `Reader`):
     VERSION = 1     raised by hand when the reader starts to make other rows
     OWN = (".xml",) endings of the files it reads beside images; others are counted. Left out: all files are its own
 
-    def images(raws, **options) -> Iterable[ImageRow | Note]
+    def images(raws, **options) -> Iterable[ImageRow | ReaderNote]
     def boxes(raws, **options) -> Iterable[BoxRow]                 only where the collection has boxes
-    def examples(raws, image_ids, **options) -> Iterable[dict | Note]  keys: EXAMPLES_SCHEMA's columns, or fewer;
-                                                                   only where the format has texts
+    def examples(raws, image_ids, **options) -> Iterable[dict | ReaderNote]  keys: columns of EXAMPLES_SCHEMA;
+                                                                         only where the format has texts
 
-A file is read as its maker meant it, or refused by a UserError with file, line and field; a reader drops nothing
-without saying so (`ReaderNote`, `left_out` of a box) and makes up no number. No other exception leaves it.
+A reader reads a file as its format defines it, or raises a UserError with file, line and field, and no other exception.
+It reports every row that it leaves out (`ReaderNote`, `left_out` of a box) and makes up no number.
 
 `raws` are the artifacts of the spec's sources by name ("generated" for a generator's); `options` stand in the spec.
 Order doesn't matter: tables are sorted. Import heavy libraries inside the functions.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReaderNote:
-    """What a reader has to say beside its rows: a figure of the index, and a sentence."""
+    """A reader's remark beside its rows: a figure of the index, and a sentence."""
 
     figure: str
     count: int
@@ -48,12 +48,12 @@ class ImageRow(TypedDict):
 
     image_id: str  # unique in the collection
     path: str  # member of the RawFiles
-    source: NotRequired[str]  # which of the Raws; may be left out where there is one
+    source: NotRequired[str]  # the source whose raw files hold it; may be left out where there is only one
     split: NotRequired[str | None]  # the official split, if the collection has one
 
 
-# `class` is a keyword, so this one is written as a call. x2 and y2 exclusive, in the pixels that `stated` says; without
-# it, in those of the image as shown. `boxes.Fitting` makes rows at rest of them.
+# x2 and y2 exclusive, in the pixels of `stated`, else of the image as shown; `boxes.BoxConverter` makes rows of
+# `boxes.parquet` of them. `class` is a keyword, so this type is written as a call.
 BoxRow = TypedDict(
     "BoxRow",
     {
@@ -64,15 +64,15 @@ BoxRow = TypedDict(
         "y2": float,
         "class": str,
         "attributes": Sequence[str],
-        "where": NotRequired[str],  # its place in the file, for sentences
-        "stated": NotRequired["StatedSize"],  # what the file says of its photo
-        "left_out": NotRequired[str],  # why it isn't wanted, in a word: it is counted
+        "where": NotRequired[str],  # its place in the file, for errors
+        "stated": NotRequired["StatedSize"],  # the size of its photo in the file
+        "left_out": NotRequired[str],  # the reason for leaving it out, in a word, by which it is counted
     },
 )
 
 
 class Reader(Protocol):
-    """What a reader module offers; see the module's docstring."""
+    """The interface of a reader module; see this module's docstring."""
 
     __name__: str
     VERSION: int
@@ -122,7 +122,7 @@ def call(reader: Reader, part: str, *given: Any, options: Mapping[str, Any]) -> 
 
 
 def only(raws: Mapping[str, RawFiles], wanted: str) -> RawFiles:
-    """The one RawFiles of a reader that needs just one; `wanted` says what it should hold."""
+    """The raw files of a reader that takes one source only; `wanted`: their expected content, for the error."""
     if len(raws) != 1:
         raise UserError(f"the reader wants one source ({wanted}), the spec gives {', '.join(raws) or 'none'}")
     return next(iter(raws.values()))

@@ -1,4 +1,4 @@
-"""What readers of annotated photos share: photos found by the names that annotation files give them."""
+"""For readers of annotated photos: finds photos by the names that annotation files give them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Place = tuple[str, str]  # source, member
 
 
 class PhotoFiles:
-    """The image files of some Raws, by name."""
+    """The image files of several sources, by name."""
 
     def __init__(self, raws: Mapping[str, RawFiles]) -> None:
         self._all = [(source, member) for source, raw in raws.items() for member in raw.members() if is_image(member)]
@@ -37,10 +37,10 @@ class PhotoFiles:
     def find(self, name: str, folder: str, where: str, any_ending: bool = True) -> Place:
         """The photo `name`, which may begin with folders; of several, that in `folder`.
 
-        A name that fits none is tried as `plain` and `folded` (see `names.py`), and as `bare` where no photo has its
-        ending (they were converted; else it might be a mask of a photo that is missing). Folders before a name that the
-        sources don't have are left out. Raises UserError, saying `where` it is named, where there is none or one can't
-        tell which.
+        A name without an exact match is tried as `plain` and `folded` (see `names.py`), and as `bare` where no photo
+        has its ending (photos may have been converted; with that ending it might be the mask of a missing photo).
+        Leading folders that the sources don't have are ignored. Raises UserError, with the place `where` it is named,
+        for no match or an ambiguous one.
         """
         converted = any_ending and ending(name).lower() not in self._endings
         for key in (_same, plain, folded, *([bare] if converted else [])):
@@ -54,7 +54,7 @@ class PhotoFiles:
         raise UserError(f"{where}: no source holds the photo {name!r:.200}; {hint:.200}; are all sources given?")
 
     def _like(self, name: str, folder: str, key: Callable[[str], str]) -> list[Place]:
-        """The photos that `name` may mean where names are compared by `key`."""
+        """The photos that match `name` when names are compared by `key`."""
         wanted = key(name)
         if key not in self._last:
             index = self._last[key] = {}

@@ -1,4 +1,4 @@
-"""What readers share: JSON checked against types, with sentences that name file, place and field, and their options."""
+"""For all readers: checks JSON against types, with errors that name file, place and field, and checks options."""
 
 from __future__ import annotations
 
@@ -47,12 +47,13 @@ class ExampleRow(TypedDict, total=False):
 
 @cache
 def adapter(kind: Any) -> TypeAdapter[Any]:
-    """Made at first use: planning imports readers, and reads nothing."""
+    """Made at first use: planning imports readers but reads nothing."""
     return TypeAdapter(kind)
 
 
 def checked(data: bytes, kind: Any, where: str) -> Any:
-    """JSON as `kind` says, fields that it doesn't have left out. Raises UserError as `where: field: what`."""
+    """JSON checked against the type `kind`, without fields that it doesn't have. Raises UserError as `where: field:
+    what`."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{where}: is text in UTF-16; save it as UTF-8")
     try:
@@ -75,7 +76,7 @@ def lines(raw: RawFiles, name: str, kind: Any) -> Iterator[tuple[str, Any]]:
 
 
 def flag(value: Any, where: str) -> bool:
-    """Yes or no as files write it: 1, true, "1"; 0, false, "0", null, nothing. Raises UserError for anything else."""
+    """A flag as files write it: 1, true, "1"; 0, false, "0", null, nothing. Raises UserError for anything else."""
     plain = value.strip().lower() if isinstance(value, str) else value
     if plain in YES or plain in NO:
         return plain in YES
@@ -83,7 +84,7 @@ def flag(value: Any, where: str) -> bool:
 
 
 def chosen(value: Any, valid: Sequence[str | bool], option: str) -> None:
-    """Raises UserError where the option of a reader is none of the valid ones."""
+    """Raises UserError for an option of a reader that is not among the valid ones."""
     if value not in valid:
         words = [str(choice) for choice in valid]
         raise UserError(f"options.{option}: {value!r:.80} is none of {', '.join(words)}; {nearest(str(value), words)}")
@@ -106,7 +107,7 @@ def named_by_split(splits: Any) -> Mapping[str, str] | None:
 
 
 def matched(splits: Mapping[str, str], names: Iterable[str], ends: bool, what: str) -> None:
-    """Raises UserError where a split's beginning (or ending) is that of no name."""
+    """Raises UserError for a split whose prefix (or suffix) matches no name."""
     every = list(names)
     for split, part in splits.items():
         if not any(f"/{name}".endswith(f"/{part}") if ends else name.startswith(part) for name in every):

@@ -8,11 +8,11 @@ category_id, bbox as x, y, width, height in pixels) and `categories` (id, name).
   alike, `options: {ids: file_name}` takes the file's name without its ending.
 - Boxes that stand for crowds (`iscrowd`) are left out: they are no single object. COCO's own evaluation ignores
   detections in them, so an average precision without them is slightly lower. `options: {crowd: keep}` keeps them.
-- COCO's boxes count in the pixels of the stored file, as its width and height do. A photo whose EXIF turns it, and
-  whose stated size is the stored one's, has its boxes turned with it: `options: {pixels: stored | shown}` says so for
-  all where sizes can't tell (upside down, square). None of the photos of 2017 that were looked at has such a mark.
-- Where photos have another size than the file states, they aren't those that were annotated, and are refused; if they
-  are, resized, `options: {scale_boxes: true}` scales their boxes. What else happens to boxes: `vbert/data/boxes.py`.
+- COCO's boxes, widths and heights are in pixels of the stored file. Where EXIF turns a photo whose stated size is that
+  of the stored file, its boxes are turned too. For photos whose sizes can't tell (upside down, square), `options:
+  {pixels: stored | shown}` decides. None of the photos of 2017 that were checked has such an orientation.
+- Photos of another size than the file states are refused, since they may not be the annotated ones. If they were only
+  resized, `options: {scale_boxes: true}` scales their boxes. For the other rules of boxes see `vbert/data/boxes.py`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class CocoCategory(TypedDict):
 
 
 class CocoContent(TypedDict, total=False):
-    """What is read of a file. Outlines are nine tenths of it, and nothing here needs them."""
+    """The fields that are read of a file. Outlines, nine tenths of it, are not needed."""
 
     images: list[CocoImage] | None
     annotations: list[CocoAnnotation] | None
@@ -72,7 +72,7 @@ class CocoContent(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class CocoFile:
-    """One annotation file. `kind`: instances, captions or image_info; `folder`: what its photos' folder is called."""
+    """One annotation file. `kind`: instances, captions or image_info; `folder`: the name of its photos' folder."""
 
     raw: RawFiles
     name: str
@@ -133,7 +133,7 @@ def images(
             if image_id not in seen:
                 seen[image_id] = place, file.split
                 yield {"image_id": image_id, "path": member, "source": source, "split": file.split}
-            elif seen[image_id] != (place, file.split):  # else two files of a split list it
+            elif seen[image_id] != (place, file.split):  # otherwise two files of a split list it
                 hint = "take `options: {ids: file_name}`" if ids == "id" else "rename one, or name it in one split"
                 raise UserError(f"{where}: a second image {image_id!r:.80}; {hint}")
 

@@ -52,7 +52,7 @@ def examples(raws: Mapping[str, RawFiles], image_ids: Collection[str]) -> Iterat
 
 
 def question_type(question: str, where: str = "") -> str:
-    """What a question asks, by its words; the data set names no types.
+    """The type of a question, by its words; the data set names no types.
 
     `shape`, `color`: the answer is one. `yes/no shape`, `yes/no color`, and the same with ` negated`: is there (not)
     one of that shape or colour? Raises BuildError for wordings that the generator doesn't have.

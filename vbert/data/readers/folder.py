@@ -1,8 +1,7 @@
 """A plain folder (or archive) of images, subfolders too. An image's id is its name without the ending.
 
-Names that differ in nothing but the ending (`a.jpg`, `a.png`) keep theirs, and so does one whose id another has then
-(`a.jpg.webp`). A file is an image by its ending; whether it
-can be decoded is for `regions` to say.
+Names that differ only in their endings (`a.jpg`, `a.png`) keep them, and so does a name whose id would then be taken
+(`a.jpg.webp`). A file counts as an image by its ending; stage `regions` finds out whether it can be decoded.
 """
 
 from __future__ import annotations

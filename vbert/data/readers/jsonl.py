@@ -20,13 +20,13 @@ that of the image, and `kind` is `question` with answers and `caption` without:
     {"image_ids": ["a.png", "b.png"], "kind": "pair", "text": "both show a dog", "label": "true"}
 
 `answers` are `{"answer": "two", "score": 0.6}` each, or texts, of which each is right. Ten texts, or ten of VQA's own
-objects (`{"answer": "two", "answer_confidence": "yes", "answer_id": 1}`), are what ten people said: n of them make the
-score min(0.3 · n, 1), as in VQA v2.
+objects (`{"answer": "two", "answer_confidence": "yes", "answer_id": 1}`), are answers of ten people: n equal ones make
+the score min(0.3 · n, 1), as in VQA v2.
 
 Boxes, for training a detector: a `boxes.jsonl` among the images, `{"image": "cats/1.jpg", "box": [x1, y1, x2, y2],
 "class": "cat", "attributes": ["black"]}` a line, in pixels of the image as shown, x2 and y2 exclusive. Splits of
 images: `images: {…, options: {splits: {train: train/, test: test/}}}` by how their names begin (where several fit, the
-longest counts); else all are `train`. What happens to boxes that can't be used: `vbert/data/boxes.py`.
+longest counts); else all are `train`. For unusable boxes see `vbert/data/boxes.py`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 VERSION = 2
 OWN = (".jsonl",)
 
-PEOPLE = 10  # that VQA asks
-SINGLE = {"image": "image_ids", "answer": "answers"}  # what may be written for one of them
+PEOPLE = 10  # people that VQA asks for each question
+SINGLE = {"image": "image_ids", "answer": "answers"}  # accepted spellings of one answer
 
 
 @with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -144,7 +144,7 @@ def examples(raws: Mapping[str, RawFiles], image_ids: Collection[str]) -> Iterat
 
 
 def _asks(row: Mapping[str, Any]) -> bool:
-    """Whether a line is a question: it says so, or says nothing and ends as one."""
+    """Whether a line is a question, by its kind or, without one, by its question mark."""
     return bool(row.get("kind", "question") == "question" and ("kind" in row or row["text"].rstrip().endswith("?")))
 
 
@@ -157,7 +157,7 @@ def _lines(raws: Mapping[str, RawFiles], end: str, kind: Any) -> Iterator[tuple[
 
 
 def _answers(answers: list[Any], where: str) -> list[dict[str, Any]]:
-    """Answers with their scores, from any of the ways to write them."""
+    """Answers with their scores, from any accepted spelling."""
     votes = Counter[str]()
     scored = []
     for at, item in enumerate(answers):

@@ -1,7 +1,7 @@
 """The built-in generator's files: `scenes.jsonl` and `texts.jsonl` hold the tables' rows already.
 
 A box's attributes are its colour and its size (small, medium, large), in this order. `question_type` of a caption
-says what it is: list, description, relation, count or statement.
+is its kind: list, description, relation, count or statement.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def images(raws: Mapping[str, RawFiles]) -> Iterator[ImageRow]:
 
 
 def boxes(raws: Mapping[str, RawFiles]) -> Iterator[dict[str, Any]]:
-    """Ground truth: tight around what is visible of each shape."""
+    """Ground truth: tight around the visible pixels of each shape."""
     for scene in _rows(raws, "scenes.jsonl", SceneLine):
         for item in scene["objects"]:
             x1, y1, x2, y2 = item["box"]

@@ -135,7 +135,7 @@ def kinds(settings: ShapesSettings) -> tuple[list[Noun], list[Noun]]:
 
 
 def more(settings: ShapesSettings, scene: SceneFacts, rng: Random) -> MoreOf | None:
-    """More of one colour than of another, or of one shape: true of the scene; None where nothing is."""
+    """ "More of one colour (or shape) than of another", true of the scene; None where no such text is true."""
     for nouns in rng.sample(kinds(settings), 2):
         for _ in range(TRIES):
             one, other = rng.sample(nouns, 2)

@@ -1,4 +1,5 @@
-"""Images that a caption is known to be false of: pairs that don't match, and that neither text nor image gives away."""
+"""Images that a caption is known to be false of, for pairs that don't match; neither text nor image alone reveals
+them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What texts can say about a scene, and whether it is so: true, false, or unclear (None).
+"""The meanings of texts about a scene, and their truth: true, false, or unclear (None).
 
 Sizes between small and large, positions near the border of two parts and objects hardly beside one another are
-unclear: neither said of a scene nor denied. The logic is Kleene's. Only published facts count: shape, colour, size
-and box of the visible pixels.
+unclear: no text asserts or denies them. The logic is Kleene's. Only published facts count: shape, colour, size and box
+of the visible pixels.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Noun(NamedTuple):
         return True if sure else None
 
     def tally(self, scene: SceneFacts) -> tuple[int, int]:
-        """The least and the greatest number of things it may describe."""
+        """(least, greatest) number of things that the noun may describe."""
         fits = [self.fits(thing) for thing in scene.things]
         sure = fits.count(True)
         return sure, sure + fits.count(None)
@@ -220,7 +220,7 @@ Meaning = Exists | ExactCount | MoreOf | HasAttribute | Relation | WholeScene
 
 
 def nouns_of(meaning: Meaning) -> tuple[Noun, ...]:
-    """Nouns without a thing to fit which the meaning is false; none for those that speak of absence."""
+    """The nouns that must each fit a thing for the meaning to be true; empty for a meaning about absence."""
     match meaning:
         case Exists(noun, negated):
             return () if negated else (noun,)
@@ -237,7 +237,7 @@ def nouns_of(meaning: Meaning) -> tuple[Noun, ...]:
 
 
 class SplitScenes:
-    """The scenes of one split; which of them a meaning may be true of."""
+    """The scenes of one split; finds those that a meaning may be true of."""
 
     def __init__(self, scenes: Sequence[SceneFacts]) -> None:
         self.scenes = scenes
@@ -251,7 +251,7 @@ class SplitScenes:
                         self._having.setdefault((shape, colour), set()).add(place)
 
     def candidates(self, meaning: Meaning) -> tuple[int, ...]:
-        """Places in `scenes` of those it is true of or unclear."""
+        """Indices in `scenes` of those for which the meaning is true or unclear."""
         key = (type(meaning), meaning)
         if (known := self._known.get(key)) is not None:
             return known

@@ -1,4 +1,4 @@
-"""Negatives: texts false of a scene that differ from a true one in one thing. Checked, not hoped."""
+"""Negatives: texts that differ from a true one in one thing and are checked to be false of the scene."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vbert.data.shapes.wording import place, words
 
 
 class Negative(NamedTuple):
-    """A false text, and what of the true one it changes: shape, color, size, place, count, relation or negation."""
+    """A false text, and its change of the true one: shape, color, size, place, count, relation or negation."""
 
     text: str
     changed: str
@@ -37,8 +37,8 @@ def negatives(
     settings: ShapesSettings, scene: SceneFacts, meaning: Meaning, wording: int, rng: Random
 ) -> list[Negative]:
     """Texts false of the scene: the meaning with one attribute, shape, count, relation or its negation changed, in the
-    same wording (a changed negation has wordings of its own). What only says that something is there, or isn't, gets
-    two, its contrary and another: so false texts deny as often as true ones do."""
+    same wording (a changed negation has wordings of its own). A text about mere presence or
+    absence gets two, its contrary and another: so false texts deny as often as true ones do."""
     texts: dict[str, Negative] = {}
     most = settings.negatives
     others = altered(settings, meaning, rng)

@@ -1,4 +1,4 @@
-"""What texts and images alone allow, and what a perfect reader reaches: the figures that results are compared with.
+"""Reference figures for results: the best guess from text or image alone, and the score of a perfect reader.
 
 All are shares (0–1), of the split named; majorities are those of the train split.
 """
@@ -20,7 +20,7 @@ CAPTION_KINDS = ("description", "list", "relation", "count", "place")  # stateme
 
 
 def answers(rows: Sequence[Row]) -> dict[str, Any]:
-    """Questions: the share that the most frequent train answer gets right, by what of the question is known."""
+    """Questions: the share that the most frequent train answer gets right, given parts of the question."""
     given: dict[str, Callable[[Row], Hashable]] = {
         "majority": lambda row: None,
         "majority_per_type": lambda row: row["question_type"],
@@ -72,7 +72,7 @@ def phrases(rows: Sequence[Row], things: Mapping[str, int]) -> dict[str, Any]:
 
 def retrieval(split: SplitScenes, texts: Sequence[tuple[int, str, Meaning]]) -> dict[str, Any]:
     """Recall at 1, 5, 10 of a reader who knows of every caption which images it may be true of (unclear counts as
-    true). `told`: (place in the split, kind of caption, meaning), statements left out.
+    true). `texts`: (place in the split, kind of caption, meaning), statements left out.
 
     caption_to_image: the caption's image among the first k of those it is true of, drawn at random.
     description_to_image: the same over the descriptions, which are true of one image alone.
@@ -166,8 +166,8 @@ def _similarity(one: Vector, other: Vector) -> float:
 def _guesses(
     rows: Sequence[Row], given: Mapping[str, Callable[[Row], Hashable]], truth: Callable[[Row], str]
 ) -> dict[str, Any]:
-    """Of each split, the share right of the train split's most frequent answer given what is known of a row (a train
-    row itself left out); what train never saw gets its overall majority. Ties go to the alphabetically first."""
+    """Of each split, the share right of the train split's most frequent answer given the known part of a row (a train
+    row itself left out); an unseen part gets the overall majority. Ties go to the alphabetically first."""
     result: dict[str, Any] = {split: {} for split in _splits(rows)}
     for name, known in given.items():
         seen: dict[Hashable, Counter[str]] = defaultdict(Counter)
@@ -209,6 +209,6 @@ def _splits(rows: Sequence[Row]) -> list[str]:
 
 
 def _mean(values: Iterable[float]) -> float:
-    """Rounded, so that the last bits of a machine's logarithm don't show."""
+    """The mean, rounded so that the last bits of a machine's logarithm don't show."""
     numbers = list(values)
     return round(math.fsum(numbers) / len(numbers), 6) if numbers else 0.0

@@ -16,8 +16,8 @@ BLOCK = 40  # scenes of a split that pairs are made among; earlier blocks don't 
 
 
 class PairClaim(NamedTuple):
-    """A statement over a left and a right image. `left` and `right` give what matters of one image; the statement is
-    true where `right`'s is the `partner` of `left`'s."""
+    """A statement over a left and a right image. `left` and `right` map an image to the property that decides; the
+    statement is true where `right`'s property is the `partner` of `left`'s."""
 
     kind: str
     text: str

@@ -1,4 +1,4 @@
-"""A scene of coloured shapes as data: what is in it, and the units that it is measured in.
+"""A scene of coloured shapes as data: its objects, background and units.
 
 Positions are pixels, x to the right, y downwards. Lengths of a shape before drawing are quarter pixels.
 """

@@ -17,7 +17,7 @@ from vbert.data.shapes.scene import COLOURS, GAP, SUBSAMPLES, Colour, Scene, Sce
 
 
 class ShapesSettings(Settings):
-    """What the generator makes. Default sizes contain easy-VQA's: one shape of 8–34 px on a light ground."""
+    """The generator's settings. Default sizes contain easy-VQA's: one shape of 8–34 px on a light ground."""
 
     images: int = Field(4000, ge=1, le=200_000)
     size: int = Field(80, ge=24, le=512, description="side of the square image in pixels")
@@ -82,8 +82,8 @@ def split_of(settings: ShapesSettings, index: int) -> str:
 
 
 def size_name(settings_size: int, box: tuple[int, int, int, int]) -> str:
-    """small: at most a fifth of the image's side; large: at least 0.3 of it; between: medium, of which nothing is
-    said, so no statement hangs on a pixel."""
+    """small: at most a fifth of the image's side; large: at least 0.3 of it; between: medium. No text mentions medium,
+    so no statement depends on a single pixel."""
     side = max(box[2] - box[0], box[3] - box[1])
     return "small" if 5 * side <= settings_size else "large" if 10 * side >= 3 * settings_size else "medium"
 
@@ -109,7 +109,7 @@ def scene(settings: ShapesSettings, index: int) -> Scene:
         shape, colour = rng.choice(settings.shapes), rng.choice(settings.colours)
         rgb = _jittered(COLOURS[colour], settings.jitter, rng)
         limit = longest
-        while True:  # ends: the settings leave room for the smallest
+        while True:  # terminates: the settings leave room for the smallest shape
             width, height = _sides(shape, shortest, limit, step, rng)
             x = rng.randrange(0, settings.size * SUBSAMPLES - width + 1, step)
             y = rng.randrange(0, settings.size * SUBSAMPLES - height + 1, step)

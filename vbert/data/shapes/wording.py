@@ -78,7 +78,7 @@ def several(noun: Noun, number: int) -> str:
 
 
 def wordings(meaning: Meaning) -> int:
-    """How many wordings there are."""
+    """The number of wordings of the meaning."""
     match meaning:
         case Exists(_, negated):
             return len(NONE if negated else SOME)

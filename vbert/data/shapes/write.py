@@ -1,4 +1,4 @@
-"""The generator's files: images/000123.png, scenes.jsonl, texts.jsonl, oracles.json in one RawFiles."""
+"""Writes the generator's files: images/000123.png, scenes.jsonl, texts.jsonl, oracles.json in one `RawFiles`."""
 
 from __future__ import annotations
 
