@@ -1,4 +1,4 @@
-"""Whether shards are accepted: the share of images that can't be used, from the figures of what is there."""
+"""Whether shards are accepted, by their share of unusable images."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def objection(shards: Artifact, store: Store, quarantine: Callable[[], pa.Table]) -> str | None:
-    """Why shards made by a step are not accepted, or won't be: files that the index could not open are known before.
+    """Why the shards of a step are refused, or will be: files that the index could not open are known before.
 
-    Says the first of them, the table of all, and the setting under which they are accepted; None where they are.
+    Names the first image, the table of all, and the setting that would accept them; None where they are accepted.
     quarantine: reads that table of finished shards.
     """
     assert shards.step is not None
@@ -52,7 +52,7 @@ def objection(shards: Artifact, store: Store, quarantine: Callable[[], pa.Table]
 
 
 def _reason(first: Callable[[], str]) -> str:
-    """`; the first is NAME: what is wrong with it`, where that can be read."""
+    """`; the first is NAME: REASON`, where the quarantine can be read."""
     with suppress(BuildError, OSError):
         return f"; the first is {first()}"
     return ""

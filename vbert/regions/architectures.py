@@ -108,7 +108,7 @@ class BottomUp(Settings):
 
 
 class NotRunnable(Settings):
-    """A model that nothing here runs. Features that it made can be imported; its spec says how it made them."""
+    """A model that vbert can't run. Its features can be imported; its spec describes how they were made."""
 
     backend: ClassVar[str] = "elsewhere"
     kind: Literal["elsewhere"] = Field(description="the network by name")

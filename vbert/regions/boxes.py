@@ -1,4 +1,4 @@
-"""Which boxes of an image are kept: rules by name, each exact, with ties broken by (score, then index)."""
+"""Box rules and non-maximum suppression by name, each exact, with ties broken by score, then index."""
 
 from __future__ import annotations
 
@@ -113,9 +113,9 @@ NmsRule = Annotated[Nms | ProposalNms | RisingNms, Field(discriminator="rule")]
 
 @dataclass(frozen=True)
 class Detections:
-    """The n boxes kept of an image, best first (of given boxes: in their order; by `ProposalNms`: as it says)."""
+    """The n boxes kept of an image, best first (given boxes: in their order; `ProposalNms`: in its order)."""
 
-    proposals: Tensor  # int64 [n]: which proposal each came from
+    proposals: Tensor  # int64 [n]: the proposal of each box
     boxes: Tensor  # float32 [n, 4]
     scores: Tensor  # float32 [n]
     classes: Tensor  # int64 [n]
@@ -140,14 +140,15 @@ def select(candidates: Candidates, rule: Adaptive | Fixed | Given, nms: Nms | Pr
 
 
 def _asked(rule: Adaptive | Fixed, scores: Tensor) -> tuple[int, int, int]:
-    """The least and the most boxes that the rule keeps, and how many of `scores` are good enough for more than that."""
+    """(fewest, most boxes that the rule keeps, number of `scores` above its threshold)"""
     if isinstance(rule, Fixed):
         return rule.count, rule.count, scores.numel()
     return rule.minimum, rule.maximum, int((scores > rule.score).sum())
 
 
 def _per_class(candidates: Candidates, rule: Adaptive | Fixed, iou: float) -> Detections:
-    """Works on a growing number of the best pairs of proposal and class: what follows never changes what was kept."""
+    """Works on a growing number of the best pairs of proposal and class: later pairs never change the earlier ones
+    kept."""
     from vbert.regions.suppression import best, grouped
 
     count = candidates.scores.shape[1]
@@ -204,7 +205,7 @@ def _of_proposals(candidates: Candidates, rule: Adaptive | Fixed, nms: ProposalN
     scores, boxes = candidates.scores.float().cpu(), candidates.boxes.float().cpu()
     overlapping = at_least(overlaps(boxes, nms.widths), nms.iou)
     asked = min(rule.count if isinstance(rule, Fixed) else rule.minimum, len(scores))
-    # Pairs below `least` can't matter where enough proposals are confident without them.
+    # Pairs below `least` change nothing where enough proposals are confident without them.
     first = rule.score if isinstance(rule, Adaptive) else 0.05
     for least in dict.fromkeys((first, min(first, 0.05), 0.0)):
         kept = shared_boxes(overlapping, scores, least)

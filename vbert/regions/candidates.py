@@ -1,4 +1,4 @@
-"""Candidates: what a detector says of the proposals of one image, of which box rules keep some."""
+"""Candidates: a detector's output for the proposals of one image, from which a box rule keeps some."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a detector says of one image's P proposals; boxes x1 y1 x2 y2 in pixels of the image as shown."""
+    """A detector's output for one image's P proposals; boxes x1 y1 x2 y2 in pixels of the image as shown."""
 
     boxes: Tensor  # [P, 4] float32: the proposals
     scores: Tensor  # [P, C] float32: probabilities of the classes, background left out

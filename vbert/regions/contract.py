@@ -1,4 +1,4 @@
-"""The feature contract: what must agree between features used to pre-train, to fine-tune and to predict."""
+"""The feature contract: the properties that must agree between features used to pre-train, fine-tune and predict."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Preprocessing(Settings):
 class Contract(Settings):
     """How region features came about. Shards, models and published checkpoints' specs carry one.
 
-    None: nobody states it (imported features). `detector` is "unknown" then, and `coordinates` "none" without boxes.
+    None: not stated (imported features). `detector` is "unknown" then, and `coordinates` "none" without boxes.
     """
 
     detector: str  # name of the detector's spec
@@ -56,10 +56,10 @@ class Contract(Settings):
     features_of: Literal["proposals", "regressed", "given"] | None
     preprocessing: Preprocessing | None
     coordinates: Literal["xyxy pixels of the image as shown", "none"] = "xyxy pixels of the image as shown"
-    box_input: BoxInput | None = None  # None: shards hold boxes and leave it to the model
+    box_input: BoxInput | None = None  # None: shards hold boxes, and the model chooses
 
     def with_box_input(self, box_input: BoxInput) -> Contract:
-        """The contract of a model that reads boxes so. Raises UserError where this one says otherwise."""
+        """The contract of a model with this box input. Raises UserError where this contract states another."""
         if box_input != "none" and self.coordinates == "none":
             raise UserError(f"box_input {box_input!r}: the features have no boxes; set `model.box_input` to none")
         if self.box_input not in (None, box_input):

@@ -1,4 +1,4 @@
-"""Detectors: what one is (spec), what one does (protocol), where its weights lie (artifact), who runs it (backends).
+"""Detectors: the spec (`DetectorSpec`), the protocol (`Detector`), the artifact (`DetectorWeights`), and the backends.
 
 A further backend is one module in `backends/` and one line in BACKENDS; a further architecture is a class in
 `architectures.py`.
@@ -39,9 +39,9 @@ BACKENDS = {
     "torchvision": ("vbert.regions.backends.torchvision", 2),
     "detectron2": ("vbert.regions.backends.detectron2", 1),
     "bottom_up": ("vbert.regions.backends.bottom_up", 1),
-    "elsewhere": ("", 1),  # runs nothing: it names who made imported features
+    "elsewhere": ("", 1),  # runs nothing: it names the maker of imported features
 }
-TRAINED_HERE = ("torchvision",)  # the backends whose networks give losses
+TRAINED_HERE = ("torchvision",)  # the backends whose networks can be trained
 
 
 class _Fields(Settings):
@@ -61,15 +61,15 @@ class _Fields(Settings):
 
 
 class DetectorSpec(_Fields):
-    """What a detector is, but for its weights: enters fingerprints."""
+    """A detector without its weights: enters fingerprints."""
 
     backend: Plugin = Field(description="who runs it")
 
 
 class DetectorFile(_Fields):
-    """A file of data_specs/detectors: the detector, and what is told about it.
+    """A file of data_specs/detectors: the detector's spec and facts about it.
 
-    `weights`: the published ones, a source a file; the names of the keys are the backend's. `start`: what its training
+    `weights`: the published ones, a source a file; the backend defines the keys. `start`: weights that its training
     starts from. `import_only`: why its features can be imported but not made from images.
     """
 
@@ -139,8 +139,8 @@ class ExtractionNumerics(Settings):
 class DetectorTraining(Schedule):
     """How a detector is trained on a collection with boxes.
 
-    Losses are those of the whole batch. What a network does to its input is not: batch norms that learn take their
-    statistics of the images computed at once (batch_size / processes / accumulate), which are padded to their largest.
+    Losses are those of the whole batch. Batch norms that learn, however, take their statistics of the images computed
+    at once (batch_size / processes / accumulate), padded to the largest of them.
     """
 
     data: Annotated[str, Wiring] = Field(description="a name under `data`, with boxes")
@@ -159,7 +159,7 @@ class DetectorTraining(Schedule):
 
 @dataclass(frozen=True)
 class PretrainedDetector:
-    """A detector whose training starts from weights that came from elsewhere, one file."""
+    """A detector whose training starts from downloaded weights, one file."""
 
     spec: DetectorSpec
     weights: RawFiles
@@ -181,7 +181,7 @@ class DetectorInput:
 
 @dataclass(frozen=True)
 class FeatureMaps:
-    """What a detector has seen of a batch: its inputs, and maps that only the detector reads."""
+    """The feature maps of a batch: the detector's inputs, and `maps`, which only the detector reads."""
 
     inputs: Sequence[DetectorInput]
     maps: Any
@@ -202,22 +202,23 @@ class Detector(Protocol):
     def backbone(self, batch: Sequence[DetectorInput], slots: int = 1) -> FeatureMaps:
         """The backbone's maps of at most `slots` inputs of one padded size.
 
-        Always computed on `slots` inputs, zeros in place of those that lack: bits depend on how many there are.
+        Always computed on `slots` inputs, padded with zeros: the bits depend on their number.
         """
         ...
 
     def detect(self, seen: FeatureMaps) -> list[Candidates]:
-        """The candidates of each image: its proposals, with what the box head says of them."""
+        """The candidates of each image: its proposals with the box head's output."""
         ...
 
     def roi_features(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
-        """The same of given boxes ([n, 4] float32, pixels as shown, any n an image) in place of proposals."""
+        """The same for given boxes ([n, 4] float32, pixels as shown, any n an image) in place of proposals."""
         ...
 
 
 @dataclass(frozen=True)
 class DetectorCheckpoint:
-    """Weights that came from elsewhere: what `Backend.detector` takes, and the names that belong to them."""
+    """A detector's downloaded weights: the tensors that `Backend.detector` takes, and the names of classes and
+    attributes."""
 
     classes: Sequence[str]
     attributes: Sequence[str]
@@ -225,7 +226,7 @@ class DetectorCheckpoint:
 
 
 class Backend(Protocol):
-    """What a backend's module offers."""
+    """The interface of a backend's module."""
 
     def network(self, spec: DetectorSpec, classes: int) -> nn.Module:
         """Untrained, deterministic from torch's generator. In training mode its forward gives losses."""
@@ -236,14 +237,14 @@ class Backend(Protocol):
     ) -> Detector: ...
 
     def published(self, spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
-        """A checkpoint as the world writes it, in the network's own names. `files`: those of the spec's `weights`.
+        """A published checkpoint, converted to the network's own names. `files`: those of the spec's `weights`.
 
         Raises UserError naming what is missing, unexpected or of another shape.
         """
         ...
 
     def started(self, spec: DetectorSpec, fresh: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-        """The tensors `fresh` of an untrained network, with those of the file `path` in the places they fit.
+        """The tensors `fresh` of an untrained network, replaced by those of the file `path` that fit.
 
         Raises UserError as `published` does.
         """
@@ -308,7 +309,7 @@ class DetectorWeights(Artifact):
         )
 
     def curves(self) -> list[dict[str, float]]:
-        """Figures by training step; empty for weights that came from elsewhere."""
+        """Figures by training step; empty for downloaded weights."""
         return self._lines("curves.jsonl")
 
     def detections(self) -> list[dict[str, Any]]:

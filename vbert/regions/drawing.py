@@ -18,7 +18,7 @@ TILE = 480  # pixels of a drawn image's longer side
 
 
 def check_name(target: Path) -> None:
-    """Raises UserError where the name says no format of picture."""
+    """Raises UserError for a name without an ending of a picture format."""
     if target.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise UserError(f"-o {target}: give the picture a name that ends in .png or .jpg")
 
@@ -52,7 +52,7 @@ def _captioned(picture: Image.Image, text: str) -> Image.Image:
 
 
 def _drawable(text: str) -> str:
-    """What Pillow's own font surely has."""
+    """The text without characters that Pillow's own font may lack."""
     return text.encode("latin-1", "replace").decode("latin-1")
 
 

@@ -42,7 +42,7 @@ TELL_EVERY = 0.2  # seconds between two reports of a unit's progress
 
 
 class ImageJob(NamedTuple):
-    """An image of a unit; `reuse`: which of the earlier shards has its regions, and under which id."""
+    """An image of a unit; `reuse`: (index of the earlier shards that have its regions, its id there)."""
 
     image_id: str
     path: str
@@ -73,7 +73,7 @@ def shard_plan(table: pa.Table, images_per_shard: int, earlier: Sequence[Shards]
 
 
 def _reusable_regions(table: pa.Table, earlier: Sequence[Shards]) -> list[tuple[int, str] | None]:
-    """Of each image, by its sha256: which of the earlier shards has it, the first of them, and under which id."""
+    """For each image, by sha256: (index of the first earlier shards that have it, its id there), or None."""
     import pyarrow.compute as pc
 
     sources: list[tuple[int, str] | None] = [None] * table.num_rows
@@ -90,7 +90,7 @@ def _reusable_regions(table: pa.Table, earlier: Sequence[Shards]) -> list[tuple[
 def reusable(
     earlier: Iterable[Artifact], detector: DetectorWeights, settings: RegionSettings, numerics: ExtractionNumerics
 ) -> list[Shards]:
-    """The earlier shards whose regions are, bit for bit, what this detector and these settings make of the same image.
+    """The earlier shards whose regions this detector and these settings would make again bit for bit.
 
     Same contract, same numerics, same processor family and libraries; `extract_shard` looks at the device.
     """
@@ -111,9 +111,9 @@ def reusable(
 
 @dataclass
 class Extraction:
-    """What makes the samples of a shard: one process's detector, and how it is asked."""
+    """Makes the samples of shards: one process's detector with the settings of extraction."""
 
-    images: Images | None  # None: nothing is prepared, inputs are given
+    images: Images | None  # None: the caller prepares the inputs
     detector: Detector
     spec: DetectorSpec
     settings: RegionSettings
@@ -124,7 +124,7 @@ class Extraction:
 
     @cached_property
     def given(self) -> Mapping[str, NDArray[np.float32]] | None:
-        """The boxes of the images' own table, under the rule that takes them."""
+        """The boxes of the images' own table, under the rule `given`; None under others."""
         if self.settings.boxes is None or self.settings.boxes.rule != "given":
             return None
         if self.images is None:
@@ -132,7 +132,7 @@ class Extraction:
         return _given(self.images)
 
     def prepare(self, wanted: ImageJob) -> RegionSample | DetectorInput | BadImage:
-        """Its regions from earlier shards, else the detector's input."""
+        """The image's regions from earlier shards, else the detector's input."""
         from vbert.data.decode import BadImage
 
         if (sample := self._again(wanted)) is not None:
@@ -145,7 +145,7 @@ class Extraction:
         return prepared if self.device == "cpu" else replace(prepared, pixels=prepared.pixels.pin_memory())
 
     def _again(self, wanted: ImageJob) -> RegionSample | None:
-        """The sample as an earlier extraction made it, on the same device; of given boxes, where they are the same."""
+        """The sample of an earlier extraction on the same device (and with the same given boxes); None without one."""
         import numpy as np
 
         from vbert.regions.shards import RegionSample
@@ -179,9 +179,9 @@ class Extraction:
         return self.given.get(image_id, np.zeros((0, 4), np.float32))
 
     def batches(self, wanted: Sequence[ImageJob]) -> list[Sequence[ImageJob]]:
-        """What goes through the backbone together: up to `settings.batch` images of one padded size, each alone at 1.
+        """The batches for the backbone: up to `settings.batch` images of one padded size; single images at 1.
 
-        A function of the plan, never of what is left to do.
+        A function of the plan, not of the images that are left to do.
         """
         if self.settings.batch == 1:
             return [[one] for one in wanted]
@@ -195,7 +195,7 @@ class Extraction:
     def made(
         self, wanted: Sequence[ImageJob], threads: int
     ) -> Generator[tuple[str, RegionSample | BadImage], None, None]:
-        """(image_id, sample or what is wrong with it), batch by batch; images are prepared ahead by `threads`."""
+        """(image_id, sample or its fault), batch by batch; `threads` prepare images ahead."""
         import torch
 
         batches = self.batches(wanted)
@@ -275,8 +275,8 @@ def extract_shard(
 ) -> dict[str, Any]:
     """Write the unit's shard into `directory`. Returns counts, and its rows of offsets and quarantine by column.
 
-    Decoding, inference and writing overlap. An image that can't be used goes to the quarantine with its reason; nothing
-    else stops for it.
+    Decoding, inference and writing overlap. An unusable image goes to the quarantine with its reason and stops
+    nothing else.
     """
     import torch
 
@@ -290,7 +290,7 @@ def extract_shard(
     rate = UnitProgress(len(unit.images))
 
     def samples() -> Iterator[RegionSample]:
-        """In the unit's order, whatever that of the batches."""
+        """The samples in the unit's order, whatever the order of the batches."""
         made: dict[str, RegionSample | BadImage] = {}
         waiting = iter(unit.images)
         wanted = next(waiting, None)
@@ -321,7 +321,7 @@ def extract_shard(
 
 
 class UnitProgress:
-    """Tells the parent how far a unit is, a few times a second."""
+    """Reports a unit's progress to the parent, a few times a second."""
 
     def __init__(self, total: int) -> None:
         self.total, self.count, self.bad, self._told = total, 0, 0, 0.0

@@ -1,4 +1,4 @@
-"""Work that overlaps: results prepared ahead by threads, a generator run ahead of its reader; both are bounded."""
+"""Overlapping work, bounded: threads that prepare results ahead, and a generator that runs ahead of its reader."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def prepared_ahead(function: Callable[[T], R], items: Iterable[T], threads: int,
 
 
 def run_ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
-    """The items, made by a thread of their own, at most `depth` ahead. Raises what making them raises."""
+    """The items, made by a thread of their own, at most `depth` ahead. Raises the errors of their making."""
     ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(depth)
     left = threading.Event()
 

@@ -1,4 +1,4 @@
-"""From a decoded image to a detector's input, as the contract's preprocessing says."""
+"""From a decoded image to a detector's input, by the contract's preprocessing."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def prepare(image: Image.Image, rule: Preprocessing) -> DetectorInput:
 
 
 def _by_factor(image: Image.Image, size: tuple[int, int], rule: Preprocessing) -> Tensor:
-    """What `cv2.resize(x, None, fx=f, fy=f)` does to the normalised floats: output pixel i lies at (i + ½) / f − ½.
+    """Resizes the normalised floats as `cv2.resize(x, None, fx=f, fy=f)`: output pixel i lies at (i + ½) / f − ½.
 
-    The factor is handed over beside the size: taken from the rounded size it would move the far edge by up to half a
+    The factor is passed beside the size: one computed from the rounded size would move the far edge by up to half a
     pixel.
     """
     pixels = normalised(torch.from_numpy(np.array(image)).permute(2, 0, 1), rule)
@@ -112,7 +112,7 @@ def stacked(batch: Sequence[DetectorInput], slots: int, multiple: int, device: t
 
 
 def scales_of(batch: Sequence[DetectorInput], device: torch.device | str) -> Tensor:
-    """[B, 4]: what pixels of each image, x y x y, are multiplied by to be those of the input."""
+    """float [B, 4]: the factors from pixels of each image to pixels of the input, x y x y."""
     return torch.tensor([prepared.scale * 2 for prepared in batch]).to(device)
 
 

@@ -1,4 +1,4 @@
-"""A detector's regions of a few image files, for a look at them."""
+"""Previews: a detector's regions of a few image files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Region features at rest: plain WebDataset tars, and an index by which one memory map reads an image.
+"""Region features on disk: plain WebDataset tars, and an index for reading an image by one memory map.
 
 A sample is one image, its members in this order: `<key>.features.npy` [n, d] float16; `<key>.boxes.npy` [n, 4] float32,
 x1 y1 x2 y2 in pixels of the image as shown (absent where an imported format has none); `<key>.classes.npy` [n, C]
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from vbert.regions.contract import Contract
 
-FLOAT16_MAX = 65504.0  # the most that float16 holds; a feature above it would become infinite
+FLOAT16_MAX = 65504.0  # the largest float16; a larger feature would become infinite
 KEY_BYTES = 200  # with the longest ending still below the 255 bytes a file name may have
 
 
@@ -48,7 +48,7 @@ FILES = re.compile(r"\d{6,}\.tar|(offsets|quarantine)\.parquet|contract\.json|\.
 
 
 def strangers(folder: Path) -> list[str]:
-    """What lies where shards are to be put and is no file of shards, sorted; nothing where there is nothing."""
+    """The names in a folder that are no files of shards, sorted; empty where the folder is absent."""
     if not folder.exists():
         return []
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
@@ -57,9 +57,9 @@ def strangers(folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class RegionSample:
-    """What is written of one image: features [n, d], boxes [n, 4], and n scores, class names and attribute lists.
+    """One image's sample to be written: features [n, d], boxes [n, 4], and n scores, class names and attribute lists.
 
-    What an imported format doesn't say: no scores, classes "", no attributes; sha256 and sizes None.
+    Fields that an imported format lacks: no scores, classes "", no attributes; sha256 and sizes None.
     `attribute_scores` has the shape of `attributes`; `distributions` is [n, C].
     """
 
@@ -83,7 +83,7 @@ class RegionSample:
 
 @dataclass(frozen=True)
 class Regions:
-    """What is read of one image, read-only views of the map: `features` float16 [n, d], `boxes` float32 [n, 4], and
+    """One image's regions as read-only views of the memory map: `features` float16 [n, d], `boxes` float32 [n, 4], and
     `distributions` float16 [n, C] over classes."""
 
     features: NDArray[np.float16]
@@ -307,7 +307,7 @@ class Shards(Artifact):
         return iter(self._opened().rows)
 
     def __len__(self) -> int:
-        """How many images the shards hold."""
+        """The number of images."""
         return len(self._opened().rows)
 
     def __bool__(self) -> bool:
@@ -320,7 +320,7 @@ class Shards(Artifact):
         return reader
 
     def no_image(self, image_id: str) -> str:
-        """Says that the shards don't hold it, and why where it is in quarantine."""
+        """The error for an image that the shards don't hold, with its reason if it is in quarantine."""
         problem = f"{self!r} holds no image {image_id!r}"
         why = [row for row in self.quarantine().to_pylist() if row["image_id"] == image_id]
         return f"{problem}: {why[0]['path']} is in quarantine, {why[0]['detail']}" if why else problem
@@ -337,7 +337,7 @@ class Shards(Artifact):
         return [str(image_id) for image_id in self.table().column("image_id").to_pylist()]
 
     def objection(self) -> str | None:
-        """More images in quarantine than the settings accept."""
+        """Refuses more images in quarantine than the settings accept."""
         from vbert.regions.acceptance import objection
 
         return None if self.step is None or self.store is None else objection(self, self.store, self.quarantine)

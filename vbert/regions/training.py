@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vbert.detection")
 
-# What is evaluated: COCO's usual cut.
+# COCO's usual cut for evaluation.
 EVALUATED = Adaptive(minimum=0, maximum=100, score=0.05)
 SHOWN = 12  # held-out images whose detections are kept for the report
 TRIES = 100  # images in a row that can't be decoded, before training ends
@@ -64,8 +64,8 @@ class DetectionBatch:
 
 
 class UnreadableImages:
-    """Ids of images that the index holds for whole and whose pixels can't be decoded, noted by whichever process meets
-    them: in a folder of the scratch, so that one who goes on after a kill, or a loader's worker, adds to the same."""
+    """Ids of images whose header the index could read but whose pixels can't be decoded. Each process that meets one
+    records it in a folder of the scratch, so that loader workers and a resumed training share the record."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -118,13 +118,13 @@ class BoxDataset:
 
 
 def held_out_of(images: Images) -> BoxDataset:
-    """What a finished detector is evaluated on: the test split, or val where test has no boxes."""
+    """The split that a finished detector is evaluated on: test, or val where test has no boxes."""
     return BoxDataset(images, "test") or BoxDataset(images, "val")
 
 
 def commonest_attribute(images: Images, held_out: BoxDataset, known: Sequence[str]) -> tuple[str, float] | None:
     """The commonest attribute of training boxes, of those that are `known`, and the share of held-out boxes with a
-    known one that have it: what saying nothing else gives. None where no box has any."""
+    known one that have it: the accuracy of always predicting it. None where no box has any."""
     kept = set(known)
     training = [r["attributes"] for rows in BoxDataset(images, "train").rows.values() for r in rows]
     counts = Counter(name for names in training for name in kept.intersection(names))
@@ -185,7 +185,7 @@ def train_detector(
 
 
 class DetectionTraining:
-    """What the training loop needs to know of detection."""
+    """A detector's training, as a `Trainable` of the training loop."""
 
     def __init__(
         self,
@@ -221,8 +221,8 @@ class DetectionTraining:
         return DetectionBatch(batch, shapes, list(targets))
 
     def _readable(self, index: int, epoch: int) -> tuple[str, DetectorInput]:
-        """The image and its id; in place of one that can't be decoded, the next one that can, so that a batch of one
-        is a batch still. Raises BuildError behind TRIES of them."""
+        """(id, image); in place of an image that can't be decoded, the next one that can, so that no batch is empty.
+        Raises BuildError after TRIES of them."""
         ids = self.train.ids
         for image_id in (ids[(index + k) % len(ids)] for k in range(min(TRIES, len(ids)))):
             try:
@@ -249,7 +249,7 @@ class DetectionTraining:
         return pixels, {"boxes": boxes, "labels": torch.from_numpy(true.classes) + 1, "attributes": attributes}
 
     def _preprocessing(self, image_id: str, epoch: int) -> Preprocessing:
-        """The spec's, its short side replaced by one drawn of `short_sides`."""
+        """The spec's preprocessing, its short side replaced by one drawn from `short_sides`."""
         rule, sides = self.spec.preprocessing, self.training.short_sides
         if not sides:
             return rule
@@ -257,7 +257,8 @@ class DetectionTraining:
         return rule.model_copy(update={"short_side": sides[drawn]})
 
     def counts(self, batch: DetectionBatch) -> dict[str, int]:
-        """Images: what each of them says is a mean over its own boxes. Of attributes, images that have any."""
+        """The number of images, since each image's loss is a mean over its boxes; for attributes, of images that have
+        any."""
         images, named = len(batch.targets), sum(bool(target["attributes"].any()) for target in batch.targets)
         counts = dict.fromkeys(("objectness", "rpn_boxes", "classes", "boxes"), images)
         return {**counts, "attributes": named} if self.spec.attributes else counts
@@ -267,7 +268,7 @@ class DetectionTraining:
         return losses
 
     def validate(self, ranks: Ranks) -> dict[str, float] | None:
-        """Each rank looks at its share of the images."""
+        """Each rank evaluates its share of the images."""
         if not self.val.ids:
             return None
         detector, mine = self.detector(), self.val.ids[ranks.rank :: ranks.world]
@@ -299,7 +300,7 @@ def detections(
     job: Job | None = None,
     unreadable: UnreadableImages | None = None,
 ) -> dict[str, Boxes]:
-    """What is found in each image that can be decoded; of those before SIGTERM came to `job`."""
+    """The detections of each image that can be decoded, up to a SIGTERM to `job`."""
     boxes = {}
     for name in ids:
         if job is not None and job.stopping:
@@ -313,7 +314,7 @@ def detections(
 
 
 def scored(detector: Detector, held_out: BoxDataset, detected: dict[str, Boxes]) -> dict[str, float]:
-    """map50, map and attribute accuracy over the images of `found`, whatever their order."""
+    """map50, map and attribute accuracy over the images of `detected`, whatever their order."""
     classes = held_out.known(detector.classes)
     names = sorted(detected)
     truth, boxes = [held_out.truth(name, classes) for name in names], [detected[name] for name in names]

@@ -1,7 +1,7 @@
 """Pascal VOC's XML (Everingham et al. 2010): one file of boxes an image, `Annotations/NAME.xml` beside
 `JPEGImages/NAME.jpg`, splits in `ImageSets/Main/{train,val,test}.txt`.
 
-For VOC itself, and for whatever is annotated in its format: an XML may also lie beside its image, lists of splits may
+For VOC itself, and for other data sets in its format: an XML may also lie beside its image, lists of splits may
 lie in `ImageSets` itself and name files with their endings, and without lists all images are `train` (`validation` of
 the spec then takes a share of them). Images that `trainval.txt` names, and no other list, are `train`.
 
@@ -42,9 +42,9 @@ XML_BYTES = 4 << 20  # VOC's are below 10 KB
 LIST_BYTES = 1 << 28
 ENCODING = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 OURS = ("utf-8", "utf-16", "iso-8859-1", "us-ascii")  # encodings that expat reads itself
-# Encodings that no file is in: Python's own, of names and literals. One of them takes minutes for a megabyte.
+# Python's own encodings of names and literals, which no data file has. One of them takes minutes for a megabyte.
 PYTHONS = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
-FLAGS = ("-1", "0", "1")  # behind a name, in the lists of one class
+FLAGS = ("-1", "0", "1")  # the column behind a name in the lists of one class
 LISTS = {"train.txt": "train", "val.txt": "val", "test.txt": "test", "trainval.txt": "trainval"}
 
 
@@ -132,7 +132,7 @@ def parsed(data: bytes, where: str) -> Element:
 
 
 def _in_utf8(data: bytes, where: str) -> tuple[bytes, str | None]:
-    """The document as expat can read it, and the encoding that it must be told."""
+    """(document as expat can read it, encoding to pass to expat)"""
     declaration = ENCODING.match(data)
     encoding = declaration.group(1).decode().lower() if declaration else OURS[0]
     if encoding in OURS:
@@ -217,8 +217,8 @@ def _list(raw: RawFiles, name: str) -> str:
 
 
 def _listed(line: str, known: FileNames, where: str) -> str | None:
-    """The image of a line: its name, which may have blanks, or what stands before a column of -1, 0 or 1, or before the
-    name of its XML."""
+    """The image of a line: its name, which may have blanks, without a column of -1, 0 or 1 or the name of its XML
+    behind it."""
     *_, final = line.split()
     more = final in FLAGS or final.lower().endswith(".xml")
     for name in (line, line.removesuffix(final).strip()) if more else (line,):
@@ -245,7 +245,7 @@ def _corners(item: Element, first: int, where: str) -> Corners:
 
 
 def _number(text: str) -> int | str:
-    """A side of a size: whole numbers are what VOC states; whatever else stands there is taken for what it is."""
+    """A side of a stated size as an int; any other text is returned as it is."""
     return int(text) if re.fullmatch("[1-9][0-9]{0,8}", text) else text
 
 

@@ -1,1 +1,1 @@
-"""Who runs a detector: torchvision, detectron2, or bottom-up attention in PyTorch alone."""
+"""Backends that run detectors: torchvision, detectron2, and bottom-up attention in PyTorch alone."""

@@ -1,7 +1,7 @@
 """The bottom-up-attention backend: the detector whose region features LXMERT, UNITER and BAN were trained on.
 
-Features belong to the proposals: the boxes it regresses are where an object is thought to be, the feature that of the
-proposal they started from (as in the source; features of given boxes are those of the boxes given).
+Features are those of the proposals, also for the boxes that are regressed from them (as in the source); features of
+given boxes are those of the given boxes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class BottomUpDetector:
         return torch.tensor(self._scale(prepared) * 2, device=self.device)
 
     def _candidates(self, maps: Tensor, prepared: DetectorInput, boxes: Tensor) -> Candidates:
-        """Of boxes [n, 4] in pixels of the input. Boxes are regressed in pixels of the image, as Caffe's code does."""
+        """The candidates for boxes [n, 4] in pixels of the input. Boxes are regressed in pixels of the image, as in
+        Caffe's code."""
         features, logits, deltas, *attributes = self._head(maps, boxes)
         mine = boxes / self._scales(prepared)
         regressed = clipped(moved(mine, deltas, self.more), prepared.width, prepared.height, self.more)

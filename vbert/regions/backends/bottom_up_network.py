@@ -180,7 +180,7 @@ class ProposalNetwork(nn.Module):
 
 
 class RoiHead(nn.Module):
-    """res5 on pooled regions, its mean, and what linear layers say of it. Background and "no attribute" come first."""
+    """res5 on pooled regions, its mean, and linear layers on it. Background and "no attribute" come first."""
 
     def __init__(self, settings: BottomUp, classes: int, attributes: int) -> None:
         super().__init__()

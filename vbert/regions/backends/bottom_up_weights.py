@@ -82,7 +82,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _checked(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors of `found` under our names and in our layout: exactly `wanted`."""
+    """The `tensors` under our names and in our layout, exactly those of `wanted`."""
     objectness = tensors.get(OBJECTNESS)
     if objectness is None:
         raise UserError(f"{name}: {OBJECTNESS} is missing, by which its layout is known")
@@ -106,7 +106,7 @@ def _checked(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: 
 
 
 def _known(name: str) -> bool:
-    """What files hold beside the weights: counts of training batches, the means of the preprocessing, the anchors."""
+    """Whether the tensor is no weight: counts of training batches, the means of the preprocessing, the anchors."""
     return name.endswith(".num_batches_tracked") or name in ("pixel_mean", "pixel_std", CELL_ANCHORS)
 
 
@@ -147,7 +147,7 @@ def _in_our_layout(name: str, tensor: Tensor, layout: Layout, order: Sequence[in
 
 
 def _anchor_order(anchors: Tensor | None, layout: Layout, name: str) -> list[int]:
-    """Our anchor → which of theirs it is: by the anchors in the file, else as the layout's code generates them."""
+    """Our anchor → the index of theirs: by the anchors in the file, else as the layout's code generates them."""
     count = len(RATIOS) * len(SCALES)
     if anchors is None:
         by_scale = [scale * len(RATIOS) + ratio for ratio in range(len(RATIOS)) for scale in range(len(SCALES))]

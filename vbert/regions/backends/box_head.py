@@ -1,4 +1,4 @@
-"""What box heads share: always the same number of rows, and what they say of boxes, in pixels of the images."""
+"""Shared by box heads: a constant number of rows, and candidates in pixels of the images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vbert.regions.pixels import limits_of, scales_of
 
 
 def filled(values: Tensor, rows: int) -> Tensor:
-    """[n, …] to [rows, …], zeros behind: a row's bits depend on how many there are in a matrix product, not on what
-    the others hold."""
+    """[n, …] padded with zeros to [rows, …]: a row's bits depend on the number of rows in a matrix product, not on
+    their content."""
     return pad(values, (0, 0) * (values.dim() - 1) + (0, rows - len(values)))
 
 
@@ -28,7 +28,7 @@ def candidates(
     attributes: Tensor | None = None,
     smallest: float = 0.0,
 ) -> list[Candidates]:
-    """The candidates of each image, of what a box head says of all images' boxes.
+    """The candidates of each image, from a box head's output for the boxes of all images.
 
     boxes [n, 4] of each image and regressed [N, C or 1, 4] are in pixels of the inputs, to which the regressed are
     clipped; scores [N, C], features [N, d] and attributes [N, A] are as in `Candidates`. A regressed box with a side of

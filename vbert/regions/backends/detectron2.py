@@ -23,7 +23,7 @@ INSTALL = (
     "python -m pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
 )
 HEADS = {"StandardROIHeads": ("fc6", "fc7"), "Res5ROIHeads": ("res5_pool",)}
-# Tensors that zoo files hold and a detector of boxes has no use for, by the beginnings of their names.
+# Prefixes of tensors in zoo files that a detector of boxes doesn't use.
 UNUSED = (
     "pixel_mean",
     "pixel_std",

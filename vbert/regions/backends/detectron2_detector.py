@@ -1,7 +1,7 @@
 """A detectron2 R-CNN at work: detectron2's numbers, at less cost.
 
 Convolutions absorb their frozen batch norms and run channels-last; under autocast a bf16 copy of the heavy layers runs,
-while what gives scores and coordinates stays in fp32; only the best anchors are decoded; on a CPU RoIAlign is that
+while layers of scores and coordinates stay in fp32; only the best anchors are decoded; on a CPU RoIAlign is that
 of `roi_align.py`; the box head always sees the same number of rows, because a row's bits depend on it.
 """
 
@@ -118,7 +118,7 @@ class Detectron2Detector:
         return self.anchors[sizes]
 
     def _candidates(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
-        """What the box head says of each image's `boxes` [n, 4], in pixels of the input."""
+        """The box head's output for each image's `boxes` [n, 4], in pixels of the input."""
         predictor = self.model.roi_heads.box_predictor
         features, logits, deltas = (torch.cat(part) for part in zip(*self._box_head(seen, boxes), strict=True))
         scores = logits.sigmoid() if predictor.use_sigmoid_ce else logits.softmax(1)
@@ -167,7 +167,7 @@ class Detectron2Detector:
                 yield roi_align(last, scales, part, levels, side, aligned)
 
     def _layers(self, head: Any, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """The features and what the predictors read, of pooled [n, side, side, C]; both float32 [n, d]."""
+        """(features, input of the predictors) of pooled [n, side, side, C]; both float32 [n, d]."""
         if self.res5:
             features = head(pooled.permute(0, 3, 1, 2)).float().mean((2, 3))
             return features, features

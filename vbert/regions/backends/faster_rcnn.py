@@ -1,4 +1,4 @@
-"""What the Faster R-CNNs of torchvision's parts share: an RPN with ordered ties, an attribute head, and inference.
+"""Shared by the Faster R-CNNs of torchvision's parts: an RPN with ordered ties, an attribute head, and inference.
 
 torchvision's own batched inference makes an image's features depend on its neighbours (padding) and on the first image
 a process saw (`MultiScaleRoIAlign` keeps the scales of its first input); here they are functions of the image alone.
@@ -37,17 +37,17 @@ SMOOTH = 1 / 9  # beta of the box losses, torchvision's
 
 
 def shares(taken: Sequence[Tensor]) -> Tensor:
-    """bool [n] of each image, joined to [N]: 1 / how many of its image's are taken where one is, else 0.
+    """bool [n] (taken) of each image → float [N] over all images: 1 / number taken in its image where taken, else 0.
 
-    A loss weighted by it is the sum over images of each one's mean. torchvision's is a mean over all that is taken in
-    a batch, and how many that are is only known when all parts of the batch have been looked at; where every image has
-    as many samples as are wanted, which is the rule, the two are one.
+    A loss weighted by it is the sum over images of each image's mean. torchvision's is a mean over all samples of a
+    batch, whose number is known only after all parts of the batch; where every image has the full number of samples,
+    as is usual, both are equal.
     """
     return torch.cat([each / each.sum().clamp(min=1) for each in taken])
 
 
 class FloatRpnHead(RPNHead):  # type: ignore[misc]
-    """Under autocast its outputs come back in fp32: box coordinates in bf16 would be off by half a pixel."""
+    """Gives fp32 outputs under autocast: box coordinates in bf16 would be off by half a pixel."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, deltas = super().forward(x)
@@ -55,7 +55,7 @@ class FloatRpnHead(RPNHead):  # type: ignore[misc]
 
 
 class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
-    """Equal scores in the order of their anchors; torch's `topk` promises none."""
+    """Orders equal scores by their anchors; torch's `topk` promises no order."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -84,7 +84,7 @@ class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
         return seen, (moves.sum(1) * share[inside]).sum()
 
     def propose(self, pixels: Tensor, maps: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """What `forward` proposes in evaluation (of equal scores the first); the whole image where there is nothing.
+        """The proposals of `forward` in evaluation (of equal scores the first); the whole image where there are none.
 
         pixels [B, 3, H, W] are padded, sizes are the (h, w) that the first of them were padded from.
         """
@@ -110,7 +110,7 @@ class AttributeRoiHeads(RoIHeads):  # type: ignore[misc]
     """RoI heads whose training also teaches `attributes`, a linear layer on fc7, on the boxes sampled as objects.
 
     Targets are distributions over the attributes (a box with two gives each one half); a box without any teaches none.
-    `fill`: the box head gets always as many rows, those missing zeros; not for one whose norms learn from its rows.
+    `fill`: pads the box head's rows with zeros to a constant number; not for a head whose norms learn from its rows.
     """
 
     def __init__(self, *args: Any, attributes: nn.Linear | None, fill: bool = True, **kwargs: Any) -> None:
@@ -127,7 +127,7 @@ class AttributeRoiHeads(RoIHeads):  # type: ignore[misc]
         """Each the sum over images of the mean over an image's samples."""
         proposals, matched, labels, regression = self.select_training_samples(proposals, targets)
         pooled = self.box_roi_pool(maps, proposals, shapes)
-        # Always as many rows: for each new size of a matrix product oneDNN compiles and keeps another kernel.
+        # A constant number of rows: oneDNN compiles and keeps a kernel for each size of a matrix product.
         rows, count = len(pooled), len(targets) * self.fg_bg_sampler.batch_size_per_image
         features = self.box_head(filled(pooled, count) if self.fill else pooled)
         logits, deltas = (each[:rows].float() for each in self.box_predictor(features))
@@ -182,7 +182,7 @@ class FasterRcnn(nn.Module):
         return pad(pixels, (0, -width % self.stride, 0, -height % self.stride))
 
     def pooled_from(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The maps as boxes are pooled from them in evaluation."""
+        """The maps that boxes are pooled from in evaluation."""
         return maps
 
     def layers(self, pooled: Tensor) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from vbert.regions.suppression import best, within_maps
 
 @dataclass(frozen=True)
 class ProposalRule:
-    """How proposals are chosen, where detectors differ.
+    """The differences between detectors in the choice of proposals.
 
     decode: deltas [n, 4] and anchors [n, 4] to boxes [n, 4]; score: logits to scores; fit: boxes [B, K, 4] as decoded,
     the same clipped, and scores [B, K] to bool [B, K]; before, after: how many of a map go into suppression, how many

@@ -17,7 +17,7 @@ from torch.nn.functional import embedding_bag
 def roi_align(
     maps: Sequence[Tensor], scales: Sequence[float], boxes: Tensor, levels: Tensor, side: int, aligned: bool
 ) -> Tensor:
-    """What `torchvision.ops.roi_align(..., sampling_ratio=0)` gives for one image, but for the order of the axes.
+    """`torchvision.ops.roi_align(..., sampling_ratio=0)` for one image, with another order of axes.
 
     maps: [H, W, C] float32, contiguous, each with `scales` of its pixels a pixel of the input; boxes [n, 4] float32 in
     pixels of the input; levels int64 [n]: the map of each box; aligned: shifted by half a pixel (ROIAlignV2).
@@ -51,7 +51,7 @@ def roi_align(
 
 
 def _axis(start: Tensor, size: Tensor, side: int, samples: int, length: int) -> tuple[Tensor, Tensor]:
-    """Which pixels (int32 [n, side, samples + 1]) the bins of n boxes read along an axis, and their weights.
+    """The pixels (int32 [n, side, samples + 1]) that the bins of n boxes read along an axis, and their weights.
 
     A sample beyond the map by more than a pixel counts as zero, a nearer one as the border's pixel.
     """

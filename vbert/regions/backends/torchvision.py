@@ -1,4 +1,4 @@
-"""The torchvision backend: which module builds and runs an architecture."""
+"""The torchvision backend: chooses the module that builds and runs an architecture."""
 
 from __future__ import annotations
 

@@ -99,7 +99,8 @@ class FpnFasterRcnn(FasterRcnn):
         self.v2 = v2
 
     def pooled_from(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        """In fp32 and in rows, once an image: RoIAlign would turn them for each lot of boxes."""
+        """The maps in fp32 and channels-last, converted once an image: RoIAlign would convert them for each chunk of
+        boxes."""
         return {name: each.float().contiguous() for name, each in maps.items()}
 
     def layers(self, pooled: Tensor) -> dict[str, Tensor]:

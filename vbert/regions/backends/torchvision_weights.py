@@ -1,5 +1,5 @@
-"""State dicts of torchvision's detectors as files: read without running anything, checked against the network, and
-what training can start from."""
+"""State dicts of torchvision's detectors as files: read without running code and checked against the network, as
+weights or as a start of training."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ PREDICTOR = "roi_heads.box_predictor."
 CLASSIFIER = f"{PREDICTOR}cls_score.weight"
 BODY = "backbone.body."
 KNOWN = (V2, MOBILE, "fasterrcnn_resnet50_fpn", "resnet50", "mobilenet_v3_large")
-LAST = (PREDICTOR, "roi_heads.attributes.", f"{BODY}fc.", f"{BODY}classifier.")  # what training doesn't start from
+LAST = (
+    PREDICTOR,
+    "roi_heads.attributes.",
+    f"{BODY}fc.",
+    f"{BODY}classifier.",
+)  # not kept from a start
 
-# What torchvision called these until 0.13; its published files still do.
+# torchvision's names until 0.13, which its published files still have.
 OLD_NAMES = (
     (re.compile(r"(rpn\.head\.conv)\.(weight|bias)"), r"\1.0.0.\2"),
     (re.compile(r"(backbone\.fpn\.(?:inner|layer)_blocks\.[0-9]+)\.(weight|bias)"), r"\1.0.\2"),
