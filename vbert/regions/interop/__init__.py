@@ -1,21 +1,21 @@
-"""Region features of other systems: one module a format, with what its files look like, its reader and its writer.
+"""Region features of other systems: one module a format, with its recogniser, its reader and its writer.
 
 A format is a module of this package and a line in FORMATS. One that reads has (see `FeatureFormat`):
 
     VERSION = 1     raised by hand when the reader starts to read other numbers
-    TITLE = "…"     what the world calls it
+    TITLE = "…"     its common name
 
     def holds(path) -> bool                      whether the file or folder looks like one; cheap, never raises
     def files(path) -> dict[str, Path]           all that must be read, by role; `features` first
     def index(files) -> Iterator[(key, place)]   every image's name in the file and where it is, without the features
     def opened(files) -> context manager         of a function (key, place) → RawRegions, for one process
 
-One whose files say how many bytes an image's features take, but not of which type, has `BY_LENGTH = True` and an
-`opened(files, dtype)` that takes what `--dtype` says.
+A format whose files state the length of an image's features in bytes, but not their type, has `BY_LENGTH = True` and an
+`opened(files, dtype)` that takes the type of `--dtype`.
 
 Keys are the file's own names; places are numbers and texts. Only `index` and `opened` import heavy libraries. Files are
 untrusted: pickles go through `vbert.data.pickles`, sizes are compared with the bytes there before memory is taken.
-A file that can't be one raises UserError, one entry that can't be read BadEntry; both say where.
+A file of another format raises UserError, an unreadable entry BadEntry; both say where.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Place = tuple[Any, ...]
 Read = Callable[[str, Place], RawRegions]
 Dtype = Literal["float16", "float32", "float64"]
 
-# name → its module in this package. Those that look alike stand in the order in which they are tried.
+# name → its module in this package. Formats that look alike are listed in the order in which they are tried.
 FORMATS = {
     "lxmert_tsv": "lxmert_tsv",
     "bottom_up_tsv": "bottom_up_tsv",
@@ -52,7 +52,7 @@ WRITERS = {"lxmert_tsv": "lxmert_tsv", "npy": "npy_files", "arrow": "hf_arrow"}
 
 
 class FeatureFormat(Protocol):
-    """What the module of a format that is read offers; see this package's docstring."""
+    """The interface of the module of a format that is read; see this package's docstring."""
 
     __name__: str
     VERSION: int
@@ -73,9 +73,10 @@ def load(name: str) -> FeatureFormat:
 
 @contextmanager
 def reading(module: FeatureFormat, files: Mapping[str, Path], dtype: Dtype | None = None) -> Iterator[Read]:
-    """`module.opened`, of features of the type `dtype`, if stated; entries with NaN or infinite numbers are BadEntry.
+    """`module.opened` for features of the type `dtype`, if given; raises BadEntry for entries with NaN or infinite
+    numbers.
 
-    Raises UserError for a `dtype` where the format says it itself.
+    Raises UserError for a `dtype` where the format states the type itself.
     """
     if dtype is not None and not getattr(module, "BY_LENGTH", False):
         raise UserError(f"--dtype {dtype}: {module.TITLE} says the type of its numbers itself; leave it out")

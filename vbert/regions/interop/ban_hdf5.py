@@ -1,4 +1,4 @@
-"""BAN's (and Hengyuan Hu's) HDF5: all images in one file, and a pickle that says where each one is.
+"""BAN's (and Hengyuan Hu's) HDF5: all images in one file, and a pickle with the position of each.
 
 Adaptive: image_features float32 [N, d], image_bb [N, 4] x1 y1 x2 y2 in pixels of the original image, spatial_features
 [N, 6] (x1/W y1/H x2/W y2/H w/W h/H), pos_boxes int32 [images, 2]: the rows of each image. 36 boxes: the same without
@@ -89,7 +89,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
 
 
 def _dataset(archive: Any, name: str, path: Path) -> Any:
-    """A data set that lies in this file, of numbers, in chunks of bounded size."""
+    """A data set of numbers in this file (not linked), in chunks of bounded size."""
     import h5py
 
     link = archive.get(name, getlink=True)

@@ -1,4 +1,4 @@
-"""What a foreign file's box numbers mean, and how they become pixels of the original image."""
+"""Units of the boxes in foreign files, and their conversion to pixels of the original image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SLACK = 1.5  # pixels beyond the image that rounding and inclusive corners explain
 SHARE_SLACK = 0.01  # the same in shares of the image
-SMALL = 3  # pixels of a side, below which a box of one pixel is nothing odd
+SMALL = 3  # pixels of a side: in smaller images a box of one pixel is plausible
 CHOICES = "original, recorded, resized:SHORT, resized:SHORT,LONG, normalised or none"
 
 Size = tuple[int, int]  # width, height
@@ -49,10 +49,10 @@ def scale(size: Size, short: int, long: int | None) -> float:
 
 
 def in_pixels(regions: RawRegions, boxes_in: BoxesIn | None, size: Size | None, where: str) -> RawRegions:
-    """`found` with its boxes in pixels of the original image, clipped to it, and with its size.
+    """`regions` with boxes in pixels of the original image, clipped to it, and with the image's size.
 
-    `size` is what `--images` or `--sizes` say of the image; else what the file records counts, unless that is of
-    something else. Without a `boxes_in` the numbers mean what the format says. Raises BadEntry.
+    `size` is that of `--images` or `--sizes`; without it the size recorded in the file counts, unless it is that of a
+    resized image. Without a `boxes_in` the format's unit counts. Raises BadEntry.
     """
     import numpy as np
 
@@ -104,10 +104,10 @@ def in_pixels(regions: RawRegions, boxes_in: BoxesIn | None, size: Size | None, 
 
 
 def refuse_other_corners(regions: RawRegions, boxes_in: BoxesIn | None, where: str) -> None:
-    """Boxes to be imported that can't be two corners in the unit they are said to be in. Raises BadEntry.
+    """Refuse boxes that can't be two corners in the stated unit. Raises BadEntry.
 
-    Refused are boxes whose second corner lies before their first, as x, y, width, height do, and shares of the image
-    where pixels should stand. Zeros alone pass: some write them where there are no boxes.
+    These are boxes whose second corner lies before their first (x, y, width, height), and shares of the image in place
+    of pixels. All zeros pass: some files have them in place of boxes.
     """
     boxes = regions.boxes
     if boxes is None or not len(boxes) or (boxes_in is not None and boxes_in.kind == "none"):

@@ -1,5 +1,5 @@
-"""Whether two sets of region features are the same, image by image, and where they differ, why: as far as the numbers
-tell. Memory doesn't grow with the regions; a line's worth of numbers an image is kept."""
+"""Compares two sets of region features image by image, and names the likely cause where they differ. Memory doesn't
+grow with the regions: a row of figures an image is kept."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ CAUSES = {
 
 @dataclass(frozen=True)
 class ImageComparison:
-    """One image: regions in a and b, how many are matched, and medians over those (None where nothing is matched)."""
+    """One image: the numbers of regions in a and b and of matched ones, and medians over those (None without any)."""
 
     image_id: str
     cause: str
@@ -88,7 +88,7 @@ class FeatureComparison:
         return self.images > 0 and set(self.causes) == {"same"} and not self.only_a and not self.only_b
 
     def verdict(self) -> str:
-        """A sentence: the commonest cause, and how common it is."""
+        """A sentence: the commonest cause, and the number of its images."""
         if self.same:
             return f"the same: boxes and features of all {self.images:,} images agree"
         cause, count = self.causes.most_common(1)[0]
@@ -156,7 +156,7 @@ def compared(image_id: str, a: RawRegions, b: RawRegions) -> ImageComparison:
 
 
 def _cosines(x: Floats, y: Floats) -> Floats:
-    """[n, m]; two features of zeros are alike."""
+    """Cosines [n, m]; 1 for two features of zeros."""
     lengths = [np.linalg.norm(one, axis=1, keepdims=True) for one in (x, y)]
     units = [one / np.where(length > 0, length, 1) for one, length in zip((x, y), lengths, strict=True)]
     both: Floats = units[0] @ units[1].T
@@ -175,8 +175,8 @@ def _ious(a: Any, b: Any) -> Floats:
 
 
 def _matched(likeness: Floats, least: float, same: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of rows and columns that are best for all together, those below `least` left out. Where nearly all at equal
-    places are the `same`, those first: among near duplicates another one may be liker by a rounding."""
+    """The optimal matching of rows and columns, without pairs below `least`. Where nearly all pairs at equal positions
+    are the `same`, these come first: among near duplicates another pair may score higher by a rounding."""
     from scipy.optimize import linear_sum_assignment
 
     places = np.flatnonzero(np.diagonal(likeness) >= same)
@@ -248,7 +248,7 @@ def _cause(
 
 
 def _norms(x: Floats, y: Floats, pairs: Any) -> tuple[str, str] | None:
-    """Where the directions are the same: what the lengths say."""
+    """The cause of a difference in norms alone, or None: the directions are the same."""
     rows, columns = pairs
     before, after = np.linalg.norm(x[rows], axis=1), np.linalg.norm(y[columns], axis=1)
     real = before > 0
@@ -272,7 +272,7 @@ def _relu(x: Floats, y: Floats) -> bool:
 
 
 def _box_cause(a: RawRegions, b: RawRegions, pairs: Any) -> tuple[str, str]:
-    """The features are the same, region for region; what turns the boxes of one into the other's?"""
+    """The cause of a difference in boxes alone: the features are the same, region by region."""
     rows, columns = pairs
     p, q = np.asarray(a.boxes, np.float64)[rows], np.asarray(b.boxes, np.float64)[columns]
 

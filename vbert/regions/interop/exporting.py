@@ -21,7 +21,7 @@ def export(
 ) -> dict[str, Any]:
     """Write `source` as `format` to `target`, whole or not at all, images by sorted id and one at a time in memory.
 
-    Returns counts, `unreadable` among them. Raises UserError where `target` is there already.
+    Returns counts, `unreadable` among them. Raises UserError where `target` exists already.
     """
     if format not in WRITERS:
         raise UserError(f"no format {format!r} that can be written; {nearest(format, WRITERS)}")

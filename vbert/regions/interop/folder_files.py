@@ -1,4 +1,4 @@
-"""A folder with one file an image, or one such file: what the formats of numpy's files share."""
+"""For formats with one numpy file an image: finds the files of a folder, or takes a single one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vbert.data.folders import names_below
 from vbert.data.names import safe_name
 from vbert.regions.interop import Place
 
-LOOKED_AT = 1000  # entries of a folder in which one must be such a file
+LOOKED_AT = 1000  # entries of a folder, among which such a file must occur
 
 
 def _names(root: Path) -> Iterator[str]:
@@ -18,7 +18,7 @@ def _names(root: Path) -> Iterator[str]:
 
 
 def any_of(root: Path, ending: str, but: str = "\0") -> bool:
-    """Whether one of the first files ends so, `but` those that end like this."""
+    """Whether one of the first files has the ending; files with the ending `but` are ignored."""
     return any(name.endswith(ending) and not name.endswith(but) for name in islice(_names(root), LOOKED_AT))
 
 

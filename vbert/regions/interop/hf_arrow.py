@@ -1,8 +1,8 @@
 """A folder of Hugging Face `datasets`, which `load_from_disk` opens: one row an image.
 
 image_id string · width, height int32 · features list of float16 [d] · boxes list of float32 [4], x1 y1 x2 y2 in pixels
-of the original image · scores · classes · attributes · distributions list of float16 [C]; what the features don't come
-with is null, or no column. Read are such folders by whomever they were written, features and boxes of any float.
+of the original image · scores · classes · attributes · distributions list of float16 [C]; fields that the features lack
+are null, or no column. Folders written by others are read too, with features and boxes of any float type.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
 
 
 def _batches(path: Path) -> list[pa.RecordBatch]:
-    """All of a file, in place: nothing is read before it is asked for but what must be right to be safe."""
+    """All record batches of a file, memory-mapped: only metadata that safety depends on is read at once."""
     import pyarrow as pa
 
     try:
@@ -199,7 +199,9 @@ def write(target: Path, entries: Iterable[tuple[str, RawRegions]]) -> dict[str, 
                 writer.write(row)
             writer.finalize()
         made = datasets.Dataset.from_file(str(file))
-        made._fingerprint = sha256_file(file)[:16]  # the library's own is of the time: same features, same bits
+        made._fingerprint = sha256_file(file)[
+            :16
+        ]  # the library's own fingerprint depends on the time; the same features should give the same bits
         bars = datasets.utils.logging.is_progress_bar_enabled()
         datasets.utils.logging.disable_progress_bar()
         try:

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from vbert.regions.interop.sizes import ImageSizes
     from vbert.regions.shards import RegionSample
 
-UNKNOWN = "unknown"  # the detector that nobody states
+UNKNOWN = "unknown"  # the name of an unstated detector
 
 
 class Provenance(Settings):
-    """What whoever imports says of how the features came about; None is what nobody states."""
+    """The importer's statement of how the features were made; None for fields not stated."""
 
     detector: str
     backend: Plugin | None = None
@@ -44,7 +44,8 @@ class Provenance(Settings):
 
     @classmethod
     def of(cls, detector: str, layer: Layer | None = None, weights: str | None = None) -> Provenance:
-        """That of a spec in data_specs/detectors, or of an `unknown` one. Raises UserError where `layer` is another."""
+        """The provenance by a spec in data_specs/detectors, or of an `unknown` detector. Raises UserError for another
+        `layer`."""
         from vbert.regions.detector import detector_file
 
         if detector == UNKNOWN:
@@ -87,7 +88,7 @@ class ImportSettings(Settings):
 
 @dataclass(frozen=True)
 class ExpectedFeatures:
-    """What all images must have: features of `dim` numbers, and boxes or none."""
+    """Requirements on all images: features of `dim` numbers, and boxes or none."""
 
     dim: int
     boxes: bool
@@ -115,7 +116,8 @@ def paths(files: Mapping[str, RawFiles]) -> dict[str, Path]:
 def import_plan(
     files: Mapping[str, RawFiles], format: Plugin, settings: ImportSettings, sizes: RawFiles | None
 ) -> ImportPlan:
-    """Images by sorted id, `images_per_shard` at a time. Raises UserError for what no image can be imported with."""
+    """Images by sorted id, `images_per_shard` at a time. Raises UserError for settings with which no image can be
+    imported."""
     module = _module(format)
     local = paths(files)
     entries: dict[str, list[tuple[str, Place]]] = {}
@@ -165,7 +167,7 @@ def _expected(
     settings: ImportSettings,
     sizes: RawFiles | None,
 ) -> ExpectedFeatures:
-    """What the first image that has regions tells of all. Raises UserError where it can't be imported so at all."""
+    """The requirements taken from the first image with regions. Raises UserError where it can't be imported."""
     stated = settings.statement
     bad: BadEntry | None = None
     with interop.reading(module, files, settings.dtype) as read:
@@ -230,7 +232,7 @@ def import_shard(
     def set_aside(image_id: str, path: str, reason: str, detail: str) -> None:
         row = {"image_id": image_id, "path": path, "reason": reason, "detail": detail}
         for column, value in row.items():
-            quarantine[column].append(value.replace(here, ""))  # where the files lie is no part of what is made
+            quarantine[column].append(value.replace(here, ""))  # the location of the files is no part of the artifact
 
     def samples(read: interop.Read) -> Iterator[RegionSample]:
         for image_id, copies in chunk.entries:
@@ -265,7 +267,7 @@ def _sample(
     expected: ExpectedFeatures,
     where: str,
 ) -> RegionSample:
-    """What is written of one image. Raises BadEntry."""
+    """The sample of one image. Raises BadEntry."""
     import numpy as np
 
     from vbert.regions.shards import RegionSample
@@ -303,7 +305,7 @@ def _sample(
 
 
 def named(numbers: Sequence[str], words: Sequence[str] | None, option: str, where: str) -> list[str]:
-    """The words that the numbers stand for. Raises BadEntry for a number beyond the vocabulary."""
+    """The names of numbered classes. Raises BadEntry for a number beyond the vocabulary."""
     if words is None:
         return list(numbers)
     for number in numbers:

@@ -1,4 +1,4 @@
-"""What a set of region features is: contract, counts, a few boxes, and those drawn on their images."""
+"""Inspects a set of region features: contract, counts, a few boxes, and those drawn on their images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LISTED = 10  # quarantined or unreadable images that are told
 
 
 def inspect(source: FeatureSet, images: int, boxes: int, progress: Callable[[int, int], None]) -> dict[str, Any]:
-    """Facts as JSON; every image is read. So many `images` are shown, with so many `boxes` of each."""
+    """Facts as JSON, over every image; `images` samples with `boxes` boxes of each are included."""
     counts: list[int] = []
     have = {"boxes": 0, "sizes": 0, "scores": 0, "classes": 0, "attributes": 0, "distributions": 0}
     norms: list[float] = []

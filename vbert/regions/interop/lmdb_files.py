@@ -1,4 +1,4 @@
-"""LMDB files of others, read only: what the LMDB formats share."""
+"""Reads foreign LMDB files, for all LMDB formats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAME = "data.mdb"
 def data_file(path: Path) -> Path | None:
     """The file that holds the data of the LMDB `path` (a folder, or the file itself); None where it is none.
 
-    Only this file: `lock.mdb` beside it changes whenever somebody looks.
+    Not `lock.mdb` beside it, which changes with every reader.
     """
     file = path / NAME if path.is_dir() else path
     try:
@@ -74,7 +74,7 @@ def _environment(path: Path) -> Iterator[Any]:
 
 
 def value_of(transaction: Any, key: bytes) -> bytes | None:
-    """None where there is no such entry, nor can be. Raises UserError where the pages that lead to it are damaged."""
+    """The bytes of an entry; None where there is none. Raises UserError where the pages that lead to it are damaged."""
     import lmdb
 
     try:

@@ -64,7 +64,7 @@ def _parse(row: Sequence[bytes], where: str, dtype: Dtype | None) -> RawRegions:
 def write(target: Path, entries: Iterable[tuple[str, RawRegions]]) -> dict[str, Any]:
     """Write the entries into the file `target`, in their order; beside it the vocabularies, where classes have names.
 
-    What the features don't come with (confidences, attributes) is written as 0, because LXMERT's loader wants it.
+    Missing fields (confidences, attributes) are written as 0, because LXMERT's loader requires them.
     Raises UserError for an image without boxes or size. Returns counts and `zeros`, the columns that hold no knowledge.
     """
     vocabularies: tuple[dict[str, int], dict[str, int]] = ({}, {})
@@ -120,7 +120,8 @@ def _ids(
     column: str,
     zeros: set[str],
 ) -> tuple[list[int], list[float]]:
-    """Numbers of the first name of each region: those the names are, or places in a vocabulary that grows with them."""
+    """The number of each region's first name: the name itself if it is a number, else its place in a growing
+    vocabulary."""
     ids, confidences = [], []
     for at in range(n):
         first = names[at][0] if names is not None and names[at] else ""

@@ -86,7 +86,7 @@ def unpickled(data: bytes, where: str) -> Any:
 
 
 def as_array(value: Any, name: str, where: str) -> NDArray[Any]:
-    """What a pickle holds under `name`, as an array. Raises BadEntry for lists of different lengths and the like."""
+    """A pickle's value under `name` as an array. Raises BadEntry for lists of different lengths and the like."""
     import numpy as np
 
     try:
@@ -96,7 +96,7 @@ def as_array(value: Any, name: str, where: str) -> NDArray[Any]:
 
 
 def described(features: NDArray[Any], about: Any, where: str) -> RawRegions:
-    """Features [n, d] with what MMF's dict says of them, cut to its `num_boxes`. Raises BadEntry."""
+    """Features [n, d] with the fields of MMF's dict, cut to its `num_boxes`. Raises BadEntry."""
     import numpy as np
 
     if features.ndim != 2 or features.dtype.kind != "f":
@@ -122,7 +122,7 @@ def described(features: NDArray[Any], about: Any, where: str) -> RawRegions:
     shares = part("cls_prob", lambda a: a.ndim == 2 and a.dtype.kind == "f")
     scores = None
     if shares is not None and objects is not None and (not n or 0 <= objects.min() <= objects.max() < shares.shape[1]):
-        scores = shares[np.arange(n), objects]  # what the detector gives the class that it names
+        scores = shares[np.arange(n), objects]  # the probability of the named class
     return RawRegions(
         features=features[:n],
         boxes=None if boxes is None else boxes.astype(np.float32),

@@ -104,7 +104,7 @@ def _are_boxes(boxes: NDArray[Any]) -> bool:
 
 
 def _described(about: Any, n: int, where: str) -> dict[str, NDArray[Any]]:
-    """What `info` says of the regions. Raises BadEntry where that is of another number of them."""
+    """The regions' fields in `info`. Raises BadEntry where their number differs."""
     from vbert.regions.interop.npy_files import as_array
 
     if not isinstance(about, dict):
@@ -119,7 +119,7 @@ def _described(about: Any, n: int, where: str) -> dict[str, NDArray[Any]]:
 
 
 def _whole(value: NDArray[Any] | None, name: str, where: str) -> int | None:
-    """A number, or an array of one. Raises BadEntry where it is none that counts something."""
+    """A count: a number, or an array of one. Raises BadEntry for anything else."""
     if value is None:
         return None
     if value.size != 1 or value.dtype.kind not in "iuf" or not 0 <= value.item() < 2**31 or value.item() % 1:

@@ -72,7 +72,7 @@ def opened(
     sizes: ImageSizes | None = None,
     dtype: Dtype | None = None,
 ) -> Iterator[FeatureSet]:
-    """The features at `path`: a folder of our shards, or whatever format is recognised (or named). `dtype`: of features
+    """The features at `path`: a folder of our shards, or a file of a recognised (or named) format. `dtype`: of features
     whose type the format doesn't say. Raises UserError."""
     if format in (None, SHARDS) and (path / OFFSETS).is_file():
         if dtype is not None:
@@ -105,7 +105,7 @@ def opened(
 def _settled(
     regions: RawRegions, key: str, boxes_in: BoxesIn | None, sizes: ImageSizes | None, where: str
 ) -> RawRegions:
-    """In pixels of the original image; as the file has it where nobody says what its numbers mean."""
+    """Regions with boxes in pixels of the original image; unchanged where the unit isn't stated."""
     try:
         size = None if sizes is None else sizes.find(key, where)[0]
         return in_pixels(regions, boxes_in, size, where)

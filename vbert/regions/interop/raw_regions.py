@@ -1,4 +1,4 @@
-"""What a foreign file says of one image, and the entry that can't be read."""
+"""The regions of one image in a foreign file, and the error for an unreadable entry."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Unit = Literal["pixels", "normalised"]
 
 @dataclass(frozen=True)
 class RawRegions:
-    """The n regions of one image as a file has them; None is what it doesn't say.
+    """The n regions of one image as its file has them; None for fields that it lacks.
 
     features [n, d]; boxes [n, 4] x1 y1 x2 y2 in pixels, or `normalised`: divided by width and height; width and height
     as recorded beside them; scores [n]; classes and attributes: names, or numbers as text where the file has those;
-    attribute_scores [n]; distributions [n, C]; `note`: how the file was understood, where that is no matter of course.
+    attribute_scores [n]; distributions [n, C]; `note`: the interpretation of the file, where it isn't obvious.
     """
 
     features: NDArray[np.floating[Any]]
@@ -40,7 +40,8 @@ class RawRegions:
 
 
 class BadEntry(Exception):
-    """One image's entry that can't be used: `where` in which file, why in a word or two, and in a sentence."""
+    """An unusable entry of one image: `where` in which file, the `reason` in a word or two, the `detail` in a
+    sentence."""
 
     def __init__(self, where: str, reason: str, detail: str) -> None:
         super().__init__(where, reason, detail)
@@ -51,14 +52,14 @@ class BadEntry(Exception):
 
 
 SMALLEST = 2.0**-24  # of float16, other than 0
-TINY, HUGE = 0.05, 0.1  # shares of numbers beyond them that no features of a network have
+TINY, HUGE = 0.05, 0.1  # the largest shares of numbers beyond these bounds in features of a network
 
 
 def out_of_proportion(features: NDArray[np.floating[Any]]) -> str | None:
-    """What of the numbers shows that they are no features of a network, or bytes of another type; None for nothing.
+    """A sentence where the numbers can't be features of a network, or have another type; else None.
 
     Bytes of float16, float64 or whole numbers, read as float32, have exponents of all sizes: 20 to 50 % of them are
-    below 6e-8. Of features none is, but those that are 0.
+    below 6e-8, against none but zeros of real features.
     """
     import numpy as np
 

@@ -27,7 +27,7 @@ TABLES = (".csv", ".tsv", ".json", ".parquet")
 
 
 class NamedFiles(Protocol):
-    """Files by name: a RawFiles, or a folder without one."""
+    """Files by name: a `RawFiles`, or a plain folder."""
 
     @property
     def title(self) -> str: ...
@@ -37,7 +37,7 @@ class NamedFiles(Protocol):
 
 
 class ImageSizes:
-    """Image sizes by name. `find` gives (width, height) as shown and the image's sha256, where there is an image."""
+    """Image sizes by name. `find` returns (width, height) as shown and the image's sha256 (None from a table)."""
 
     def __init__(self, raw: NamedFiles) -> None:
         self._raw = raw
@@ -51,7 +51,7 @@ class ImageSizes:
             raise UserError(f"{raw.title}: neither images nor a table of their sizes ({', '.join(TABLES)})")
 
     def find(self, key: str, where: str) -> tuple[Size, str | None]:
-        """Raises BadEntry where there is no such image, or more than one that `key` could mean."""
+        """Raises BadEntry for no matching image, or several."""
         name = self._names.find(key, where)
         if self._table is not None:
             return self._table[name], None
@@ -62,8 +62,8 @@ class ImageSizes:
 
 
 class ImageNames:
-    """Names of images and what may be meant by them: the name itself, without folders and ending, in any case; or, of
-    a name that is a number, the number at the end of one."""
+    """An index of image names that matches, beside the exact name: without folders and ending, in any case; and for a
+    number, a name with that number at its end."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._exact: dict[str, str] = {}
@@ -90,7 +90,7 @@ class ImageNames:
 
 
 def _meant(name: str) -> list[str]:
-    """Ways of writing a name, the more exact first."""
+    """The spellings of a name, the most exact first."""
     path = PurePosixPath(bare(name))
     stem = path.name
     digits = stem[len(stem.rstrip("0123456789")) :]

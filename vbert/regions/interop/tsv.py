@@ -1,4 +1,4 @@
-"""Tab-separated lines with base64 arrays: what the TSV formats share."""
+"""Reads tab-separated lines with base64 arrays, for all TSV formats."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CODES: dict[str, str] = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}
-USUAL = 1000.0  # which no number of known detectors' features is above
+USUAL = 1000.0  # an upper bound of known detectors' features
 LONGEST = 256 * 2**20  # bytes of a line; 100 regions of 2,048 float32 take 1.1 MB
 
 
@@ -115,7 +115,7 @@ def whole(text: bytes, name: str, where: str) -> int:
 def features(text: bytes, n: int, dtype: Dtype | None, where: str) -> NDArray[Any]:
     """The features [n, d] in base64; d follows from the bytes, which are float32 unless `dtype` is stated.
 
-    Raises BadEntry, and says of which other type they may be, for numbers that no features are.
+    Raises BadEntry, naming likely other types, for numbers that can't be features.
     """
     data = decoded(text, "features", where)
     values = _shaped(data, CODES[dtype or "float32"], n, where)
@@ -158,14 +158,15 @@ def boxes(text: bytes, n: int, where: str) -> NDArray[Any]:
     import numpy as np
 
     values = numbers(text, "f", (n, 4), "boxes", where)
-    # Whole numbers that stand for pixels are next to nothing when they are read as floats.
+    # Whole numbers of pixels are almost 0 when read as floats.
     if values.any() and np.abs(values[values != 0]).max() < (0.01 if values.itemsize == 2 else 1e-30):
         values = values.view(f"<i{values.itemsize}")
     return values.astype(np.float32) if values.dtype != np.float32 else values
 
 
 def numbers(text: bytes, kind: str, shape: tuple[int, ...], name: str, where: str) -> NDArray[Any]:
-    """A base64 array of `shape`, of floats (`f`) or whole numbers (`i`) as long as its bytes say. Raises BadEntry."""
+    """A base64 array of `shape`, of floats (`f`) or integers (`i`); their size follows from the bytes. Raises
+    BadEntry."""
     import numpy as np
 
     data = decoded(text, name, where)
@@ -179,7 +180,7 @@ def numbers(text: bytes, kind: str, shape: tuple[int, ...], name: str, where: st
 
 
 def decoded(text: bytes, name: str, where: str) -> bytes:
-    """The bytes behind base64. `b'…'` around it is what scripts of Python 2 write under Python 3. Raises BadEntry."""
+    """The bytes behind base64, also inside `b'…'`, which Python 2's scripts write under Python 3. Raises BadEntry."""
     if text.startswith(b"b'") and text.endswith(b"'"):
         text = text[2:-1]
     try:

@@ -112,7 +112,7 @@ def _parse(data: bytes, count: int | None, where: str) -> RawRegions:
 
 
 def _msgpack(data: bytes, where: str) -> dict[str, NDArray[Any]]:
-    """msgpack_numpy's arrays; its own decoder would unpickle where `kind` says so."""
+    """msgpack_numpy's arrays; its own decoder would unpickle entries with a `kind`."""
     import numpy as np
 
     try:

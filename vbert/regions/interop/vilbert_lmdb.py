@@ -88,7 +88,7 @@ def _regions(about: dict[Any, Any], dtype: Dtype | None, where: str) -> RawRegio
 
 
 def _array(about: dict[Any, Any], name: str, shape: tuple[int | None, ...], where: str) -> NDArray[Any] | None:
-    """The field where it is an array, which says itself of what type it is; None where it is something else."""
+    """The field if it is an array, of its own type; else None."""
     value = about.get(name)
     if not isinstance(value, np.ndarray):
         return None
@@ -100,7 +100,7 @@ def _array(about: dict[Any, Any], name: str, shape: tuple[int | None, ...], wher
 
 
 def _text(about: dict[Any, Any], *names: str, where: str) -> bytes:
-    """The field by its first name that is there: base64, or a number as text, as in a table."""
+    """The field under the first of its names that exists: base64, or a number as text, as in a table."""
     value = next((about[name] for name in names if about.get(name) is not None), None)
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
