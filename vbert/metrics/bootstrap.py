@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
-FEW = 20  # clusters that are not all right (or not all wrong), below which resampling sees too little of them
+FEW = 20  # fewest clusters that are not all right (or not all wrong) for resampling
 
 Method = Literal["bootstrap", "clopper-pearson", "none"]
 
@@ -30,7 +30,7 @@ class ConfidenceInterval:
 
     @property
     def in_words(self) -> str:
-        """How it was made, in words."""
+        """The method in words."""
         if self.method == "bootstrap":
             return f"{self.groups:,} images resampled"
         if self.method == "clopper-pearson":
@@ -48,7 +48,7 @@ def interval(scores: Sequence[float], groups: Sequence[str], resamples: int, see
       groups (the expanded percentile interval, Hesterberg 2015, section 3.2).
     - Where fewer than 20 groups are not all right (or fewer than 20 not all wrong), Clopper–Pearson on the effective
       number of independent examples p (1 − p) / v, with v the variance between groups (Korn and Graubard 1998). At
-      exactly 0 or 1 nothing is seen of v: the effective number is then that of groups, (Σ n)² / Σ n² with n the
+      exactly 0 or 1 v is unknown: the effective number is then that of groups, (Σ n)² / Σ n² with n the
       examples of a group, so that the bound holds for answers of any correlation within an image.
     - One group alone: [0, 1].
     """

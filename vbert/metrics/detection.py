@@ -1,4 +1,4 @@
-"""Detection: average precision as COCO computes it, and how often attributes are right."""
+"""Detection metrics: COCO's average precision, and the accuracy of attributes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MATCH_IOU = 0.5  # from here on a detection counts as of the true box, for attributes
+MATCH_IOU = 0.5  # least IoU of a detection with the true box, for attributes
 
 
 @dataclass(frozen=True)
 class Boxes:
     """Boxes of one image: x1 y1 x2 y2 [n, 4], class indices [n]; of detections also scores [n].
 
-    `attributes`: per box the names known of it (truth) or the likeliest one (detections).
+    `attributes`: per box its known names (truth) or the likeliest one (detections).
     """
 
     boxes: NDArray[np.float32]
@@ -77,7 +77,7 @@ def iou(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def attribute_accuracy(truth: Sequence[Boxes], detections: Sequence[Boxes], known: Sequence[str]) -> float | None:
-    """Share of true boxes whose attribute is told right, of those with a known one that were found at all.
+    """Share of detected true boxes with a known attribute whose attribute is predicted right.
 
     A true box's detection is the highest-scoring one of at least IoU 0.5 with it; right is an attribute among the
     box's own. None where there is no such box.

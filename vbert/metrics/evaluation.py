@@ -14,7 +14,7 @@ from vbert.metrics.bootstrap import ConfidenceInterval, interval
 
 
 class Evaluation(Artifact):
-    """predictions.jsonl (example_id, answer, score), metrics.json, and what the objective submits (results.json).
+    """predictions.jsonl (example_id, answer, score), metrics.json, and the objective's submission file (results.json).
 
     >>> evaluation = vbert.run("demo").artifact("evaluate[vqa]", vbert.Evaluation)
     >>> 0 <= evaluation.intervals()["accuracy"].low <= evaluation.metrics()["accuracy"] <= 1
@@ -30,7 +30,7 @@ class Evaluation(Artifact):
         return {name: ConfidenceInterval(**bounds) for name, bounds in self._read()["intervals"].items()}
 
     def counts(self) -> dict[str, int]:
-        """Metric → examples it is the mean of; `examples`: all; `answered`: those predicted; `quarantined`: those whose
+        """Metric → number of its examples; `examples`: all; `answered`: those predicted; `quarantined`: those whose
         image has no regions, which count as wrong."""
         return dict(self._read()["counts"])
 

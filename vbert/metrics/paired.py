@@ -1,4 +1,4 @@
-"""Whether one way is better than another: the difference of two means over the same examples and the same seeds."""
+"""Paired comparison: the difference of two means over the same examples and seeds, with its interval."""
 
 from __future__ import annotations
 

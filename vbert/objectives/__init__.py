@@ -1,4 +1,5 @@
-"""Downstream tasks. A further one is a module here that offers what `Objective` says, and its line in OBJECTIVES."""
+"""Objectives of downstream tasks. A further one is a module here with the interface `Objective`, and a line in
+OBJECTIVES."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DownstreamEntry", "DownstreamSettings", "EvaluateSettings", "Objective", "load", "objective"]
 
-# name → (settings of its entry in a recipe, version); the version is raised by hand when the objective starts to make
-# something else. The module that defines the settings is the objective.
+# name → (settings of its entry in a recipe, version); the version is raised by hand when the objective's results
+# change. The module that defines the settings is the objective.
 OBJECTIVES: dict[str, tuple[type[DownstreamSettings], int]] = {"vqa": (VqaSettings, 1)}
 
 if TYPE_CHECKING:
@@ -34,11 +35,12 @@ else:  # a recipe's entry under `downstream`: any objective's settings, told apa
 
 Row = dict[str, Any]  # an example, by the columns of EXAMPLES_SCHEMA
 Head = dict[str, Any]  # head.json of the trained model
-Prediction = dict[str, Any]  # example_id, answer, score, and what else the objective says
+Prediction = dict[str, Any]  # example_id, answer, score, and further fields of the objective
 
 
 class Objective(Protocol):
-    """examples → sequences → head → loss → decode → metric → predictions: what a module of `vbert.objectives` offers.
+    """The interface of a module of `vbert.objectives`: examples → sequences → head → loss → decode → metric →
+    predictions.
 
     All of it is deterministic; `texts` and `targets` run in loader workers.
     """
@@ -47,10 +49,10 @@ class Objective(Protocol):
     SELECTS: str  # the metric whose largest value on `val` is `select: best`
 
     def labelled(self, row: Row) -> bool:
-        """Whether the example says what is right, so that a prediction of it can be scored."""
+        """Whether the example has a label, so that its prediction can be scored."""
 
     def head(self, rows: Sequence[Row], settings: Any) -> Head:
-        """What the head is, from the training examples: kind, labels, how sequences are read."""
+        """The head's description from the training examples: kind, labels, the token that is read."""
 
     def model(self, config: VisualBertConfig, head: Head, seed: int) -> nn.Module:
         """The model of `config` and `head`, its head drawn from `seed`; the encoder is filled by the caller."""
@@ -59,13 +61,13 @@ class Objective(Protocol):
         """(piece ids with special tokens, segment types, place that is read) of an example."""
 
     def targets(self, rows: Sequence[Row], head: Head) -> dict[str, Tensor]:
-        """What the loss compares with."""
+        """The targets of the loss."""
 
     def counts(self, targets: Mapping[str, Tensor]) -> dict[str, int]:
-        """By loss, how many of what it is a mean of the batch has."""
+        """Loss → the number of terms in the batch that its mean is over."""
 
     def loss(self, outputs: Tensor, targets: Mapping[str, Tensor], head: Head) -> dict[str, Tensor]:
-        """By loss, its sum over the batch; one alone is called "loss". Their sum of means is minimised."""
+        """Loss → its sum over the batch; a single one is called "loss". The sum of their means is minimised."""
 
     def decode(self, outputs: Tensor, rows: Sequence[Row], head: Head) -> list[Prediction]:
         """One prediction an example."""
@@ -75,7 +77,7 @@ class Objective(Protocol):
         Empty where the examples have no labels."""
 
     def submission(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, bytes]:
-        """File name → content of what an official server takes."""
+        """File name → content, in the format of an official evaluation server."""
 
 
 def objective(name: str) -> Plugin:

@@ -1,6 +1,6 @@
-"""From examples and regions to batches: rows of a table, visual inputs, masked texts. All of it exact.
+"""From examples and regions to batches: rows of a table, visual inputs, masked texts. Deterministic.
 
-Runs in loader workers: nothing here draws from a process's global state.
+Runs in loader workers: nothing here draws from a process's global random state.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STATISTICS_IMAGES = 20_000  # images that mean and deviation are taken of, at mo
 
 @dataclass
 class Batch:
-    """Sequences, and what the objective needs beside them (tensors by name)."""
+    """Packed sequences, and the objective's tensors by name."""
 
     packed: PackedBatch
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -47,8 +47,8 @@ class Batch:
 class ExampleRows:
     """The examples of some splits and kinds whose images all have regions, in the order of the table.
 
-    types: question types, None for all. share: of the examples, as `portion` draws it with `seed`. every: those without
-    regions too.
+    types: question types, None for all. share: of the examples, drawn by `portion` with `seed`. every: the table with
+    examples without regions.
     """
 
     def __init__(
@@ -89,15 +89,16 @@ class ExampleRows:
         return list(self.table[name].to_pylist())
 
     def shown(self, images: str) -> dict[str, str]:
-        """Whose regions stand for each image: its own ones, or with `shuffled` those of another of these rows."""
+        """Image → the image whose regions replace its own; empty for `own`, another image of these rows for
+        `shuffled`."""
         if images == "own":
             return {}
         return shuffled_images(sorted({image for images in self.column("image_ids") for image in images}))
 
 
 class RegionInputs:
-    """The visual input of images: features, and six box numbers where the model reads them. `shown` maps an image to
-    the one whose regions stand for it (a control without images)."""
+    """The visual input of images: features, and six box numbers where the model reads them. `shown` maps an image
+    to the one whose regions replace its own (a control)."""
 
     def __init__(self, shards: Shards, box_input: str, shown: Mapping[str, str] | None = None) -> None:
         self.shards, self.box_input, self.shown = shards, box_input, shown or {}
@@ -131,7 +132,7 @@ class RegionInputs:
         return (parts[0] if len(parts) == 1 else np.concatenate(parts)), types
 
     def nothing(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The input of no image: no regions, as wide as those of the others."""
+        """The input without regions: shape [0, d]."""
         return np.zeros((0, self._width), np.float32), np.zeros(0, np.int64)
 
     @cached_property
@@ -140,14 +141,14 @@ class RegionInputs:
 
 
 def image_groups(table: pa.Table) -> list[str]:
-    """For each example the image that it counts under: its first one; a text without image counts alone."""
+    """The group of each example for resampling: its first image; a text without image is a group of its own."""
     pairs = zip(table["image_ids"].to_pylist(), table["example_id"].to_pylist(), strict=True)
     return [str(images[0]) if images else f"\x1f{example}" for images, example in pairs]
 
 
 def portion(groups: Sequence[str], share: float, seed: int) -> list[bool]:
-    """Which examples belong to the share: those of whole images, which come in an order drawn by `seed`, until the
-    share is reached. Smaller shares of a seed are parts of larger ones."""
+    """Whether each example belongs to the share: whole images are added in an order drawn by `seed` until the share is
+    reached. Smaller shares of a seed are parts of larger ones."""
     sizes = Counter(groups)
     wanted, chosen, count = share * len(groups), set(), 0
     for group in sorted(sizes, key=lambda group: (derive(seed, "share", group), group)):
@@ -190,7 +191,7 @@ def statistics(sources: Sequence[tuple[RegionInputs, Sequence[str]]]) -> tuple[T
 
 @dataclass
 class MaskedText:
-    """A text with some pieces hidden: `ids` as the model sees them, `at` the hidden places, `true` what stood there."""
+    """A text with masked pieces: `ids` as the model sees them, `at` the masked positions, `true` their original ids."""
 
     ids: list[int]
     at: list[int]
@@ -205,11 +206,11 @@ def mask(
     shares: Sequence[float],
     whole_word: bool = False,
 ) -> MaskedText:
-    """BERT's masking: piece i is hidden with probability `shares[i]`; of the hidden 80 % become [MASK], 10 % a random
-    piece, 10 % stay (Devlin et al. 2019). Special tokens are neither hidden nor drawn.
+    """BERT's masking: piece i is masked with probability `shares[i]`; of these 80 % become [MASK], 10 % a random piece,
+    10 % stay (Devlin et al. 2019). Special tokens are neither masked nor drawn.
 
-    words: for each piece the word it belongs to, -1 for special tokens. whole_word: the pieces of a word are hidden
-    together, with the largest of their shares.
+    words: for each piece its word, -1 for special tokens. whole_word: the pieces of a word are masked together, with
+    the largest of their shares.
     """
     draws = rng.random((3, len(ids)))
     hide = np.array(shares)
@@ -231,7 +232,7 @@ def mask(
 
 
 def _random_piece(encoder: WordPieceEncoder, draw: float) -> int:
-    """A piece that is no special token, uniformly."""
+    """A piece drawn uniformly from those that are no special tokens."""
     special = sorted(encoder.special)
     piece = int(draw * (encoder.size - len(special)))
     for other in special:
@@ -241,8 +242,8 @@ def _random_piece(encoder: WordPieceEncoder, draw: float) -> int:
 
 @dataclass
 class TokenizedText:
-    """A text as the model reads it: piece ids with special tokens, segment types, words as `mask` takes them, and
-    which pieces belong to an answer."""
+    """A tokenised text: piece ids with special tokens, segment types, words (see `mask`), and whether each piece
+    belongs to an answer."""
 
     ids: list[int]
     types: list[int]
@@ -252,8 +253,8 @@ class TokenizedText:
 
 def sentence(encoder: WordPieceEncoder, texts: Sequence[tuple[str, str]], limit: int) -> TokenizedText:
     """`[CLS] a [SEP]`, or `[CLS] a [SEP] b [SEP]` with segment types 0 and 1; at most `limit` tokens, the longest
-    text cut first. Each of `texts` has an answer behind it ("" for none), which is cut only where nothing is left of
-    any text."""
+    text cut first. Each of `texts` is followed by its answer ("" for none), which is cut only after all of the
+    texts."""
     pieces = [(encoder(text), encoder(answer)) for text, answer in texts]
     lengths = [[len(text.ids), len(answer.ids)] for text, answer in pieces]
     over = sum(map(sum, lengths)) + len(texts) + 1 - limit

@@ -30,7 +30,7 @@ from vbert.training.loop import run_training
 from vbert.training.ranks import Ranks
 from vbert.training.sampler import derive
 
-CHUNK = 2048  # examples whose predictions are kept at once
+CHUNK = 2048  # examples in one file of predictions
 
 
 class ObjectiveDataset:
@@ -67,7 +67,7 @@ class ObjectiveDataset:
 
 
 class Finetuning:
-    """The task of fine-tuning, as the loop wants it."""
+    """Fine-tuning for a downstream task, as a `Trainable` of the training loop."""
 
     def __init__(
         self, model: nn.Module, train: ObjectiveDataset, held_out: ObjectiveDataset, settings: DownstreamSettings
@@ -79,7 +79,7 @@ class Finetuning:
         self.chosen = sorted(chosen[: settings.validation_examples])
         pooled = train.head.get("answer_at") != "mask"
         for name, parameter in model.named_parameters():
-            if name.startswith("encoder.pooler."):  # DDP would wait for what no loss reaches
+            if name.startswith("encoder.pooler."):  # DDP would wait for parameters that no loss reaches
                 parameter.requires_grad_(pooled and settings.train_pooler)
 
     def size(self) -> int:
@@ -119,7 +119,7 @@ def run_finetune(
     numerics: Numerics,
     seed: int,
 ) -> Figures:
-    """Trains on the split `train`, looks at `val`, writes a `Model`."""
+    """Trains on the split `train`, validates on `val`, writes a `Model`."""
     torch.set_num_threads(numerics.threads)
     objective = load(plugin.name)
     train = ExampleRows(examples, shards, ["train"], objective.KINDS, settings.share, seed)
@@ -159,7 +159,7 @@ def run_finetune(
 def _head(
     objective: Objective, train: ExampleRows, start: Model | Initialization, settings: DownstreamSettings
 ) -> dict[str, Any]:
-    """What the head is; a start that has one keeps it where nothing is trained. Raises UserError where it has none."""
+    """The head's description. With 0 steps the start's head is kept; raises UserError where it has none."""
     head = {"max_text": settings.max_text}
     if not settings.steps:
         if isinstance(start, Initialization) or start.head()["kind"] == "pretraining":
@@ -176,7 +176,7 @@ def _model(
     shards: Shards,
     seed: int,
 ) -> tuple[Any, Any, Any]:
-    """(model, vocabulary, contract): the start's encoder under the objective's head. Of a head that the start has,
+    """(model, vocabulary, contract): the start's encoder under the objective's head. Of the start's head,
     the rows of answers known to both are kept."""
     source: Any
     if isinstance(start, Initialization):
@@ -249,8 +249,8 @@ def run_predict(
 def run_score(
     job: Job, examples: Examples, shards: Shards, plugin: Plugin, settings: EvaluateSettings, split: str
 ) -> Figures:
-    """Scores the predictions in scratch and writes an `Evaluation`. All examples of the split count: those whose image
-    is in quarantine as wrong, with an empty answer in the submission."""
+    """Scores the predictions in scratch and writes an `Evaluation` over all examples of the split. An example whose
+    image is in quarantine counts as wrong and has an empty answer in the submission."""
     from vbert.metrics.evaluation import write_evaluation
 
     objective = load(plugin.name)

@@ -1,4 +1,4 @@
-"""What every entry under `downstream` of a recipe has: how it is trained, on what, and how it is evaluated."""
+"""Settings of every entry under `downstream` of a recipe: data, training and evaluation."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class EvaluateSettings(Settings):
 
 
 class DownstreamSettings(Schedule):
-    """images: shuffled trains and evaluates with other images' features, which leaves only language to go by.
-    select: which model is kept. steps: 0 leaves the start as it is. share: of the training examples, those of so many
-    whole images, drawn by the seed; of one seed a smaller share is part of a larger one.
+    """images: shuffled trains and evaluates with other images' features, so that only the language helps. select: the
+    model that is kept. steps: 0 leaves the start as it is. share: of the training examples, in whole images drawn by
+    the seed; with one seed a smaller share is part of a larger one.
     """
 
     objective: str = Field(description="the downstream task; else the name of the entry")

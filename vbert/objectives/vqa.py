@@ -1,4 +1,4 @@
-"""Visual question answering as classification over known answers, read as the original VisualBERT does.
+"""Visual question answering as classification over known answers, as in the original VisualBERT.
 
 `[CLS] question ? [MASK] [SEP]`; soft scores as targets; KL divergence (VisualBERT) or binary cross entropy (LXMERT,
 UNITER, MMF).
@@ -68,7 +68,7 @@ def model(config: VisualBertConfig, head: dict[str, Any], seed: int) -> nn.Modul
 
 
 def texts(row: dict[str, Any], encoder: WordPieceEncoder, head: dict[str, Any]) -> tuple[list[int], list[int], int]:
-    """The question with one question mark, cut at `max_text`, then [MASK] where that is what is read."""
+    """The question with one question mark, cut at `max_text`, then [MASK] where the answer is read from it."""
     question = encoder(row["text"].rstrip("?？ ")).ids
     question_mark = encoder("?").ids
     tail = [*question_mark, encoder.mask, encoder.sep] if head["answer_at"] == "mask" else [*question_mark, encoder.sep]

@@ -1,4 +1,4 @@
-"""Where a trained model looks: attention of the token its answer is read from, over words and regions."""
+"""Attention of a trained model: of the token that its answer is read from, over words and regions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ LISTED = 5  # regions named below a picture
 
 @dataclass(frozen=True)
 class WordAttention:
-    """share: of all attention of the layer; strength: that, as part of the largest of any word in the drawn layers."""
+    """share: of all attention of the layer; strength: the share divided by the largest of any word in the drawn
+    layers."""
 
     piece: str
     share: float
@@ -26,13 +27,13 @@ class WordAttention:
 
 @dataclass(frozen=True)
 class LayerAttention:
-    """One layer, the mean over its heads: words, and pictures whose boxes are lit by attention."""
+    """The attention of one layer, the mean over its heads: words, and pictures whose boxes are shaded by attention."""
 
     layer: int
     on_regions: float  # share of all attention that falls on regions
     words: list[WordAttention]
     pictures: list[Thumbnail]
-    first: list[DrawnBox]  # the regions looked at most, most first
+    first: list[DrawnBox]  # the regions with the most attention, the first the most
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def gazes(run: DownstreamRun, album: ThumbnailAlbum, chosen: Sequence[ShownPredi
         batch, (row,) = examined.batch([places[one.example_id]])
         ids, _, place = objective.texts(row, encoder, head)
         _, (maps,) = model.encoder.trace(batch.packed)
-        weights = maps.mean(1)[:, place].double()  # [layers, tokens]: heads' mean, of the token that is read
+        weights = maps.mean(1)[:, place].double()  # [layers, tokens]: mean over heads, of the token that is read
         drawn = _spread(len(weights))
         parts = weights[drawn, : len(ids)], weights[drawn, len(ids) :]
         peaks = [float(part.max()) if part.numel() else 0.0 for part in parts]
@@ -94,7 +95,8 @@ def _looked(
     layer: int,
     peaks: Sequence[float],
 ) -> LayerAttention:
-    """weights: of each token, words before regions; peaks: the largest of words and of regions in any drawn layer."""
+    """weights: attention of each token, words before regions; peaks: the largest of words and of regions in the drawn
+    layers."""
     on_text, on_regions = weights[: len(pieces)], weights[len(pieces) :]
     words = [WordAttention(piece, w, w / (peaks[0] or 1.0)) for piece, w in zip(pieces, on_text, strict=True)]
     pictures: list[Thumbnail] = []

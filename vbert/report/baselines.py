@@ -1,4 +1,4 @@
-"""What the simplest guess gives, beside the shares that a report shows: the commonest answer, attribute or word."""
+"""Majority baselines beside a report's shares: always the commonest answer, attribute or word."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vbert.report.results import DownstreamRun
 
 @dataclass(frozen=True)
 class MajorityBaseline:
-    """What is commonest in training, and the share that is right where nothing else is ever said."""
+    """The commonest answer, attribute or word in training, and the accuracy of always predicting it."""
 
     word: str
     share: float
@@ -27,7 +27,7 @@ class MajorityBaseline:
 
 @dataclass(frozen=True)
 class DetectorBaselines:
-    """split: the one that a detector was evaluated on, which its index tells; attributes: split → the commonest
+    """split: the one that the detector was evaluated on; attributes: split → the baseline of the commonest
     attribute."""
 
     split: str = "test, or val"
@@ -71,7 +71,7 @@ def answer_baselines(run: DownstreamRun, splits: Sequence[str]) -> dict[str, dic
 
 
 def detector_baselines(detector: DetectorWeights | None, images: Images | None) -> DetectorBaselines:
-    """What a trained detector's figures are of, and the commonest training attribute beside them."""
+    """The split of a trained detector's figures, and the baselines of the commonest training attribute."""
     if detector is None or images is None or not detector.detections():
         return DetectorBaselines()
     from vbert.regions.training import BoxDataset, commonest_attribute, held_out_of
@@ -83,7 +83,7 @@ def detector_baselines(detector: DetectorWeights | None, images: Images | None) 
         attributes = {split: commonest_attribute(images, dataset, known) for split, dataset in sets.items()}
     except Damaged:
         raise
-    except (BuildError, UserError, OSError):  # the index is gone, or has no boxes
+    except (BuildError, UserError, OSError):  # the index is missing, or has no boxes
         return DetectorBaselines()
     return DetectorBaselines(
         evaluated.split, {split: MajorityBaseline(*guess) for split, guess in attributes.items() if guess}
@@ -91,7 +91,7 @@ def detector_baselines(detector: DetectorWeights | None, images: Images | None) 
 
 
 def word_baseline(model: Model) -> MajorityBaseline | None:
-    """The word piece that a pre-training hides most often; None where its data are gone."""
+    """The baseline of the word piece that a pre-training masks most often; None where its data are missing."""
     from vbert.objectives.pretraining.mlm_itm import Pretraining
 
     if model.step is None:

@@ -1,4 +1,4 @@
-"""What each start gives: entries over their seeds, beside the entry that was not pre-trained."""
+"""Compares starts: entries over their seeds, beside the entry without pre-training."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class StartComparison:
 
 
 def comparisons(groups: Sequence[RunGroup]) -> list[StartComparison]:
-    """Those of groups in which some entry has several seeds, or one without pre-training to stand beside."""
+    """One for each group in which an entry has several seeds or a counterpart without pre-training."""
     candidates = [_comparison(group) for group in groups if group.first.main]
     return [one for one in candidates if one and any(arm.gain or len(arm.runs) > 1 for arm in one.arms)]
 

@@ -19,7 +19,7 @@ from vbert.report.regions import ShardStatistics
 
 @dataclass
 class Page:
-    """All that the template reads."""
+    """The data of the page's template."""
 
     title: str
     made: str

@@ -1,4 +1,4 @@
-"""The detector's held-out scenes: pictures with the boxes it found over the true ones."""
+"""The detector's held-out images: pictures with detected boxes over true ones."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ GAP_X, GAP_Y = 26.0, 16.0
 LANE = 14.0  # height that an edge takes in a column it passes
 SWEEPS = 12  # more change nothing on graphs of this size
 
-Lane = tuple[str, str, int]  # where the edge (from, to) passes a column
+Lane = tuple[str, str, int]  # the place of the edge (from, to) in a column that it passes
 Item = str | Lane
 
 
@@ -26,7 +26,7 @@ class GraphLayout:
 
 
 def essential(inputs: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Transitive reduction: inputs that another input already rests on are left out. Keys come after their inputs."""
+    """Transitive reduction: leaves out inputs that another input depends on. Keys come after their inputs."""
     behind: dict[str, set[str]] = {}
     for key, sources in inputs.items():
         behind[key] = set(sources).union(*(behind[one] for one in sources))
@@ -59,7 +59,7 @@ def layered_layout(inputs: Mapping[str, Sequence[str]]) -> GraphLayout:
 
 
 def _depths(inputs: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """As late as what is made of it allows; ends stand in the last column, which the longest path reaches."""
+    """The column of each node: as late as its followers allow; nodes without followers are in the last column."""
     depth: dict[str, int] = {}
     for key, sources in inputs.items():
         depth[key] = max((depth[one] + 1 for one in sources), default=0)
@@ -109,7 +109,7 @@ def _size(item: Item) -> float:
 
 
 def _stack(column: Sequence[Item], wanted: Mapping[Item, float], centre: dict[Item, float]) -> None:
-    """Centres as near to the wanted ones as order and gaps allow (least squares, by pooling adjacent violators)."""
+    """Centres as near to the wanted ones as order and gaps allow (least squares, by pool adjacent violators)."""
     offsets, at = [], 0.0
     for before, item in pairwise([None, *column]):
         if before is not None and item is not None:

@@ -25,7 +25,7 @@ FAMILIES = {
     "finetune": "model",
     "evaluate": "result",
 }
-# The figures that tell most, in this order; the first two an artifact has are drawn in its node.
+# The most informative figures first; an artifact's first two are drawn in its node.
 TELLING = (
     *("accuracy", "map50", "attribute_accuracy", "mlm_accuracy", "itm_accuracy", "images", "regions", "pieces"),
     *("examples", "train", "test", "files", "loss", "bytes"),
@@ -36,8 +36,8 @@ VALIDATED = {"pretrain": "val", "finetune": "val"}  # stage → the split that i
 
 @dataclass(frozen=True)
 class LineageNode:
-    """An artifact. `manifest` is None where it is no longer in the store; `settings` are what its fingerprint is taken
-    of, inputs by their fingerprints."""
+    """An artifact. `manifest` is None where it is no longer in the store; `settings` are the arguments in its
+    fingerprint, inputs by their fingerprints."""
 
     artifact: Artifact
     manifest: Manifest | None
@@ -71,7 +71,7 @@ class LineageNode:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out on the way, in sentences."""
+        """Sentences about rows and files left out."""
         return self.manifest.figures.get("notes", []) if self.manifest else []
 
     @property
@@ -79,8 +79,8 @@ class LineageNode:
         return self.manifest.seconds if self.manifest else 0.0
 
     def split(self, name: str) -> str:
-        """The split that the figure `name` was measured on; "" for counts, losses of training, and where it isn't told
-        by the settings (detectors)."""
+        """The split that the figure `name` was measured on; "" for counts, training losses, and detectors, whose
+        settings don't state it."""
         if not isinstance(self.figures[name], float) or name == "loss":
             return ""
         return str(self.settings["split"]) if self.stage == "evaluate" else VALIDATED.get(self.stage, "")

@@ -1,4 +1,4 @@
-"""What the matching head of a pre-training has learnt, beside what needs no images."""
+"""The matching head of a pre-training, beside baselines that need no images."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ LINES = {
 
 @dataclass(frozen=True)
 class MatchingFigures:
-    """Balanced accuracies at the end of a pre-training: `rows` by what is seen, for each of `kinds` of negatives;
-    `changed` by what of a text was altered, hardest first; `chart` over steps; `doubt` where images were hardly looked
-    at."""
+    """Balanced accuracies at the end of a pre-training: `rows` by visible regions, for each of `kinds` of negatives;
+    `changed` by the altered part of a text, hardest first; `chart` over steps; `doubt` where the images were hardly
+    used."""
 
     title: str
     kinds: Sequence[str]
@@ -39,7 +39,7 @@ class MatchingFigures:
 
 
 def matching(model: Model) -> MatchingFigures | None:
-    """What the curves of a pre-training say of it; None where nothing was matched."""
+    """The matching figures in the curves of a pre-training; None where nothing was matched."""
     curves = [row for row in model.curves() if any(name.startswith(PREFIX) for name in row)]
     if not curves:
         return None
@@ -64,5 +64,5 @@ def matching(model: Model) -> MatchingFigures | None:
 
 
 def outside(points: Sequence[plots.Point]) -> list[plots.Point]:
-    """The points that are not shown here."""
+    """The points of other charts."""
     return [point for point in points if not point.name.startswith("match/")]

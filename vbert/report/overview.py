@@ -14,7 +14,7 @@ TRAINED = ("pretrain", "finetune")
 
 
 def facts(runs: Sequence[DownstreamRun], chain: Lineage) -> list[tuple[str, str]]:
-    """(what, in words)."""
+    """(name of the fact, its value in words)."""
     rows: list[tuple[str, str]] = []
     for run in {run.data: run for run in runs}.values():
         splits = Counter(run.evaluated.examples.table()["split"].to_pylist())

@@ -1,4 +1,4 @@
-"""The report's artifact and what its stage is given; describing one imports nothing heavy."""
+"""The report's artifact and the arguments of its stage; importing it is cheap."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = "report.html"
 
 @dataclass(frozen=True)
 class EvaluatedEntry:
-    """A downstream entry evaluated on one split, and what its predictions are about."""
+    """A downstream entry evaluated on one split, with the images, examples and regions of its predictions."""
 
     model: Model
     evaluation: Evaluation
@@ -31,7 +31,7 @@ class EvaluatedEntry:
 
 
 class ReportSettings(Settings):
-    """How much is shown; the page stays below about 3 MB with these."""
+    """The amount that is shown; with the defaults the page stays below about 3 MB."""
 
     scenes: int = Field(8, ge=0, description="held-out images with the detector's boxes")
     predictions: int = Field(9, ge=0, description="each of wrong, least certain and right ones")

@@ -13,11 +13,11 @@ from typing import Any
 PALETTE = ("#4a7fe0", "#e0863a", "#3fa578", "#a57bd8", "#d8605c", "#3aa3b5", "#b3913a", "#8b8f98")
 HELD_OUT = "validation/"
 DETECTION = ("map50", "map", "attribute_accuracy")  # held-out figures of detection, which have no prefix
-LOG_RATIO = 30  # largest to smallest loss from which on the axis is logarithmic
+LOG_RATIO = 30  # ratio of the largest to the smallest loss from which on the axis is logarithmic
 DIGITS = 5
 HEIGHT = 236
 FONT = 'Inter, ui-sans-serif, system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif'
-# How figures are called, where their name is no word.
+# Titles of figures whose names are no words.
 WORDS = {
     "map50": "mAP@0.5",
     "map": "mAP@0.5:0.95",
@@ -47,7 +47,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart: its title, its series with their colours, its last values in words and what a guess gives, and its
+    """A chart: its title, its series with their colours, its last values and majority baselines in words, and its
     Vega-Lite. `dashed`: it has held-out lines beside those of training."""
 
     title: str
@@ -67,13 +67,13 @@ def library() -> str:
 
 
 def losses(rows: Sequence[Row]) -> list[Point]:
-    """What is minimised, of training and of held-out examples."""
+    """Losses of training and of held-out examples."""
     trained = {name for row in rows for name in row if not _is_held_out(name)}
     return [p for p in _points(rows) if p.name in trained]
 
 
 def shares(rows: Sequence[Row]) -> list[Point]:
-    """Accuracies and the like, of held-out examples: held-out figures that are no loss of training's too."""
+    """Accuracies and the like of held-out examples: the held-out figures that are no training loss."""
     trained = {name for row in rows for name in row if not _is_held_out(name)}
     return [p for p in _points(rows) if p.name not in trained]
 
@@ -100,8 +100,8 @@ def line_chart(
     guesses: Mapping[str, float] | None = None,
 ) -> Chart | None:
     """Lines over training steps, one colour a series; held-out ones dashed where training has the same. None without
-    points. share: values are parts of one, the axis in percent. tones: series → colour. guesses: what → the share that
-    the commonest of training gives, said below."""
+    points. share: values are parts of one, the axis in percent. tones: series → colour. guesses: series → its
+    majority baseline, named below the chart."""
     import altair as alt
 
     points = sorted(points, key=lambda p: p.name != "loss")  # the sum first; the sort is stable
@@ -141,7 +141,7 @@ def line_chart(
     line = base.mark_line(strokeWidth=1.8, strokeJoin="round", clip=True).encode(**dash)
     opacity = alt.condition(near, alt.value(1), alt.value(0))
     counts = Counter((point.name, point.kind) for point in points)
-    if min(counts.values()) == 1:  # a line of one point would be nothing
+    if min(counts.values()) == 1:  # a line of one point would be invisible
         lone = [row for row, p in zip(rows, points, strict=True) if counts[p.name, p.kind] == 1]
         line += base.mark_point(size=70, filled=True).properties(data=alt.InlineData(values=lone))
     dots = base.mark_circle(size=90).encode(opacity=opacity, tooltip=shown).add_params(near)

@@ -1,4 +1,4 @@
-"""Predictions worth looking at: confident mistakes, right ones that were least certain, and some of the rest."""
+"""Selected predictions: confident mistakes, right ones that were least certain, and some of the rest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vbert.errors import BuildError
 from vbert.report.results import DownstreamRun
 from vbert.report.thumbnails import Thumbnail, ThumbnailAlbum
 
-SAMPLED = 50_000  # predictions looked through, at most
+SAMPLED = 50_000  # predictions considered, at most
 UNSURE = 0.8  # below this probability a right answer counts as uncertain
 RIGHT = 0.5  # from this score on an answer counts as right
 LONGEST = 400  # characters of a text that are shown
@@ -20,7 +20,7 @@ LONGEST = 400  # characters of a text that are shown
 
 @dataclass(frozen=True)
 class ShownPrediction:
-    """A prediction with what it is about. `score` is its soft score, None without labels."""
+    """A prediction with its example. `score` is its soft score, None without labels."""
 
     example_id: str
     text: str
@@ -47,7 +47,7 @@ class PredictionShelf:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A run's shelves; `wrong` of `looked_at` predictions are wrong (None without labels)."""
+    """A run's shelves of predictions; `wrong` of `looked_at` predictions are wrong (None without labels)."""
 
     run: DownstreamRun
     shelves: list[PredictionShelf]

@@ -1,4 +1,4 @@
-"""What the shards hold: how many regions an image has, of which classes, and what was left out and why."""
+"""Statistics of shards: regions an image, classes, attributes, and the quarantine with its reasons."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ShardStatistics:
 
 
 def statistics(shards: Iterable[Shards], nodes: Sequence[LineageNode]) -> tuple[list[ShardStatistics], list[str]]:
-    """Of the given shards and all others in the chain, each once; and sentences on those that can't be read."""
+    """Statistics of the given shards and all others in the chain, each once; and sentences on unreadable ones."""
     by_key = {id(one) if one.step is None else one.fingerprint: one for one in shards}
     by_key.update({node.key: node.artifact for node in nodes if isinstance(node.artifact, Shards)})
     read, missing = [], []

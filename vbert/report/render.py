@@ -1,4 +1,4 @@
-"""The page as HTML: Jinja2 over the gathered facts, and how figures read."""
+"""Renders the page as HTML by Jinja2, and formats its figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FAMILY_NAMES = {
     "result": "evaluation",
     "other": "other",
 }
-# Shorter, for the nodes of the chain's picture.
+# Short titles, for the nodes of the lineage's drawing.
 SHORT = {"attribute_accuracy": "attribute", "mlm_accuracy": "words", "itm_accuracy": "matching"}
 SHARES = ("accuracy", "map", "share", "recall", "precision")  # figures that are parts of one
 
@@ -81,12 +81,12 @@ def render(page: Page) -> str:
 
 
 def _source(script: str) -> str:
-    """How a content security policy names an inline script: by the sha256 of its text."""
+    """An inline script's name in a content security policy: the sha256 of its text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _tiles(page: Page) -> list[tuple[str, str, str]]:
-    """The other headline figures, those that are there: name, value, and the split with what a guess gives."""
+    """The other headline figures: (name, value, split with the majority baseline), where they exist."""
     detector, trained = page.detected, page.pretrained or {}
     text = trained.get("validation/text_only_accuracy")
     rows = [
@@ -134,7 +134,7 @@ def points(value: float) -> str:
 
 
 def figure(value: Any, name: str = "") -> str:
-    """A figure of a manifest as it reads best; `name` tells shares from counts."""
+    """A figure of a manifest as text; its `name` tells shares from counts."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         text = str(value)
         return text if len(text) <= 20 else text[:12] + "…"
@@ -167,10 +167,10 @@ def size(count: float) -> str:
 
 
 def cut(text: str, longest: int) -> str:
-    """The beginning of a text that is longer than `longest` characters."""
+    """The text, cut to `longest` characters."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def soft(text: str) -> Markup:
-    """A name that may go on in the next line behind its own marks: `does_pretraining_help` has no space to do so at."""
+    """A name with line breaks allowed behind `_`, `/` and `[`: `does_pretraining_help` has no spaces."""
     return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_/\[])(?=\w)", text))

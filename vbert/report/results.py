@@ -1,4 +1,4 @@
-"""What was reached: downstream entries grouped by what they can be compared with, each main run beside its controls."""
+"""Results: downstream entries in groups that can be compared, each main run beside its controls."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MetricValue:
 class DownstreamRun:
     """A downstream entry on one split. `metric` is its objective's main one; None where the split has no labels.
 
-    entry: its name without the seed, which several runs of an entry share. start: what it started from, in words.
+    entry: its name without the seed, shared by the runs of an entry. start: its start, in words.
     """
 
     key: str
@@ -77,9 +77,9 @@ class MetricPart:
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs of one objective on one split of one data set; the first is the one to look at, controls come after.
+    """Runs of one objective on one split of one data set; the main run comes first, controls after it.
 
-    every: with those of an entry's further seeds, of which `runs` has the first alone.
+    every: all seeds of all entries; `runs` has the first seed of each.
     """
 
     every: list[DownstreamRun]
@@ -106,7 +106,7 @@ class RunGroup:
 
     @property
     def top(self) -> float:
-        """Where the axis of the main metric ends: 1 for shares, else above the largest value."""
+        """The end of the main metric's axis: 1 for shares, else above the largest value."""
         largest = max((run.main.value for run in self.runs if run.main), default=1.0)
         return 1.0 if largest <= 1 else math.ceil(largest)
 
@@ -132,7 +132,7 @@ class RunGroup:
 
 
 def runs(downstream: Mapping[str, EvaluatedEntry], pretrained: bool) -> list[DownstreamRun]:
-    """The entries as runs, in an order that does not hang on that of the mapping."""
+    """The entries as runs, in an order independent of the mapping's."""
     entries = [_run(key, entry, pretrained) for key, entry in downstream.items()]
     return sorted(
         entries, key=lambda run: (ROLES.index(run.role), -run.share, -run.steps, run.entry, run.seed, run.key)
@@ -201,7 +201,7 @@ def _role(model: Artifact, head: Mapping[str, Any], pretrained: bool) -> str:
 
 
 def _start(start: Any) -> str:
-    """What a model started from: the pre-training, the BERT, or nothing."""
+    """A model's start in words: the pre-training, the BERT, or "none"."""
     if isinstance(start, Artifact):
         return start.label or "pre-trained"
     bert = getattr(start, "bert", None)
@@ -209,7 +209,7 @@ def _start(start: Any) -> str:
 
 
 def _main_metric(objective: str, values: Mapping[str, MetricValue]) -> str | None:
-    """The one that the objective selects models by, else the first."""
+    """The metric that the objective selects models by, else the first."""
     from vbert.objectives import OBJECTIVES, load
 
     wanted = load(objective).SELECTS if objective in OBJECTIVES else ""

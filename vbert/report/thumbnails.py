@@ -1,4 +1,4 @@
-"""Images as they stand in the page: small data URIs, and boxes drawn over them as SVG."""
+"""Thumbnails for the page: small data URIs, and boxes drawn over them as SVG."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from vbert.data.images import Images
 
 BUDGET = 1_700_000  # bytes of all pictures; with the charts' 0.9 MB the page stays below 3 MB
-LOSSLESS = 128 * 128  # pixels up to which a picture is a PNG: small scenes suffer from JPEG
+LOSSLESS = 128 * 128  # pixels up to which a thumbnail is a PNG: JPEG harms small scenes
 COLOURS = 8  # of boxes, in the style sheet
 
 
 @dataclass(frozen=True)
 class DrawnBox:
-    """A box in pixels of the image as shown. `tone` is a colour of the style sheet; `share` of all attention falls on
-    it, `strength` (0–1) lights it."""
+    """A box in pixels of the image as shown. `tone` is a colour of the style sheet, `share` its share of all attention,
+    `strength` (0–1) its shading."""
 
     x: float
     y: float
@@ -38,7 +38,7 @@ class DrawnBox:
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An image of `width` × `height` pixels; `uri` is None where there are no pixels, and `reason` says why."""
+    """A thumbnail of an image of `width` × `height` pixels; without pixels `uri` is None and `reason` states why."""
 
     image_id: str
     uri: str | None
@@ -52,21 +52,21 @@ class Thumbnail:
 
     @property
     def small(self) -> bool:
-        """Few pixels: enlarged without blurring."""
+        """Whether it has so few pixels that it is enlarged without blurring."""
         return self.width * self.height <= LOSSLESS
 
 
 class ThumbnailAlbum:
-    """The pictures of one page: each image is encoded once, and all of them keep to a budget of bytes."""
+    """The thumbnails of one page: each image is encoded once, and their total stays within a budget of bytes."""
 
     def __init__(self, side: int, budget: int = BUDGET) -> None:
         self.side, self.left = side, budget
         self._kept: dict[tuple[int, str], Thumbnail] = {}
 
     def picture(self, images: Images, image_id: str) -> Thumbnail:
-        """The picture of an image; without pixels, and with the reason, where they are not at hand.
+        """The thumbnail of an image; without pixels, and with a reason, where the image can't be read.
 
-        Raises Damaged, which is the store's to mend.
+        Raises Damaged, for the store to repair.
         """
         key = (id(images), image_id)
         if key not in self._kept:

@@ -1,4 +1,4 @@
-"""Gathers what a report shows and writes its page. Runs in a child process."""
+"""Gathers a report's contents and writes its page. Runs in a child process."""
 
 from __future__ import annotations
 
@@ -113,7 +113,8 @@ def _last(curves: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _gazes(galleries: Sequence[Gallery], album: ThumbnailAlbum, count: int) -> tuple[list[Any], str]:
-    """Attention on some of the first gallery's predictions, in turns from its shelves; or why there is none."""
+    """(attention on some of the first gallery's predictions, in turns from its shelves; the reason where there is
+    none)."""
     if not galleries or not count:
         return [], "No downstream task was evaluated."
     shelves = [shelf.shown for shelf in galleries[0].shelves]
@@ -151,7 +152,7 @@ def _charts(
     groups: Sequence[results.RunGroup],
     guesses: Mapping[str, Mapping[str, Mapping[str, MajorityBaseline]]],
 ) -> list[tuple[str, list[Chart]]]:
-    """Training curves by what was trained; empty parts are left out."""
+    """Training curves of each trained model; empty parts are left out."""
     attribute = detected.attributes.get("val")
     beside = {"attribute_accuracy": attribute.share} if attribute else {}
     curves = detector.curves() if detector else []

@@ -1,4 +1,4 @@
-"""Checkpoints: everything the loop goes on from, written whole or not at all, and checked when read.
+"""Checkpoints: the full state of the loop, written atomically and checked when read.
 
 `checkpoints/000400/`: model.safetensors, optimizer.safetensors, state.json (step, curves, digests of the other two and
 of itself). `best-000300/` holds a model alone. Random numbers are functions of (seed, step), so no state of a
@@ -27,8 +27,8 @@ KEPT = 2  # whole checkpoints kept, besides the best model
 
 @dataclass
 class TrainingState:
-    """What stands in state.json. `window`: figures of the steps since the last row of `curves`; `due`: of a row that
-    is still to be written, validation included."""
+    """The contents of state.json. `window`: figures of the steps since the last row of `curves`; `due`: whether a row,
+    with its validation, is still to be written."""
 
     digest: str
     step: int = 0
@@ -57,7 +57,7 @@ class Checkpoints:
         return dict(sorted(steps.items()))
 
     def save(self, state: TrainingState, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
-        """Write the checkpoint of `state.step`; older ones than the last two go."""
+        """Write the checkpoint of `state.step`; keep the last two."""
         self._write(f"{state.step:06d}", asdict(state), {"model": model, "optimizer": optimizer})
         for path in list(self._named("").values())[:-KEPT]:
             durable.remove_tree(path)
@@ -121,8 +121,8 @@ class Checkpoints:
         """(state, model, optimizer) of the newest whole checkpoint, None where there is none.
 
         A damaged one is named in the log and removed. So is one whose best model is lost, unless a later best model
-        is there (the best of a step behind this checkpoint, which the run will find again). What a writer that was
-        killed left goes: it is as large as a checkpoint.
+        is there (the best of a step behind this checkpoint, which the run will find again). Leftovers of a killed
+        writer are removed: they are as large as a checkpoint.
         """
         for left in self.directory.glob("*.part"):
             durable.remove_tree(left)

@@ -41,35 +41,35 @@ __all__ = ["Batch", "Schedule", "Trainable", "run_training"]
 log = logging.getLogger("vbert.training")
 LOG_EVERY = {"cpu": 1}  # steps between two readings of the losses, by kind of device
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-Batch = Any  # what a task's `collate` makes and its `loss` takes: tensors, or an object with `to` and `pin_memory`
+Batch = Any  # the result of `collate` and argument of `loss`: tensors, or an object with `to` and `pin_memory`
 
 
 class Trainable(Protocol):
-    """What the loop needs of an objective.
+    """The loop's interface to a model with its data and losses.
 
-    A loss is a sum over what it is a mean of, divided by how many of those the whole batch of an optimiser step has,
-    over all its parts and processes: cutting a batch changes bits, never what is minimised. So a task gives sums and
-    counts, and the loop divides.
+    A loss is a sum of terms divided by their number in the whole batch of an optimiser step, over all its parts and
+    processes: cutting a batch changes bits, never the minimised loss. So a `Trainable` returns sums and counts, and the
+    loop divides.
     """
 
     model: nn.Module
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Of the losses, in what is minimised; 1 where nothing is said."""
+        """The losses' weights in the minimised sum; 1 by default."""
 
     def size(self) -> int:
-        """Training examples."""
+        """The number of training examples."""
 
     def collate(self, items: list[tuple[int, int]]) -> Batch:
         """A batch of (example index, epoch); runs in loader workers, a function of (seed, epoch, example id) alone."""
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """By loss, how many of what it is a mean of this part has; of a batch as `collate` made it."""
+        """Loss → the number of its terms in this part, a batch made by `collate`."""
 
     def loss(self, batch: Batch, model: nn.Module) -> dict[str, Tensor]:
-        """By loss, its sum over this part: scalars. `model` is `self.model`, as DDP wraps it. A loss that is the only
-        one may be called "loss", as their weighted sum is."""
+        """Loss → the sum of its terms in this part, a scalar. `model` is `self.model`, as DDP wraps it. A single loss
+        may be called "loss", as the weighted sum is."""
 
     def validate(self, ranks: Ranks) -> dict[str, float] | None:
         """Figures on held-out examples, of `self.model` in eval mode. Called on every rank; those of rank 0 count."""
@@ -174,11 +174,11 @@ class _TrainingLoop:
             checkpoint = step == last or step % self.job.machine.checkpoint_steps == 0
             validate = step == last or bool(self.schedule.validate_every and step % self.schedule.validate_every == 0)
             row = step == last or step % self.row == 0 or validate
-            stopping = self.ranks.stopping()  # at every step: whoever sent SIGTERM will not wait long
+            stopping = self.ranks.stopping()  # at every step: the sender of SIGTERM will not wait long
             if checkpoint or row or stopping or step % self.log_every == 0:
                 self._gather()
             if row:
-                self.state.due = validate and stopping  # validation may take longer than there is time for
+                self.state.due = validate and stopping  # validation may take longer than the time that is left
                 if not self.state.due:
                     self._write_row(validate)
             if checkpoint or stopping:
@@ -188,13 +188,13 @@ class _TrainingLoop:
 
     def _step(self, batches: Iterator[Batch]) -> None:
         step, parts = self.state.step, self.schedule.accumulate
-        # Dropout and whatever else draws from the global state is a function of (seed, step, rank).
+        # Dropout and other draws from the global state are functions of (seed, step, rank).
         _seed(derive(self.seed, "step", step, self.job.rank))
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate(step)
         totals: dict[str, Tensor] = {}
-        waiting = [next(batches) for _ in range(parts)]  # all of them: how much a part counts depends on the others
+        waiting = [next(batches) for _ in range(parts)]  # all of them: a part's weight depends on the others
         counts = self._counts(waiting)
         for part in range(parts):
             with ExitStack() as stack:
@@ -210,7 +210,7 @@ class _TrainingLoop:
         self.losses.append(totals)
 
     def _counts(self, parts: list[Batch]) -> dict[str, Tensor]:
-        """By loss, what it is divided by: the count of the whole batch, over all its parts and ranks; at least 1."""
+        """Loss → its divisor: the count of the whole batch, over all its parts and ranks; at least 1."""
         each = [self.task.counts(part) for part in parts]
         numbers = torch.tensor([sum(part[name] for part in each) for name in each[0]], device=self.device)
         if self.job.world > 1:
@@ -218,14 +218,14 @@ class _TrainingLoop:
         return dict(zip(each[0], numbers.clamp(min=1), strict=True))
 
     def _losses(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What a part adds to the losses of the whole batch, and "loss", what is minimised."""
+        """A part's addends to the losses of the whole batch, and "loss", their weighted sum, which is minimised."""
         sums = self.task.loss(send_to_device(batch, self.device, non_blocking=True), self.model)
         losses = {name: value / counts[name] for name, value in sums.items()}
         weighted = [self.task.weights.get(name, 1.0) * value for name, value in losses.items()]
         return {**losses, "loss": torch.stack(weighted).sum()}
 
     def _backward(self, losses: dict[str, Tensor]) -> None:
-        """DDP averages gradients over ranks, and they are to be added."""
+        """Multiplies the loss by the number of ranks: DDP averages gradients, and they must be added."""
         self.accelerator.backward(losses["loss"] * self.job.world)
 
     def _gather(self) -> None:
@@ -264,7 +264,7 @@ class _TrainingLoop:
     def _validate(self) -> dict[str, float]:
         """Rank 0's figures, in every rank: the others wait here, not in a collective of devices.
 
-        Stopped meanwhile, it leaves a checkpoint that says that this validation is still to be made.
+        Stopped meanwhile, it leaves a checkpoint in which this validation is due.
         """
         self.model.eval()
         try:
@@ -365,7 +365,7 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def _blocked(number: signal.Signals) -> Iterator[None]:
-    """The signal waits meanwhile; in the processes begun meanwhile, for ever."""
+    """Blocks the signal in this context, and for ever in processes that are started in it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
@@ -374,6 +374,6 @@ def _blocked(number: signal.Signals) -> Iterator[None]:
 
 
 def _die_with_parent(_: int) -> None:
-    """A loader worker whose trainer is killed goes at once (Linux), and torch's watchdog need not find out."""
+    """Ends a loader worker at once when its trainer is killed (Linux), before torch's watchdog would."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

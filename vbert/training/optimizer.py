@@ -1,4 +1,4 @@
-"""The optimisers: AdamW, and BertAdam as VisualBERT was trained with."""
+"""The optimisers: AdamW, and BertAdam, with which VisualBERT was trained."""
 
 from __future__ import annotations
 

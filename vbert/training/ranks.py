@@ -1,7 +1,7 @@
-"""What the processes of one training agree on beside their gradients: whether to stop, and what each has found.
+"""Agreement between the processes of one training, beside gradients: whether to stop, and gathered values.
 
-It goes over the hosts (gloo), not the devices: asking every step waits for no kernel, and who waits for another's
-validation waits as long as that takes, where a collective on devices ends the run after ten minutes.
+Messages go over the hosts (gloo), not the devices: asking every step waits for no kernel, and a rank can wait for
+another's validation as long as it takes, where a collective on devices would end the run after ten minutes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.distributed
 
 from vbert.artifacts.making.build import Job, Stopped
 
-LONGEST = timedelta(days=30)  # a process that is gone is noticed by its parent, which ends the others
+LONGEST = timedelta(days=30)  # a parent notices the end of a process, and ends the others
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Which sample comes when: a function of (seed, step), so that any position can be gone on from exactly."""
+"""The order of samples: a function of (seed, step), so that training resumes exactly at any step."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 
 
 def derive(*parts: object) -> int:
-    """A 63-bit seed from what names a random choice, e.g. (seed, epoch, example id)."""
+    """A 63-bit seed derived from the name of a random choice, e.g. (seed, epoch, example id)."""
     return int.from_bytes(hashlib.sha256("\x1f".join(map(str, parts)).encode()).digest()[:8]) >> 1
 
 
 def generator(*parts: object) -> np.random.Generator:
-    """A generator of its own for the random choices that `parts` name; never a process's global state."""
+    """A random generator for the choices that `parts` name, independent of the process's global state."""
     return np.random.Generator(np.random.PCG64(derive(*parts)))
 
 

@@ -1,4 +1,4 @@
-"""How long and how fast to train: the settings that every training stage shares, and the learning rate they give."""
+"""The training schedule: settings shared by every training stage, and the learning rate of each step."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Schedule(Settings):
     validate_every: int = Field(0, ge=0, description="optimiser steps; 0: at the end only")
 
     def uneven(self, processes: int) -> str:
-        """What is wrong where a batch can't be cut into equal parts; else nothing."""
+        """An error where a batch can't be cut into equal parts; else ""."""
         share = processes * self.accumulate
         if self.batch_size % share == 0:
             return ""

@@ -1,4 +1,4 @@
-"""What pre-training reads of a data set: texts with images that they are true of, and fair pairs that don't match."""
+"""A data set for pre-training: texts with images that they are true of, and fair negative pairs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from vbert.objectives.pretraining.settings import PretrainSettings
 
 LABELS = {"false": 0, "true": 1}  # of `itm_target: task_label`
-CONTENT_ROWS = 5_000  # rows with negatives that content words are looked for in, a data set
-CONTENT_SHARE = 0.05  # of the pairs of text and negative that a word stands in, those that replace it and nothing else
+CONTENT_ROWS = 5_000  # rows with negatives that are searched for content words, a data set
+# The least share of a word's pairs of text and negative in which the negative replaces that word alone.
+CONTENT_SHARE = 0.05
 TRIES = 100
 
 
@@ -32,15 +33,15 @@ class PretrainData:
 
 
 class AnsweredText(NamedTuple):
-    """A text, and the answer that stands behind it ("" for none)."""
+    """A text and the answer behind it ("" for none)."""
 
     text: str
     answer: str = ""
 
 
 class TextImagePair(NamedTuple):
-    """Texts, the images beside them, and what the two are: true, other (a text of other images) or altered (a text of
-    these images with one thing changed, `changed` where the data says what)."""
+    """Texts with images, of the kind true, other (a text of other images) or altered (a text of these images with one
+    thing changed, named by `changed` where the data states it)."""
 
     sayings: Sequence[AnsweredText]
     images: Sequence[str]
@@ -51,8 +52,8 @@ class TextImagePair(NamedTuple):
 class Corpus:
     """The texts of one data set's split, and pairs that don't match.
 
-    Nothing but text and image together tells which pairs match: a text that is matched with an image it is false of is
-    one of the data set, and as often matched with its own; `altered` ones differ from their true text in one thing.
+    Only text and image together tell which pairs match: a text in a negative pair is one of the data set, and as often
+    in a true pair; `altered` texts differ from their true one in one thing.
     """
 
     def __init__(self, data: PretrainData, splits: Sequence[str], settings: PretrainSettings, box_input: str) -> None:
@@ -74,7 +75,7 @@ class Corpus:
         self.answers = self.rows.table["answers"]
         self.of_image: dict[str, list[int]] = {}
         self.of_kind: dict[tuple[str, int], list[int]] = {}  # kind and number of images → rows
-        self.asked: dict[str, list[int]] = {}  # question → rows that have an answer to it
+        self.asked: dict[str, list[int]] = {}  # question → rows with an answer to it
         for i, (text, kind, images) in enumerate(zip(self.texts, self.kinds, self.images, strict=True)):
             self.of_image.setdefault(images[0], []).append(i)
             self.of_kind.setdefault((kind, len(images)), []).append(i)
@@ -91,7 +92,7 @@ class Corpus:
         return self.settings.itm_target != "off" and self.kinds[i] in self.settings.matched
 
     def saying(self, i: int, rng: np.random.Generator) -> AnsweredText:
-        """The text; of a question with one of its answers, drawn by score."""
+        """The text of row i; a question with one of its answers, drawn by score."""
         answers = self.answers[i].as_py()
         if not answers:
             return AnsweredText(self.texts[i])
@@ -101,7 +102,7 @@ class Corpus:
         return AnsweredText(self.texts[i], str(answers[int(rng.choice(len(answers), p=shares))]["answer"]))
 
     def plain(self, i: int, rng: np.random.Generator) -> TextImagePair:
-        """The example as it is: with its second text, or, where two captions stand in a sequence, with another one of
+        """The example without matching: with its second text, or, with two captions a sequence, with another caption of
         its image."""
         sayings = [self.saying(i, rng)]
         if second := self.seconds[i].as_py():
@@ -159,7 +160,8 @@ class Corpus:
         raise self._none(i)
 
     def _false_text(self, i: int, rng: np.random.Generator) -> int:
-        """An example of the same kind whose text is false of this one's images: known to be where the data says so."""
+        """An example of the same kind whose text is false of this one's images (known to be, where the data lists
+        such)."""
         if known := [j for j in self.false_here.get(self.images[i][0], ()) if self.kinds[j] == self.kinds[i]]:
             return known[int(rng.integers(len(known)))]
         own, rows = set(self.images[i]), self._alike(i)
@@ -202,8 +204,8 @@ class Corpus:
         return LABELS[str(label).lower()]
 
     def content_words(self, encoder: WordPieceEncoder) -> set[int]:
-        """Pieces that decide what is true: those of answers of one word, and of words that a negative replaces, alone,
-        in at least a twentieth of the pairs of text and negative that they stand in."""
+        """Pieces that decide the truth: those of one-word answers, and of words that a negative replaces alone in at
+        least a twentieth of their pairs of text and negative."""
         pieces: set[int] = set()
         stood: Counter[tuple[int, ...]] = Counter()
         replaced: Counter[tuple[int, ...]] = Counter()
@@ -230,7 +232,7 @@ class Corpus:
 
 
 def check_names(examples: Sequence[Examples], settings: PretrainSettings) -> None:
-    """Raises UserError where `question_types` or `altered_by` name what none of the data sets has."""
+    """Raises UserError for names in `question_types` or `altered_by` that no data set has."""
     import pyarrow.compute as pc
 
     for field, column in (("question_types", "question_type"), ("altered_by", "changed")):

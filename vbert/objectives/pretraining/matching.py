@@ -1,4 +1,4 @@
-"""What the matching head has learnt, beside what needs no images: the text alone, other images' regions, no regions."""
+"""Evaluates the matching head beside baselines without images: the text alone, other images' regions, no regions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vbert.objectives.pretraining.settings import PretrainSettings
 
 NEGATIVES = ("other", "altered")
-MARGIN = 0.05  # that matching must reach above the text alone, or images were hardly looked at
+MARGIN = 0.05  # accuracy above the text alone below which a warning is given
 TEXT_EXAMPLES = 5_000  # training examples of a data set that the bag of words learns from, at most
 PENALTY = 1e-4  # L2, of the bag of words' weights: chosen once; over 1e-5 to 1e-3 its accuracy moves by under 0.01
 
@@ -32,7 +32,7 @@ class JudgedPair:
 def judged_pairs(
     corpora: Sequence[Corpus], chosen: Sequence[Sequence[int]], settings: PretrainSettings
 ) -> list[JudgedPair]:
-    """Of each chosen example that is matched, its true pair and a negative of each kind that training draws; the same
+    """For each chosen example that is matched: its true pair and a negative of each kind that training draws; the same
     each time. `chosen`: rows of each corpus."""
     from vbert.training.sampler import generator
 
@@ -52,10 +52,10 @@ def judged_pairs(
 
 
 def accuracies(pairs: Sequence[JudgedPair], judged: Sequence[bool], altered: float) -> dict[str, float]:
-    """Balanced accuracies: the mean of the share of true pairs that were said to match and of negatives that were not.
+    """Balanced accuracies: the mean of the shares of true pairs judged to match and of negatives judged not to.
 
-    said: for each pair whether it was said to match. "other", "altered" and "altered/color" (by what was changed)
-    compare the negatives of one kind with the true pairs of the same examples; "" mixes the kinds as training does,
+    judged: for each pair whether it was judged to match. "other", "altered" and "altered/color" (by the change) compare
+    the negatives of one kind with the true pairs of the same examples; "" mixes the kinds as training does,
     `altered` being the share of altered ones.
     """
     true = {t.example: judged for t, judged in zip(pairs, judged, strict=True) if t.pair.kind == "true"}
@@ -75,8 +75,8 @@ def accuracies(pairs: Sequence[JudgedPair], judged: Sequence[bool], altered: flo
 
 
 def text_alone(training: Sequence[Corpus], held_out: Sequence[JudgedPair], encoder: WordPieceEncoder) -> list[bool]:
-    """What a bag of words says of the held-out pairs: logistic regression on the counts of word pieces, trained on
-    pairs that pre-training draws from, as many true as not."""
+    """A bag of words' judgement of the held-out pairs: logistic regression on the counts of word pieces, trained on
+    pairs of pre-training, half of them true."""
     import numpy as np
     from scipy.optimize import minimize
 
@@ -119,7 +119,7 @@ def _counts(pairs: Sequence[TextImagePair], encoder: WordPieceEncoder) -> csr_ma
 
 
 def doubt(figures: Mapping[str, object]) -> str | None:
-    """A sentence where a pre-training's figures say that its matching hardly looks at images."""
+    """A warning where a pre-training's figures show that its matching hardly uses the images; else None."""
     matching, text = figures.get("itm_accuracy"), figures.get("text_only_accuracy")
     if not isinstance(matching, float) or not isinstance(text, float) or matching >= text + MARGIN:
         return None

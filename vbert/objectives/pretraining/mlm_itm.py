@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vbert.training.ranks import Ranks
 
 VALIDATED = 128  # sequences at once
-COUNTED = 2_000  # training examples whose hidden pieces are counted
+COUNTED = 2_000  # training examples whose masked pieces are counted
 
 RegionSource = Callable[[Corpus, Sequence[str]], "tuple[np.ndarray, np.ndarray]"]
 
@@ -43,7 +43,7 @@ class PretrainingSequence:
 
 
 class Pretraining:
-    """The task of pre-training, as the loop wants it."""
+    """Pre-training, as a `Trainable` of the training loop."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Pretraining:
         self._freeze()
 
     def _freeze(self) -> None:
-        """What the losses don't reach must not be trained; DDP would wait for it."""
+        """Freeze parameters that no loss reaches; DDP would wait for their gradients."""
         matched = self.settings.itm_target != "off"
         for name, parameter in self.model.named_parameters():
             if name.startswith("encoder.pooler."):
@@ -131,7 +131,7 @@ class Pretraining:
         return PretrainingSequence(text, hidden.at, hidden.true, pair.images, match)
 
     def _shares(self, text: TokenizedText) -> list[float]:
-        """The probability of each piece to be hidden."""
+        """The probability of each piece to be masked."""
         settings = self.settings
         content = settings.masked if settings.content is None else settings.content
         shares = [content if piece in self.content else settings.masked for piece in text.ids]
@@ -142,7 +142,7 @@ class Pretraining:
     def _packed(
         self, samples: Sequence[tuple[Corpus, PretrainingSequence]], shown: RegionSource | None = None
     ) -> Batch:
-        """shown: what stands for the images of a pair, where it is not their own regions."""
+        """shown: gives the visual inputs of a pair's images; by default their own regions."""
         import torch
 
         from vbert.model.visualbert import PackedBatch
@@ -166,7 +166,7 @@ class Pretraining:
         return Batch(packed, {name: torch.tensor(values, dtype=torch.int64) for name, values in tensors.items()})
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Hidden pieces, and sequences that are matched."""
+        """The numbers of masked pieces and of matched sequences."""
         return {"mlm": len(batch.tensors["words"]), "itm": len(batch.tensors["match"])}
 
     def loss(self, batch: Batch, model: nn.Module) -> dict[str, Tensor]:
@@ -217,8 +217,8 @@ class Pretraining:
         ]
 
     def commonest_word(self) -> tuple[str, float] | None:
-        """The piece that is hidden most often in training (in COUNTED of its examples), and its share of those hidden
-        in the held-out examples: what guessing nothing else gives. None where none is hidden."""
+        """The piece that is masked most often in training (in COUNTED of its examples), and its share of the masked
+        pieces in the held-out examples: the accuracy of always predicting it. None where none is masked."""
         step = -(-self.size() // COUNTED)
         training = [s for i in range(0, self.size(), step) for s in self._training_samples(i, 0)]
         hidden = Counter(piece for _, sample in training for piece in sample.true)
@@ -230,7 +230,7 @@ class Pretraining:
 
     @cached_property
     def _chosen(self) -> list[list[int]]:
-        """The held-out examples of each data set that are looked at."""
+        """The held-out examples of each data set that are validated on."""
         from vbert.training.sampler import derive
 
         return [
@@ -240,7 +240,7 @@ class Pretraining:
 
     @cached_property
     def _tried(self) -> tuple[list[JudgedPair], dict[str, float]]:
-        """Held-out pairs that the matching head is asked about, and what the text alone allows on them."""
+        """The held-out pairs for the matching head, and the accuracies of the text alone on them."""
         from vbert.objectives.pretraining.matching import accuracies, judged_pairs, text_alone
 
         pairs = judged_pairs(self.held_out, self._chosen, self.settings)
@@ -249,9 +249,9 @@ class Pretraining:
         return pairs, accuracies(pairs, text_alone(self.train, pairs, self.encoder), self.settings.altered)
 
     def _judged(self) -> dict[str, float]:
-        """What the matching head says of unmasked held-out pairs, of whose texts half are true: its balanced accuracy
-        (itm_accuracy), beside what the text alone allows (text_only_accuracy); and by kind of negative with the images'
-        own regions, with another image's and with none."""
+        """Figures of the matching head on unmasked held-out pairs, half of them true: its balanced accuracy
+        (itm_accuracy), beside that of the text alone (text_only_accuracy); and by kind of negative with the images' own
+        regions, with another image's and with none."""
         from vbert.objectives.batches import shuffled_images
         from vbert.objectives.pretraining.matching import accuracies
 
@@ -285,7 +285,7 @@ class Pretraining:
         }
 
     def _judgements(self, pairs: Sequence[JudgedPair], shown: RegionSource) -> list[bool]:
-        """For each pair, whether the matching head says that it matches."""
+        """For each pair, whether the matching head judges that it matches."""
         device = next(self.model.parameters()).device
         matches: list[bool] = []
         for start in range(0, len(pairs), VALIDATED):

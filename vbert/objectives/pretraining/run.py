@@ -28,7 +28,7 @@ def run_pretrain(
     numerics: Numerics,
     seed: int,
 ) -> Figures:
-    """Trains on the splits `train`, looks at `val`, writes a `Model` with both pre-training heads."""
+    """Trains on the splits `train`, validates on `val`, writes a `Model` with both pre-training heads."""
     torch.set_num_threads(numerics.threads)
     names = sorted(data)
     contracts = {name: data[name].shards.contract() for name in names}

@@ -13,17 +13,17 @@ Kind = Literal["caption", "question", "pair", "phrases", "sentiment"]
 
 
 class PretrainSettings(Schedule):
-    """What pre-training does. `mlm` and `itm` are the weights of the two losses.
+    """Settings of pre-training. `mlm` and `itm` are the weights of the two losses.
 
     matched: kinds whose texts are matched with images; the others are only masked (questions with their answers, as the
     original's pre-training on VQA). captions: texts a sequence; with 2 the first is true and the second is the one
     that may not be (the original). itm_target: mismatch (text and images may not fit), task_label (a true/false label
     of the examples: the original's task pre-training for NLVR2 and VCR), off. itm_rows: masked, where both losses come
     from one pass over masked texts (the original); unmasked, where a share `itm_share` of the examples is matched
-    without masks and the others are masked and true. itm_draw: drawn, where an example is matched with what it is true
-    of or not, by chance (the original); paired, where it stands in the batch twice, with both. In pairs all that does
-    not depend on text and image together cancels out, and the head begins to look sooner (on `shapes`: 1,000 steps in
-    place of 1,750).
+    without masks and the others are masked and true. itm_draw: drawn, where an example is matched by chance with an
+    image that it is true of or not (the original); paired, where it is in the batch twice, with both. In pairs, effects
+    that don't depend on text and image together cancel out, and the head uses the images sooner (on `shapes`: 1,000
+    steps in place of 1,750).
     """
 
     mlm: float = Field(1.0, ge=0, description="weight of masked language modelling")

@@ -199,9 +199,7 @@ def write(target: Path, entries: Iterable[tuple[str, RawRegions]]) -> dict[str, 
                 writer.write(row)
             writer.finalize()
         made = datasets.Dataset.from_file(str(file))
-        made._fingerprint = sha256_file(file)[
-            :16
-        ]  # the library's own fingerprint depends on the time; the same features should give the same bits
+        made._fingerprint = sha256_file(file)[:16]  # the library's own depends on the time
         bars = datasets.utils.logging.is_progress_bar_enabled()
         datasets.utils.logging.disable_progress_bar()
         try:
