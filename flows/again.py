@@ -1,4 +1,4 @@
-"""How a report is made again: a shipped recipe by its command with its changes, else the recipe and its command."""
+"""The commands that make a report again: those of a shipped recipe with its changes, or with the whole recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flows.recipe import Recipe, parse_changes, recipe_names, resolve
 from vbert.data.yaml import load_yaml
 from vbert.errors import UserError
 
-WHERE = {"name", "machine"}  # decide no artifact
+WHERE = {"name", "machine"}  # fields that change no artifact
 
 
 def again(recipe: Recipe) -> str:

@@ -36,7 +36,7 @@ app = App(
     help="Raw image–text data sets to a trained, evaluated VisualBERT.",
     help_format="plaintext",
     version=lambda: version("vbert"),
-    suppress_keyboard_interrupt=False,  # `main` says what Ctrl-C leaves behind
+    suppress_keyboard_interrupt=False,  # `main` prints the message for Ctrl-C
 )
 
 app.command(cli_features.app)
@@ -59,7 +59,7 @@ def run(
     prefect: Annotated[bool, Parameter(negative=())] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Build what a recipe asks for and the store lacks, and print the metrics and the report's path.
+    """Build the missing artifacts of a recipe, and print the metrics and the report's path.
 
     Example: `vbert run demo --set downstream.vqa.learning_rate=5e-4`
 
@@ -68,7 +68,7 @@ def run(
     recipe
         a shipped recipe's name (`vbert init` lists them) or a YAML file.
     dry_run
-        show what is there and what is missing, and stop.
+        show what is present and what is missing, and stop.
     limit
         at most so many images per data set and split.
     until
@@ -107,7 +107,7 @@ def run(
 
 @app.command
 def status(recipe: str, /, *, changes: Set = [], store: StoreOption = None, json_: JsonOption = False) -> None:  # noqa: B006
-    """What of a recipe is present, unfinished (with how much) or missing. Example: `vbert status demo`
+    """The stages of a recipe: present, unfinished (with how much) or missing. Example: `vbert status demo`
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def status(recipe: str, /, *, changes: Set = [], store: StoreOption = None, json
 
 @app.command
 def verify(*, store: StoreOption = None, json_: JsonOption = False) -> None:
-    """Read every byte of the store and name what is damaged. Example: `vbert verify --store /data/store`"""
+    """Read every byte of the store and name damaged artifacts. Example: `vbert verify --store /data/store`"""
     from flows.terminal import Terminal
     from vbert.artifacts.upkeep.upkeep import verify as check
 
@@ -180,7 +180,7 @@ def schedule(
     cron
         when, in cron's five fields, as the server's clock has it.
     every
-        how long from one run to the next: 90m, 12h, 1d.
+        the interval between runs: 90m, 12h, 1d.
     """
     from flows.recipe import machine_of, parse_changes
 
@@ -253,7 +253,7 @@ def show(
     changes: Set = [],  # noqa: B006
     json_: JsonOption = False,
 ) -> None:
-    """A recipe with its changes and all defaults filled in, as YAML; or with --fields what may be written in one.
+    """A recipe with its changes and all defaults filled in, as YAML; or with --fields its possible fields.
 
     Example: `vbert show demo --set seed=1`, or `vbert show --fields downstream.vqa`
 
@@ -263,7 +263,7 @@ def show(
         a shipped recipe's name or a YAML file; with --fields the path of a field: `pretrain.steps`,
         `machine`; of one in a spec: `datasets.sources`, `detectors`, `models`.
     fields
-        what each field means, its kind and default.
+        print each field's meaning, kind and default.
     """
     from flows.recipe import as_yaml
 
@@ -300,7 +300,7 @@ def main() -> None:
     except UserError as error:
         print(f"vbert: {error}", file=sys.stderr)
         code = 2
-    except CycloptsError:  # it has said what is wrong
+    except CycloptsError:  # it has printed its error
         code = 2
     except BuildError as error:
         print(f"vbert: {type(error).__name__ if not str(error) else error}", file=sys.stderr)

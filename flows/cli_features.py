@@ -1,4 +1,4 @@
-"""`vbert features`: region features of other systems in and out, a look at them, and whether two sets are the same."""
+"""`vbert features`: import, export, inspect, show and compare region features."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def inspect(
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     json_: JsonOption = False,
 ) -> None:
-    """What features are: contract, counts, a few boxes; with --images and -o, those boxes drawn on their images.
+    """Facts about features: contract, counts, a few boxes; with --images and -o, those boxes drawn on their images.
 
     Example: `vbert features inspect features/train --images photos -o boxes.png`
 
@@ -113,9 +113,9 @@ def inspect(
     sizes
         table of image_id, width, height (.csv .tsv .parquet, or COCO's .json), instead of the images.
     count
-        so many images are shown.
+        the number of images shown.
     boxes
-        so many boxes of each.
+        the number of boxes of each.
     out
         picture to draw, .png or .jpg.
     """
@@ -156,7 +156,7 @@ def show(
     shared: SharedOption = False,
     json_: JsonOption = False,
 ) -> None:
-    """Draw what a detector finds on images: boxes, classes and attributes.
+    """Draw a detector's boxes, classes and attributes on images.
 
     Example: `vbert features show cat.jpg dog.jpg --detector torchvision_fasterrcnn_resnet50_fpn -o found.png`
 
@@ -171,9 +171,9 @@ def show(
     weights
         a file, folder or URL, in place of the detector's published weights.
     boxes
-        the so many best boxes of an image, in place of the detector's own rule.
+        the number of best boxes of an image, in place of the detector's own rule.
     most
-        at most so many boxes are drawn on an image.
+        the most boxes drawn on an image.
     device
         where the detector runs; auto: a GPU if there is one.
     """
@@ -227,7 +227,7 @@ def compare(
     table: Path | None = None,
     json_: JsonOption = False,
 ) -> None:
-    """Whether two sets of features are the same, image by image, and where they are not, the likely cause.
+    """Compare two sets of features image by image, and name the likely cause where they differ.
 
     Boxes are matched by overlap (or features by likeness, where boxes don't agree), then compared by cosine and norm.
     Exit code 0 where they are the same, 1 where not.
@@ -257,7 +257,7 @@ def compare(
     sizes
         table of image_id, width, height (.csv .tsv .parquet, or COCO's .json), instead of the images.
     rows
-        so many images are listed, those that differ first to be found.
+        the number of images listed, differing ones first.
     table
         a .csv file for the figures of every image.
     """

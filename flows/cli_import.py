@@ -37,7 +37,7 @@ def import_features(
     machine: MachineOption = [],  # noqa: B006  cyclopts reads the default
     json_: JsonOption = False,
 ) -> None:
-    """Bring features of another system into shards, with a contract that says how they came about.
+    """Import features of another system into shards, with a contract that states how they were made.
 
     Reads LXMERT and bottom-up-attention TSV, Oscar TSV, MMF/Pythia .npy, MCAN .npz, MMF, UNITER and ViLBERT LMDB, BAN
     HDF5, VisualBERT .th, folders of Hugging Face datasets.
@@ -49,7 +49,7 @@ def import_features(
     path
         the file or folder.
     detector
-        what made the features: a name in data_specs/detectors, or `unknown`.
+        the detector of the features: a name in data_specs/detectors, or `unknown`.
     format
         how to read it, where it isn't recognised.
     layer
@@ -66,7 +66,7 @@ def import_features(
     ids
         regular expression; its first group in the file's name of an image is the image's id, `COCO_\\w+_0*(\\d+)`.
     cap
-        at most so many regions an image, the most confident ones.
+        the most regions of an image, the most confident ones.
     classes
         names of the classes that the file numbers, one a line.
     attributes
@@ -147,5 +147,5 @@ def _refuse_taken(out: Path | None) -> None:
 
 
 def say(sentence: str) -> None:
-    """A line beside the output."""
+    """Print a line on standard error."""
     print(sentence, file=sys.stderr)

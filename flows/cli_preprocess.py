@@ -49,7 +49,7 @@ def preprocess(
     weights
         a file or URL, in place of the detector's published weights.
     boxes
-        the so many best boxes of an image, in place of the detector's own rule.
+        the number of best boxes of an image, in place of the detector's own rule.
     local
         build in this process, without Prefect.
     strict
@@ -96,14 +96,14 @@ def folder_recipe(
         "name": f"preprocess-{folder.resolve().name or 'root'}",
         "data": {"photos": {"folder": str(folder)}},
         "detector": {"spec": detector} | ({"weights": weights} if weights else {}),
-        # Nobody has chosen the images one by one: broken ones are counted, not refused.
+        # A folder may hold broken images: they are counted, not refused.
         "regions": {"quarantine": 1.0} | ({"boxes": {"rule": "fixed", "count": boxes}} if boxes is not None else {}),
     }
     return load_yaml(json.dumps(fields), "vbert preprocess", Recipe, parse_changes(changes or [], "--set"))
 
 
 def summary(figures: dict[str, Any], seconds: float, out: Path) -> dict[str, Any]:
-    """The last line with `--json`. images_per_second: of the extraction as it was made, also where it was there."""
+    """The last line with `--json`. images_per_second: of the extraction when it was made."""
     counts = {name: figures[name] for name in ("images", "regions", "quarantined", "shards")}
     rate = (figures["images"] + figures["quarantined"]) / seconds if seconds else 0.0
     return {**counts, "images_per_second": round(rate, 2), "out": str(out)}

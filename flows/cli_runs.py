@@ -1,4 +1,4 @@
-"""`vbert runs`, `keep` and `gc`: the runs of a store, what they need, and what nobody needs."""
+"""`vbert runs`, `keep` and `gc`: the runs of a store, and the removal of artifacts that none of them needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def there(root: str | None) -> Store:
-    """A store for commands about what it holds. Raises UserError where there is none."""
+    """An existing store, for commands about its contents. Raises UserError where there is none."""
     from vbert.artifacts.store.store import Store, default_root
 
     store = Store(root or default_root())
@@ -32,7 +32,7 @@ def runs(
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """The runs of a store: recipe, changes, when, metrics, whether kept; or where two of them differ.
+    """The runs of a store: recipe, changes, time, metrics, whether kept; or the differences between two of them.
 
     Example: `vbert runs demo`, then `vbert runs --diff 20261126-114245-demo-25757 20261127-090112-demo-311`
 
@@ -67,7 +67,8 @@ def runs(
 
 
 def keep(run_id: str, /, *, store: StoreOption = None) -> None:
-    """Keep what a run made from `vbert gc`. Example: `vbert keep 20261124-101500-demo-25757` (`vbert runs` lists them)
+    """Protect the artifacts of a run from `vbert gc`. Example: `vbert keep 20261124-101500-demo-25757` (`vbert runs`
+    lists them)
 
     Parameters
     ----------
@@ -88,18 +89,19 @@ def gc(
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """What no run needs that is kept, recent or the last of its recipe and changes; with --delete, remove it.
+    """List artifacts that no kept or recent run, nor the last run of any recipe and changes, needs; --delete removes
+    them.
 
     Example: `vbert gc`, then `vbert gc --delete`
 
     Parameters
     ----------
     delete
-        remove it; else it is only named.
+        remove them; without it they are only listed.
     days
-        runs of the last so many days keep all they need.
+        runs of the last DAYS days keep all they need.
     grace
-        days for which anything else stays after it was made or touched.
+        days for which other artifacts stay after they were made or touched.
     """
     from flows.terminal import size
     from vbert.artifacts.upkeep.upkeep import DAY

@@ -27,7 +27,7 @@ def why(
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """What sets a stage apart from the most alike artifact in the store; with a fingerprint, its lineage.
+    """The differences between a stage and the most similar artifact in the store; with a fingerprint, its lineage.
 
     Example: `vbert why demo 'regions[easy_vqa]'`, or `vbert why 3fa2c1d0`
 
@@ -71,7 +71,7 @@ def path(
     stage
         `detector`, or one of several: `regions[easy_vqa]`.
     step
-        print the step, instead of where its result is.
+        print the step, instead of the path of its result.
     """
     from vbert.artifacts.steps.stage import steps_as_json
 
@@ -92,7 +92,7 @@ def build(
     shared: SharedOption = False,
     machine: MachineOption = [],  # noqa: B006
 ) -> None:
-    """Build one step from its file: what a Slurm array, a pod or a colleague runs. SIGTERM leaves off at a checkpoint.
+    """Build one step from its file, for Slurm arrays, pods and colleagues. SIGTERM stops it at a checkpoint.
 
     Example: `vbert path demo regions[shapes] --step > step.json && vbert build step.json --units 0-3`
 
@@ -101,7 +101,7 @@ def build(
     step
         its file, as `vbert path RECIPE STAGE --step` writes it.
     units
-        make units A to B of the plan and no more (counted from 0, both included); another call publishes.
+        make only units A to B of the plan (counted from 0, both included); another call publishes.
     """
     from flows.recipe import machine_from
     from flows.running import engine_here
@@ -117,7 +117,7 @@ def build(
     artifact, at = artifact_from_json(document), store_at(store)
     if shared:
         at.share()
-    name = f"build-{slug(artifact.title)}-{artifact.fingerprint[:8]}"  # one record, however many machines make parts
+    name = f"build-{slug(artifact.title)}-{artifact.fingerprint[:8]}"  # one record for all machines that make parts
     with (
         record_run(at, name, f"build {artifact.title} {artifact.fingerprint[:8]}", [artifact], not at.read_only()),
         Terminal() as terminal,

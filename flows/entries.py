@@ -1,4 +1,4 @@
-"""The entries of a recipe: small frozen models, one a stage, so that a field changes only who reads it."""
+"""The entries of a recipe: small frozen models, one a stage, so that a field changes only the stages that read it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from vbert.regions.detector import DETECTORS, DetectorTraining, ExtractionNumeri
 class DataEntry(Settings):
     """A data set of the recipe: one with a spec, or a plain folder of images (subfolders too) without texts.
 
-    Its region features are extracted, or imported with `features`. Sizes are for generated sets, and replace those of
-    the spec.
+    Its region features are extracted, or imported with `features`. Sizes apply to generated sets and replace the
+    spec's.
     """
 
     spec: Annotated[Annotated[str, AfterValidator(DATASETS.known)] | None, Wiring, LocalPath(or_name=True)] = Field(
@@ -57,7 +57,7 @@ class DataEntry(Settings):
 
 
 class DetectorEntry(Settings):
-    """Trained here, or with weights: those of the spec, or `weights`, a file or URL."""
+    """A detector that the recipe trains, or one with weights: those of the spec, or `weights`, a file or URL."""
 
     spec: Annotated[str, Wiring, AfterValidator(DETECTORS.known), LocalPath(or_name=True)] = Field(
         description="a name in data_specs/detectors, or a .yaml file of your own"
@@ -137,7 +137,7 @@ Pretrainings = Annotated[
 
 
 class NumericsByStage(Settings):
-    """What changes bits by choice, for each computing stage."""
+    """Numerics settings, which change bits, for each computing stage."""
 
     detector: Numerics = Numerics()
     regions: ExtractionNumerics = ExtractionNumerics()
@@ -163,7 +163,7 @@ class Entries(Settings):
     machine: Machine = Machine()
 
     def pretrainings(self) -> dict[str, PretrainEntry]:
-        """The pre-trainings by name, in their order; one without a name is called by the empty one."""
+        """The pre-trainings by name, in their order; the key of one without a name is ""."""
         if isinstance(self.pretrain, PretrainEntry):
             return {"": self.pretrain}
         return dict(self.pretrain or {})

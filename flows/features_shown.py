@@ -1,4 +1,4 @@
-"""What `vbert features` prints of sets of features, and of two compared."""
+"""Prints the facts and the comparison of `vbert features`."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _number(value: float | None, width: int) -> str:
 
 
 def rows_as_csv(rows: Iterable[ImageComparison], table: Path | None, most: int) -> list[ImageComparison]:
-    """Writes every row to `table`, where one is given, and returns `most` to be shown: those that differ first."""
+    """Writes every row to `table`, if given, and returns the `most` rows to show, differing ones first."""
     different: list[ImageComparison] = []
     same: list[ImageComparison] = []
     with _writer(table) if table is not None else nullcontext() as writer:

@@ -13,8 +13,8 @@ from pydantic_core import PydanticUndefined
 
 from vbert.errors import UserError, nearest
 
-TOLD_BY = ("rule", "kind")  # fields by whose value one of several models is meant
-ANY = "NAME"  # stands in a path for a key that the user chooses
+TOLD_BY = ("rule", "kind")  # fields whose value chooses one of several models
+ANY = "NAME"  # the part of a path that stands for a key of the user's choice
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class FieldHelp:
 
 
 def roots() -> dict[str, type[BaseModel]]:
-    """What has fields: recipes (whose paths begin with their own fields), and the specs by their folder."""
+    """Models with fields: recipes (whose paths begin with their own fields), and the specs by their folder."""
     from flows.recipe import Recipe
     from vbert.data.spec import DatasetSpec
     from vbert.model.bert import ModelSpec
@@ -70,7 +70,7 @@ def fields_at(path: str | None) -> list[FieldHelp]:
 
 
 def below(path: str, alternatives: list[type[BaseModel]]) -> list[FieldHelp]:
-    """The fields of the models that may stand at `path`: where they are several, each says whose it is."""
+    """The fields of the models allowed at `path`; of several models, each field names its own."""
     kinds = {name for model in alternatives for name, _ in members(model) if len(alternatives) > 1 and name in TOLD_BY}
     fields = []
     for model in alternatives:
@@ -85,7 +85,7 @@ def below(path: str, alternatives: list[type[BaseModel]]) -> list[FieldHelp]:
 
 
 def _description(model: type[BaseModel]) -> str:
-    """What a field says to mean this model: `fixed`."""
+    """The value that chooses this model, e.g. `fixed`."""
     kind = next((kind_of(info.annotation) for name, info in members(model) if name in TOLD_BY), "")
     first, _, more = kind.partition(" | ")
     return first + " …" * bool(more)
@@ -113,7 +113,7 @@ def described(path: str, info: FieldInfo) -> FieldHelp:
 
 
 def shown(value: Any) -> str:
-    """A default as it is written in YAML; nothing for what has fields of its own."""
+    """A default as YAML; "" for a model with fields of its own."""
     if isinstance(value, BaseModel) or value == {}:
         return ""
     if isinstance(value, tuple):
@@ -133,7 +133,7 @@ def models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def keyed(annotation: Any) -> list[Any]:
-    """What stands under the keys or items of an annotation."""
+    """The annotations of an annotation's keys or items."""
     kinds = (list, tuple, dict, Mapping)
     every = [(get_origin(choice), get_args(choice)) for choice in choices(annotation)]
     return [inner[0 if origin in (list, tuple) else -1] for origin, inner in every if origin in kinds and inner]

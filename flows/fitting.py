@@ -1,4 +1,4 @@
-"""What of a recipe can't go together: all that can be known of it before anything runs."""
+"""Checks that the entries of a recipe fit each other, as far as is known before anything runs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Place = tuple[str, ...]
 
 
 def check_fits(recipe: Entries, pretrainings: dict[Place, str]) -> None:
-    """Raises NestedError at the first thing that the stages would refuse later, after others have worked.
+    """Raises NestedError at the first setting that a stage would refuse later, after others have run.
 
-    pretrainings: where each pre-training stands, and its name.
+    pretrainings: (path in the recipe, name) of each pre-training.
     """
     for place, schedule, processes in _schedules(recipe, pretrainings):
         if problem := schedule.uneven(processes):
@@ -45,7 +45,7 @@ def check_fits(recipe: Entries, pretrainings: dict[Place, str]) -> None:
 
 
 def _schedules(recipe: Entries, pretrainings: dict[Place, str]) -> Iterator[tuple[Place, Schedule, int]]:
-    """Every training: where it stands, and in how many processes."""
+    """(path in the recipe, schedule, number of processes) of every training."""
     if recipe.detector is not None and recipe.detector.train is not None:
         yield ("detector", "train"), recipe.detector.train, recipe.numerics.detector.processes
     for place, name in pretrainings.items():
@@ -55,7 +55,7 @@ def _schedules(recipe: Entries, pretrainings: dict[Place, str]) -> Iterator[tupl
 
 
 def _bert_behind(recipe: Entries, start: str | None) -> str | None:
-    """The BERT at the beginning of what `start` names, behind all pre-trainings; None: random weights."""
+    """The BERT that `start` goes back to, behind all pre-trainings; None: random weights."""
     if start is None or start == "none":
         return recipe.model.init
     name, named = recipe.started_by(start), recipe.pretrainings()
@@ -74,7 +74,7 @@ def _check_text(recipe: Entries, place: Place, init: str | None, max_text: int |
 
 
 def _not_held_out(recipe: Entries, task: DownstreamSettings) -> str:
-    """Why there are no held-out examples to select by, as far as the recipe and the spec tell; else nothing."""
+    """Why there are no held-out examples to select by, as far as recipe and spec show; else ""."""
     if not task.validation_examples:
         return "validation_examples is 0"
     spec = recipe.data[task.data].spec

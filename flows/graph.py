@@ -111,7 +111,7 @@ def graph(recipe: Recipe) -> Report:
 
 
 def seeded(name: str, seed: int, seeds: Sequence[int]) -> str:
-    """What a run of an entry is called: `NAME@SEED` where the entry gives several seeds."""
+    """The name of an entry's run: `NAME@SEED` where the entry has several seeds."""
     return f"{name}@{seed}" if seeds else name
 
 
@@ -130,10 +130,11 @@ def preprocessed(recipe: Recipe) -> tuple[Mapping[str, RecipeData], DetectorWeig
 
 
 def data_set(name: str, entry: DataEntry, recipe: Recipe) -> RecipeData:
-    """Its photos and texts, fetched or generated; photos shared with another spec come from that spec's sources."""
+    """A data set's photos and texts, fetched or generated; photos shared with another spec come from that spec's
+    sources."""
     if entry.folder is not None:
         source = located(entry.folder)
-        if source.path is not None:  # a log or notes beside the photos are no part: the reader takes images alone
+        if source.path is not None:  # other files beside the photos are ignored: the reader takes images only
             source = source.model_copy(update={"only": "images"})
         raws = {"folder": download(source.pinned()).named(name)}
         return RecipeData(images(raws, readers.reader("folder"), recipe.limit).named(name), None)
@@ -182,7 +183,7 @@ def texts_of(data: Mapping[str, RecipeData], name: str) -> Examples:
 
 
 def detector_of(entry: DetectorEntry, recipe: Recipe, data: Mapping[str, RecipeData]) -> DetectorWeights:
-    """Trained on one of the recipe's data sets, or with weights that came from elsewhere."""
+    """The detector, trained on one of the recipe's data sets or with given weights."""
     file = detector_file(entry.spec)
     if entry.train is None:
         return weights_of(file, entry.weights)
@@ -203,9 +204,7 @@ def weights_of(file: DetectorFile, own: str | None = None) -> DetectorWeights:
     """The detector with its published weights; `own`: a file or URL in place of them. Raises UserError for none."""
     if file.import_only:
         raise UserError(f"detector {file.name} can't be run from images: {file.import_only}")
-    trained_here = (
-        own is not None and (Path(os.path.expanduser(own)) / "detector.json").is_file()
-    )  # brings its own names
+    trained_here = own is not None and (Path(os.path.expanduser(own)) / "detector.json").is_file()  # has its own names
     sources = {} if trained_here else dict(file.weights)
     if own is not None:
         sources["weights"] = located(own)
@@ -227,9 +226,9 @@ def scenes_of(recipe: Recipe, data: Mapping[str, RecipeData]) -> Images | None:
 
 
 def start_of(recipe: Recipe, data: Mapping[str, RecipeData], init: str | None = None) -> Initialization:
-    """What pre-training starts from, and what is compared with it: sizes and a vocabulary, or a BERT's.
+    """The start of pre-training and of its controls: sizes and a vocabulary, or a BERT.
 
-    init: the BERT, in place of what `model` says.
+    init: the BERT, in place of `model`'s.
     """
     sizes = plain(recipe.model, ModelSettings)
     if init := init or recipe.model.init:
@@ -251,7 +250,7 @@ def start_for(
     pretrained: Mapping[tuple[str, int], Model],
     data: Mapping[str, RecipeData],
 ) -> Model | Initialization:
-    """What training with `seed` starts from: of a pre-training with several seeds, the one with the same."""
+    """The start of a training with `seed`: of a pre-training with several seeds, the one with the same seed."""
     if entry.start is None or entry.start == "none":
         return start_of(recipe, data)
     key = recipe.started_by(entry.start)
@@ -262,11 +261,11 @@ def start_for(
 
 
 def plain(settings: S, kind: type[S]) -> S:
-    """The fields of `settings` that belong to `kind`: what the stage reads, without the recipe's own."""
+    """The fields of `settings` that belong to `kind`, the stage's settings, without the recipe's own."""
     return kind.model_validate({name: getattr(settings, name) for name in kind.model_fields})
 
 
 def cut(recipe: Recipe, until: Sequence[str]) -> list[Artifact]:
     """The artifacts at which to stop: `regions` (all of them) or `regions[easy_vqa]`."""
-    whole = walk(graph(recipe), *preprocessed(recipe)[2].values())  # regions that no training reads too
+    whole = walk(graph(recipe), *preprocessed(recipe)[2].values())  # including regions that no training reads
     return list({a.fingerprint: a for name in until for a in select(whole, name)}.values())

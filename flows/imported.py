@@ -17,7 +17,7 @@ from vbert.regions.shards import Shards
 
 
 class FeaturesEntry(Settings):
-    """A file or folder of features, and what must be said of it; paths are relative to the recipe."""
+    """A file or folder of features with its required description; paths are relative to the recipe."""
 
     path: Annotated[str, Wiring, LocalPath()] = Field(
         description="the file or folder, of any format that can be imported"
@@ -48,7 +48,7 @@ class FeaturesEntry(Settings):
 
 
 def imported(entry: FeaturesEntry) -> Shards:
-    """The shards-to-be. Raises UserError for what can't be imported so."""
+    """The shards-to-be. Raises UserError for settings with which nothing can be imported."""
     from tasks.import_features import import_features
     from vbert.regions import interop
     from vbert.regions.interop.boxes_in import BoxesIn
@@ -77,7 +77,7 @@ def _path(text: str) -> Path:
 
 
 def _raw(path: Path, label: str) -> RawFiles:
-    """A local file or folder by its content, which stays where it is."""
+    """A local file or folder, kept in place and identified by its content."""
     from tasks.download import download
     from vbert.data.source import Source
 

@@ -1,4 +1,4 @@
-"""`vbert datasets`: what has a spec, and what of it is in the store."""
+"""`vbert datasets`: the data sets with a spec, and their size in the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`vbert.run`: what the command of that name does, from Python."""
+"""`vbert.run`: the command `vbert run`, from Python."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ A = TypeVar("A", bound=Artifact)
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run left in the store.
+    """The results of a run.
 
     `metrics` are those of the report (`vqa/easy_vqa/test/accuracy`), or the figures of the stages that the run was to
-    stop at (`regions[shapes]/images`); `warnings` the doubts about what was trained; `report` is the page's path, None
-    where the run stopped before it. `artifacts` are all that these rest on, inputs first; one that nothing needed any
-    more may be absent from the store, and says so when it is read.
+    stop at (`regions[shapes]/images`); `warnings` are doubts about trained models; `report` is the page's path, None
+    where the run stopped before it. `artifacts` are these and all their inputs, inputs first; one that was no longer
+    needed may be absent from the store, and raises an error when it is read.
 
     >>> done = vbert.run("demo")
     >>> list(done.metrics)
@@ -60,7 +60,7 @@ def run(
     until: str | Sequence[str] = (),
     how: How = "auto",
 ) -> Finished:
-    """Build what a recipe asks for and the store lacks, and say on standard error what is going on.
+    """Build the missing artifacts of a recipe, and print progress on standard error.
 
     Killed and called again, it goes on. Raises UserError for a mistake in what is given, BuildError where a stage
     fails, both with what to do next.

@@ -91,7 +91,7 @@ class Recipe(Entries):
         if start not in pretrained:
             if start in model_names() or is_yaml(start) or "/" in start:
                 return
-            own = () if isinstance(entry, PretrainEntry) else STARTS  # words that only a downstream entry knows
+            own = () if isinstance(entry, PretrainEntry) else STARTS  # words that are valid only in a downstream entry
             known = [*(name for name in (*pretrained, *own) if name), *model_names()]
             problem = f"nothing to start from is called {start!r}; {nearest(start, known)}"
             raise NestedError((*where, "start"), problem)
@@ -128,11 +128,11 @@ def resolve(recipe: str | os.PathLike[str] | Recipe, changes: Mapping[str, Any] 
 
 
 def _objectives_by_name(path: Path, changes: Mapping[str, Any]) -> dict[str, str]:
-    """An entry under `downstream` that says no `objective` has the one it is named after."""
+    """Fills in the objective of entries under `downstream` without one: the entry's name."""
     try:
         entries = parse(path.read_text(), str(path)).plain().get("downstream")
     except (OSError, UnicodeDecodeError, AttributeError):
-        return {}  # `read_yaml` says what is wrong
+        return {}  # `read_yaml` raises the error
     given = {key.split(".")[1] for key in changes if key.startswith("downstream.") and key.endswith(".objective")}
     objectives = {}
     for name, entry in entries.items() if isinstance(entries, dict) else ():

@@ -64,7 +64,7 @@ def plan_rows(lines: Sequence[Planned], store: Store) -> list[dict[str, Any]]:
 
 
 class RecipeRun:
-    """A recipe's graph against a store: what a run finds, does and says."""
+    """One run of a recipe on a store: the plan, the building and the summary."""
 
     def __init__(self, recipe: Recipe, store: Store, machine: Machine, until: Sequence[str]) -> None:
         self.recipe, self.store, self.machine = recipe, store, machine
@@ -78,7 +78,7 @@ class RecipeRun:
         return [line for line in self.lines if line.status in ("missing", "unfinished")]
 
     def show_plan(self) -> None:
-        """The plan, and what its missing part is likely to take, on standard output."""
+        """Print the plan and the expected cost of its missing part on standard output."""
         expected = estimates(self.lines, self.store)
         print_plan(self.lines, expected)
         if self.missing:
@@ -145,7 +145,7 @@ class RecipeRun:
         return metrics([target for target in self.targets if target.stage_name in ("report", "evaluate")], self.store)
 
     def warnings(self) -> list[str]:
-        """Doubts about what was trained: a pre-training whose matching hardly looks at images."""
+        """Doubts about trained models: a pre-training whose matching hardly uses the images."""
         warnings = []
         for artifact in walk(*self.targets):
             manifest = self.store.find("pretrain", artifact.fingerprint) if artifact.stage_name == "pretrain" else None

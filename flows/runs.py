@@ -1,4 +1,4 @@
-"""The records of runs in a store: what was asked for, what it rests on, how it ended; and two of them compared."""
+"""Records of runs in a store: the request, the steps, the outcome; and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run_id(name: str, suffix: str = "") -> str:
-    """When, what, and a mark of its own: containers that share a store may number their processes alike."""
+    """The time, the name and a unique suffix: containers that share a store may have equal process ids."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{slug(name)}-{suffix or uuid4().hex[:8]}"
 
 
@@ -32,7 +32,7 @@ def slug(text: str) -> str:
 
 
 def origin(recipe: str) -> str:
-    """What sets recipes of one name apart: that of a shipped one, the absolute path of a file."""
+    """The identity of a recipe beside others of its name: the name of a shipped one, the absolute path of a file."""
     return os.path.abspath(recipe) if is_yaml(recipe) else recipe
 
 
@@ -48,11 +48,10 @@ def record_run(
     until: Sequence[str] = (),
     **more: Any,
 ) -> Iterator[None]:
-    """The run's record in the store, which `vbert gc` goes by: every step that it needs, made or not, is its own.
+    """Write the run's record, by which `vbert gc` keeps every step that the run needs, built or not.
 
-    `recipe`: or what the command that has none is called; `source`: where it is from; `changes`: to its dotted fields,
-    None where it isn't known what was changed. A record of the same name is written over, but for what `vbert keep`
-    said of it.
+    `recipe`: or a title, for a command without one; `source`: its origin; `changes`: to its dotted fields, None where
+    unknown. A record of the same name is replaced, except for the mark of `vbert keep`.
     """
     began = time.time()
     named = recipe if isinstance(recipe, str) else recipe.name
@@ -83,7 +82,7 @@ def record_run(
         raise
     finally:
         if not store.read_only():
-            # What ended it is told: a full disk, a server that is away.
+            # The run's own error is raised, not this one (a full disk, a server that is away).
             with suppress(*([] if outcome["status"] == "done" else [OSError, UserError, BuildError])):
                 note(**outcome, seconds=time.time() - began)
 
@@ -125,7 +124,7 @@ def rows(store: Store, recipe: str | None = None) -> list[dict[str, Any]]:
 
 
 def row_lines(row: Mapping[str, Any], most: int = 4) -> list[str]:
-    """A row for people: what, when and how it ended; below it, its first metrics."""
+    """A row as text: the run, its time and outcome; below it, its first metrics."""
     changes = [f"{key}={value}" for key, value in row["changes"].items()] + [f"until {name}" for name in row["until"]]
     took = "" if row["seconds"] is None else f" in {row['seconds']:,.0f} s"
     columns = [row["run"], row["recipe"], *changes, row["started"], f"{row['status']}{took}", *["kept"] * row["kept"]]
@@ -140,9 +139,10 @@ def figure(value: float) -> str:
 
 
 def difference(store: Store, a: str, b: str) -> dict[str, dict[str, list[Any]]]:
-    """Where two runs differ: `settings` by dotted field, `artifacts` by title, `metrics`; of each [that of a, of b].
+    """The differences of two runs: `settings` by dotted field, `artifacts` by title, `metrics`; each [value in a, in
+    b].
 
-    None stands for what one of them has not. Raises UserError with the nearest name for a run that isn't there.
+    None stands for an absent value. Raises UserError with the nearest name for a run that isn't there.
     """
     runs = store.runs()
     for name in (a, b):
@@ -157,7 +157,7 @@ def difference(store: Store, a: str, b: str) -> dict[str, dict[str, list[Any]]]:
 
 
 def difference_lines(by_part: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[str]:
-    """What `difference` found, a line each."""
+    """The result of `difference` as lines."""
 
     def as_text(part: str, value: Any) -> str:
         if value is None:

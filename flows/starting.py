@@ -1,4 +1,4 @@
-"""`vbert init --data`: a data set of one's own to begin with: its spec, five examples, their images, and a recipe."""
+"""`vbert init --data`: writes a first data set of the user's own: a spec, five examples, their images, and a recipe."""
 
 from __future__ import annotations
 

@@ -23,28 +23,28 @@ WORDS = {"built": "built", "cached": "there", "adopted": "same content as before
 
 
 def escape(text: str) -> str:
-    """`regions[shapes]` as it stands: rich would read the brackets as markup."""
+    """Text with brackets escaped, as in `regions[shapes]`, which rich would read as markup."""
     from rich.markup import escape
 
     return escape(text)
 
 
 def console() -> Console:
-    """What a command says while it works, and of its work, goes to standard error."""
+    """The console for messages and progress: standard error."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, markup=True, soft_wrap=True)
 
 
 def page() -> Console:
-    """What a command was asked to show goes to standard output, in full where that is no terminal."""
+    """The console for a command's output: standard output, untruncated where that is no terminal."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, markup=True, soft_wrap=True)
 
 
 class Terminal(Events):
-    """Shows what an engine does. Use as a context manager; safe from several threads."""
+    """Shows the engine's events. Use as a context manager; safe from several threads."""
 
     def __init__(self) -> None:
         self._console = console()
@@ -114,7 +114,7 @@ class Terminal(Events):
                 self._console.print(f"[yellow]![/] {escape(f'{built.artifact.title}: {sentence}')}")
 
     def counted(self, what: str) -> Callable[[int, int], None]:
-        """A progress function for work that is no stage."""
+        """A progress function for work outside stages."""
 
         def show(done: int, total: int) -> None:
             with self._lock:
@@ -146,7 +146,7 @@ def figures_line(figures: dict[str, Any], most: int = 4) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people: `1.2 MB`."""
+    """Bytes as text: `1.2 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -163,7 +163,7 @@ def duration(seconds: float) -> str:
 
 
 def print_plan(lines: list[Planned], expected: Mapping[str, Estimate]) -> None:
-    """The plan as a table: what is there, what is missing, how big, how long it took or is likely to take."""
+    """Print the plan as a table: present and missing steps, their sizes, their times or estimates."""
     from rich.table import Table
 
     colours = {"present": "green", "unfinished": "yellow", "missing": "red", "unneeded": "dim"}
@@ -202,7 +202,7 @@ def _about(value: float | None, as_text: Callable[[float], str]) -> str:
 
 
 def print_expected(expected: Mapping[str, Estimate]) -> None:
-    """What all that is missing will take, and how much of it nobody can say."""
+    """Print the estimated time and size of the missing steps, and the number of steps without an estimate."""
     totals = []
     for name, as_text in (("seconds", duration), ("size", size)):
         values = [getattr(guess, name) for guess in expected.values()]

@@ -55,7 +55,7 @@ def copy_members(folder: Path, raw: RawFiles) -> None:
 
 
 def fetch_from_hub(folder: Path, source: HubSource) -> None:
-    """Fetches the needed files of a hub repository; what came already is kept. `HF_ENDPOINT` names another hub."""
+    """Fetches the needed files of a hub repository; keeps those already fetched. `HF_ENDPOINT` names another hub."""
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -71,7 +71,7 @@ def fetch_from_hub(folder: Path, source: HubSource) -> None:
 
 
 def _needed(names: Iterable[str]) -> list[str]:
-    """Of a checkpoint's files those that are read: one form of the weights, the configuration, the vocabulary."""
+    """The files of a checkpoint that are read: one form of the weights, the configuration, the vocabulary."""
     from vbert.model.checkpoint import FILES, TOKENIZER, WEIGHTS
     from vbert.model.vocabulary import CONFIG, VOCABULARY
 
@@ -79,7 +79,7 @@ def _needed(names: Iterable[str]) -> list[str]:
     form = next((name for name in WEIGHTS if name in there), None)
     chosen = [name for name in FILES if name in there and (name not in WEIGHTS or name == form)]
     if {VOCABULARY, CONFIG} <= there and TOKENIZER in there:
-        chosen.remove(TOKENIZER)  # it says the same
+        chosen.remove(TOKENIZER)  # it has the same content
     if form is not None and form.endswith(".index.json"):
         stem, ending = form.removesuffix(".index.json").split(".")
         chosen += sorted(n for n in there if n.startswith(f"{stem}-") and n.endswith(f".{ending}"))

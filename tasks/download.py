@@ -1,4 +1,4 @@
-"""Stage `download`: the files of one source, fetched and checked, or held by reference."""
+"""Stage `download`: the files of one source, fetched and checked, or kept by reference."""
 
 from __future__ import annotations
 

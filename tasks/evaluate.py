@@ -30,8 +30,8 @@ def evaluate(
     split: str,
     numerics: Numerics,
 ) -> Figures:
-    """A split without labels gives predictions and no metrics. An example whose image is in quarantine is answered by
-    nothing and counts as wrong."""
+    """A split without labels gives predictions and no metrics. An example whose image is in quarantine has an empty
+    answer and counts as wrong."""
     processes = numerics.processes
     build.process(_predict, model, examples, shards, objective, settings, split, numerics, processes=processes)
     return build.process(_score, examples, shards, objective, settings, split)

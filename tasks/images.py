@@ -37,8 +37,9 @@ def images(
     """Every image's place, sha256 and size as shown, and the boxes, where there are any.
 
     `limit`: at most so many images of each split, those whose ids hash lowest; the ids of the others are kept apart.
-    A file that can't be opened stays in the index with size 0×0: `regions` sets it aside with its reason. Boxes are
-    fitted to their photos (see `vbert.data.boxes`). What is not taken is counted in the figures, and said in `notes`.
+    A file that can't be opened stays in the index with size 0×0: `regions` puts it in quarantine with its reason. Boxes
+    are fitted to their photos (see `vbert.data.boxes`). Rows and files left out are counted in the figures and
+    described in `notes`.
     """
     from vbert.data import readers
     from vbert.data.boxes import BoxConverter, PhotoHeader
@@ -82,10 +83,10 @@ def images(
 
 
 def _beside(raws: Mapping[str, RawFiles], listed: set[str], own: tuple[str, ...] | None) -> list[ReaderNote]:
-    """What the raw files hold beside the images listed and the reader's own files, whose endings are `own`."""
+    """Notes on the raw files beside the listed images and the reader's own files, whose endings are `own`."""
     from vbert.data.readers import ReaderNote
 
-    if own is None:  # a format whose files are all known
+    if own is None:  # a format without foreign files
         return []
     unlisted, other = list[str](), list[str]()
     for source, raw in raws.items():
@@ -126,7 +127,7 @@ def _limited(rows: Iterable[dict[str, Any]], limit: int) -> list[dict[str, Any]]
 def _indexed(
     build: Build, raws: Mapping[str, RawFiles], rows: list[dict[str, Any]], photos: dict[str, PhotoHeader]
 ) -> Iterator[dict[str, Any]]:
-    """The rows with sha256, width and height; what their headers say is put into `photos`.
+    """The rows with sha256, width and height; the photos' headers are added to `photos`.
 
     Threads: reading, inflating and hashing release the interpreter.
     """

@@ -30,5 +30,5 @@ def import_features(
     plan = import_plan(files, format, settings, sizes)
     build.each(plan.units, partial(import_shard, files, format, settings, sizes))
     figures = gather(build.directory, build.unit_figures().values(), plan, settings)
-    paths(files)  # the shards are of one state of the files: that which was planned
+    paths(files)  # all shards are made from the state of the files that was planned
     return {**figures, "dim": plan.expected.dim}

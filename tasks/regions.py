@@ -22,7 +22,7 @@ from vbert.regions.shards import Shards
 def regions(
     build: Build, images: Images, detector: DetectorWeights, settings: RegionSettings, numerics: ExtractionNumerics
 ) -> Figures:
-    """Region features of every image of `images`; a unit is a shard. What earlier shards hold is copied from them."""
+    """Region features of every image of `images`; a unit is a shard. Regions in earlier shards are copied."""
     earlier = reusable(build.earlier(), detector, settings, numerics)
     plan = shard_plan(images.table(), settings.images_per_shard, earlier)
     make = partial(extract_shard, images, detector, settings, numerics, build.machine, earlier)

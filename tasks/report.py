@@ -24,7 +24,7 @@ def report(
 ) -> Figures:
     """`scenes`: the collection with the detector's held-out images; `downstream`: by `NAME/data/split`.
 
-    Returns the metrics by `NAME/data/split/metric`. The page holds times, so its bits are no promise.
+    Returns the metrics by `NAME/data/split/metric`. The page holds times, so its bits are not reproducible.
     """
     return build.process(_report, title, detector, scenes, pretrained, dict(downstream), settings)
 

@@ -41,7 +41,7 @@ def make_weights(job: Job, files: Mapping[str, RawFiles], spec: DetectorSpec) ->
 
 
 def own_form(job: Job, raw: RawFiles, spec: DetectorSpec) -> DetectorCheckpoint | None:
-    """The files of a `DetectorWeights`, such as a training here made; None where `raw` holds something else."""
+    """The checkpoint in the files of a `DetectorWeights` of a training; None where `raw` holds something else."""
     from vbert.data.weight_files import read_weights
     from vbert.regions.detector import DetectorCheckpoint, load_backend
 
@@ -67,13 +67,13 @@ def own_form(job: Job, raw: RawFiles, spec: DetectorSpec) -> DetectorCheckpoint 
     named = spec.model_copy(update={"attributes": theirs.attributes})
     try:
         load_backend(spec.backend.name).detector(named, checkpoint.classes, checkpoint.tensors, "cpu")
-    except RuntimeError as error:  # torch's word on tensors that are missing or of another shape
+    except RuntimeError as error:  # torch's error for tensors that are missing or of another shape
         raise UserError(f"{raw.title}: not the weights of {spec.name}: {' '.join(str(error).split())}") from None
     return checkpoint
 
 
 def published(job: Job, files: Mapping[str, RawFiles], spec: DetectorSpec) -> DetectorCheckpoint:
-    """The weights as the world writes them, read by the backend."""
+    """The published weights, read by the backend."""
     from vbert.data.raw import copy_only
     from vbert.regions.detector import load_backend
 

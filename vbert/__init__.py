@@ -1,4 +1,4 @@
-"""VisualBERT from raw image–text data sets: what is used from Python. `help(vbert.Shards)` and the like give examples.
+"""VisualBERT from raw image–text data sets: the Python interface. `help(vbert.Shards)` and the like give examples.
 
 >>> import vbert
 >>> done = vbert.run("demo", changes={"seed": 0}, how="local")
@@ -12,9 +12,8 @@ dtype('float16')
 from importlib import import_module
 from typing import Any
 
-# Where each name is. Imported by name at its first use, so that `import vbert` is instant and loads nothing for those
-# who want a part; and since nothing in vbert rests on flows (arrows run flows → tasks → vbert), those of flows are
-# looked up for the caller alone. Type checkers read `__init__.pyi`.
+# The module of each name, imported at the name's first use: `import vbert` is instant, and no module of vbert depends
+# on flows (arrows run flows → tasks → vbert). Type checkers read `__init__.pyi`.
 _PLACES = {
     "BuildError": "vbert.errors",
     "Evaluation": "vbert.metrics.evaluation",

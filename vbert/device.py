@@ -1,4 +1,4 @@
-"""Which device `Machine.device` means here."""
+"""The torch device of `Machine.device` on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def device_of(wanted: str) -> Literal["cpu", "cuda"]:
-    """What `auto`, `cpu` or `cuda` means on this machine. Raises UserError for a GPU where torch sees none."""
+    """The device of `auto`, `cpu` or `cuda` on this machine. Raises UserError for a GPU where torch sees none."""
     import torch
 
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
@@ -24,7 +24,7 @@ def device_of(wanted: str) -> Literal["cpu", "cuda"]:
 def of_rank(device: str, rank: int, count: int | None = None) -> torch.device:
     """The device of a process of several: the GPUs in turns, of which there are `count` (by default, those torch sees).
 
-    For work that is not shared in collectives: training wants a GPU a process, and accelerate gives it one.
+    For work without collectives: training needs a GPU a process, which accelerate assigns.
     """
     import torch
 
@@ -34,7 +34,7 @@ def of_rank(device: str, rank: int, count: int | None = None) -> torch.device:
 
 
 def device_name(device: str) -> str:
-    """`cpu`, or the name of the GPU: part of what features' bits depend on."""
+    """`cpu`, or the name of the GPU, on which features' bits depend."""
     import torch
 
     return "cpu" if device == "cpu" else torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""Errors a user can mend, told in one line with the remedy."""
+"""Errors that a user can resolve, in one line with the remedy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from os.path import commonprefix
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: a recipe, a spec, an argument, a file.
+    """A mistake in the user's input: a recipe, a spec, an argument, a file.
 
     `message` is one line (what, where, what to do next); `details` follow it.
     The command prints both without a traceback and exits with 2.
@@ -31,7 +31,7 @@ class UserError(Exception):
 
 
 class BuildError(Exception):
-    """A stage could not make its artifact; the message says why and what to look at. Exit code 1.
+    """A stage could not make its artifact; the message states why and where to look. Exit code 1.
 
     >>> try:
     ...     vbert.Shards.at("store").table()
@@ -56,7 +56,7 @@ class Damaged(BuildError):
 
 
 class NotAccepted(BuildError):
-    """What was made is whole and stays, but the settings that say what is accepted refuse it."""
+    """An artifact is whole and stays in the store, but the acceptance settings refuse it."""
 
 
 class UnknownImage(KeyError):
@@ -69,7 +69,7 @@ class UnknownImage(KeyError):
         return str(self.args[0])  # a KeyError shows its message in quotes
 
 
-# Field names that other systems use, and what is meant by them here; the first one that is valid where it stands.
+# Other systems' field names → ours; the first that is valid at its place counts.
 FIRST_GUESSES: dict[str, tuple[str, ...]] = {
     # rows of examples and boxes
     **dict.fromkeys(("question", "sentence", "caption", "statement", "prompt", "query", "sent"), ("text",)),
@@ -131,7 +131,7 @@ FIRST_GUESSES: dict[str, tuple[str, ...]] = {
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of a sentence that refuses `name`: the valid name that is meant or nearest, or all of them."""
+    """The end of an error that refuses `name`: the nearest valid name, or all of them."""
     choices = sorted(valid)
     meant = [choice for choice in FIRST_GUESSES.get(name.lower(), ()) if choice in choices]
     close = meant or get_close_matches(name, choices, n=1, cutoff=0.6)
@@ -140,15 +140,16 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 NEAR = 3  # ids that are listed
-LOOKED_AT = 500  # of those that begin and end most like it
+LOOKED_AT = 500  # of the ids with the most common beginnings and ends
 
 
 def near(name: str, ids: Iterable[str]) -> str:
-    """The end of a sentence that finds no id `name` among very many: those most like it."""
+    """The end of an error for an unknown id `name` among very many: the most similar ids."""
     wanted, turned, number = name.lower(), name.lower()[::-1], _number(name)
 
     def likeness(other: str) -> int:
-        """Characters that both begin and end with; the same number in another spelling counts most."""
+        """Similarity: the number of common characters at the beginning and end; the same number in another spelling
+        counts most."""
         folded = other.lower()
         ends = len(commonprefix((wanted, folded))) + len(commonprefix((turned, folded[::-1])))  # noqa: RUF071  characters
         return ends + 100 * (number == _number(folded))

@@ -1,4 +1,4 @@
-"""The graph on Prefect: the flows' body, its tasks, what the UI shows, running a flow here, serving one on a schedule.
+"""The graph on Prefect: the flows' body, its tasks, the UI's artifacts, running a flow in process, schedules.
 
 The store is the truth; Prefect schedules, retries and shows. Nothing else of vbert imports Prefect but the flow files.
 """
@@ -10,7 +10,7 @@ from urllib.request import getproxies
 
 from vbert.errors import UserError
 
-HEARTBEAT = 30  # seconds between two signs of life of a flow run, the shortest that Prefect allows
+HEARTBEAT = 30  # seconds between two heartbeats of a flow run, the least that Prefect allows
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 # Without internet Prefect's telemetry logs errors; the terminal is for our own lines.
@@ -32,7 +32,7 @@ if any(name in getproxies() for name in ("http", "https", "all")):
         os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(dict.fromkeys([*_named, *LOOPBACK]))
 
 if "prefect.context" in sys.modules and dict(os.environ) != _given:
-    # Prefect came first (`prefect deploy`, a notebook, a runner's process) and has read the variables already.
+    # Prefect was imported first (`prefect deploy`, a notebook, a runner's process) and has read the variables already.
     from prefect.context import refresh_global_settings_context
 
     refresh_global_settings_context()
@@ -51,7 +51,7 @@ def import_prefect() -> None:
 
 
 def profiles() -> Path:
-    """Where Prefect's profiles are by its own rules, told without importing it."""
+    """The path of Prefect's profiles by its own rules, without importing it."""
     given = os.environ.get("PREFECT_PROFILES_PATH")
     home = os.environ.get("PREFECT_HOME") or "~/.prefect"
     return Path(given).expanduser() if given else Path(home).expanduser() / "profiles.toml"

@@ -1,4 +1,4 @@
-"""What the four flows do: plan, run the steps as tasks, and show recipe, plan and metrics."""
+"""The body of the four flows: plan, run the steps as tasks, and show recipe, plan and metrics."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ P = ParamSpec("P")
 
 @dataclass
 class InProcess:
-    """What a flow that runs in the command's own process is given beside its parameters, and what it gives back."""
+    """Input and output of a flow that runs in the command's own process, beside its parameters."""
 
     events: Events
-    changes: Mapping[str, Any] = field(default_factory=dict)  # of the recipe, as the command was given them
-    stopped: BaseException | None = None  # what a cancelled run was ended by
+    changes: Mapping[str, Any] = field(default_factory=dict)  # the recipe's changes on the command line
+    stopped: BaseException | None = None  # the exception that cancelled the run
     built: list[Built] = field(default_factory=list)
 
 
@@ -45,7 +45,7 @@ IN_PROCESS: ContextVar[InProcess | None] = ContextVar("in_process", default=None
 
 
 def _cancelled_where_stopped(body: Callable[P, dict[str, float]]) -> Callable[P, dict[str, float]]:
-    """Have a flow that is left off, by Ctrl-C or from the server, end as Cancelled."""
+    """End a flow that Ctrl-C or the server stops as Cancelled."""
 
     @wraps(body)
     def cancellable(*args: P.args, **kwargs: P.kwargs) -> dict[str, float]:
@@ -57,7 +57,7 @@ def _cancelled_where_stopped(body: Callable[P, dict[str, float]]) -> Callable[P,
                 caller.stopped = stopped
             how = "Ctrl-C" if isinstance(stopped, KeyboardInterrupt) else "cancelled"
             state: State[Any] = Cancelled(message=f"{how}: finished work is kept; the next run goes on from there")
-            return cast("dict[str, float]", state)  # a state that a flow returns is the one that it ends in
+            return cast("dict[str, float]", state)  # a flow ends in the state that it returns
 
     return cancellable
 
@@ -92,7 +92,7 @@ def build_targets(
     recipe: Recipe | None = None,
     asked: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
-    """Build what the targets need and lack, within the flow run that this is called in; `asked`: for its record."""
+    """Build the targets' missing steps within the current flow run; `asked`: further fields of its record."""
     caller = IN_PROCESS.get()
     title = recipe.name if recipe is not None else targets[0].title
     lines = [line for line in plan(targets, store) if line.status != "unneeded"]
@@ -114,7 +114,7 @@ def build_targets(
 
 
 def changes_listed(changes: Mapping[str, Any] | None) -> list[str]:
-    """`["seed=1"]`: what was changed of the recipe, by the flow's parameter or on the command line."""
+    """`["seed=1"]`: the recipe's changes, by the flow's parameter or on the command line."""
     caller = IN_PROCESS.get()
     given = {**(caller.changes if caller is not None else {}), **(changes or {})}
     return [f"{key}={value}" for key, value in given.items() if value is not None]
@@ -125,7 +125,7 @@ def run_name() -> str:
     given = flow_run.get_parameters()
     try:
         recipe = resolve(given["recipe"], given["changes"])
-    except UserError:  # the flow's body says so
+    except UserError:  # the flow's body raises it
         return str(given["recipe"])
     recipe_digest = digest(recipe.model_dump(mode="json", exclude={"machine"}))[:8]
     changes = shorten(" ".join(changes_listed(given["changes"])), 80, placeholder=" …")

@@ -1,8 +1,8 @@
-"""Units on Dask: a thread here waits for a unit as it would for a child process, and a worker makes it in a child.
+"""Units on Dask: a thread waits for a unit as for a child process, and a worker makes the unit in a child.
 
 The task runs stay with the flow, in its process: a worker needs the store and this checkout, but no Prefect and no way
 to its server. (`prefect-dask` runs Prefect's engine in every worker instead; its futures are gone as soon as they are
-cancelled, units still at work or not, and with them what the step's lock has to wait for.)
+cancelled, even with units at work, so that the step's lock could not wait for them.)
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ def check_installed(machine: Machine) -> None:
 
 @dataclass
 class DaskUnits:
-    """What makes the units of one run on Dask. Its methods may be called from several threads."""
+    """Makes the units of one run on Dask. Its methods may be called from several threads."""
 
     client: Client
-    at_once: int  # units that are given to the scheduler at a time
+    at_once: int  # units submitted to the scheduler at a time
     ours: bool  # the cluster was made for this run
     _caller: str = field(default_factory=lambda: uuid.uuid4().hex)
     _futures: set[Future[Any]] = field(default_factory=set)
@@ -53,14 +53,14 @@ class DaskUnits:
     _stopped: threading.Event = field(default_factory=threading.Event)
 
     def make(self, work: Work) -> Figures:
-        """As `work()`, on a worker. One that dies is the scheduler's to replace; after several it is a ChildDied."""
+        """Runs `work()` on a worker. The scheduler replaces a dead worker; after several deaths ChildDied is raised."""
         from distributed.scheduler import KilledWorker
 
         at = self.client.scheduler.address if self.client.scheduler else "its address"
         try:
             if self._stopping or self.client.status != "running":
                 raise CancelledError
-            # Bytes, since Dask looks into what it is given for futures of its own.
+            # Bytes, since Dask searches arguments for its own futures.
             key = f"{work.key}-{uuid.uuid4().hex}"
             future = self.client.submit(made, pickle.dumps(work), self._caller, self.ours, key=key, pure=False)
             self._futures.add(future)
@@ -73,15 +73,15 @@ class DaskUnits:
             raise ChildDied(f"unit {work.key}: {died}; the last was {error.last_worker.address}") from None
         except CancelledError:
             if self._stopping:
-                self._stopped.wait()  # its worker may be at it still, and our caller's lock is to be held until then
+                self._stopped.wait()  # its worker may still be at work, and the caller's lock must last until its end
                 raise BuildError(f"unit {work.key}: stopped") from None
             raise BuildError(f"unit {work.key}: the Dask scheduler at {at} is gone; finished units are kept") from None
 
     def stop(self) -> None:
-        """Have this run's units leave off and their children end; returns when none is at work on any worker."""
+        """Stop this run's units and end their children; returns when none is at work on any worker."""
         self._stopping = True
         try:
-            if self.client.status == "running":  # else its scheduler is gone, and so are its workers
+            if self.client.status == "running":  # otherwise the scheduler is gone, and so are its workers
                 self.client.cancel(list(self._futures))  # type: ignore[no-untyped-call]
                 self.client.run(leave_off, self._caller, on_error="ignore")
         except (OSError, CancelledError):  # gone by now
@@ -106,7 +106,7 @@ def dask_units(machine: Machine, say: Callable[[str], None]) -> Iterator[DaskUni
 
     ours = machine.units_on == "dask"
     if ours:
-        # Over TLS with keys of its own: whoever reaches a scheduler can run what they like as its user.
+        # Over TLS with keys of its own: whoever reaches a scheduler can run any code as its user.
         cluster = LocalCluster(  # type: ignore[no-untyped-call]
             n_workers=machine.units_at_once,
             threads_per_worker=1,
@@ -127,7 +127,7 @@ def dask_units(machine: Machine, say: Callable[[str], None]) -> Iterator[DaskUni
             try:
                 yield units
             finally:
-                units.stop()  # at the end of the work too: idle children would hold a stranger's memory
+                units.stop()  # also at the end of the work: idle children would occupy memory of a shared worker
     finally:
         if cluster is not None:
             cluster.close()
@@ -148,11 +148,11 @@ def _client(at: Any) -> Client:
 # ---------------------------------------------------------------------- in a worker
 
 _at_work: list[str] = []  # the callers whose units are being made in this process
-_stopped: set[str] = set()  # callers that want no more
+_stopped: set[str] = set()  # callers that have stopped
 
 
 def made(work: bytes, caller: str, ours: bool) -> Figures:
-    """Make a unit in a child of this worker, which keeps as many as it has threads."""
+    """Make a unit in a child of this worker, which keeps one child a thread."""
     from distributed import get_worker
 
     worker = get_worker()

@@ -36,8 +36,8 @@ def run_on_prefect(
 ) -> list[Built]:
     """Run the flow `pipeline` in this process, on the server of `PREFECT_API_URL` or one that lives as long as the run.
 
-    `changes` are those that made the recipe: the run is called and tagged so. Raises what the first failed
-    step raised, Stopped where the run was cancelled, UserError where the server does not answer.
+    `changes` are those that made the recipe, for the run's name and tags. Raises the error of the first failed step,
+    Stopped where the run was cancelled, UserError where the server does not answer.
     """
     until = [target.title for target in targets if target.stage_name != "report"]
     with in_this_process(targets, store, events, changes) as caller:
@@ -49,7 +49,7 @@ def run_on_prefect(
 def in_this_process(
     targets: Sequence[Artifact], store: Store, events: Events, changes: Mapping[str, Any] | None = None
 ) -> Iterator[InProcess]:
-    """Flows called in this context tell `events` what they do and leave in `InProcess.built` what they built."""
+    """Flows called in this context report to `events` and put their results into `InProcess.built`."""
     url = PREFECT_API_URL.value()
     if url:
         own_server.end_unneeded()
@@ -83,7 +83,7 @@ def check_server(url: str) -> None:
 
 
 def _unset() -> str:
-    """How to be rid of the server's URL, which a variable or a profile gives."""
+    """The command that removes the server's URL from a variable or a profile."""
     if "PREFECT_API_URL" in os.environ:
         return "unset PREFECT_API_URL"
     profile = get_settings_context().profile

@@ -18,10 +18,10 @@ from typing import IO
 from flows.on_prefect import profiles
 from vbert.errors import UserError
 
-PATIENCE, LONGEST = 20.0, 120.0  # seconds of waiting until a line says so, and until it is given up
-ENDING = 5.0  # seconds that the server has to write down what it was told last
+PATIENCE, LONGEST = 20.0, 120.0  # seconds of waiting until a line is printed, and until giving up
+ENDING = 5.0  # seconds for the server to store its last events
 
-# Of the seconds until it answers most go into imports, and of those a seventh into collecting what is no garbage.
+# Most of its start is imports, a seventh of them garbage collection that finds no garbage.
 SERVER = """
 import gc
 gc.disable()
@@ -42,33 +42,33 @@ uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
 
 @dataclass(frozen=True)
 class StartingServer:
-    """A server that may not answer yet: its process, its URL, and what it says."""
+    """A server that may not answer yet: its process, its URL and its output."""
 
     process: subprocess.Popen[bytes]
     url: str
     output: IO[bytes]
 
 
-_ahead: StartingServer | None = None  # begun before it was known to be needed
+_ahead: StartingServer | None = None  # started before it was known to be needed
 
 
 def begin_ahead() -> None:
-    """Begin the server that a run will need, so that it comes up while this process imports Prefect; nothing where
-    Prefect is imported already, or may be told of a server that runs."""
+    """Start the server that a run will need while this process imports Prefect; does nothing where Prefect is imported
+    already or may be configured with a running server."""
     global _ahead
     if "prefect" not in sys.modules and not _may_be_told_of_another():
-        with suppress(OSError):  # `start` says what is wrong
+        with suppress(OSError):  # `start` raises the error
             _ahead = _begin({})
 
 
 def end_unneeded() -> None:
-    """End what `begin_ahead` began, where Prefect knew of another server after all."""
+    """End the server of `begin_ahead`, where Prefect turns out to have another."""
     if _ahead is not None:
         _end(_ahead.process)
 
 
 def start(say: Callable[[str], None]) -> None:
-    """Have a server answer, and Prefect in this process speak to it. Raises UserError where none comes up.
+    """Wait for a server and connect Prefect in this process to it. Raises UserError where none starts.
 
     (Prefect's own way asks through a proxy, is ended by the Ctrl-C that a run must still report, and outlives a kill.)
     """
@@ -98,17 +98,17 @@ def _begin(settings: Mapping[str, str]) -> StartingServer:
             [sys.executable, "-c", SERVER, str(listening.fileno())],
             env={**os.environ, **environment, **settings},
             pass_fds=(listening.fileno(),),
-            stdin=subprocess.PIPE,  # its end tells the server that this process is gone
+            stdin=subprocess.PIPE,  # closing it tells the server that this process has ended
             stdout=output,
             stderr=output,
-            start_new_session=True,  # Ctrl-C is this process's to obey
+            start_new_session=True,  # only this process obeys Ctrl-C
         )
         atexit.register(_end, server)
         return StartingServer(server, f"http://127.0.0.1:{listening.getsockname()[1]}/api", output)
 
 
 def _may_be_told_of_another() -> bool:
-    """Whether a variable or a file that Prefect reads could name a server; told without importing it."""
+    """Whether a variable or a file that Prefect reads could name a server, found out without importing it."""
     if "PREFECT_API_URL" in os.environ or "PREFECT_PROFILE" in os.environ or Path("prefect.toml").exists():
         return True
     named = {profiles(): "PREFECT_API_URL", Path(".env"): "PREFECT_", Path("pyproject.toml"): "tool.prefect"}

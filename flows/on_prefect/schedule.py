@@ -42,7 +42,7 @@ def schedule(
 ) -> None:
     """Serve the flow `pipeline` of a recipe against a running server, until SIGTERM or Ctrl-C.
 
-    A run that is due while another is at work is left out. Raises UserError where no server runs.
+    A run that is due while another runs is skipped. Raises UserError where no server runs.
     """
     interval = _interval(every) if every is not None else None
     if machine.units_on != "threads":
@@ -59,7 +59,7 @@ def schedule(
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # for the runs' own processes
     runner = StoppableRunner(
         name=name, query_seconds=2, prefetch_seconds=2
-    )  # looked ahead further, more would be left out
+    )  # with a longer look-ahead more runs would be skipped
     runner.add_flow(
         pipeline,
         name=name,
@@ -81,13 +81,13 @@ def schedule(
 
 
 class StoppableRunner(Runner):
-    """Prefect's runner, which SIGTERM ends as Ctrl-C does: the schedule is paused and its runs are ended.
+    """Prefect's runner, ended by SIGTERM as by Ctrl-C: the schedule is paused and its runs are ended.
 
-    (Prefect's own handler has the loop that it interrupts stop, and once had not ended after 30 s.)
+    (Prefect's own handler stops the event loop that it interrupts, and once had not ended after 30 s.)
     """
 
     def serve(self) -> None:
-        """Until SIGTERM or Ctrl-C."""
+        """Serve until SIGTERM or Ctrl-C."""
         with suppress(KeyboardInterrupt, asyncio.CancelledError):
             asyncio.run(self._serve())
 
@@ -111,7 +111,7 @@ def _interval(every: str) -> timedelta:
 
 
 def _crash_zombies() -> None:
-    """Have the server mark a flow run as crashed when its heartbeats end without an end; made once a server."""
+    """Create the server's automation that marks a flow run without heartbeats as crashed; once a server."""
     name = "vbert: a run without heartbeats has crashed"
     with get_client(sync_client=True) as client:
         if client.read_automations_by_name(name):

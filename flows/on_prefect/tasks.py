@@ -1,7 +1,7 @@
-"""Steps and their units as Prefect tasks, and what the tasks of one flow run share.
+"""Steps and their units as Prefect tasks, and the context that the tasks of one flow run share.
 
 A finished step ends Cached. Only fingerprints travel between tasks; nothing of Prefect's caching or result storage is
-used: the lock, the look and the resumption are the store's.
+used: locks, look-ups and resumption are the store's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from vbert.artifacts.steps.artifact import Artifact
 from vbert.errors import BuildError, Damaged, NotAccepted, UserError
 
 MOST_UNITS = 300  # task runs of one stage; beyond, a task makes several units (a task run costs 5–10 ms and 12 KB)
-CANCEL_SEEN = 3.0  # seconds between two looks at whether the run is to be cancelled
+CANCEL_SEEN = 3.0  # seconds between two checks whether the run is cancelled
 
 # ---------------------------------------------------------------------- tasks
 
@@ -64,7 +64,7 @@ def units(title: str, keys: list[str], works: list[Work]) -> State[list[Figures]
 
 
 def _ensured(fingerprint: str) -> State[str]:
-    # Not in `step` itself: decorated functions are at times pickled by value, with the globals they name.
+    # Not in `step` itself: decorated functions are sometimes pickled by value, with the globals they name.
     run = RUNS[str(flow_run.get_id())]
     artifact = run.artifacts[fingerprint]
     _tag(artifact)
@@ -105,13 +105,13 @@ def _tag(artifact: Artifact) -> None:
 
 
 def _step_again(_: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Whether another attempt may end better: not after a user's mistake or a stage's own verdict."""
+    """Whether to retry: not after a user's mistake or a stage's own error."""
     dead = isinstance(state.data, children.ChildDied)
     return not _stopping(task_run) and (dead or not isinstance(state.data, UserError | BuildError))
 
 
 def _unit_again(_: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """A unit tells of its dead child by a BuildError, so these are tried again. Damage is the step's to mend."""
+    """Whether to retry a unit: a dead child raises BuildError, so these are retried; the step repairs damage."""
     return not _stopping(task_run) and not isinstance(state.data, UserError | Damaged)
 
 
@@ -152,21 +152,21 @@ def _units_task(title: str, works: Sequence[Work]) -> Task[..., Any]:
 
 @dataclass
 class FlowContext:
-    """What the tasks of one flow run share in this process."""
+    """The context that the tasks of one flow run share in this process."""
 
     engine: Engine
     artifacts: dict[str, Artifact]
     pool: ThreadPoolTaskRunner[Any]  # the one bounded runner for the units of all steps
     dask: DaskUnits | None = None
-    spare: frozenset[str] = frozenset()  # fingerprints of what is not needed: see `Planned.spare`
+    spare: frozenset[str] = frozenset()  # fingerprints of steps that are not needed: see `Planned.spare`
     stopping: bool = False
-    _threads: dict[str, int] = field(default_factory=dict)  # fingerprint → thread that is at it
+    _threads: dict[str, int] = field(default_factory=dict)  # fingerprint → the thread that builds it
     _units: list[PrefectConcurrentFuture[Any]] = field(default_factory=list)
 
     def steps(self, lines: Sequence[Planned]) -> None:
         """Submit every step once its inputs are done, finished ones too; at most `steps_at_once` build at a time.
 
-        After a failure nothing more is begun; it is raised when the running steps have ended.
+        After a failure no step is started; the failure is raised when the running steps have ended.
         """
         futures: dict[str, PrefectConcurrentFuture[Any]] = {}
         ended: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -210,7 +210,7 @@ class FlowContext:
             raise refused
 
     def ensure(self, artifact: Artifact) -> Built | None:
-        """`Engine.ensure` (of what is spare, `bring_back`), which `stop` can interrupt: then it raises Stopped."""
+        """`Engine.ensure` (for spare steps, `bring_back`), interrupted by `stop`: then it raises Stopped."""
         self._threads[artifact.fingerprint] = threading.get_ident()
         try:
             if self.stopping:
@@ -221,12 +221,12 @@ class FlowContext:
             self._threads.pop(artifact.fingerprint, None)
 
     def make_units(self, title: str, works: Sequence[Work], done: Callable[[Figures], None]) -> None:
-        """The engine's runner of units: tasks on the shared pool. All end before their step lets go of its lock."""
+        """The engine's runner of units: tasks on the shared pool. All end before their step releases its lock."""
         share = ceil(len(works) / MOST_UNITS)
         groups = [works[first : first + share] for first in range(0, len(works), share or 1)]
         token = Transaction.__var__.set(
             cast("Transaction", None)
-        )  # else a failed step shows its finished units as RolledBack
+        )  # otherwise a failed step shows its finished units as RolledBack
         try:
             futures = [self._submit(title, group) for group in groups]
         finally:
@@ -240,7 +240,7 @@ class FlowContext:
             elif state is not None:
                 errors.append(cast("BaseException", future.result(raise_on_failure=False)))
                 for other in futures:
-                    other.wrapped_future.cancel()  # those that run go on to their end
+                    other.wrapped_future.cancel()  # running ones continue to their end
         for error in errors:
             if isinstance(error, UserError | Damaged):
                 raise error
@@ -254,14 +254,14 @@ class FlowContext:
         return work() if self.dask is None else self.dask.make(work)
 
     def _submit(self, title: str, works: Sequence[Work]) -> PrefectConcurrentFuture[Any]:
-        alone = [replace(work, retries=0) for work in works]  # the retries are Prefect's, where they are seen
+        alone = [replace(work, retries=0) for work in works]  # retries are Prefect's, which shows them
         parameters = {"title": title, "keys": [work.key for work in works], "works": quote(alone)}
         future = self.pool.submit(_units_task(title, works), parameters)
         self._units.append(future)
         return future
 
     def stop(self) -> None:
-        """Leave off: children at a checkpoint; waits for locks and work in our threads by an exception raised there."""
+        """Stop: children at a checkpoint; waiting and working threads by an exception raised in them."""
         self.stopping = True
         for future in self._units:
             future.wrapped_future.cancel()
@@ -281,7 +281,7 @@ RUNS: dict[str, FlowContext] = {}  # flow run id → its run, for the tasks in t
 
 @contextmanager
 def running(engine: Engine, lines: Sequence[Planned]) -> Iterator[FlowContext]:
-    """A `FlowContext` under this flow run's id. What ends it early has its steps and children leave off first."""
+    """A `FlowContext` under this flow run's id. An early end stops its steps and children first."""
     run_id = str(flow_run.get_id())
     with _units_on(engine, lines) as dask:
         at_once = engine.machine.units_at_once if dask is None else dask.at_once
@@ -303,9 +303,9 @@ def running(engine: Engine, lines: Sequence[Planned]) -> Iterator[FlowContext]:
 
 @contextmanager
 def _cancellable(run: FlowContext, run_id: str) -> Iterator[None]:
-    """Look at the server, every few seconds, whether the run is to be cancelled: then it leaves off.
+    """Ask the server every few seconds whether the run is cancelled, and stop it then.
 
-    Where a runner or worker started this process, it is the one to do so.
+    Where a runner or worker started this process, that one does so.
     """
     if "PREFECT__FLOW_RUN_ID" in os.environ:
         yield
@@ -341,7 +341,7 @@ def _units_on(engine: Engine, lines: Sequence[Planned]) -> Iterator[DaskUnits | 
 
 
 def _has_gpu(machine: Machine) -> bool:
-    """Whether work on this machine would take a GPU, told without torch."""
+    """Whether work on this machine would use a GPU, found out without torch."""
     return machine.device == "cuda" or (machine.device == "auto" and bool(children.cuda_devices()))
 
 
@@ -354,9 +354,9 @@ def _note(ended: queue.SimpleQueue[str], fingerprint: str, _: object) -> None:
 
 
 def _final(future: PrefectConcurrentFuture[Any]) -> State[Any] | None:
-    """The final state, waited for; None where the task was never begun."""
+    """Wait for the final state; None where the task never started."""
     try:
-        future.wait()  # before this, `state` would be what the server knows by now
+        future.wait()  # before this, `state` would be the server's current one
     except CancelledError:
         return None
     return future.state

@@ -1,4 +1,4 @@
-"""What the Prefect UI shows of a run beside its tasks: our log lines, progress, the recipe, the plan, the metrics."""
+"""The Prefect UI's content beside the tasks of a run: our log lines, progress, the recipe, the plan, the metrics."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class _ProgressArtifact:
 
 @dataclass
 class PrefectView(Events):
-    """Passes on what the engine tells to the terminal, and shows it in Prefect. Collects what was built."""
+    """Passes the engine's events on to the terminal and shows them in Prefect. Collects the built artifacts."""
 
     terminal: Events = field(default_factory=Events)
     built: dict[str, Built] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class PrefectView(Events):
     def finished(self, built: Built) -> None:
         self.terminal.finished(built)
         artifact = built.artifact
-        self.built.setdefault(artifact.fingerprint, built)  # built to mend damage, then found: it was built
+        self.built.setdefault(artifact.fingerprint, built)  # a repair, found again later, counts as built
         shown = self._shown.pop(artifact.fingerprint, None)
         if shown is not None and shown.id is not None:
             self._show(shown, artifact, 100.0, f"{artifact.title}: done in {built.seconds:.0f} s")
@@ -108,7 +108,7 @@ class PrefectView(Events):
 
 
 def outcome(built: Built) -> str:
-    """`built in 12.3 s · images 5,000 · …`, or why it was not built."""
+    """`built in 12.3 s · images 5,000 · …`, or the reason why it was not built."""
     if built.outcome == "cached":
         return "was there"
     if built.outcome == "adopted":
@@ -132,7 +132,7 @@ def tag_run(tags: Sequence[str]) -> None:
 
 
 def show_plan(lines: Sequence[Planned], recipe: Recipe | None, title: str, store: Store) -> UUID | None:
-    """The resolved recipe and what this run finds, as artifacts of the flow run. Returns the id of the plan's table."""
+    """Show the resolved recipe and the plan as artifacts of the flow run. Returns the id of the plan's table."""
     if recipe is not None:
         text = f"```yaml\n{as_yaml(recipe)}```"
         create_markdown_artifact(text, key=key(f"{title}-recipe"), description="the recipe, all defaults filled in")
@@ -147,10 +147,10 @@ def show_plan(lines: Sequence[Planned], recipe: Recipe | None, title: str, store
 
 
 def fill_plan(table: UUID | None, lines: Sequence[Planned], built: Mapping[str, Built]) -> None:
-    """Write into the plan's table what the steps that were missing came to."""
+    """Write the sizes and times of the steps built into the plan's table."""
     came_to = {fingerprint: (size(b.manifest.size), f"{b.manifest.seconds:.1f} s") for fingerprint, b in built.items()}
     if table is not None and any(line.status != "present" for line in lines):
-        with suppress(Exception), get_client(sync_client=True) as client:  # it is away: the work is done all the same
+        with suppress(Exception), get_client(sync_client=True) as client:  # the server is away: the work continues
             client.update_artifact(table, ArtifactUpdate(data=json.dumps(_rows(lines, came_to))))
 
 
@@ -171,7 +171,7 @@ def _about(value: float | None, say: Callable[[float], str]) -> str:
 
 
 def show_results(targets: Sequence[Artifact], store: Store, figures: Mapping[str, float], title: str) -> None:
-    """The metrics as a table, and where the report is."""
+    """Show the metrics as a table, and the path of the report."""
     if figures:
         rows = [{"metric": name, "value": _figure(value)} for name, value in figures.items()]
         create_table_artifact(rows, key=key(f"{title}-metrics"), description="metrics of this run")
@@ -192,7 +192,7 @@ def key(text: str) -> str:
 
 
 def slug(text: str) -> str:
-    """As Prefect takes keys: lower-case letters, digits and dashes."""
+    """A text as a key of Prefect: lower-case letters, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 

@@ -1,7 +1,7 @@
 """Attention over concatenated sequences of different lengths, with no work on padding.
 
-Sequences of one length form a group: one batch of products without a mask. The rows of all groups are brought together
-by one gather, and their results back by another.
+Sequences of equal length form a group: one batch of products without a mask. One gather collects the rows of all
+groups, and another returns their results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vbert.model.dropout import drop_mask
 
 @dataclass(frozen=True)
 class LengthGroups:
-    """Where the tokens of B sequences (lengths: int64 [B], on the CPU) lie, grouped by equal length.
+    """The positions of the tokens of B sequences (lengths: int64 [B], on the CPU), grouped by equal length.
 
     Groups follow each other by length. A group of n sequences of length L holds its queries as [n · heads, L, d], its
     keys and its values likewise: 3 · n · heads · L rows of d numbers; its results are n · heads · L rows.
@@ -39,14 +39,14 @@ class LengthGroups:
 
     @cached_property
     def parts(self) -> tuple[Tensor, Tensor]:
-        """Queries, keys and values, int64 [T · 3 · heads]: (the row of qkv that each grouped row is, its inverse)."""
+        """Queries, keys and values, int64 [T · 3 · heads]: (row of qkv of each grouped row, the inverse)."""
         (start, count, length, within), step = self._places, np.arange(3)[:, None]
         place = 3 * start[:, None] + step * (count * self.heads * length)[:, None] + within[:, None]
         return self._both_ways(place)
 
     @cached_property
     def results(self) -> tuple[Tensor, Tensor]:
-        """Results, int64 [T · heads]: (the row of the output that each grouped row is, its inverse)."""
+        """Results, int64 [T · heads]: (row of the output of each grouped row, the inverse)."""
         start, _, _, within = self._places
         return self._both_ways(start + within)
 
@@ -75,7 +75,7 @@ class LengthGroups:
 
     @cached_property
     def padding(self) -> tuple[Tensor, Tensor, int]:
-        """Over [B · L, …]: int64 [T], each token's row; bool [B, 1, 1, L], where a token is; L, a multiple of 8."""
+        """Over [B · L, …]: (int64 [T], each token's row; bool [B, 1, 1, L], true at tokens; L, a multiple of 8)."""
         longest = -(-self.groups[-1][1] // 8) * 8  # the fused kernels want aligned masks
         lengths = self.lengths.numpy()
         first = np.repeat(np.cumsum(lengths) - lengths - np.arange(len(lengths)) * longest, lengths)

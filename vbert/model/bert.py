@@ -67,9 +67,9 @@ def model_spec(name: str) -> ModelSpec:
 
 
 def bert_source(where: str) -> tuple[HubSource | Source, str]:
-    """What `model.init` names, and a name for it: a spec (see `model_spec`), or the folder of a BERT. Raises UserError.
+    """(source, name) of `model.init`: a spec (see `model_spec`), or the folder of a BERT. Raises UserError.
 
-    A folder is told by a `/` in it, or by being there while no spec has its name.
+    `init` is a folder if it contains a `/`, or if it exists and no spec has its name.
     """
     folder = Path(os.path.expanduser(where))
     if not is_yaml(where) and ("/" in where or (where not in model_names() and folder.is_dir())):
@@ -83,9 +83,8 @@ def bert_source(where: str) -> tuple[HubSource | Source, str]:
 
 
 def known_sizes(where: str) -> dict[str, Any] | None:
-    """Of the sizes that the BERT called `where` (see `bert_source`) decides, those that are known before its stage has
-    run: what its spec says, or config.json in its folder, whose faults its stage names. None where there is no such
-    BERT."""
+    """The sizes of the BERT `where` (see `bert_source`) that are known before its stage runs, from its spec or from
+    config.json in its folder (whose faults the stage reports). None where there is no such BERT."""
     try:
         source, _ = bert_source(where)
     except UserError:

@@ -1,4 +1,4 @@
-"""BERT checkpoints as the world writes them, in one form: names, tensors and configuration of `BertWeights`."""
+"""Published BERT checkpoints, converted to one form: the names, tensors and configuration of `BertWeights`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vbert.model.vocabulary import CONFIG, VOCABULARY, TextRules, read_rules, re
 # The first one found is read.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 TOKENIZER = "tokenizer.json"  # the vocabulary as the library `tokenizers` writes it, read where vocab.txt is missing
-FILES = ("config.json", VOCABULARY, CONFIG, TOKENIZER, *WEIGHTS)  # what is looked for in a checkpoint
+FILES = ("config.json", VOCABULARY, CONFIG, TOKENIZER, *WEIGHTS)  # the files of a checkpoint
 INSIDE = ("embeddings.", "encoder.", "pooler.")  # an encoder saved without its prefix
 NOT_WEIGHTS = ("position_ids", "token_type_ids")  # index buffers that older releases saved
 TOKENIZERS = ("BertTokenizer", "BertTokenizerFast", "DistilBertTokenizer", "ElectraTokenizer", "TokenizersBackend")
@@ -149,7 +149,7 @@ def _sizes(config: Mapping[str, Any], where: str) -> ModelSettings:
 
 
 def _check_shapes(tensors: Tensors, sizes: ModelSettings, where: str) -> None:
-    """Exactly the tensors of a BERT of these sizes; its pooler and heads may be missing."""
+    """Check for exactly the tensors of a BERT of these sizes; its pooler and heads may be missing."""
     hidden, inner = sizes.hidden_size, sizes.intermediate_size
     words = tensors["bert.embeddings.word_embeddings.weight"]
     rows = len(words) if words.dim() else 0
@@ -192,7 +192,7 @@ def _pair(name: str, out: int, *into: int) -> dict[str, tuple[int, ...]]:
 
 
 def _text(folder: Path) -> tuple[list[str], TextRules]:
-    """The pieces and the text rules of a checkpoint. Raises UserError where they can't be told."""
+    """The pieces and the text rules of a checkpoint. Raises UserError where they are unknown."""
     whole = _tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else None
     if (folder / VOCABULARY).is_file():
         tokens = read_tokens(folder / VOCABULARY)

@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from vbert.artifacts.steps.settings import Settings, Since
 from vbert.errors import UserError
 
-LONGEST_TEXT = 128  # tokens, where nothing is said: the original's max_seq_length
-BOX_NUMBERS = 6  # what `append6` adds to a feature
+LONGEST_TEXT = 128  # default number of tokens: the original's max_seq_length
+BOX_NUMBERS = 6  # numbers that `append6` adds to a feature
 
-# config.json's name of each size; what is missing there has BERT base's value.
+# config.json's name of each size; a missing one has BERT base's value.
 SIZES = {
     "hidden_size": "hidden_size",
     "layers": "num_hidden_layers",
@@ -28,7 +28,7 @@ SIZES = {
 
 
 class ModelSettings(Settings):
-    """What a recipe chooses of a model. Defaults are those of BERT base (Devlin et al. 2019) where it has them."""
+    """A recipe's settings of a model. Defaults are those of BERT base (Devlin et al. 2019) where it has them."""
 
     hidden_size: int = Field(768, ge=1, description="numbers of a token between layers")
     layers: int = Field(12, ge=1, description="of the encoder")
@@ -46,7 +46,7 @@ class ModelSettings(Settings):
         "append6", description="append6 lets the model see where a box lies; none is the original"
     )
     standardise: bool = Field(True, description="visual input by the training shards' mean and deviation")
-    # Six numbers beside hundreds: alone they are a fortieth of what a region says at first, and places stay unread.
+    # Without a gain the six numbers are a fortieth of a region's input at first, and positions are not learnt.
     box_gain: Annotated[float, Since(1.0)] = Field(
         1.0, gt=0, description="what a standardised box number is multiplied by; 1: it weighs as one of the feature's"
     )
@@ -69,21 +69,21 @@ class ModelSettings(Settings):
 
 
 def too_long(max_text: int | None, max_positions: int) -> str:
-    """What is wrong where a text may have more tokens than the model has positions for; else nothing."""
+    """An error where a text may have more tokens than the model has positions; else ""."""
     if max_text is None or max_text <= max_positions:
         return ""
     return f"{max_text} is beyond the model's {max_positions} positions (max_positions); set it to {max_positions}"
 
 
 def text_limit(max_text: int | None, max_positions: int) -> int:
-    """How many tokens a text may have: `max_text`, or as many as there are positions. Raises UserError beyond them."""
+    """The most tokens of a text: `max_text`, else the number of positions. Raises UserError for more than these."""
     if problem := too_long(max_text, max_positions):
         raise UserError(f"max_text {problem}")
     return min(LONGEST_TEXT, max_positions) if max_text is None else max_text
 
 
 class VisualBertConfig(ModelSettings):
-    """A model's sizes, with those that its vocabulary and its regions decide."""
+    """A model's sizes, including those of its vocabulary and its regions."""
 
     vocab_size: int = Field(ge=1)
     visual_dim: int = Field(ge=1, description="length of a region feature, without box numbers")

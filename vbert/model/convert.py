@@ -59,14 +59,14 @@ HEADS = {
 }
 ANSWER = {"answer.dense.weight": "cls.weight", "answer.dense.bias": "cls.bias"}
 STATISTICS = ("encoder.embeddings.feature_mean", "encoder.embeddings.feature_std")
-VISUAL = ("visual_position.", "visual_token_type.", "visual_projection.")  # what no BERT has
+VISUAL = ("visual_position.", "visual_token_type.", "visual_projection.")  # names that no BERT has
 SWAPPED = ("encoder.embeddings.visual_token_type.weight", "matching.dense.weight", "matching.dense.bias")
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Which tensors came from where. loaded: ours, filled from the checkpoint; created: ours, not in it;
-    ignored: the checkpoint's, not ours.
+    """Names of tensors by origin. loaded: ours, filled from the checkpoint; created: ours, not in it; ignored: the
+    checkpoint's, not ours.
     """
 
     loaded: tuple[str, ...]
@@ -117,7 +117,7 @@ def load_pretrained(
 ) -> tuple[PretrainingModel | AnswerModel, LoadReport]:
     """A model that `save_pretrained` (transformers' or the one below) wrote, by its `architectures`.
 
-    box_input: what the last inputs of its visual projection are; by default what config.json says, else none.
+    box_input: the kind of the last inputs of its visual projection; by default that of config.json, else none.
     """
     given = read_json(folder / "config.json")
     config = _config(given, box_input, folder)
@@ -150,7 +150,7 @@ def save_pretrained(
     """Writes `model` so that transformers' `from_pretrained(folder)` gives the same numbers.
 
     The standardisation of the visual input is folded into the visual projection, so the folder's model takes raw
-    features. `box_input` is noted in config.json.
+    features. `box_input` is written to config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = model.encoder.config

@@ -1,4 +1,4 @@
-"""What stands on the encoder: the heads, and the two models made of encoder and heads."""
+"""The heads on the encoder, and the two models made of encoder and heads."""
 
 from __future__ import annotations
 

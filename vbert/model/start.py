@@ -1,4 +1,4 @@
-"""What training starts from: sizes and a vocabulary, a BERT, or a model trained before."""
+"""The start of training without a trained VisualBERT: sizes and a vocabulary, or a BERT."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Initialization:
     bert: BertWeights | None = None
 
     def config(self, visual_dim: int) -> VisualBertConfig:
-        """The sizes with those that the vocabulary (or the BERT) and the regions decide."""
+        """The sizes, including those of the vocabulary (or the BERT) and the regions."""
         if self.bert is not None:
             return self.bert.model_config(self.model, visual_dim)
         sizes = self.model.model_dump(include=set(ModelSettings.model_fields))

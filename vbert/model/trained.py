@@ -1,4 +1,4 @@
-"""Trained models: an encoder with its heads, and all that is needed to use it on another machine."""
+"""Trained models: an encoder with its heads, vocabulary and feature contract, usable on another machine."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Model(Artifact):
         return VisualBertConfig.model_validate_json(self.file("config.json").read_bytes())
 
     def contract(self) -> Contract:
-        """What the features that the model was trained on are, and must be."""
+        """The contract of the features that the model was trained on and requires."""
         from vbert.regions.contract import Contract
 
         return Contract.read(self.file("contract.json"))
@@ -72,7 +72,7 @@ class Model(Artifact):
         return list(self.head().get("labels", ()))
 
     def curves(self) -> list[dict[str, float]]:
-        """What training logged, one row a logged step."""
+        """The training curves, one row a logged step."""
         return [json.loads(line) for line in self.file("curves.jsonl").read_text("utf-8").splitlines()]
 
 

@@ -1,8 +1,8 @@
 """VisualBERT (Li et al. 2019, arXiv:1908.03557), computed without padding.
 
 Same parameters and numbers as `transformers.VisualBertModel`; `vbert.model.convert` maps one onto the other.
-Differences are in how it computes: the tokens of a batch are concatenated, so linear layers and norms see real
-tokens only; query, key and value are one product; see `vbert.model.attention` for the attention.
+It computes differently: the tokens of a batch are concatenated, so linear layers and norms see real tokens
+only; query, key and value are one product; see `vbert.model.attention` for the attention.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class PackedBatch:
 
     text_ids, text_types, text_positions: int64 [T_text], all sequences' text one after the other.
     visual: float32 [T_vis, visual_input]; visual_types: int64 [T_vis].
-    order: int64 [T], where each packed token stands in cat(text, visual).
+    order: int64 [T], the index of each packed token in cat(text, visual).
     lengths: int64 [B], tokens of each sequence; stays on the CPU, where attention is planned.
     """
 

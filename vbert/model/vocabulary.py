@@ -1,4 +1,4 @@
-"""WordPiece vocabularies: trained on the texts of examples, or those of a BERT checkpoint, in any language."""
+"""WordPiece vocabularies, trained on the texts of examples or taken from a BERT checkpoint, in any language."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CACHED_TEXTS = 200_000
 
 
 class TextRules(Settings):
-    """How text is normalised before it is cut into pieces: BERT's options, named as in `tokenizer_config.json`."""
+    """Rules of text normalisation before the split into pieces: BERT's options, named as in `tokenizer_config.json`."""
 
     do_lower_case: bool = Field(True, description="whether texts are lower-cased")
     strip_accents: bool | None = Field(None, description="None: as do_lower_case")
@@ -55,7 +55,7 @@ class WordPieceEncoder:
     """
 
     def __init__(self, tokens: Iterable[str], rules: TextRules) -> None:
-        """tokens: in the order of their ids; where one stands twice the later id counts, as in BERT's own loader."""
+        """tokens: in the order of their ids; of a repeated token the later id counts, as in BERT's own loader."""
         self.tokens = tuple(tokens)
         self.rules = rules
         ids = {token: i for i, token in enumerate(self.tokens)}
@@ -124,7 +124,7 @@ def read_tokens(path: Path) -> list[str]:
 
 
 def read_rules(path: Path) -> TextRules:
-    """The text rules in a `tokenizer_config.json`; what is not said is as in BERT's uncased models."""
+    """The text rules in a `tokenizer_config.json`; missing ones are those of BERT's uncased models."""
     try:
         given = json.loads(path.read_bytes())
         known = {k: given[k] for k in TextRules.model_fields if given.get(k) is not None}
@@ -163,7 +163,8 @@ def train_tokens(texts: Iterable[str], settings: VocabularySettings) -> list[str
     """The pieces of a WordPiece vocabulary trained on `texts`: the same in every process and order of texts.
 
     tokenizers' trainer numbers the characters it meets in the order of a hash map, and ties between merges go by
-    these numbers. Given all characters beforehand, as special tokens in a fixed order, nothing is left to chance.
+    these numbers. With all characters given beforehand, as special tokens in a fixed order, the result is
+    deterministic.
     """
     from tokenizers import trainers
 
