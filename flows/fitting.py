@@ -32,15 +32,15 @@ def check_fits(recipe: Entries, pretrainings: dict[Place, str]) -> None:
         _check_text(recipe, place, init, entry.max_text)
         if entry.captions == 2 and _size(recipe, init, "type_vocab") == 1:
             raise NestedError((*place, "captions"), "2, but the model has one segment type: set model.type_vocab to 2")
-    for name, task in recipe.downstream.items():
+    for name, settings in recipe.downstream.items():
         place = ("downstream", name)
-        if task.steps == 0:
+        if settings.steps == 0:
             raise NestedError(
                 (*place, "steps"),
                 "0 evaluates what it starts from as it is, and that has no answer head: train 1 step or more",
             )
-        _check_text(recipe, place, _bert_behind(recipe, task.start), task.max_text)
-        if task.select == "best" and (lacking := _not_held_out(recipe, task)):
+        _check_text(recipe, place, _bert_behind(recipe, settings.start), settings.max_text)
+        if settings.select == "best" and (lacking := _not_held_out(recipe, settings)):
             raise NestedError((*place, "select"), f"best, but {lacking}; write last")
 
 
@@ -50,8 +50,8 @@ def _schedules(recipe: Entries, pretrainings: dict[Place, str]) -> Iterator[tupl
         yield ("detector", "train"), recipe.detector.train, recipe.numerics.detector.processes
     for place, name in pretrainings.items():
         yield place, recipe.pretrainings()[name], recipe.numerics.pretrain.processes
-    for name, task in recipe.downstream.items():
-        yield ("downstream", name), task, recipe.numerics.finetune.processes
+    for name, entry in recipe.downstream.items():
+        yield ("downstream", name), entry, recipe.numerics.finetune.processes
 
 
 def _bert_behind(recipe: Entries, start: str | None) -> str | None:
@@ -73,13 +73,13 @@ def _check_text(recipe: Entries, place: Place, init: str | None, max_text: int |
         raise NestedError((*place, "max_text"), problem)
 
 
-def _not_held_out(recipe: Entries, task: DownstreamSettings) -> str:
+def _not_held_out(recipe: Entries, entry: DownstreamSettings) -> str:
     """Why there are no held-out examples to select by, as far as recipe and spec show; else ""."""
-    if not task.validation_examples:
+    if not entry.validation_examples:
         return "validation_examples is 0"
-    spec = recipe.data[task.data].spec
+    spec = recipe.data[entry.data].spec
     spec_of = dataset(spec) if spec is not None else None
     if spec_of is None or spec_of.examples is None or spec_of.validation is not None:
         return ""
     counts = spec_of.examples.counts or spec_of.images.counts
-    return f"{task.data} has no split val" if counts and "val" not in counts else ""
+    return f"{entry.data} has no split val" if counts and "val" not in counts else ""

@@ -92,15 +92,15 @@ def graph(recipe: Recipe) -> Report:
 
     downstream: dict[str, EvaluatedEntry] = {}
     for key, task_entry in recipe.downstream.items():
-        task = objective(task_entry.objective)
+        plugin = objective(task_entry.objective)
         texts, its_shards = texts_of(data, task_entry.data), shards[task_entry.data]
         for seed in recipe.seeds_of(task_entry):
             name = seeded(key, seed, task_entry.seeds)
             start = start_for(recipe, task_entry, seed, pretrained, data)
-            model = finetune(texts, its_shards, start, task, task_entry, recipe.numerics.finetune, seed).named(name)
+            model = finetune(texts, its_shards, start, plugin, task_entry, recipe.numerics.finetune, seed).named(name)
             for split in task_entry.evaluate.splits:
                 evaluation = evaluate(
-                    model, texts, its_shards, task, task_entry.evaluate, split, recipe.numerics.evaluate
+                    model, texts, its_shards, plugin, task_entry.evaluate, split, recipe.numerics.evaluate
                 ).named(name if split == "test" else f"{name} {split}")
                 downstream[f"{name}/{task_entry.data}/{split}"] = EvaluatedEntry(
                     model, evaluation, data[task_entry.data].photos, texts, its_shards

@@ -1,4 +1,4 @@
-"""Stage `finetune`: a downstream task, from a pre-trained model, an earlier one of the same task, or none."""
+"""Stage `finetune`: a downstream task, from a pre-trained model, a model fine-tuned before, or none."""
 
 from __future__ import annotations
 

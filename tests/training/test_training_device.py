@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.training_toy import ToyTask, job, train
+from training.training_toy import ToyTrainable, job, train
 
 from vbert.device import of_rank
 from vbert.errors import UserError
@@ -22,4 +22,4 @@ def test_training_wants_a_gpu_for_each_process(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="processes 3 want a GPU each and there are 2"):
-        train(job(tmp_path, 0, 3, device="cuda"), ToyTask(), Schedule(steps=1, batch_size=3, learning_rate=0.1))
+        train(job(tmp_path, 0, 3, device="cuda"), ToyTrainable(), Schedule(steps=1, batch_size=3, learning_rate=0.1))

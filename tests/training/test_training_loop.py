@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from training.training_toy import ToyTask, in_processes, job, train
+from training.training_toy import ToyTrainable, in_processes, job, train
 from transformers import get_scheduler
 
 from vbert.artifacts.making import children
@@ -30,30 +30,30 @@ SCHEDULE = Schedule(steps=23, batch_size=12, learning_rate=1e-2, validate_every=
 
 @pytest.fixture(scope="module")
 def golden(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    return train(job(tmp_path_factory.mktemp("golden")), ToyTask(), SCHEDULE)
+    return train(job(tmp_path_factory.mktemp("golden")), ToyTrainable(), SCHEDULE)
 
 
 @pytest.mark.parametrize("machine", [{"loader_workers": 1}, {"loader_workers": 2}, {"checkpoint_steps": 3}])
 def test_the_machine_changes_no_bit(golden: dict[str, object], tmp_path: Path, machine: dict[str, int]) -> None:
-    assert train(job(tmp_path, **machine), ToyTask(), SCHEDULE)["digest"] == golden["digest"]
+    assert train(job(tmp_path, **machine), ToyTrainable(), SCHEDULE)["digest"] == golden["digest"]
 
 
 def test_the_seed_changes_bits(golden: dict[str, object], tmp_path: Path) -> None:
-    assert train(job(tmp_path), ToyTask(seed=1), SCHEDULE)["digest"] != golden["digest"]
+    assert train(job(tmp_path), ToyTrainable(seed=1), SCHEDULE)["digest"] != golden["digest"]
 
 
 @pytest.mark.parametrize("kill_at", [1, 5, 6, 9, 17, 23])
 def test_sigkill_then_resume(golden: dict[str, object], tmp_path: Path, kill_at: int) -> None:
-    assert in_processes(tmp_path, 1, [ToyTask(kill_at=kill_at)], SCHEDULE) == [-signal.SIGKILL]
-    resumed = train(job(tmp_path), ToyTask(), SCHEDULE)
+    assert in_processes(tmp_path, 1, [ToyTrainable(kill_at=kill_at)], SCHEDULE) == [-signal.SIGKILL]
+    resumed = train(job(tmp_path), ToyTrainable(), SCHEDULE)
     assert resumed["digest"] == golden["digest"]
     assert resumed["calls"] == SCHEDULE.steps - (kill_at - 1) // 5 * 5  # no finished checkpoint interval is redone
 
 
 def test_sigkill_again_and_again_with_workers(golden: dict[str, object], tmp_path: Path) -> None:
     for kill_at in (3, 7, 6, 8):
-        in_processes(tmp_path, 1, [ToyTask(kill_at=kill_at)], SCHEDULE, loader_workers=1, checkpoint_steps=2)
-    resumed = train(job(tmp_path, checkpoint_steps=2), ToyTask(), SCHEDULE)
+        in_processes(tmp_path, 1, [ToyTrainable(kill_at=kill_at)], SCHEDULE, loader_workers=1, checkpoint_steps=2)
+    resumed = train(job(tmp_path, checkpoint_steps=2), ToyTrainable(), SCHEDULE)
     assert resumed["digest"] == golden["digest"]
     assert resumed["calls"] < 10
 
@@ -62,14 +62,14 @@ def test_sigkill_again_and_again_with_workers(golden: dict[str, object], tmp_pat
 # sums, hence the throw-away step.
 @pytest.mark.parametrize(("world", "width"), [(2, 32), pytest.param(3, 700, marks=pytest.mark.slow)])
 def test_ranks_killed_and_resumed(tmp_path: Path, world: int, width: int) -> None:
-    tasks = [ToyTask(width=width) for _ in range(world)]
-    whole = in_processes(tmp_path / "whole", world, tasks, SCHEDULE)
+    trainables = [ToyTrainable(width=width) for _ in range(world)]
+    whole = in_processes(tmp_path / "whole", world, trainables, SCHEDULE)
     for victim, kill_at in ((0, 8), (world - 1, 9)):
-        broken = list(tasks)
-        broken[victim] = ToyTask(width=width, kill_at=kill_at)
+        broken = list(trainables)
+        broken[victim] = ToyTrainable(width=width, kill_at=kill_at)
         results = in_processes(tmp_path / "killed", world, broken, SCHEDULE)
         assert results[victim] == -signal.SIGKILL
-    resumed = in_processes(tmp_path / "killed", world, tasks, SCHEDULE)
+    resumed = in_processes(tmp_path / "killed", world, trainables, SCHEDULE)
     assert resumed[0]["digest"] == whole[0]["digest"]
     assert resumed[0]["calls"] < whole[0]["calls"]
 
@@ -78,7 +78,7 @@ def test_ranks_split_the_batch(golden: dict[str, object], tmp_path: Path) -> Non
     """Without dropout, two ranks make the same model as one but for rounding."""
     models = []
     for world in (1, 2):
-        results = in_processes(tmp_path / str(world), world, [ToyTask(dropout=0.0)] * world, SCHEDULE)
+        results = in_processes(tmp_path / str(world), world, [ToyTrainable(dropout=0.0)] * world, SCHEDULE)
         assert all(isinstance(result, dict) for result in results)
         models.append(load_file(tmp_path / str(world) / "checkpoints" / "000023" / "model.safetensors"))
     for name in models[0]:
@@ -88,7 +88,7 @@ def test_ranks_split_the_batch(golden: dict[str, object], tmp_path: Path) -> Non
 def test_accumulation_is_the_same_batch(tmp_path: Path) -> None:
     models = []
     for parts in (1, 3):
-        train(job(tmp_path / str(parts)), ToyTask(dropout=0.0), SCHEDULE.model_copy(update={"accumulate": parts}))
+        train(job(tmp_path / str(parts)), ToyTrainable(dropout=0.0), SCHEDULE.model_copy(update={"accumulate": parts}))
         models.append(load_file(tmp_path / str(parts) / "checkpoints" / "000023" / "model.safetensors"))
     for name in models[0]:
         torch.testing.assert_close(models[0][name], models[1][name], rtol=1e-3, atol=1e-4)
@@ -101,11 +101,11 @@ def test_sigterm_leaves_a_checkpoint(
     previous = signal.signal(signal.SIGTERM, lambda *_: monkeypatch.setattr(children, "_stopping", True))
     try:
         with pytest.raises(Stopped, match="step 8"):
-            train(job(tmp_path, checkpoint_steps=100), ToyTask(term_at=8), SCHEDULE)
+            train(job(tmp_path, checkpoint_steps=100), ToyTrainable(term_at=8), SCHEDULE)
     finally:
         signal.signal(signal.SIGTERM, previous)
     monkeypatch.undo()
-    resumed = train(job(tmp_path), ToyTask(), SCHEDULE)
+    resumed = train(job(tmp_path), ToyTrainable(), SCHEDULE)
     assert resumed == golden | {"calls": 15}
 
 
@@ -119,38 +119,40 @@ def term(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("term")
 @pytest.mark.parametrize(
-    ("task", "said", "validations"),
+    ("trainable", "said", "validations"),
     [
-        (ToyTask(term_at=8), "stopped at step 8", 0),
-        (ToyTask(term_in_validation=2), "stopped at step 20, before its validation", 2),
-        (ToyTask(term_at=20), "stopped at step 20", 1),  # its validation would begin now
-        (ToyTask(term_at=23), "stopped at step 23", 2),  # the last one, likewise
+        (ToyTrainable(term_at=8), "stopped at step 8", 0),
+        (ToyTrainable(term_in_validation=2), "stopped at step 20, before its validation", 2),
+        (ToyTrainable(term_at=20), "stopped at step 20", 1),  # its validation would begin now
+        (ToyTrainable(term_at=23), "stopped at step 23", 2),  # the last one, likewise
     ],
 )
 def test_sigterm_is_seen_at_every_step_where_losses_are_read_seldom(
     golden: dict[str, object],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    task: ToyTask,
+    trainable: ToyTrainable,
     said: str,
     validations: int,
 ) -> None:
     """As on a GPU; and no validation begins, or is believed, meanwhile."""
     monkeypatch.setitem(loop.LOG_EVERY, "cpu", 10)
     with pytest.raises(Stopped, match=said):
-        train(job(tmp_path, checkpoint_steps=100), task, SCHEDULE)
-    assert task.validations == validations
+        train(job(tmp_path, checkpoint_steps=100), trainable, SCHEDULE)
+    assert trainable.validations == validations
     monkeypatch.setattr(children, "_stopping", False)
-    assert train(job(tmp_path, checkpoint_steps=100), ToyTask(), SCHEDULE) == golden | {"calls": 23 - task.calls}
+    assert train(job(tmp_path, checkpoint_steps=100), ToyTrainable(), SCHEDULE) == golden | {
+        "calls": 23 - trainable.calls
+    }
 
 
-def stopped(task: ToyTask, at: Path, rank: int, port: int) -> None:
+def stopped(trainable: ToyTrainable, at: Path, rank: int, port: int) -> None:
     children._working = True
     signal.signal(signal.SIGTERM, children._stop)
     loop.LOG_EVERY["cpu"] = 10
     os.environ.update(children.rank_environment(rank, 2, port))
     try:
-        train(job(at, rank, 2, checkpoint_steps=100), task, SCHEDULE)
+        train(job(at, rank, 2, checkpoint_steps=100), trainable, SCHEDULE)
     except Stopped as stop:
         (at / f"rank{rank}").write_text(str(stop))
 
@@ -158,7 +160,7 @@ def stopped(task: ToyTask, at: Path, rank: int, port: int) -> None:
 def test_ranks_stop_together_at_the_step_at_which_one_is_told(tmp_path: Path) -> None:
     context, port = multiprocessing.get_context("fork"), children.free_port()
     ranks = [
-        context.Process(target=stopped, args=(ToyTask(term_at=6 if rank else -1), tmp_path, rank, port))
+        context.Process(target=stopped, args=(ToyTrainable(term_at=6 if rank else -1), tmp_path, rank, port))
         for rank in range(2)
     ]
     for process in ranks:
@@ -175,7 +177,7 @@ def test_ranks_stop_together_at_the_step_at_which_one_is_told(tmp_path: Path) ->
 def test_damaged_checkpoint_gives_way(
     golden: dict[str, object], tmp_path: Path, name: str, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    in_processes(tmp_path, 1, [ToyTask(kill_at=18)], SCHEDULE)
+    in_processes(tmp_path, 1, [ToyTrainable(kill_at=18)], SCHEDULE)
     path = tmp_path / "checkpoints" / "000015" / name
     data = bytearray(path.read_bytes())
     path.unlink()
@@ -183,7 +185,7 @@ def test_damaged_checkpoint_gives_way(
         data[len(data) // 2] ^= 1
     if how != "gone":
         path.write_bytes(data if how == "flip" else data[: len(data) // 2])
-    resumed = train(job(tmp_path), ToyTask(), SCHEDULE)
+    resumed = train(job(tmp_path), ToyTrainable(), SCHEDULE)
     assert resumed == golden | {"calls": 13}
     assert "000015 is damaged" in caplog.text
 
@@ -201,28 +203,32 @@ def test_half_a_checkpoint_of_a_killed_writer_goes(tmp_path: Path) -> None:
 def test_best_is_kept(tmp_path: Path) -> None:
     """The model of step 10, the largest `late`, is given back; also when the run is killed behind it."""
     early = SCHEDULE.model_copy(update={"steps": 20})
-    whole = train(job(tmp_path / "a"), ToyTask(best_at=10), early, best="validation/late")
-    last = train(job(tmp_path / "b"), ToyTask(), early)
+    whole = train(job(tmp_path / "a"), ToyTrainable(best_at=10), early, best="validation/late")
+    last = train(job(tmp_path / "b"), ToyTrainable(), early)
     assert whole["digest"] != last["digest"]
-    in_processes(tmp_path / "c", 1, [ToyTask(best_at=10, kill_at=14)], early, ToyTask.one_thread, "validation/late")
-    resumed = ToyTask(best_at=10)
+    in_processes(
+        tmp_path / "c", 1, [ToyTrainable(best_at=10, kill_at=14)], early, ToyTrainable.one_thread, "validation/late"
+    )
+    resumed = ToyTrainable(best_at=10)
     resumed.calls = 10
     assert train(job(tmp_path / "c"), resumed, early, best="validation/late")["digest"] == whole["digest"]
     assert not list((tmp_path / "c" / "checkpoints").glob("best-000020"))
 
 
 def test_a_lost_best_model_is_found_again(tmp_path: Path) -> None:
-    whole = train(job(tmp_path / "a"), ToyTask(best_at=10), SCHEDULE, best="validation/late")
-    in_processes(tmp_path / "c", 1, [ToyTask(best_at=10, kill_at=14)], SCHEDULE, ToyTask.one_thread, "validation/late")
+    whole = train(job(tmp_path / "a"), ToyTrainable(best_at=10), SCHEDULE, best="validation/late")
+    in_processes(
+        tmp_path / "c", 1, [ToyTrainable(best_at=10, kill_at=14)], SCHEDULE, ToyTrainable.one_thread, "validation/late"
+    )
     (tmp_path / "c" / "checkpoints" / "best-000010" / "model.safetensors").unlink()
-    resumed = ToyTask(best_at=10)
+    resumed = ToyTrainable(best_at=10)
     resumed.calls = 5
     assert train(job(tmp_path / "c"), resumed, SCHEDULE, best="validation/late")["digest"] == whole["digest"]
 
 
 def test_a_loss_that_is_not_finite_says_what_to_lower(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match=r"step 7: loss nan.*lower learning_rate \(0.01\)"):
-        train(job(tmp_path), ToyTask(nan_at=7), SCHEDULE)
+        train(job(tmp_path), ToyTrainable(nan_at=7), SCHEDULE)
 
 
 def test_a_setting_added_since_leaves_checkpoints_valid(golden: dict[str, object], tmp_path: Path) -> None:
@@ -231,38 +237,38 @@ def test_a_setting_added_since_leaves_checkpoints_valid(golden: dict[str, object
     class Later(Schedule):
         added: Annotated[int, Since(0)] = 0
 
-    in_processes(tmp_path, 1, [ToyTask(kill_at=17)], SCHEDULE)
-    resumed = train(job(tmp_path), ToyTask(), Later(**SCHEDULE.model_dump()))
+    in_processes(tmp_path, 1, [ToyTrainable(kill_at=17)], SCHEDULE)
+    resumed = train(job(tmp_path), ToyTrainable(), Later(**SCHEDULE.model_dump()))
     assert (resumed["digest"], resumed["calls"]) == (golden["digest"], SCHEDULE.steps - 15)
 
 
 def test_wrong_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="multiple of processes × accumulate = 5; set it to 15"):
-        train(job(tmp_path), ToyTask(), SCHEDULE.model_copy(update={"accumulate": 5}))
-    train(job(tmp_path), ToyTask(), SCHEDULE)
+        train(job(tmp_path), ToyTrainable(), SCHEDULE.model_copy(update={"accumulate": 5}))
+    train(job(tmp_path), ToyTrainable(), SCHEDULE)
     with pytest.raises(BuildError, match="checkpoint of other settings"):
-        train(job(tmp_path), ToyTask(), SCHEDULE.model_copy(update={"learning_rate": 0.1}))
+        train(job(tmp_path), ToyTrainable(), SCHEDULE.model_copy(update={"learning_rate": 0.1}))
 
 
 def test_precisions_differ_and_repeat(tmp_path: Path) -> None:
-    runs = [train(job(tmp_path / str(i)), ToyTask(), SCHEDULE, Numerics(precision="bf16")) for i in range(2)]
+    runs = [train(job(tmp_path / str(i)), ToyTrainable(), SCHEDULE, Numerics(precision="bf16")) for i in range(2)]
     assert runs[0]["digest"] == runs[1]["digest"]
 
 
 def test_zero_steps_leave_the_model_as_it_is(tmp_path: Path) -> None:
-    task = ToyTask()
-    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
-    assert train(job(tmp_path), task, SCHEDULE.model_copy(update={"steps": 0}))["rows"] == 0
-    assert all((before[name] == tensor).all() for name, tensor in task.model.state_dict().items())
+    trainable = ToyTrainable()
+    before = {name: tensor.clone() for name, tensor in trainable.model.state_dict().items()}
+    assert train(job(tmp_path), trainable, SCHEDULE.model_copy(update={"steps": 0}))["rows"] == 0
+    assert all((before[name] == tensor).all() for name, tensor in trainable.model.state_dict().items())
 
 
 def test_sigterm_is_not_for_the_loader_workers(golden: dict[str, object], tmp_path: Path) -> None:
-    (trained,) = in_processes(tmp_path, 1, [ToyTask(term_workers_at=7)], SCHEDULE, loader_workers=2)
+    (trained,) = in_processes(tmp_path, 1, [ToyTrainable(term_workers_at=7)], SCHEDULE, loader_workers=2)
     assert trained["digest"] == golden["digest"]
 
 
 def test_loader_workers_die_with_a_killed_trainer(tmp_path: Path) -> None:
-    in_processes(tmp_path, 1, [ToyTask(kill_at=6, note=tmp_path / "pids")], SCHEDULE, loader_workers=2)
+    in_processes(tmp_path, 1, [ToyTrainable(kill_at=6, note=tmp_path / "pids")], SCHEDULE, loader_workers=2)
     pids = {int(p.name) for p in (tmp_path / "pids").iterdir()}
     assert len(pids) == 2
     deadline = time.monotonic() + 3

@@ -35,10 +35,10 @@ DEMO = PretrainSettings(
 )  # fmt: skip
 
 
-def doubled(task: Any) -> Any:
-    """The task in float64, batches included."""
-    task.model.double()
-    collate = task.collate
+def doubled(trainable: Any) -> Any:
+    """The trainable in float64, batches included."""
+    trainable.model.double()
+    collate = trainable.collate
 
     def collated(items: list[tuple[int, int]]) -> Any:
         batch = collate(items)
@@ -51,8 +51,8 @@ def doubled(task: Any) -> Any:
                 batch.tensors["scores"] = batch.tensors["scores"].double()
         return batch
 
-    task.collate = collated
-    return task
+    trainable.collate = collated
+    return trainable
 
 
 def pretraining(world: World, _: Path) -> tuple[Trainable, Schedule]:
@@ -76,13 +76,13 @@ def detection(_: World, folder: Path) -> tuple[Trainable, Schedule]:
     with the statistics of before."""
     training = DetectorTraining(data="tiny", steps=1, batch_size=16)
     images = scenes(folder / "scenes", 32, side=32)
-    task: Any = doubled(DetectionTraining(images, small_spec(), training, 0))
-    task.model.rpn.fg_bg_sampler.batch_size_per_image = 2000
-    task.model.roi_heads.fg_bg_sampler.batch_size_per_image = 200
-    for module in task.model.modules():
+    trainable: Any = doubled(DetectionTraining(images, small_spec(), training, 0))
+    trainable.model.rpn.fg_bg_sampler.batch_size_per_image = 2000
+    trainable.model.roi_heads.fg_bg_sampler.batch_size_per_image = 200
+    for module in trainable.model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval().train = lambda mode=True, module=module: module
-    collate = task.collate
+    collate = trainable.collate
 
     def some_without_attributes(items: list[tuple[int, int]]) -> Any:
         batch = collate(items)
@@ -91,12 +91,12 @@ def detection(_: World, folder: Path) -> tuple[Trainable, Schedule]:
                 target["attributes"].zero_()
         return batch
 
-    task.collate = some_without_attributes
-    task.validate = lambda *_: None
-    return task, training
+    trainable.collate = some_without_attributes
+    trainable.validate = lambda *_: None
+    return trainable, training
 
 
-def step(job: Any, task: Trainable, schedule: Schedule, kept: Path) -> dict[str, float]:
+def step(job: Any, trainable: Trainable, schedule: Schedule, kept: Path) -> dict[str, float]:
     """What the curves say of one step; its gradients, as they stand after the backward passes, are in the file `kept`
     of the last rank."""
 
@@ -106,7 +106,7 @@ def step(job: Any, task: Trainable, schedule: Schedule, kept: Path) -> dict[str,
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vbert.training.loop.clip_gradients", keep)
-        (row,) = run_training(job, task, schedule, Numerics(), 3)
+        (row,) = run_training(job, trainable, schedule, Numerics(), 3)
     return row
 
 
@@ -117,18 +117,18 @@ def test_parts_and_processes_leave_the_gradients(
     """In float64 to 1e-12 of the largest: a batch at once, in parts, and in two processes of two parts each."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # of boxes and pooled maps
     small = make_world(tmp_path / "world")
-    task, schedule = make(small, tmp_path / "whole")
-    logged = step(job(tmp_path / "whole"), task, schedule, tmp_path / "whole.safetensors")
+    trainable, schedule = make(small, tmp_path / "whole")
+    logged = step(job(tmp_path / "whole"), trainable, schedule, tmp_path / "whole.safetensors")
     whole = load_file(tmp_path / "whole.safetensors")
     assert {tensor.dtype for tensor in whole.values()} == {torch.float64}
     cuts = {"4": (1, 4), "each": (1, schedule.batch_size), "2 × 2": (2, 2)}
     for name, (world, parts) in cuts.items():
-        task, _ = make(small, tmp_path / name)
+        trainable, _ = make(small, tmp_path / name)
         cut, kept = schedule.model_copy(update={"accumulate": parts}), tmp_path / f"{name}.safetensors"
         if world == 1:
-            row = step(job(tmp_path / name), task, cut, kept)
+            row = step(job(tmp_path / name), trainable, cut, kept)
         else:
-            row = in_processes(tmp_path / name, world, [task] * world, cut, kept, run=step)[0]
+            row = in_processes(tmp_path / name, world, [trainable] * world, cut, kept, run=step)[0]
         gradients = load_file(kept)
         assert gradients.keys() == whole.keys()
         for key, true in whole.items():
@@ -139,6 +139,6 @@ def test_parts_and_processes_leave_the_gradients(
 
 def test_some_parts_have_nothing_to_match_or_to_find(tmp_path: Path) -> None:
     """What the test above is to include."""
-    task, _ = pretraining(make_world(tmp_path), tmp_path)
-    counts = [task.counts(task.collate([item])) for item in items(task.size(), 3, 0, 32)]
+    trainable, _ = pretraining(make_world(tmp_path), tmp_path)
+    counts = [trainable.counts(trainable.collate([item])) for item in items(trainable.size(), 3, 0, 32)]
     assert {bool(each["mlm"]) for each in counts} == {bool(each["itm"]) for each in counts} == {True, False}

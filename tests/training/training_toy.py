@@ -1,4 +1,4 @@
-"""A toy task for the loop: a classifier with dropout on points that are functions of (seed, epoch, index)."""
+"""A toy trainable for the loop: a classifier with dropout on points that are functions of (seed, epoch, index)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ONE_THREAD = Numerics()
 
 
 @dataclass
-class ToyTask:
+class ToyTrainable:
     seed: int = 0
     nan_at: int = -1
     kill_at: int = -1  # SIGKILL to this process in the loss of that step
@@ -90,16 +90,16 @@ class ToyTask:
 
 
 def train(
-    job: Job, task: ToyTask, schedule: Schedule, numerics: Numerics = ONE_THREAD, best: str | None = None
+    job: Job, trainable: ToyTrainable, schedule: Schedule, numerics: Numerics = ONE_THREAD, best: str | None = None
 ) -> dict[str, Any]:
     """Runs in a child too; the digest covers every bit of model and curves."""
-    curves = run_training(job, task, schedule, numerics, 3, best)
+    curves = run_training(job, trainable, schedule, numerics, 3, best)
     digest = hashlib.sha256()
-    for name, tensor in sorted(task.model.state_dict().items()):
+    for name, tensor in sorted(trainable.model.state_dict().items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
     rows = [{k: v for k, v in row.items() if k != "validation/late"} for row in curves]
     digest.update(repr(rows).encode())
-    return {"digest": digest.hexdigest(), "calls": task.calls, "rows": len(curves)}
+    return {"digest": digest.hexdigest(), "calls": trainable.calls, "rows": len(curves)}
 
 
 def job(scratch: Path, rank: int = 0, world: int = 1, **machine: Any) -> Job:
@@ -107,7 +107,12 @@ def job(scratch: Path, rank: int = 0, world: int = 1, **machine: Any) -> Job:
 
 
 def in_processes(
-    scratch: Path, world: int, tasks: Sequence[Any], *arguments: Any, run: Callable[..., Any] = train, **machine: Any
+    scratch: Path,
+    world: int,
+    trainables: Sequence[Any],
+    *arguments: Any,
+    run: Callable[..., Any] = train,
+    **machine: Any,
 ) -> list[Any]:
     """`run` in `world` processes of their own: each one's result, or its negative signal number or exit code."""
     context = multiprocessing.get_context("fork")
@@ -121,7 +126,7 @@ def in_processes(
                 writer,
                 children.rank_environment(rank, world, port),
                 job(scratch, rank, world, **machine),
-                tasks[rank],
+                trainables[rank],
                 arguments,
                 run,
             ),
@@ -145,11 +150,11 @@ def _rank(
     writer: Any,
     environment: dict[str, str],
     job: Job,
-    task: Any,
+    trainable: Any,
     arguments: tuple[Any, ...],
     run: Callable[..., Any],
 ) -> None:
     os.environ.update(environment)
     with contextlib.redirect_stderr(io.StringIO()):
-        result = run(job, task, *arguments)
+        result = run(job, trainable, *arguments)
     writer.send(result)

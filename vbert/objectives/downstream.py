@@ -134,14 +134,14 @@ def run_finetune(
     if isinstance(start, Initialization) and start.model.standardise:
         used = [image for images in train.column("image_ids") for image in images]
         model.encoder.set_statistics(*statistics([(training.visuals, used)]))
-    task = Finetuning(model, training, validation, settings)
+    trainable = Finetuning(model, training, validation, settings)
     best = f"validation/{objective.SELECTS}" if settings.select == "best" else None
-    if best and not any(map(objective.labelled, held_out[task.chosen])):
+    if best and not any(map(objective.labelled, held_out[trainable.chosen])):
         raise UserError(
             f"select: best, but there are no labelled held-out examples to select by in {examples.title} (split val); "
             "write select: last"
         )
-    curves = run_training(job, task, settings, numerics, seed, best)
+    curves = run_training(job, trainable, settings, numerics, seed, best)
     if job.rank == 0:
         config = model.encoder.config
         write_model(

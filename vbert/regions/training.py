@@ -169,14 +169,14 @@ def train_detector(
         begun = copy_only(spec.weights, job.scratch / f"start-{job.rank}", f"what {spec.spec.name} starts from")
         spec = spec.spec
     unreadable = UnreadableImages(job.scratch / "unreadable")
-    task = DetectionTraining(images, spec, training, seed, begun, unreadable)
-    curves = run_training(job, task, training, numerics, seed)
+    trainable = DetectionTraining(images, spec, training, seed, begun, unreadable)
+    curves = run_training(job, trainable, training, numerics, seed)
     if job.rank:
         return {}
-    write_weights(job.directory, spec, task.classes, task.model.state_dict())
+    write_weights(job.directory, spec, trainable.classes, trainable.model.state_dict())
     lines = "".join(json.dumps(row, sort_keys=True) + "\n" for row in curves)
     (job.directory / "curves.jsonl").write_text(lines, encoding="utf-8")
-    figures: dict[str, Any] = write_evaluation(job.directory, task.detector(), spec, images, job, unreadable)
+    figures: dict[str, Any] = write_evaluation(job.directory, trainable.detector(), spec, images, job, unreadable)
     bad = unreadable.ids()
     if bad:
         log.warning("%s: %d images can't be decoded, %s the first", images.title, len(bad), min(bad))

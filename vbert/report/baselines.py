@@ -99,8 +99,8 @@ def word_baseline(model: Model) -> MajorityBaseline | None:
     data, settings, seed = (model.input(name) for name in ("data", "settings", "seed"))
     try:
         network: Any = model.load()
-        task = Pretraining(data, model.vocabulary().encoder(), network, model.config().box_input, settings, seed)
-        commonest = task.commonest_word()
+        trainable = Pretraining(data, model.vocabulary().encoder(), network, model.config().box_input, settings, seed)
+        commonest = trainable.commonest_word()
     except Damaged:
         raise
     except (BuildError, UserError, OSError):

@@ -76,33 +76,33 @@ class Trainable(Protocol):
 
 
 def run_training(
-    job: Job, task: Trainable, schedule: Schedule, numerics: Numerics, seed: int, best: str | None = None
+    job: Job, trainable: Trainable, schedule: Schedule, numerics: Numerics, seed: int, best: str | None = None
 ) -> list[dict[str, float]]:
-    """Train `task.model` in place, from the newest whole checkpoint in `job.scratch` if there is one.
+    """Train `trainable.model` in place, from the newest whole checkpoint in `job.scratch` if there is one.
 
     best: the validation figure whose largest value selects the model; None keeps the last one. Returns the curves:
     a row for each hundredth of the steps and each validation, {"step", "learning_rate", losses averaged since the
     last row, validation figures (on rank 0)}. Raises Stopped after a checkpoint when SIGTERM came,
     BuildError when the loss is not finite.
     """
-    return _TrainingLoop(job, task, schedule, numerics, seed, best).curves()
+    return _TrainingLoop(job, trainable, schedule, numerics, seed, best).curves()
 
 
 class _TrainingLoop:
     def __init__(
-        self, job: Job, task: Trainable, schedule: Schedule, numerics: Numerics, seed: int, best: str | None
+        self, job: Job, trainable: Trainable, schedule: Schedule, numerics: Numerics, seed: int, best: str | None
     ) -> None:
-        self.job, self.task, self.schedule, self.seed, self.best = job, task, schedule, seed, best
+        self.job, self.trainable, self.schedule, self.seed, self.best = job, trainable, schedule, seed, best
         if problem := schedule.uneven(job.world):
             raise UserError(f"batch_size {problem}")
-        if schedule.steps and not task.size():
+        if schedule.steps and not trainable.size():
             raise BuildError("there are no training examples: look at the splits of the data and at --limit")
         self.accelerator = _accelerator(job, numerics)
         torch.set_num_threads(numerics.threads)  # after accelerate, which sets its own
         self.device = self.accelerator.device
         self.ranks = Ranks(job)
-        self.model = self.accelerator.prepare_model(task.model)
-        self.optimizer = make_optimizer(task.model, schedule)
+        self.model = self.accelerator.prepare_model(trainable.model)
+        self.optimizer = make_optimizer(trainable.model, schedule)
         self.checkpoints = Checkpoints(job.scratch / "checkpoints", self._digest(numerics))
         self.state = TrainingState(self.checkpoints.digest)
         # Reading a loss waits for the device: at once on a CPU, every few steps elsewhere.
@@ -111,8 +111,8 @@ class _TrainingLoop:
         self.losses: list[dict[str, Tensor]] = []  # of the steps since they were last read
 
     def _digest(self, numerics: Numerics) -> str:
-        shapes = {name: list(t.shape) for name, t in self.task.model.state_dict().items()}
-        parts = [self.schedule, numerics, self.seed, self.best, shapes, self.task.size()]
+        shapes = {name: list(t.shape) for name, t in self.trainable.model.state_dict().items()}
+        parts = [self.schedule, numerics, self.seed, self.best, shapes, self.trainable.size()]
         return digest(parts)  # by the marks of the settings: a field added since, unused, leaves a checkpoint valid
 
     def curves(self) -> list[dict[str, float]]:
@@ -125,7 +125,7 @@ class _TrainingLoop:
         finally:
             self.accelerator.end_training()
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.task.model.eval()
+        self.trainable.model.eval()
         return self.state.curves
 
     def _settle(self) -> None:
@@ -133,7 +133,7 @@ class _TrainingLoop:
         order of sums, and with three ranks or more a resumed run would differ in its first step (measured)."""
         if self.job.world == 1 or not self.schedule.steps:
             return
-        before = {name: tensor.clone() for name, tensor in self.task.model.state_dict().items()}
+        before = {name: tensor.clone() for name, tensor in self.trainable.model.state_dict().items()}
         self.model.train()
         parts = list(self._loader(0, 1, workers=0))
         counts = self._counts(parts)
@@ -204,14 +204,14 @@ class _TrainingLoop:
                 self._backward(losses)
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.detach().double()
-        clip_gradients(self.task.model, self.schedule)
+        clip_gradients(self.trainable.model, self.schedule)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.losses.append(totals)
 
     def _counts(self, parts: list[Batch]) -> dict[str, Tensor]:
         """Loss → its divisor: the count of the whole batch, over all its parts and ranks; at least 1."""
-        each = [self.task.counts(part) for part in parts]
+        each = [self.trainable.counts(part) for part in parts]
         numbers = torch.tensor([sum(part[name] for part in each) for name in each[0]], device=self.device)
         if self.job.world > 1:
             torch.distributed.all_reduce(numbers)
@@ -219,9 +219,9 @@ class _TrainingLoop:
 
     def _losses(self, batch: Batch, counts: dict[str, Tensor]) -> dict[str, Tensor]:
         """A part's addends to the losses of the whole batch, and "loss", their weighted sum, which is minimised."""
-        sums = self.task.loss(send_to_device(batch, self.device, non_blocking=True), self.model)
+        sums = self.trainable.loss(send_to_device(batch, self.device, non_blocking=True), self.model)
         losses = {name: value / counts[name] for name, value in sums.items()}
-        weighted = [self.task.weights.get(name, 1.0) * value for name, value in losses.items()]
+        weighted = [self.trainable.weights.get(name, 1.0) * value for name, value in losses.items()]
         return {**losses, "loss": torch.stack(weighted).sum()}
 
     def _backward(self, losses: dict[str, Tensor]) -> None:
@@ -269,7 +269,7 @@ class _TrainingLoop:
         self.model.eval()
         try:
             with torch.no_grad(), self.accelerator.autocast():
-                figures = self.task.validate(self.ranks) or {}
+                figures = self.trainable.validate(self.ranks) or {}
             return self.ranks.gather(figures)[0]
         except Stopped:
             self.state.due = True
@@ -285,7 +285,7 @@ class _TrainingLoop:
         value = figures[self.best]
         if self.state.best_value is None or value > self.state.best_value:
             self.state.best_step, self.state.best_value = self.state.step, value
-            self.checkpoints.save_best(self.state.step, _on_cpu(self.task.model.state_dict()))
+            self.checkpoints.save_best(self.state.step, _on_cpu(self.trainable.model.state_dict()))
 
     def _best_model(self) -> dict[str, Tensor]:
         try:
@@ -298,15 +298,15 @@ class _TrainingLoop:
     def _save(self) -> None:
         if self.job.rank == 0:
             optimizer = _on_cpu(optimizer_tensors(self.optimizer))
-            self.checkpoints.save(self.state, _on_cpu(self.task.model.state_dict()), optimizer)
+            self.checkpoints.save(self.state, _on_cpu(self.trainable.model.state_dict()), optimizer)
             self.job.kept(self.state.step, self.schedule.steps)
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
-        self.task.model.load_state_dict(tensors)
+        self.trainable.model.load_state_dict(tensors)
 
     def _loader(self, first: int, last: int, workers: int) -> DataLoader[Any]:
         batches = GlobalBatchSampler(
-            size=self.task.size(),
+            size=self.trainable.size(),
             seed=self.seed,
             batch_size=self.schedule.batch_size,
             first=first,
@@ -318,7 +318,7 @@ class _TrainingLoop:
         return DataLoader(
             IndexDataset(),  # type: ignore[arg-type]
             batch_sampler=batches,
-            collate_fn=self.task.collate,
+            collate_fn=self.trainable.collate,
             num_workers=workers,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_die_with_parent,

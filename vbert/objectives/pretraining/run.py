@@ -41,10 +41,10 @@ def run_pretrain(
     else:
         model, vocabulary = start.build(contracts[names[0]].dim, seed), start.vocabulary
     config = model.encoder.config
-    task = Pretraining(data, vocabulary.encoder(), model, config.box_input, settings, seed)
+    trainable = Pretraining(data, vocabulary.encoder(), model, config.box_input, settings, seed)
     if config.standardise and isinstance(start, Initialization):
-        model.encoder.set_statistics(*task.statistics())
-    curves = run_training(job, task, settings, numerics, seed)
+        model.encoder.set_statistics(*trainable.statistics())
+    curves = run_training(job, trainable, settings, numerics, seed)
     if job.rank == 0:
         write_model(
             job.directory,
@@ -56,4 +56,4 @@ def run_pretrain(
             curves=curves,
         )
     figures = {name: value for name, value in last_figures(curves).items() if not name.startswith("match/")}
-    return {"examples": task.size(), "dropped": task.dropped, **figures}
+    return {"examples": trainable.size(), "dropped": trainable.dropped, **figures}
