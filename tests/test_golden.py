@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from artifacts.golden import check_here
-from objectives.test_objectives_detection import scenes
+from objectives.objectives_world import MODEL, World, make_world
 from regions.regions_tiny import collection, encoded, picture, small_spec, untrained
-from training.training_world import MODEL, World, make_world
+from regions.test_regions_training import scenes
 
 from tasks.detector import detector
 from tasks.evaluate import evaluate

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.training_world import MODEL, World, job, make_world
+from objectives.objectives_world import MODEL, World, job, make_world
 
 from vbert.data.examples import Examples, write_examples
 from vbert.model.start import Initialization

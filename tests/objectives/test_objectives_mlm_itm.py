@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from objectives.objectives_world import COLOURS, MODEL, SHAPES, World, job, make_world
 from pydantic import ValidationError
-from training.training_world import COLOURS, MODEL, SHAPES, World, job, make_world
 
 from vbert.artifacts.steps.settings import Numerics
 from vbert.data.examples import Examples, write_examples

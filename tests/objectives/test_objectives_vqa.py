@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from objectives.objectives_world import MODEL, World, job, make_world
 from pydantic import TypeAdapter
-from training.training_world import MODEL, World, job, make_world
 
 from vbert.artifacts.steps.settings import Numerics
 from vbert.errors import UserError

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from objectives.test_objectives_detection import scenes
+from objectives.objectives_world import MODEL, World, make_world
 from regions.regions_tiny import small_spec
+from regions.test_regions_training import scenes
 from safetensors.torch import load_file, save_file
 from torch import nn
 from training.training_toy import in_processes, job
-from training.training_world import MODEL, World, make_world
 
 from vbert.artifacts.steps.settings import Numerics
 from vbert.model.start import Initialization

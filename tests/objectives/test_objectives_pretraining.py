@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training.training_world import MODEL, World, job, make_world
+from objectives.objectives_world import MODEL, World, job, make_world
 
 from vbert.artifacts.steps.settings import Numerics
 from vbert.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from training.training_world import World, make_world
+from objectives.objectives_world import World, make_world
 
 from vbert.model.vocabulary import SPECIAL, TextRules, WordPieceEncoder
 from vbert.objectives.batches import ExampleRows, RegionInputs, mask, portion, sentence, shuffled_images, statistics
