@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data.data_steps import built, described
 from data.test_data_coco import own, photo
-from data.test_data_stages import built, described, mine
+from data.test_data_stages import mine
 from data.test_data_voc import devkit, item, xml
 
 from tasks.download import download

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data.test_data_stages import built, described
+from data.data_steps import built, described
 from PIL import Image
 
 from vbert.artifacts.store.store import Store

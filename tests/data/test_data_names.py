@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data.data_steps import built
 from data.test_data_coco import photo, read, written
-from data.test_data_stages import built, png
+from data.test_data_stages import png
 from data.test_data_voc import devkit, item, xml
 from data.test_data_voc import read as read_voc
 from PIL import Image

@@ -1,4 +1,4 @@
-"""Sources to tables by the real stages, in a real store; local folders; the jsonl and easy-VQA readers."""
+"""Sources to tables by the real stages, in a real store: folders, archives, downloads, and the jsonl reader."""
 
 from __future__ import annotations
 
@@ -6,55 +6,23 @@ import hashlib
 import io
 import json
 import os
-import subprocess
-import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
+from data.data_steps import built, described
 from data.http_script import good, serving
-from data.test_data_golden import same
 from PIL import Image
 
 from tasks.download import download
-from tasks.examples import examples
-from tasks.images import images
-from vbert.artifacts.making.build import Machine
-from vbert.artifacts.making.graph import Engine
-from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.store.store import Store
-from vbert.data import folders
-from vbert.data.examples import Examples, write_examples
-from vbert.data.folders import folder_digest
-from vbert.data.images import Images
-from vbert.data.raw import RawFiles
-from vbert.data.readers import easy_vqa as reader
-from vbert.data.readers.easy_vqa import question_type
+from vbert.data.examples import write_examples
 from vbert.data.source import Source
-from vbert.data.spec import DatasetSpec, dataset
+from vbert.data.spec import dataset
 from vbert.errors import BuildError, UserError
-from vbert.regions.interop import npy_files
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
-def described(spec: DatasetSpec, limit: int | None = None) -> tuple[Images, Examples]:
-    """The data set's artifacts-to-be, as the graph makes them."""
-    of = spec.collection()
-    photos = {name: download(of.sources[name].pinned()).named(name) for name in of.read_by("images")}
-    texts = {name: download(spec.sources[name].pinned()).named(name) for name in spec.read_by("examples")}
-    index = images(photos, of.reader("images"), limit, of.reading("images"))
-    return index, examples(texts, index, spec.reader("examples"), spec.reading("examples"))
-
-
-def built(store: Store, *wanted: Artifact, workers: int = 1) -> list[Any]:
-    Engine(store, Machine(loader_workers=workers)).ensure_all(wanted)
-    return [artifact.bound(store) for artifact in wanted]
+pytestmark = pytest.mark.usefixtures("own_memory")
 
 
 def png(number: int, size: tuple[int, int] = (4, 3)) -> bytes:
@@ -270,105 +238,6 @@ def test_fetched_archive_goes_on_after_a_failed_attempt(tmp_path: Path) -> None:
     assert raw.members() == ["a.bin"]
 
 
-# Identity of local folders
-
-
-def test_unchanged_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "f"
-    folder.mkdir()
-    for number in range(5):
-        (folder / f"{number}.txt").write_text(str(number))
-        os.utime(folder / f"{number}.txt", (1e9, 1e9))
-    read: list[str] = []
-    real = folders._sha256
-    monkeypatch.setattr(folders, "_sha256", lambda path: [read.append(Path(path).name), real(path)][1])
-    first = folder_digest(folder, tmp_path / "memory")
-    assert len(read) == 5
-    assert folder_digest(folder, tmp_path / "memory") == first
-    assert len(read) == 5
-    (folder / "3.txt").write_text("x")
-    assert folder_digest(folder, tmp_path / "memory") != first
-    assert read[5:] == ["3.txt"]
-    # Just written: it may change again within its time stamp, so its digest isn't remembered yet.
-    folder_digest(folder, tmp_path / "memory")
-    assert read[6:] == ["3.txt"]
-
-
-def test_same_content_under_other_names_is_another_folder(tmp_path: Path) -> None:
-    for name, file in (("a", "x"), ("b", "x"), ("c", "y")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / file).write_text("1")
-    a, b, c = (folder_digest(tmp_path / name, tmp_path / "m") for name in "abc")
-    assert a == b != c
-
-
-def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
-    (tmp_path / "big").mkdir()
-    (tmp_path / "big" / "x").write_text("1")
-    (tmp_path / "f").mkdir()
-    (tmp_path / "f" / "images").symlink_to(tmp_path / "big")
-    (tmp_path / "big" / "up").symlink_to(tmp_path / "f")
-    assert list(folders.file_digests(tmp_path / "f", tmp_path / "m")) == ["images/x"]
-
-
-def test_what_the_run_itself_makes_in_the_folder_is_not_of_it(tmp_path: Path) -> None:
-    """`cd photos; vbert preprocess . --out features > log`: the store, the shards, the log."""
-    photos, memory = tmp_path / "photos", tmp_path / "m"
-    (photos / "sub").mkdir(parents=True)
-    (photos / "sub" / "1.png").write_text("1")
-    before = folder_digest(photos, memory)
-    store = Store(photos / "sub" / "store")
-    store.prepare()
-    store.note_run("run", {})
-    out = photos / "features"
-    out.mkdir()
-    for name in ("000000.tar", "offsets.parquet", "contract.json", "quarantine.parquet"):
-        (out / name).touch()
-    assert folder_digest(photos, memory) == before
-    assert list(folders.file_digests(out, memory)) == sorted(path.name for path in out.iterdir())
-    code = "import sys, pathlib, vbert.data.folders as f; print(f.folder_digest(*map(pathlib.Path, sys.argv[1:])))"
-    with (photos / "log").open("w") as log:
-        subprocess.run([sys.executable, "-c", code, str(photos), str(memory)], stdout=log, check=True)
-    assert (photos / "log").read_text().strip() == before
-    assert folder_digest(photos, memory) != before  # another's file
-
-
-def test_one_folder_under_two_names_is_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`train → x` and `val → x`: both are there, as two copies would be."""
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x" / "1.npy").write_text("1")
-    for name in ("train", "val"):
-        (tmp_path / "links" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "links" / name).symlink_to(tmp_path / "x")
-        (tmp_path / "copies" / name).mkdir(parents=True)
-        (tmp_path / "copies" / name / "1.npy").write_text("1")
-    links, copies = (folders.file_digests(tmp_path / name, tmp_path / "m") for name in ("links", "copies"))
-    assert list(links) == ["train/1.npy", "val/1.npy"]
-    assert links == copies
-    assert [name for name, _ in npy_files.index({"features": tmp_path / "links"})] == ["train/1", "val/1"]
-    monkeypatch.setattr(folders, "MAX_WAYS", 3)
-    for one in "abcd":
-        (tmp_path / "maze" / one).mkdir(parents=True)
-        for other in "abcd":
-            (tmp_path / "maze" / one / other).symlink_to(tmp_path / "maze" / other)
-    with pytest.raises(UserError, match="in more than 3 ways"):
-        folders.file_digests(tmp_path / "maze", tmp_path / "m")
-
-
-def test_a_damaged_or_unwritable_memory_only_costs_time(tmp_path: Path) -> None:
-    (tmp_path / "f").mkdir()
-    (tmp_path / "f" / "x").write_text("1")
-    first = folder_digest(tmp_path / "f", tmp_path / "m")
-    for note in (tmp_path / "m").iterdir():
-        note.write_text("{")
-    assert folder_digest(tmp_path / "f", tmp_path / "m") == first
-    (tmp_path / "file").write_text("")
-    assert folder_digest(tmp_path / "f", tmp_path / "file" / "m") == first
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no files"):
-        folder_digest(tmp_path / "empty")
-
-
 # Examples
 
 
@@ -390,89 +259,3 @@ def test_wrong_examples_are_named(tmp_path: Path) -> None:
 
 
 # easy-VQA, the real one
-
-
-@pytest.mark.parametrize(
-    ("question", "kind"),
-    [
-        ("what is the blue shape?", "shape"),
-        ("what shape does the image contain?", "shape"),
-        ("what is the color of the triangle?", "color"),
-        ("what color is the shape?", "color"),
-        ("is there a red shape in the image?", "yes/no color"),
-        ("is no teal shape present?", "yes/no color negated"),
-        ("does the image not contain a circle?", "yes/no shape negated"),
-        ("is a rectangle present?", "yes/no shape"),
-    ],
-)
-def test_question_types(question: str, kind: str) -> None:
-    assert question_type(question) == kind
-
-
-def test_unknown_question_is_refused() -> None:
-    with pytest.raises(BuildError, match=r"q\.json: 'is it a dog\?' is no question of easy-VQA"):
-        question_type("is it a dog?", "q.json")
-
-
-@pytest.fixture(scope="module")
-def easy_vqa(tmp_path_factory: pytest.TempPathFactory) -> tuple[Images, Examples, RawFiles]:
-    store = Store(tmp_path_factory.mktemp("easy_vqa") / "store")
-    index, texts = described(dataset("easy_vqa"))
-    try:
-        built(store, download(dataset("easy_vqa").sources["package"]))
-    except BuildError as error:
-        pytest.skip(f"easy-vqa can't be fetched here: {error}")
-    built(store, texts)
-    return index.bound(store), texts.bound(store), index.bound(store).raws["package"]
-
-
-def test_easy_vqa_has_its_published_counts(easy_vqa: tuple[Images, Examples, RawFiles]) -> None:
-    index, texts, _ = easy_vqa
-    spec = dataset("easy_vqa")
-    table, rows = index.table().to_pylist(), texts.table().to_pylist()
-    official = Counter(row["image_id"].split("/")[0] for row in table)
-    assert official == spec.images.counts == {"train": 4000, "test": 1000}
-    assert spec.examples is not None
-    assert Counter(row["example_id"].split("/")[0] for row in rows) == spec.examples.counts
-    assert len({row["example_id"] for row in rows}) == 48_248
-    assert len({answer["answer"] for row in rows for answer in row["answers"]}) == 13
-    yes_no = Counter(row["split"] == "test" for row in rows if row["question_type"].startswith("yes/no"))
-    assert yes_no == {False: 28_407, True: 7_136}  # as its README says
-    assert {(row["width"], row["height"]) for row in table} == {(64, 64)}
-
-
-def test_easy_vqa_rows_are_golden(easy_vqa: tuple[Images, Examples, RawFiles]) -> None:
-    raws = {"package": easy_vqa[2]}
-    rows = list(reader.images(raws))
-    found = [rows, list(reader.examples(raws, {row["image_id"] for row in rows}))]
-    same(found, "59d02caaef32a8040510519c4f8303ce92e4025965c689fbcdb15ebf7f5c625d", "vbert/data/readers/easy_vqa.py")
-
-
-def test_easy_vqa_answers_fit_their_questions(easy_vqa: tuple[Images, Examples, RawFiles]) -> None:
-    for row in easy_vqa[1].table().to_pylist():
-        (answer,) = row["answers"]
-        kind = row["question_type"]
-        assert (answer["answer"] in ("yes", "no")) == kind.startswith("yes/no")
-        assert (answer["answer"] in ("circle", "rectangle", "triangle")) == (kind == "shape")
-        assert answer["score"] == 1.0
-
-
-def test_easy_vqa_validation_is_of_training_images_alone(easy_vqa: tuple[Images, Examples, RawFiles]) -> None:
-    index, texts, _ = easy_vqa
-    splits = dict(zip(*index.table().select(["image_id", "split"]).to_pydict().values(), strict=True))
-    assert 160 < Counter(splits.values())["val"] < 240
-    assert all(split == "test" for image_id, split in splits.items() if image_id.startswith("test/"))
-    for row in texts.table().to_pylist():
-        assert row["split"] == splits[row["image_ids"][0]]
-
-
-def test_easy_vqa_rows_are_those_of_its_files(easy_vqa: tuple[Images, Examples, RawFiles]) -> None:
-    index, texts, raw = easy_vqa
-    rows = {row["example_id"]: row for row in texts.table().to_pylist()}
-    for split in ("train", "test"):
-        questions = json.loads(raw.read(f"easy_vqa/data/{split}/questions.json"))
-        for position, (text, answer, number) in enumerate(questions):
-            row = rows[f"{split}/{position:05d}"]
-            assert (row["text"], row["answers"][0]["answer"]) == (text, answer)
-            assert row["image_ids"] == [f"{split}/{number}"]
-    assert index.read("test/3") == raw.read("easy_vqa/data/test/images/3.png")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data.data_steps import built
 from data.test_data_coco import photo
-from data.test_data_stages import built
 
 from tasks.download import download
 from tasks.images import images

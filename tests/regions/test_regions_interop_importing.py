@@ -19,11 +19,10 @@ from vbert.data.raw import RawFiles
 from vbert.data.source import Source
 from vbert.errors import BuildError, NotAccepted, UserError
 from vbert.regions import interop
-from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, refuse_other_corners, scale
+from vbert.regions.interop.boxes_in import BoxesIn, refuse_other_corners
 from vbert.regions.interop.importing import ImportSettings, Provenance, capped
-from vbert.regions.interop.opened import LocalFiles, opened
+from vbert.regions.interop.opened import opened
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
-from vbert.regions.interop.sizes import ImageNames, ImageSizes
 from vbert.regions.shards import Shards
 
 UNKNOWN = Provenance.of("unknown", layer="res5_pool")
@@ -334,56 +333,6 @@ def test_a_killed_import_goes_on(tmp_path: Path) -> None:
     engine.ensure_all([target])
     (whole,) = build_here([target], tmp_path / "whole")
     assert target.bound(engine.store).manifest.content == whole.manifest.content
-
-
-def test_how_boxes_in_is_written() -> None:
-    assert BoxesIn.parse("resized:800,1333") == BoxesIn(kind="resized", short=800, long=1333)
-    assert BoxesIn.parse("resized:600") == BoxesIn(kind="resized", short=600)
-    for wrong in ("resized", "resized:0", "resized:a,b", "pixels", "original:3", "resized:1,2,3"):
-        with pytest.raises(UserError, match=r"--boxes-in .*: give original, recorded, resized:SHORT"):
-            BoxesIn.parse(wrong)
-    assert scale((640, 480), 800, 1333) == 800 / 480
-    assert scale((2000, 480), 800, 1333) == 1333 / 2000
-
-
-def test_shares_are_never_taken_for_pixels() -> None:
-    shares = RawRegions(np.ones((1, 4)), np.float32([[0, 0, 0.5, 1]]), "normalised")
-    with pytest.raises(BadEntry, match="boxes are shares of the image in this format, not 'original'"):
-        in_pixels(shares, BoxesIn.parse("original"), (10, 20), "x")
-    assert in_pixels(shares, None, (10, 20), "x").boxes.tolist() == [[0, 0, 5, 20]]
-
-
-def test_names_of_images() -> None:
-    """Exact, without ending, in another case, by their number; never by a guess between two."""
-    names = ImageNames(["val/COCO_val2014_000000262148.jpg", "1016887272.jpg", "a/x.png", "b/x.png"])
-    assert names.find("COCO_val2014_000000262148", "w") == "val/COCO_val2014_000000262148.jpg"
-    assert names.find("coco_val2014_000000262148", "w") == "val/COCO_val2014_000000262148.jpg"
-    assert names.find("262148", "w") == "val/COCO_val2014_000000262148.jpg"
-    assert names.find("flickr30k_000001016887272", "w") == "1016887272.jpg"
-    assert names.find("a/x", "w") == "a/x.png"
-    with pytest.raises(BadEntry, match=r"'x' may be the image a/x\.png or b/x\.png"):
-        names.find("x", "w")
-    with pytest.raises(BadEntry, match="no image 'y'"):
-        names.find("y", "w")
-
-
-def test_tables_of_sizes(tmp_path: Path) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = [{"image_id": "a", "width": 4, "height": 3}, {"image_id": "broken", "width": 0, "height": 0}]
-    (tmp_path / "s.tsv").write_text("image_id\twidth\theight\na\t4\t3\n")
-    (tmp_path / "s.json").write_text(json.dumps(rows))
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "s.parquet")
-    coco = {"images": [{"id": 262148, "file_name": "COCO_val2014_000000262148.jpg", "width": 4, "height": 3}]}
-    (tmp_path / "coco.json").write_text(json.dumps(coco))
-    for name, key in (("s.tsv", "a"), ("s.json", "a"), ("s.parquet", "a"), ("coco.json", "262148")):
-        assert ImageSizes(LocalFiles(tmp_path / name)).find(key, "w") == ((4, 3), None)
-    with pytest.raises(BadEntry, match="no image 'broken'"):
-        ImageSizes(LocalFiles(tmp_path / "s.parquet")).find("broken", "w")
-    (tmp_path / "s.csv").write_text("name,w\na,4\n")
-    with pytest.raises(UserError, match=r"s\.csv: no table of image_id, width and height"):
-        ImageSizes(LocalFiles(tmp_path / "s.csv"))
 
 
 def test_boxes_that_cannot_be_two_corners_are_refused_on_import(tmp_path: Path) -> None:

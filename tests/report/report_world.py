@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from flows.graph import graph
+from flows.recipe import Recipe
 from vbert.artifacts.steps.settings import Plugin
+from vbert.artifacts.store.manifest import Manifest
 from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images, write_images
 from vbert.data.raw import RawFiles, RawWriter
@@ -24,8 +28,12 @@ from vbert.regions.boxes import Adaptive, Nms
 from vbert.regions.contract import Contract, Preprocessing
 from vbert.regions.detector import DetectorWeights
 from vbert.regions.shards import RegionSample, Shards, write_contents, write_shard
-from vbert.report.page import EvaluatedEntry
+from vbert.report.lineage import Lineage, LineageNode, chain
+from vbert.report.page import PAGE, EvaluatedEntry, ReportSettings
+from vbert.report.write import write_report
 
+PAGE_SETTINGS = ReportSettings(predictions=2, attention=2)
+HOSTILE = '</script><script>window.pwned=1</script><img src=x onerror="window.pwned=1">\'"{{ 7*7 }}&amp;\u202e'
 DIM, SIDE = 8, 24
 ANSWERS = ("yes", "no", "red")
 CONTRACT = Contract(
@@ -210,3 +218,32 @@ def _model(
         curves=curves,
     )
     return Model.at(target)
+
+
+def write_page(folder: Path, world: World, **changes: Any) -> tuple[str, dict[str, Any]]:
+    folder.mkdir(exist_ok=True)
+    given = {
+        "title": "toy",
+        "detector": world.detector,
+        "images": world.images,
+        "pretrained": None,
+        "downstream": world.downstream,
+        "settings": PAGE_SETTINGS,
+    } | changes
+    figures = write_report(folder, **given)
+    return (folder / PAGE).read_text("utf-8"), figures
+
+
+def made_by(recipe: Recipe) -> Lineage:
+    """The chain of a recipe's report, as if all of it were built."""
+
+    def built(node: LineageNode) -> LineageNode:
+        digest = node.key[:40]
+        environment = {"processor": "GenuineIntel family 6 model 143", "cores": 2, "commit": digest, "dirty": True}
+        return replace(node, manifest=Manifest(
+            stage=node.stage, version=1, fingerprint=node.key, hashed={}, step={}, content=node.key, seconds=5025.0,
+            figures={"accuracy": 0.98, "examples": 36728}, environment=environment, created="2026-11-28T06:12:00Z"
+        ))  # fmt: skip
+
+    found = chain([graph(recipe)])
+    return replace(found, nodes=[built(node) for node in found.nodes])

@@ -4,77 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-from report.report_world import World, make_world
+from report.report_world import HOSTILE, PAGE_SETTINGS, World, made_by, write_page
 
-from flows.again import again
-from flows.graph import graph
-from flows.recipe import Recipe, resolve
-from vbert.artifacts.store.manifest import Manifest
+from flows.recipe import resolve
 from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images
 from vbert.data.raw import RawFiles
 from vbert.report.baselines import DetectorBaselines
-from vbert.report.lineage import Lineage, LineageNode, chain
-from vbert.report.page import PAGE, ReportSettings
-from vbert.report.write import write_report
 
-SETTINGS = ReportSettings(predictions=2, attention=2)
-HOSTILE = '</script><script>window.pwned=1</script><img src=x onerror="window.pwned=1">\'"{{ 7*7 }}&amp;\u202e'
 TAGS_WITH_SOURCES = {"img", "iframe", "object", "embed", "link", "form", "base", "video", "audio", "source"}
 
 
-def write(folder: Path, world: World, **changes: Any) -> tuple[str, dict[str, Any]]:
-    folder.mkdir(exist_ok=True)
-    given = {
-        "title": "toy",
-        "detector": world.detector,
-        "images": world.images,
-        "pretrained": None,
-        "downstream": world.downstream,
-        "settings": SETTINGS,
-    } | changes
-    figures = write_report(folder, **given)
-    return (folder / PAGE).read_text("utf-8"), figures
-
-
-@pytest.fixture(scope="module")
-def page(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write(tmp_path_factory.mktemp("page"), world)[0]
-
-
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a world in which every string is an attack."""
-    folder = tmp_path_factory.mktemp("hostile")
-    hurt = make_world(folder, HOSTILE)
-    write(folder, hurt, title=f"toy{HOSTILE}", pretrained=hurt.pretrained)
-    return folder / PAGE
-
-
-def made_by(recipe: Recipe) -> Lineage:
-    """The chain of a recipe's report, as if all of it were built."""
-
-    def built(node: LineageNode) -> LineageNode:
-        digest = node.key[:40]
-        environment = {"processor": "GenuineIntel family 6 model 143", "cores": 2, "commit": digest, "dirty": True}
-        return replace(node, manifest=Manifest(
-            stage=node.stage, version=1, fingerprint=node.key, hashed={}, step={}, content=node.key, seconds=5025.0,
-            figures={"accuracy": 0.98, "examples": 36728}, environment=environment, created="2026-11-28T06:12:00Z"
-        ))  # fmt: skip
-
-    found = chain([graph(recipe)])
-    return replace(found, nodes=[built(node) for node in found.nodes])
-
-
 def test_what_matching_reaches_stands_beside_what_needs_no_images(world: World, tmp_path: Path) -> None:
-    said = Elements(write(tmp_path, world, pretrained=world.pretrained)[0]).text
+    said = Elements(write_page(tmp_path, world, pretrained=world.pretrained)[0]).text
     section = " ".join(said[said.index("The share of held-out pairs") :].split())
     for part in (
         "with the image’s own regions81.0 %74.0 %",
@@ -138,7 +86,7 @@ def test_wrong_predictions_come_first_the_most_certain_before_the_others(page: s
 def test_attention_names_pieces_regions_and_shares_that_add_up(page: str) -> None:
     text = Elements(page).words
     part = text[text.index("Attention Of examples of toy test: where") : text.index("Environment and how")]
-    assert part.count("layer 1") == part.count("layer 2") == SETTINGS.attention
+    assert part.count("layer 1") == part.count("layer 2") == PAGE_SETTINGS.attention
     assert "[CLS] is it red" in part
     shares = re.findall(r"(\d+) % on regions .*?red box (\d+\.\d) % \d disc (\d+\.\d) %", part)
     shares += re.findall(r"(\d+) % on regions [^%]*? disc (\d+\.\d) % \d red box (\d+\.\d) %", part)
@@ -148,13 +96,13 @@ def test_attention_names_pieces_regions_and_shares_that_add_up(page: str) -> Non
 
 
 def test_figures_are_flat_metrics(world: World, tmp_path: Path) -> None:
-    _, figures = write(tmp_path, world)
+    _, figures = write_page(tmp_path, world)
     assert figures == {"vqa/toy/test/accuracy": pytest.approx(1 / 3), "vqa/toy/test/accuracy/kind 0": 1.0}
 
 
 def test_every_held_out_figure_says_its_split(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vbert.report.write.chain", lambda roots: made_by(resolve("demo")))
-    page = write(tmp_path, world, pretrained=world.pretrained)[0]
+    page = write_page(tmp_path, world, pretrained=world.pretrained)[0]
     text = Elements(page).words
     mentions = [text[one.start() : one.start() + 60] for one in re.finditer("[Hh]eld-out", text)]
     assert len(mentions) > 8
@@ -178,7 +126,7 @@ def test_a_guess_stands_beside_every_share(world: World, tmp_path: Path) -> None
                 for split in ("train", "val") for i, row in enumerate(rows)]  # fmt: skip
     write_examples(tmp_path / "examples", [*rows, *training])
     held = replace(held, examples=Examples.at(tmp_path / "examples"))
-    text = Elements(write(tmp_path / "page", world, pretrained=world.pretrained, downstream={key: held})[0]).words
+    text = Elements(write_page(tmp_path / "page", world, pretrained=world.pretrained, downstream={key: held})[0]).words
     for said in (
         "the most frequent training answer alone, no : 33.33 %",
         "kind 0 3 examples “no” alone: 33.3 %",
@@ -194,7 +142,7 @@ def test_two_pages_differ_in_nothing_but_their_time(world: World, page: str, tmp
     def timeless(text: str) -> str:
         return re.sub(r"made \d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text)
 
-    assert timeless(write(tmp_path, world)[0]) == timeless(page)
+    assert timeless(write_page(tmp_path, world)[0]) == timeless(page)
 
 
 def test_it_holds_pictures_and_stays_small(page: str) -> None:
@@ -258,7 +206,7 @@ def test_the_template_refuses_what_is_not_there() -> None:
 
 
 def test_lone_surrogates_do_not_stop_it(world: World, tmp_path: Path) -> None:
-    page, _ = write(tmp_path, world, title="toy \ud800")
+    page, _ = write_page(tmp_path, world, title="toy \ud800")
     assert '<h1 dir="auto">toy ?</h1>' in page
 
 
@@ -271,7 +219,7 @@ def said(page: str) -> list[str]:
 
 
 def test_a_report_of_a_detector_alone(world: World, tmp_path: Path) -> None:
-    page, figures = write(tmp_path, world, images=None, downstream={})
+    page, figures = write_page(tmp_path, world, images=None, downstream={})
     assert figures == {}
     sentences = said(page)
     assert "No downstream task was evaluated: this report ends at what was trained before." in sentences
@@ -284,7 +232,7 @@ def test_a_detector_from_elsewhere_has_no_curves_and_no_evaluation(world: World,
     detector = tmp_path / "detector"
     detector.mkdir()
     (detector / "detector.json").write_text(json.dumps({"spec": {}, "classes": ["a", "b"]}))
-    page, _ = write(tmp_path, world, detector=type(world.detector).at(detector), downstream={})
+    page, _ = write_page(tmp_path, world, detector=type(world.detector).at(detector), downstream={})
     assert "was not evaluated here" in page
     assert "Nothing was trained here, so there are no curves." in said(page)
     assert "vegaEmbed=" not in page  # the library is not carried along for nothing
@@ -295,7 +243,7 @@ def test_deleted_pictures_leave_words(world: World, tmp_path: Path) -> None:
     gone.mkdir()
     images = Images.at(world.images.path).over({"own": RawFiles.at(gone)})
     key, held = next(iter(world.downstream.items()))
-    page, _ = write(tmp_path, world, images=images, downstream={key: replace(held, images=images)})
+    page, _ = write_page(tmp_path, world, images=images, downstream={key: replace(held, images=images)})
     assert "No picture of 0:" in page
     assert "is it red 0?" in page
     assert "<image " not in page
@@ -314,7 +262,7 @@ def test_predictions_without_labels_are_shown_without_verdict(world: World, tmp_
     unlabelled = replace(
         held, examples=Examples.at(tmp_path / "examples"), evaluation=Evaluation.at(tmp_path / "evaluation")
     )
-    page, figures = write(tmp_path, world, downstream={key: unlabelled})
+    page, figures = write_page(tmp_path, world, downstream={key: unlabelled})
     assert figures == {}
     assert "this split has no labels to score them by" in page
     assert "Most certain" in page
@@ -331,121 +279,6 @@ def test_a_model_that_does_not_fit_its_regions_costs_only_the_attention(world: W
     contract = tmp_path / "shards" / "contract.json"
     contract.write_text("{}")
     broken = replace(held, shards=Shards.at(tmp_path / "shards"))
-    page, figures = write(tmp_path, world, downstream={key: broken})
+    page, figures = write_page(tmp_path, world, downstream={key: broken})
     assert figures
     assert any("Attention could not be computed" in sentence for sentence in said(page))
-
-
-# ------------------------------------------------------------------------------------------------- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not Path("/usr/bin/chromium").exists():
-        pytest.skip("no /usr/bin/chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-background-networking"]
-        )
-        yield started
-        started.close()
-
-
-def opened(browser: Any, path: Path, scheme: str = "light") -> tuple[Any, list[str], list[str]]:
-    """The page opened from disk, what its console said, and what it asked for beside itself and its data URIs."""
-    tab = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 900}).new_page()
-    told: list[str] = []
-    asked: list[str] = []
-    tab.on("console", lambda message: told.append(message.text))
-    tab.on("pageerror", lambda error: told.append(str(error)))
-    tab.on("dialog", lambda dialog: (told.append(dialog.message), dialog.dismiss()))
-    tab.on("request", lambda request: None if request.url.startswith("data:") else asked.append(request.url))
-    tab.goto(path.as_uri())
-    charts = tab.locator("[data-chart]").count()
-    tab.wait_for_function(f"document.querySelectorAll('[data-chart][data-drawn] svg').length == {charts}")
-    return tab, told, asked
-
-
-def test_browser_opens_it_from_disk_without_network_or_complaint(browser: Any, page: str, tmp_path: Path) -> None:
-    path = tmp_path / PAGE
-    path.write_text(page, "utf-8")
-    seen = {}
-    for scheme in ("light", "dark"):
-        tab, told, asked = opened(browser, path, scheme)
-        assert told == []
-        assert asked == [path.as_uri()]
-        assert tab.evaluate("document.documentElement.scrollWidth") == 1280
-        seen[scheme] = tab.evaluate(
-            "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
-        )
-        drawn = tab.evaluate("[...document.querySelectorAll('image')].length")
-        assert drawn == page.count("<image ")
-        tab.close()
-    assert seen["light"] != seen["dark"]
-
-
-def test_browser_chart_names_the_series_under_the_pointer(browser: Any, page: str, tmp_path: Path) -> None:
-    path = tmp_path / PAGE
-    path.write_text(page, "utf-8")
-    tab, _, _ = opened(browser, path)
-    point = tab.locator("[data-chart] .mark-symbol path").last
-    point.scroll_into_view_if_needed()
-    point.hover(force=True)
-    tip = tab.locator("#vg-tooltip-element.visible")
-    tip.wait_for()
-    assert "undefined" not in tip.inner_text()
-    assert "vqa" in tip.inner_text()
-    tab.close()
-
-
-def test_browser_runs_nothing_that_hostile_strings_bring(browser: Any, hostile: Path) -> None:
-    tab, told, asked = opened(browser, hostile)
-    assert told == []
-    assert asked == [hostile.as_uri()]
-    assert tab.evaluate("window.pwned") is None
-    assert HOSTILE[:20] in tab.inner_text("#predictions")
-    tab.close()
-
-
-NARROW = """() => {
-  for (const one of document.querySelectorAll("details")) one.open = true;
-  const broken = [], wide = [], range = document.createRange();
-  const scrolls = (one) => one && (getComputedStyle(one).overflowX !== "visible" || scrolls(one.parentElement));
-  for (const one of document.body.querySelectorAll("*"))
-    if (one.getBoundingClientRect().right > innerWidth + 0.5 && !scrolls(one.parentElement))
-      wide.push(one.outerHTML.slice(0, 80));
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node; (node = texts.nextNode()); ) {
-    if (node.parentElement.closest("script, style, noscript, svg")) continue;
-    for (const word of node.data.matchAll(/(?<![\\p{L}\\d])\\p{L}{2,20}(?![\\p{L}\\d])/gu)) {
-      range.setStart(node, word.index);
-      range.setEnd(node, word.index + word[0].length);
-      if (new Set([...range.getClientRects()].map((box) => box.top)).size > 1) broken.push(word[0]);
-    }
-  }
-  return { width: document.documentElement.scrollWidth, wide, broken };
-}"""
-
-
-def test_browser_at_360_pixels_nothing_is_wider_and_no_word_is_broken(
-    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A report like the demo's: its chain and recipe, long names, and regions called `red quadrilateral`."""
-    shown = make_world(tmp_path, " quadrilateral")
-    (held,) = shown.downstream.values()
-    entry = {"objective": "vqa", "data": "easy_vqa", "start": "none", "steps": 600, "learning_rate": 7e-4}
-    recipe = resolve("demo_controls", {"limit": 40, "downstream.without_pretraining": entry})
-    monkeypatch.setattr("vbert.report.write.chain", lambda roots: made_by(recipe))
-    write(
-        tmp_path, shown, title="does_pretraining_help", pretrained=shown.pretrained,
-        downstream={"vqa/easy_vqa/test": held, "without_pretraining_and_words@2/easy_vqa/test": held},
-        settings=SETTINGS.model_copy(update={"again": again(recipe)}),
-    )  # fmt: skip
-    tab, told, _ = opened(browser, tmp_path / PAGE)
-    tab.set_viewport_size({"width": 360, "height": 800})
-    assert told == []
-    assert "quadrilateral" in tab.inner_text("#attention .found")
-    assert "finetune[without_pretraining]" in tab.inner_text("#reproduce .rows")
-    assert tab.evaluate(NARROW) == {"width": 360, "wide": [], "broken": []}
-    tab.close()
