@@ -187,7 +187,7 @@ def print_plan(lines: list[Planned], expected: Mapping[str, Estimate]) -> None:
         if line.status == "present":
             costs = [size(line.size), duration(line.seconds)]
         elif (guess := expected.get(line.artifact.fingerprint)) is not None:
-            costs = [_about(guess.size, size), _about(guess.seconds, duration)]
+            costs = [about(guess.size, size), about(guess.seconds, duration)]
         else:
             costs = ["", ""]
         table.add_row(escape(line.artifact.title), line.artifact.fingerprint[:8], state, *costs)
@@ -197,7 +197,8 @@ def print_plan(lines: list[Planned], expected: Mapping[str, Estimate]) -> None:
             page().print(f"[red]{escape(line.objection)}[/]")
 
 
-def _about(value: float | None, as_text: Callable[[float], str]) -> str:
+def about(value: float | None, as_text: Callable[[float], str]) -> str:
+    """An estimate: `about 1.2 MB`, or `unknown`."""
     return "unknown" if value is None else f"about {as_text(value)}"
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
 
 from flows.recipe import Recipe, as_yaml
-from flows.terminal import size
+from flows.terminal import about, size
 from vbert.artifacts.making.estimate import estimates
 from vbert.artifacts.making.graph import Built, Events, Planned
 from vbert.artifacts.steps.artifact import Artifact
@@ -139,7 +139,7 @@ def show_plan(lines: Sequence[Planned], recipe: Recipe | None, title: str, store
     missing = sum(line.status != "present" for line in lines)
     summary = f"{missing} of {len(lines)} steps to build" if missing else f"all {len(lines)} steps are there"
     expected = {
-        fingerprint: (_about(expected.size, size), _about(expected.seconds, "{:.0f} s".format))
+        fingerprint: (about(expected.size, size), about(expected.seconds, "{:.0f} s".format))
         for fingerprint, expected in estimates(lines, store).items()
     }
     made = create_table_artifact(_rows(lines, expected), key=key(f"{title}-plan"), description=summary)
@@ -166,10 +166,6 @@ def _rows(lines: Sequence[Planned], others: Mapping[str, tuple[str, str]]) -> li
     return rows
 
 
-def _about(value: float | None, say: Callable[[float], str]) -> str:
-    return "unknown" if value is None else f"about {say(value)}"
-
-
 def show_results(targets: Sequence[Artifact], store: Store, figures: Mapping[str, float], title: str) -> None:
     """Show the metrics as a table, and the path of the report."""
     if figures:
@@ -188,12 +184,7 @@ def show_results(targets: Sequence[Artifact], store: Store, figures: Mapping[str
 
 def key(text: str) -> str:
     """An artifact's key, of this run alone: under one of several runs Prefect shows the latest only."""
-    return slug(f"{text}-{str(flow_run.get_id())[-8:]}")
-
-
-def slug(text: str) -> str:
-    """A text as a key of Prefect: lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", f"{text}-{str(flow_run.get_id())[-8:]}".lower()).strip("-")  # all it may hold
 
 
 def _is_number(value: Any) -> bool:

@@ -73,7 +73,7 @@ def test_a_telling_word_is_found_by_the_text_alone(world: World, tmp_path: Path)
 def test_validation_reports_all_of_it(world: World, tmp_path: Path) -> None:
     model = Initialization(world.vocabulary, MODEL).build(world.shards.dim, 0).eval()
     data = {"world": PretrainData(world.examples, world.shards)}
-    task = Pretraining(data, world.vocabulary.encoder(), model, "append6", SETTINGS, 0)
+    task = Pretraining(data, world.vocabulary.encoder(), model, SETTINGS, 0)
     with torch.no_grad():
         figures, again = (task.validate(Ranks(job(tmp_path))) for _ in range(2))
     assert figures is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from vbert.errors import BuildError, UserError
 from vbert.model.start import Initialization
 from vbert.model.trained import Model
 from vbert.objectives.pretraining.corpus import PretrainData
-from vbert.objectives.pretraining.mlm_itm import Pretraining, PretrainingSequence
+from vbert.objectives.pretraining.mlm_itm import Pretraining
 from vbert.objectives.pretraining.run import run_pretrain
+from vbert.objectives.pretraining.sequences import PretrainingSequence, PretrainingSequences
 from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.training.ranks import Ranks
 from vbert.training.sampler import generator
@@ -35,7 +37,7 @@ def task(world: World, **changes: object) -> Pretraining:
     settings = BASE.model_copy(update=changes)
     model = Initialization(world.vocabulary, MODEL).build(world.shards.dim, 0)
     data = {"world": PretrainData(world.examples, world.shards)}
-    return Pretraining(data, world.vocabulary.encoder(), model, "append6", settings, 0)
+    return Pretraining(data, world.vocabulary.encoder(), model, settings, 0)
 
 
 def samples(task: Pretraining, epochs: int = 3) -> list[tuple[Sequence[str], list[str], int]]:
@@ -221,10 +223,13 @@ def test_task_labels_are_the_matching_target(world: World) -> None:
 
 
 def test_the_commonest_hidden_word_is_what_guessing_nothing_else_gives(world: World, tmp_path: Path) -> None:
-    made = task(world, itm_target="off")
+    made: Any = task(world, itm_target="off")
     hidden = Counter(piece for i in range(made.size()) for piece in sample(made, i).true)
     found = made.commonest_word()
     assert found is not None
+    data = {"world": PretrainData(world.examples, world.shards)}
+    needs_no_model = PretrainingSequences(data, made.encoder, made.model.encoder.config, made.settings, 0)
+    assert needs_no_model.commonest_word() == found
     word, share = found
     piece = made.encoder.tokens.index(word)
     assert hidden[piece] == max(hidden.values())

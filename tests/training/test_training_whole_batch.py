@@ -58,7 +58,7 @@ def doubled(trainable: Any) -> Any:
 def pretraining(world: World, _: Path) -> tuple[Trainable, Schedule]:
     model = Initialization(world.vocabulary, MODEL).build(world.shards.dim, 0)
     data = {"world": PretrainData(world.examples, world.shards)}
-    return doubled(Pretraining(data, world.vocabulary.encoder(), model, "append6", DEMO, 0)), DEMO
+    return doubled(Pretraining(data, world.vocabulary.encoder(), model, DEMO, 0)), DEMO
 
 
 def answering(world: World, _: Path) -> tuple[Trainable, Schedule]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vbert.artifacts.making.build import Stopped
 from vbert.artifacts.store import durable
 from vbert.data.decode import BadImage
+from vbert.data.majority import majority
 from vbert.errors import BuildError, UserError, nearest
 from vbert.metrics.detection import Boxes, attribute_accuracy, average_precision
 from vbert.regions.boxes import Adaptive, select
@@ -131,7 +132,7 @@ def commonest_attribute(images: Images, held_out: BoxDataset, known: Sequence[st
     boxes = [names for rows in held_out.rows.values() for r in rows if (names := kept.intersection(r["attributes"]))]
     if not counts or not boxes:
         return None
-    name = min(counts, key=lambda one: (-counts[one], one))
+    name = majority(counts)
     return name, sum(name in names for names in boxes) / len(boxes)
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vbert.data.images import Images
+from vbert.data.majority import majority
 from vbert.errors import BuildError, Damaged, UserError
 from vbert.model.trained import Model
 from vbert.regions.detector import DetectorWeights
@@ -63,7 +64,7 @@ def answer_baselines(run: DownstreamRun, splits: Sequence[str]) -> dict[str, dic
         rows = of(split)
         for name, each in scores(rows, [""] * len(rows)).items():
             if counts.get(name):
-                answer = _commonest(counts[name])
+                answer = majority(counts[name])
                 labelled = [row for row, score in zip(rows, each, strict=True) if score is not None]
                 values = [s for s in scores(labelled, [answer] * len(labelled))[name] if s is not None]
                 baselines.setdefault(split, {})[name] = MajorityBaseline(answer, sum(values) / len(values))
@@ -92,15 +93,14 @@ def detector_baselines(detector: DetectorWeights | None, images: Images | None) 
 
 def word_baseline(model: Model) -> MajorityBaseline | None:
     """The baseline of the word piece that a pre-training masks most often; None where its data are missing."""
-    from vbert.objectives.pretraining.mlm_itm import Pretraining
+    from vbert.objectives.pretraining.sequences import PretrainingSequences
 
     if model.step is None:
         return None
     data, settings, seed = (model.input(name) for name in ("data", "settings", "seed"))
     try:
-        network: Any = model.load()
-        trainable = Pretraining(data, model.vocabulary().encoder(), network, model.config().box_input, settings, seed)
-        commonest = trainable.commonest_word()
+        encoder = model.vocabulary().encoder()
+        commonest = PretrainingSequences(data, encoder, model.config(), settings, seed).commonest_word()
     except Damaged:
         raise
     except (BuildError, UserError, OSError):
@@ -111,7 +111,3 @@ def word_baseline(model: Model) -> MajorityBaseline | None:
 def _best(row: Mapping[str, Any]) -> str:
     """The example's highest-scoring answer."""
     return str(max(row["answers"], key=lambda a: a["score"])["answer"]) if row["answers"] else ""
-
-
-def _commonest(counts: Counter[str]) -> str:
-    return min(counts, key=lambda name: (-counts[name], name))

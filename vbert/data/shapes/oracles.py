@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from vbert.data.majority import majority
 from vbert.data.shapes.language import Meaning, SplitScenes
 
 Row = Mapping[str, Any]
@@ -200,7 +201,7 @@ def _upper(rows: Sequence[Row], known: Callable[[Row], Hashable]) -> float:
 
 
 def _most(counts: Counter[str]) -> str | None:
-    return min(counts, key=lambda value: (-counts[value], value)) if counts else None
+    return majority(counts) if counts else None
 
 
 def _splits(rows: Sequence[Row]) -> list[str]:

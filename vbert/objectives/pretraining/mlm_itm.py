@@ -5,14 +5,12 @@ Semantics of the original VisualBERT, with its choices as named options; label 1
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from vbert.model.config import text_limit
-from vbert.objectives.pretraining.corpus import Corpus, PretrainData, TextImagePair, check_names
+from vbert.objectives.pretraining.corpus import Corpus, PretrainData
+from vbert.objectives.pretraining.sequences import PretrainingSequence, PretrainingSequences
 from vbert.objectives.pretraining.settings import PretrainSettings
 
 if TYPE_CHECKING:
@@ -21,28 +19,16 @@ if TYPE_CHECKING:
 
     from vbert.model.heads import PretrainingModel
     from vbert.model.vocabulary import WordPieceEncoder
-    from vbert.objectives.batches import Batch, TokenizedText
+    from vbert.objectives.batches import Batch
     from vbert.objectives.pretraining.matching import JudgedPair
     from vbert.training.ranks import Ranks
 
 VALIDATED = 128  # sequences at once
-COUNTED = 2_000  # training examples whose masked pieces are counted
 
 RegionSource = Callable[[Corpus, Sequence[str]], "tuple[np.ndarray, np.ndarray]"]
 
 
-@dataclass
-class PretrainingSequence:
-    """A sequence before packing. match: 1 a true pair, 0 a wrong one, -1 not to be matched."""
-
-    text: TokenizedText
-    at: list[int]
-    true: list[int]
-    images: Sequence[str]
-    match: int
-
-
-class Pretraining:
+class Pretraining(PretrainingSequences):
     """Pre-training, as a `Trainable` of the training loop."""
 
     def __init__(
@@ -50,22 +36,12 @@ class Pretraining:
         data: Mapping[str, PretrainData],
         encoder: WordPieceEncoder,
         model: PretrainingModel,
-        box_input: str,
         settings: PretrainSettings,
         seed: int,
     ) -> None:
+        super().__init__(data, encoder, model.encoder.config, settings, seed)
         self.model: nn.Module = model
-        self.encoder, self.settings, self.seed = encoder, settings, seed
-        self.max_text = text_limit(settings.max_text, model.encoder.config.max_positions)
         self.weights = {"mlm": settings.mlm, "itm": settings.itm}
-        names = sorted(data)
-        check_names([data[name].examples for name in names], settings)
-        self.train = [Corpus(data[name], ["train"], settings, box_input) for name in names]
-        self.held_out = [Corpus(data[name], ["val"], settings, box_input) for name in names]
-        self.ends = [sum(len(c.ids) for c in self.train[: k + 1]) for k in range(len(names))]
-        self.content: set[int] = set()
-        if settings.content is not None:
-            self.content = set().union(*(corpus.content_words(encoder) for corpus in self.train))
         self._freeze()
 
     def _freeze(self) -> None:
@@ -77,67 +53,8 @@ class Pretraining:
             if name.startswith("matching."):
                 parameter.requires_grad_(matched)
 
-    @property
-    def dropped(self) -> int:
-        return sum(corpus.rows.dropped for corpus in (*self.train, *self.held_out))
-
-    def size(self) -> int:
-        return self.ends[-1]
-
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of the visual inputs of all training images."""
-        from vbert.objectives.batches import statistics
-
-        return statistics([(c.visuals, [image for images in c.images for image in images]) for c in self.train])
-
     def collate(self, items: list[tuple[int, int]]) -> Batch:
         return self._packed([sample for i, epoch in items for sample in self._training_samples(i, epoch)])
-
-    def _training_samples(self, index: int, epoch: int) -> list[tuple[Corpus, PretrainingSequence]]:
-        k = next(k for k, end in enumerate(self.ends) if index < end)
-        return self._samples(self.train[k], index - (self.ends[k - 1] if k else 0), epoch)
-
-    def _samples(self, corpus: Corpus, i: int, epoch: int | str) -> list[tuple[Corpus, PretrainingSequence]]:
-        """The sequences of an example: one, or two of a matched one where they come in pairs."""
-        from vbert.training.sampler import generator
-
-        settings = self.settings
-        rng = generator(self.seed, epoch, corpus.ids[i])
-        matched = corpus.matched(i)
-        if settings.itm_rows == "unmasked":
-            matched = bool(rng.random() < settings.itm_share) and matched
-        masked = settings.itm_rows == "masked" or not matched
-        pairs: list[tuple[int, TextImagePair | None]]
-        if not matched or settings.itm_target == "task_label":
-            pairs = [(corpus.label(i) if matched else -1, corpus.plain(i, rng))]
-        elif settings.itm_draw == "paired":
-            pairs = [(1, corpus.true(i, rng)), (0, corpus.wrong(i, rng))]
-        else:
-            wrong = bool(rng.random() < settings.mismatched)
-            pairs = [(int(not wrong), corpus.wrong(i, rng) if wrong else corpus.true(i, rng))]
-        return [
-            (corpus, self._sample(pair, match, rng if masked else None)) for match, pair in pairs if pair is not None
-        ]
-
-    def _sample(self, pair: TextImagePair, match: int, rng: np.random.Generator | None) -> PretrainingSequence:
-        """The sequence of a pair; masked by `rng` where there is one."""
-        from vbert.objectives.batches import mask, sentence
-
-        text = sentence(self.encoder, pair.sayings, self.max_text)
-        if rng is None:
-            return PretrainingSequence(text, [], [], pair.images, match)
-        hidden = mask(text.ids, text.words, self.encoder, rng, self._shares(text), self.settings.whole_word)
-        text.ids = hidden.ids
-        return PretrainingSequence(text, hidden.at, hidden.true, pair.images, match)
-
-    def _shares(self, text: TokenizedText) -> list[float]:
-        """The probability of each piece to be masked."""
-        settings = self.settings
-        content = settings.masked if settings.content is None else settings.content
-        shares = [content if piece in self.content else settings.masked for piece in text.ids]
-        if settings.answers is not None:
-            shares = [settings.answers if a else s for a, s in zip(text.answer, shares, strict=True)]
-        return shares
 
     def _packed(
         self, samples: Sequence[tuple[Corpus, PretrainingSequence]], shown: RegionSource | None = None
@@ -207,36 +124,6 @@ class Pretraining:
             figures |= {"validation/itm": sums[1] / matches, "validation/itm_accuracy": sums[3] / matches}
             total += self.settings.itm * figures["validation/itm"]
         return {"validation/loss": total, **figures, **self._judged()}
-
-    def _held_out_samples(self) -> list[tuple[Corpus, PretrainingSequence]]:
-        return [
-            sample
-            for corpus, rows in zip(self.held_out, self._chosen, strict=True)
-            for i in rows
-            for sample in self._samples(corpus, i, "val")
-        ]
-
-    def commonest_word(self) -> tuple[str, float] | None:
-        """The piece that is masked most often in training (in COUNTED of its examples), and its share of the masked
-        pieces in the held-out examples: the accuracy of always predicting it. None where none is masked."""
-        step = -(-self.size() // COUNTED)
-        training = [s for i in range(0, self.size(), step) for s in self._training_samples(i, 0)]
-        hidden = Counter(piece for _, sample in training for piece in sample.true)
-        held_out = Counter(piece for _, sample in self._held_out_samples() for piece in sample.true)
-        if not hidden or not held_out:
-            return None
-        piece = min(hidden, key=lambda one: (-hidden[one], one))
-        return self.encoder.tokens[piece], held_out[piece] / held_out.total()
-
-    @cached_property
-    def _chosen(self) -> list[list[int]]:
-        """The held-out examples of each data set that are validated on."""
-        from vbert.training.sampler import derive
-
-        return [
-            sorted(range(len(c.ids)), key=lambda i: derive("validation", c.ids[i]))[: self.settings.validation_examples]
-            for c in self.held_out
-        ]
 
     @cached_property
     def _tried(self) -> tuple[list[JudgedPair], dict[str, float]]:

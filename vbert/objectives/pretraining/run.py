@@ -41,7 +41,7 @@ def run_pretrain(
     else:
         model, vocabulary = start.build(contracts[names[0]].dim, seed), start.vocabulary
     config = model.encoder.config
-    trainable = Pretraining(data, vocabulary.encoder(), model, config.box_input, settings, seed)
+    trainable = Pretraining(data, vocabulary.encoder(), model, settings, seed)
     if config.standardise and isinstance(start, Initialization):
         model.encoder.set_statistics(*trainable.statistics())
     curves = run_training(job, trainable, settings, numerics, seed)
