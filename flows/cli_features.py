@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from flows.cli_import import import_features, say
-from flows.options import DtypeOption, JsonOption, SharedOption, StoreOption
+from flows.options import (
+    BoxesInOption,
+    DtypeOption,
+    FormatOption,
+    IdsOption,
+    ImagesOption,
+    JsonOption,
+    SharedOption,
+    SizesOption,
+    StoreOption,
+)
 from vbert.artifacts.making.graph import Engine
 from vbert.artifacts.store.store import Store, default_root
 from vbert.errors import UserError
@@ -32,12 +42,12 @@ def export(
     *,
     to: str,
     out: Path,
-    format: str | None = None,
-    ids: str | None = None,
-    boxes_in: str | None = None,
+    format: FormatOption = None,
+    ids: IdsOption = None,
+    boxes_in: BoxesInOption = None,
     dtype: DtypeOption = None,
-    images: Path | None = None,
-    sizes: Path | None = None,
+    images: ImagesOption = None,
+    sizes: SizesOption = None,
     json_: JsonOption = False,
 ) -> None:
     """Write features as another system reads them: lxmert_tsv, npy (with MMF's _info.npy) or arrow (load_from_disk).
@@ -52,16 +62,6 @@ def export(
         the format to write.
     out
         the file (lxmert_tsv) or folder to make.
-    format
-        how to read the source, where it isn't recognised.
-    ids
-        regular expression; its first group in the file's name of an image is the image's id.
-    boxes_in
-        what box numbers are, where the format doesn't say: original, recorded, resized:SHORT, normalised or none.
-    images
-        folder of the images, for their sizes.
-    sizes
-        table of image_id, width, height (.csv .tsv .parquet, or COCO's .json), instead of the images.
     """
     from vbert.regions.interop.exporting import export as write
     from vbert.regions.interop.opened import opened
@@ -83,12 +83,12 @@ def inspect(
     path: Path,
     /,
     *,
-    format: str | None = None,
-    ids: str | None = None,
-    boxes_in: str | None = None,
+    format: FormatOption = None,
+    ids: IdsOption = None,
+    boxes_in: BoxesInOption = None,
     dtype: DtypeOption = None,
-    images: Path | None = None,
-    sizes: Path | None = None,
+    images: ImagesOption = None,
+    sizes: SizesOption = None,
     count: int = 3,
     boxes: int = 5,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
@@ -102,16 +102,6 @@ def inspect(
     ----------
     path
         a folder of shards, or a file of any format that can be imported.
-    format
-        how to read it, where it isn't recognised.
-    ids
-        regular expression; its first group in the file's name of an image is the image's id.
-    boxes_in
-        what box numbers are, where the format doesn't say: original, recorded, resized:SHORT, normalised or none.
-    images
-        folder of the images, for their sizes and to draw on.
-    sizes
-        table of image_id, width, height (.csv .tsv .parquet, or COCO's .json), instead of the images.
     count
         the number of images shown.
     boxes
@@ -213,16 +203,16 @@ def compare(
     b: Path,
     /,
     *,
-    format_a: str | None = None,
-    format_b: str | None = None,
-    ids_a: str | None = None,
-    ids_b: str | None = None,
-    boxes_in_a: str | None = None,
-    boxes_in_b: str | None = None,
+    format_a: FormatOption = None,
+    format_b: FormatOption = None,
+    ids_a: IdsOption = None,
+    ids_b: IdsOption = None,
+    boxes_in_a: BoxesInOption = None,
+    boxes_in_b: BoxesInOption = None,
     dtype_a: DtypeOption = None,
     dtype_b: DtypeOption = None,
-    images: Path | None = None,
-    sizes: Path | None = None,
+    images: ImagesOption = None,
+    sizes: SizesOption = None,
     rows: int = 20,
     table: Path | None = None,
     json_: JsonOption = False,
@@ -240,22 +230,6 @@ def compare(
         a folder of shards, or a file of any format that can be imported.
     b
         another one.
-    format_a
-        how to read a, where it isn't recognised.
-    format_b
-        how to read b likewise.
-    ids_a
-        regular expression; its first group in a's names of images is the image's id.
-    ids_b
-        the same for b's names.
-    boxes_in_a
-        what a's box numbers are, where the format doesn't say: original, recorded, resized:SHORT, normalised or none.
-    boxes_in_b
-        what b's are.
-    images
-        folder of the images, for their sizes.
-    sizes
-        table of image_id, width, height (.csv .tsv .parquet, or COCO's .json), instead of the images.
     rows
         the number of images listed, differing ones first.
     table

@@ -7,7 +7,18 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from flows.options import DtypeOption, JsonOption, MachineOption, SharedOption, StoreOption
+from flows.options import (
+    BoxesInOption,
+    DtypeOption,
+    FormatOption,
+    IdsOption,
+    ImagesOption,
+    JsonOption,
+    MachineOption,
+    SharedOption,
+    SizesOption,
+    StoreOption,
+)
 from vbert.artifacts.making.graph import Engine
 from vbert.artifacts.store.store import Store, default_root
 from vbert.errors import UserError
@@ -18,14 +29,14 @@ def import_features(
     /,
     *,
     detector: str,
-    format: str | None = None,
+    format: FormatOption = None,
     layer: Literal["fc6", "fc7", "res5_pool"] | None = None,
     weights: str | None = None,
-    boxes_in: str | None = None,
+    boxes_in: BoxesInOption = None,
     dtype: DtypeOption = None,
-    images: Path | None = None,
-    sizes: Path | None = None,
-    ids: str | None = None,
+    images: ImagesOption = None,
+    sizes: SizesOption = None,
+    ids: IdsOption = None,
     cap: int | None = None,
     classes: Path | None = None,
     attributes: Path | None = None,
@@ -50,21 +61,10 @@ def import_features(
         the file or folder.
     detector
         the detector of the features: a name in data_specs/detectors, or `unknown`.
-    format
-        how to read it, where it isn't recognised.
     layer
         of an unknown detector.
     weights
         sha256 of the detector's weights.
-    boxes_in
-        what box numbers are: original (pixels of the image), recorded (pixels of the size that the file records),
-        resized:SHORT or resized:SHORT,LONG, normalised, or none (leave boxes out); by default what the format says.
-    images
-        folder of the images, for their sizes.
-    sizes
-        table of image_id, width, height (.csv .tsv .parquet, or COCO's .json), instead of the images.
-    ids
-        regular expression; its first group in the file's name of an image is the image's id, `COCO_\\w+_0*(\\d+)`.
     cap
         the most regions of an image, the most confident ones.
     classes

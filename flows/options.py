@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -22,6 +23,25 @@ JsonOption = Annotated[bool, Parameter(name="--json", negative=(), help="one JSO
 DtypeOption = Annotated[
     Literal["float16", "float32", "float64"] | None,
     Parameter(help="of the features, in tables that don't say it; float32 otherwise"),
+]
+
+# Of the features that `vbert features` reads.
+FormatOption = Annotated[str | None, Parameter(help="how to read the features, where their format isn't recognised")]
+IdsOption = Annotated[
+    str | None,
+    Parameter(help=r"regular expression; its first group in the file's name of an image is its id: `COCO_\w+_0*(\d+)`"),
+]
+BoxesInOption = Annotated[
+    str | None,
+    Parameter(
+        help="unit of the boxes: original (pixels of the image), recorded (pixels of the size in the file), "
+        "resized:SHORT or resized:SHORT,LONG, normalised, or none (leave boxes out); by default the format's"
+    ),
+]
+ImagesOption = Annotated[Path | None, Parameter(help="folder of the images, for their sizes, and to draw on")]
+SizesOption = Annotated[
+    Path | None,
+    Parameter(help="table of image_id, width, height (.csv .tsv .parquet, or COCO's .json), instead of the images"),
 ]
 
 
