@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -50,6 +51,19 @@ def vbert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     yield call
     signal.signal(signal.SIGTERM, terminated)
     os.umask(mask)
+
+
+@pytest.fixture
+def demo_folder(finished_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory in which the recipe `demo` is the tiny one, and done."""
+    import flows.recipe
+
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/demo.yaml").write_text(f"name: tiny\n{Path(TINY).read_text()}")
+    monkeypatch.setattr(flows.recipe, "RECIPES", tmp_path / "recipes")
+    shutil.copytree(finished_store, tmp_path / "store")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

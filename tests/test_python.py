@@ -14,7 +14,6 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
-import flows.recipe
 import vbert
 from vbert.errors import UnknownImage
 
@@ -24,15 +23,10 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def demo(finished_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> vbert.Finished:
-    """A working directory in which `demo` is the tiny recipe, done, and `features` holds its region features."""
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes/demo.yaml").write_text(f"name: tiny\n{Path(TINY).read_text()}")
-    monkeypatch.setattr(flows.recipe, "RECIPES", tmp_path / "recipes")
-    shutil.copytree(finished_store, tmp_path / "store")
-    monkeypatch.chdir(tmp_path)
+def demo(demo_folder: Path) -> vbert.Finished:
+    """`demo` as a run finds it, done; `features` holds its region features."""
     done = vbert.run("demo")
-    (tmp_path / "features").symlink_to(done.artifact("regions[easy_vqa]", vbert.Shards).path)
+    (demo_folder / "features").symlink_to(done.artifact("regions[easy_vqa]", vbert.Shards).path)
     return done
 
 
