@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cyclopts import App
 from pydantic import BaseModel
 
 from flows.fields import everything, fields_at, members, roots
@@ -36,27 +34,6 @@ def test_every_field_of_recipes_specs_and_machine_is_described() -> None:
     for root in roots().values():
         look(root)
     assert lacking == []
-
-
-def commands(app: App, path: str = "vbert") -> Iterator[tuple[str, App]]:
-    for name in app:
-        if not name.startswith("-"):
-            yield from commands(app[name], f"{path} {name}")
-    if app.default_command is not None and app.default_command != app.help_print:
-        yield path, app
-
-
-def test_every_argument_and_option_of_every_command_has_help() -> None:
-    from flows.cli import app
-
-    found = {
-        (path, name): (argument.parameter.help or "").strip()
-        for path, command in commands(app)
-        for argument in command.assemble_argument_collection(parse_docstring=True)
-        for name in argument.names
-    }
-    assert {("vbert run", "--limit"), ("vbert features compare", "--ids-b"), ("vbert gc", "--delete")} <= set(found)
-    assert [place for place, text in found.items() if not text] == []
 
 
 def test_a_field_of_one_of_several_rules_says_whose_it_is() -> None:
