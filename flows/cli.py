@@ -28,7 +28,7 @@ from flows.options import (
     recipe_of,
     store_at,
 )
-from vbert.artifacts.making.children import Stopped
+from vbert.artifacts.steps.stage import Stopped
 from vbert.errors import BuildError, UserError, nearest
 
 app = App(
@@ -117,7 +117,7 @@ def status(recipe: str, /, *, changes: Set = [], store: StoreOption = None, json
     from flows.running import plan_rows
     from flows.terminal import print_plan
     from vbert.artifacts.making.estimate import estimates
-    from vbert.artifacts.making.graph import plan
+    from vbert.artifacts.making.plan import plan
 
     at = store_at(store)
     lines = plan([graph_of(recipe_of(recipe, changes))], at)
@@ -131,7 +131,7 @@ def status(recipe: str, /, *, changes: Set = [], store: StoreOption = None, json
 def verify(*, store: StoreOption = None, json_: JsonOption = False) -> None:
     """Read every byte of the store and name damaged artifacts. Example: `vbert verify --store /data/store`"""
     from flows.terminal import Terminal
-    from vbert.artifacts.upkeep.upkeep import verify as check
+    from vbert.artifacts.upkeep.verify import verify as check
 
     at = there(store)
     with Terminal() as terminal:

@@ -23,7 +23,7 @@ from flows.options import (
     SizesOption,
     StoreOption,
 )
-from vbert.artifacts.making.graph import Engine
+from vbert.artifacts.making.engine import Engine
 from vbert.artifacts.store.store import Store, default_root
 from vbert.errors import UserError
 

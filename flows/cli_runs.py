@@ -75,7 +75,7 @@ def keep(run_id: str, /, *, store: StoreOption = None) -> None:
     run_id
         the run's name, as `vbert run` ends with.
     """
-    from vbert.artifacts.upkeep.upkeep import keep as mark
+    from vbert.artifacts.upkeep.gc import keep as mark
 
     mark(there(store), run_id)
     print(f"kept {run_id}")
@@ -104,8 +104,8 @@ def gc(
         days for which other artifacts stay after they were made or touched.
     """
     from flows.terminal import size
-    from vbert.artifacts.upkeep.upkeep import DAY
-    from vbert.artifacts.upkeep.upkeep import gc as collect
+    from vbert.artifacts.upkeep.gc import DAY
+    from vbert.artifacts.upkeep.gc import gc as collect
 
     if days < 0 or grace < 0:
         raise UserError("--days and --grace are numbers of days, 0 or more")

@@ -38,8 +38,8 @@ def why(
     stage
         `detector`, or one of several: `regions[easy_vqa]`.
     """
-    from vbert.artifacts.upkeep.upkeep import lineage
-    from vbert.artifacts.upkeep.upkeep import why as explain
+    from vbert.artifacts.upkeep.why import lineage
+    from vbert.artifacts.upkeep.why import why as explain
 
     if stage is not None:
         lines = explain(store_at(store), _one(recipe_of(recipe, changes), stage))
@@ -73,7 +73,7 @@ def path(
     step
         print the step, instead of the path of its result.
     """
-    from vbert.artifacts.steps.stage import steps_as_json
+    from vbert.artifacts.steps.step_json import steps_as_json
 
     artifact = _one(recipe_of(recipe, changes), stage)
     if step:
@@ -107,8 +107,8 @@ def build(
     from flows.running import engine_here
     from flows.runs import record_run, slug
     from flows.terminal import Terminal
-    from vbert.artifacts.making.build import UnitsMade
-    from vbert.artifacts.steps.stage import artifact_from_json
+    from vbert.artifacts.making.work import UnitsMade
+    from vbert.artifacts.steps.step_json import artifact_from_json
 
     try:
         document = json.loads(step.read_bytes())
@@ -127,11 +127,11 @@ def build(
     if isinstance(made, UnitsMade):
         print(f"{made.done} of {made.total} units are there")
     else:
-        print(at.place(made.manifest))
+        print(at.where(made.manifest))
 
 
 def _one(recipe: Recipe, stage: str) -> Artifact:
-    from vbert.artifacts.making.graph import only, walk
+    from vbert.artifacts.making.plan import only, walk
 
     return only(walk(graph_of(recipe)), stage)
 

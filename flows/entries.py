@@ -16,8 +16,8 @@ from pydantic import (
 )
 
 from flows.imported import FeaturesEntry
-from vbert.artifacts.making.build import Machine
 from vbert.artifacts.steps.settings import LocalPath, Numerics, Settings, Wiring
+from vbert.artifacts.steps.stage import Machine
 from vbert.data.spec import DATASETS, BoxShare
 from vbert.data.yaml import NestedError
 from vbert.model.bert import known_sizes, model_names

@@ -27,7 +27,7 @@ from tasks.regions import regions
 from tasks.report import report
 from tasks.vocabulary import bert_vocabulary, vocabulary
 from tasks.weights import weights
-from vbert.artifacts.making.graph import select, walk
+from vbert.artifacts.making.plan import select, walk
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.settings import Settings
 from vbert.data import readers

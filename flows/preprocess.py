@@ -7,7 +7,7 @@ from prefect import flow
 
 from flows.on_prefect.body import build, run_name
 from flows.recipe import Recipe
-from vbert.artifacts.making.build import Machine
+from vbert.artifacts.steps.stage import Machine
 
 
 @flow(name="preprocess", flow_run_name=run_name, persist_result=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from flows.recipe import Recipe, machine_of, resolve
-from vbert.artifacts.making.graph import only, walk
+from vbert.artifacts.making.plan import only, walk
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.store.store import Store, default_root
 from vbert.errors import UserError, nearest

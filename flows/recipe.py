@@ -11,8 +11,8 @@ from pydantic import model_validator
 
 from flows.entries import Entries, PretrainEntry
 from flows.fitting import check_fits
-from vbert.artifacts.making.build import Machine
 from vbert.artifacts.steps.settings import Settings
+from vbert.artifacts.steps.stage import Machine
 from vbert.data.yaml import NestedError, is_yaml, load_yaml, parse, parse_value, read_yaml
 from vbert.errors import UserError, nearest
 from vbert.model.bert import model_names

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from flows.graph import cut, graph
 from flows.runs import metrics, record_run, run_id
 from flows.terminal import Terminal, console, escape, page, print_expected, print_plan
+from vbert.artifacts.making.engine import Built, Engine, Events
 from vbert.artifacts.making.estimate import estimates
-from vbert.artifacts.making.graph import Built, Engine, Events, Planned, plan, refuse, select, walk
-from vbert.artifacts.store.digest_cache import digests_shared
+from vbert.artifacts.making.plan import Planned, plan, refuse, select, walk
+from vbert.artifacts.store.digests import digests_shared
 from vbert.errors import BuildError
 from vbert.objectives.pretraining.matching import doubt
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
-    from vbert.artifacts.making.build import Machine
     from vbert.artifacts.steps.artifact import Artifact
+    from vbert.artifacts.steps.stage import Machine
     from vbert.artifacts.store.store import Store
 
 How = Literal["auto", "local", "prefect"]
@@ -56,7 +57,7 @@ def plan_rows(lines: Sequence[Planned], store: Store) -> list[dict[str, Any]]:
                 "size": line.size if guess is None else guess.size and round(guess.size),
                 "seconds": line.seconds if guess is None else guess.seconds and round(guess.seconds, 1),
                 "estimated": guess is not None,
-                "kept": None if line.kept is None else asdict(line.kept),
+                "kept": None if line.begun is None else asdict(line.begun),
                 "objection": line.objection,
             }
         )
@@ -191,5 +192,5 @@ class RecipeRun:
     def _print_target(self, target: Artifact) -> None:
         bound = target.bound(self.store)
         is_page = target.stage_name == "report"
-        where = bound.file("report.html") if is_page else self.store.place(bound.manifest)
+        where = bound.file("report.html") if is_page else self.store.where(bound.manifest)
         console().print(f"{escape(target.title)}: {where}")

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from vbert.artifacts.making.children import Stopped
-from vbert.artifacts.making.graph import walk
+from vbert.artifacts.making.plan import walk
+from vbert.artifacts.steps.stage import Stopped
 from vbert.data.yaml import is_yaml
 from vbert.errors import BuildError, UserError, nearest
 
@@ -69,7 +69,7 @@ def record_run(
 
     def note(**outcome: Any) -> None:
         store.prepare()
-        store.note_run(run, record | outcome | {"kept": store.run(run).get("kept", False)})  # by `vbert keep`
+        store.record_run(run, record | outcome | {"kept": store.run(run).get("kept", False)})  # by `vbert keep`
 
     if builds:
         note(status="running")

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.making.graph import Built, Events, Planned
+from vbert.artifacts.making.engine import Built, Events
+from vbert.artifacts.making.plan import Planned
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -178,8 +179,8 @@ def print_plan(lines: list[Planned], expected: Mapping[str, Estimate]) -> None:
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
     for line in lines:
         state = f"[{colours[line.status]}]{line.status}[/]"
-        if line.kept:
-            state += f" ({line.kept} kept)"
+        if line.begun:
+            state += f" ({line.begun} kept)"
         if line.damage:
             state += f" [red]{escape(line.damage)}[/]"
         if line.objection:

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from shutil import copyfileobj, rmtree
 
-from vbert.artifacts.making.build import Build, Job
-from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.steps.stage import Build, Figures, Job, stage
 from vbert.data.raw import RawFiles
 from vbert.errors import BuildError, UserError
 from vbert.model.bert import BertWeights, HubSource

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from vbert.artifacts.making.build import Build, Job
 from vbert.artifacts.steps.settings import Numerics
-from vbert.artifacts.steps.stage import Cost, Figures, stage
+from vbert.artifacts.steps.stage import Build, Cost, Figures, Job, stage
 from vbert.data.images import Images
 from vbert.regions.detector import DetectorSpec, DetectorTraining, DetectorWeights, PretrainedDetector
 

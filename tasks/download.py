@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vbert.artifacts.making.build import Build
-from vbert.artifacts.steps.stage import Cost, Figures, stage
+from vbert.artifacts.steps.stage import Build, Cost, Figures, stage
 from vbert.data.names import count_of, is_image, kinds
 from vbert.data.raw import RawFiles
 from vbert.data.source import Source

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vbert.artifacts.making.build import Build
 from vbert.artifacts.steps.settings import Plugin
-from vbert.artifacts.steps.stage import Cost, Figures, stage
+from vbert.artifacts.steps.stage import Build, Cost, Figures, stage
 from vbert.data.examples import Examples
 from vbert.data.images import Images
 from vbert.data.raw import RawFiles

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from vbert.artifacts.making.build import Build, Job
 from vbert.artifacts.steps.settings import Numerics, Plugin
-from vbert.artifacts.steps.stage import Cost, Figures, stage
+from vbert.artifacts.steps.stage import Build, Cost, Figures, Job, stage
 from vbert.data.examples import Examples
 from vbert.model.start import Initialization
 from vbert.model.trained import Model

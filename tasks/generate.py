@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from vbert.artifacts.making.build import Build, Figures, Job
-from vbert.artifacts.steps.stage import Cost, stage
+from vbert.artifacts.steps.stage import Build, Cost, Figures, Job, stage
 from vbert.data.raw import RawFiles
 from vbert.data.shapes.scenes import ShapesSettings
 

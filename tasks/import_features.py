@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from vbert.artifacts.making.build import Build
 from vbert.artifacts.steps.settings import Plugin
-from vbert.artifacts.steps.stage import Cost, Figures, stage
+from vbert.artifacts.steps.stage import Build, Cost, Figures, stage
 from vbert.data.raw import RawFiles
 from vbert.regions.interop.importing import ImportSettings, gather, import_plan, import_shard, paths
 from vbert.regions.shards import Shards

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from vbert.artifacts.making.build import Build, Job
 from vbert.artifacts.steps.settings import Numerics, Plugin, Since
-from vbert.artifacts.steps.stage import Cost, Figures, stage
+from vbert.artifacts.steps.stage import Build, Cost, Figures, Job, stage
 from vbert.errors import UserError
 from vbert.model.bert import BertWeights
 from vbert.model.config import ModelSettings

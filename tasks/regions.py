@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from vbert.artifacts.making.build import Build
-from vbert.artifacts.steps.stage import Cost, Figures, stage
+from vbert.artifacts.steps.stage import Build, Cost, Figures, stage
 from vbert.data.images import Images
 from vbert.regions.detector import DetectorWeights, ExtractionNumerics, RegionSettings
 from vbert.regions.extract import extract_shard, gather, reusable, shard_plan
@@ -25,6 +24,6 @@ def regions(
     """Region features of every image of `images`; a unit is a shard. Regions in earlier shards are copied."""
     earlier = reusable(build.earlier(), detector, settings, numerics)
     plan = shard_plan(images.table(), settings.images_per_shard, earlier)
-    make = partial(extract_shard, images, detector, settings, numerics, build.machine, earlier)
+    make = partial(extract_shard, images, detector, settings, numerics, earlier)
     build.each(plan, make, lambda unit: len(unit.images))
     return gather(build.directory, build.unit_figures().values(), detector, settings)

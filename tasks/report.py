@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vbert.artifacts.making.build import Build, Job
-from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.steps.stage import Build, Figures, Job, stage
 from vbert.data.images import Images
 from vbert.model.trained import Model
 from vbert.regions.detector import DetectorWeights

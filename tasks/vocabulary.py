@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from vbert.artifacts.making.build import Build
-from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.steps.stage import Build, Figures, stage
 from vbert.data.examples import Examples
 from vbert.errors import BuildError
 from vbert.model.bert import BertWeights

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from shutil import copyfileobj, rmtree
 from typing import TYPE_CHECKING
 
-from vbert.artifacts.making.build import Build, Job
-from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.steps.stage import Build, Figures, Job, stage
 from vbert.data.raw import RawFiles
 from vbert.errors import UserError
 from vbert.regions.detector import DetectorSpec, DetectorWeights

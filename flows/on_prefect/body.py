@@ -19,12 +19,12 @@ from flows.on_prefect.tasks import running
 from flows.on_prefect.view import PrefectView, fill_plan, logs_to_prefect, show_plan, show_results, tag_run
 from flows.recipe import Recipe, resolve
 from flows.runs import metrics, origin, record_run, run_id
-from vbert.artifacts.making.build import Machine
-from vbert.artifacts.making.children import Stopped
-from vbert.artifacts.making.graph import Built, Engine, Events, Planned, plan, refuse, walk
+from vbert.artifacts.making.engine import Built, Engine, Events
+from vbert.artifacts.making.plan import Planned, plan, refuse, walk
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.fingerprint import digest
-from vbert.artifacts.store.digest_cache import digests_shared
+from vbert.artifacts.steps.stage import Machine, Stopped
+from vbert.artifacts.store.digests import digests_shared
 from vbert.artifacts.store.store import Store, default_root
 from vbert.errors import UserError
 

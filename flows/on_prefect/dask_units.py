@@ -20,9 +20,10 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.making import children
-from vbert.artifacts.making.build import Figures, Machine, Work, run_works
-from vbert.artifacts.making.children import CALLER, DEVICES, ChildDied
+from vbert.artifacts.making import workers
+from vbert.artifacts.making.work import Work, run_works
+from vbert.artifacts.making.workers import CALLER, DEVICES, ChildDied
+from vbert.artifacts.steps.stage import Figures, Machine
 from vbert.errors import BuildError, UserError
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def made(work: bytes, caller: str, ours: bool) -> Figures:
         raise UserError(
             f"the Dask worker on {host} does not see the store ({unit.unfinished}): give all workers the same path"
         )
-    devices = children.cuda_devices()
+    devices = workers.cuda_devices()
     if ours and len(devices) > 1:  # the workers of our own cluster are numbered
         os.environ[DEVICES] = devices[int(worker.name) % len(devices)]
     _at_work.append(caller)
@@ -170,7 +171,7 @@ def made(work: bytes, caller: str, ours: bool) -> Figures:
     try:
         if caller in _stopped:
             raise BuildError(f"unit {unit.key}: stopped")
-        return replace(unit, workers=worker.state.nthreads)()
+        return replace(unit, machine=unit.machine.model_copy(update={"units_at_once": worker.state.nthreads}))()
     finally:
         CALLER.reset(token)
         _at_work.remove(caller)
@@ -180,7 +181,7 @@ async def leave_off(caller: str) -> None:
     """End the children of this caller, those at work too; returns when none of its units is being made here."""
     _stopped.add(caller)
     while True:
-        await asyncio.to_thread(children.terminate_all, caller)
+        await asyncio.to_thread(workers.terminate_all, caller)
         if caller not in _at_work:
             return
         await asyncio.sleep(0.05)

@@ -17,10 +17,10 @@ from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
 from flows.on_prefect import own_server, profiles
 from flows.on_prefect.body import IN_PROCESS, InProcess
 from flows.recipe import Recipe
-from vbert.artifacts.making.build import Machine
-from vbert.artifacts.making.children import Stopped
-from vbert.artifacts.making.graph import Built, Events, plan
+from vbert.artifacts.making.engine import Built, Events
+from vbert.artifacts.making.plan import plan
 from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.stage import Machine, Stopped
 from vbert.artifacts.store.store import Store
 from vbert.errors import UserError
 

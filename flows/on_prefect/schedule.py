@@ -27,7 +27,7 @@ from flows.on_prefect import HEARTBEAT
 from flows.on_prefect.dask_units import check_installed
 from flows.on_prefect.in_process import check_server
 from flows.runs import origin
-from vbert.artifacts.making.build import Machine
+from vbert.artifacts.steps.stage import Machine
 from vbert.errors import UserError
 
 

@@ -36,10 +36,12 @@ from prefect.utilities.annotations import quote
 
 from flows.on_prefect.dask_units import DaskUnits, dask_units
 from flows.on_prefect.view import figures_listed, outcome
-from vbert.artifacts.making import children
-from vbert.artifacts.making.build import Figures, Machine, Work
-from vbert.artifacts.making.graph import Built, Engine, Planned, foresee
+from vbert.artifacts.making import workers
+from vbert.artifacts.making.engine import Built, Engine
+from vbert.artifacts.making.plan import Planned, foresee
+from vbert.artifacts.making.work import Work
 from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.stage import Figures, Machine, Stopped
 from vbert.errors import BuildError, Damaged, NotAccepted, UserError
 
 MOST_UNITS = 300  # task runs of one stage; beyond, a task makes several units (a task run costs 5–10 ms and 12 KB)
@@ -72,8 +74,8 @@ def _ensured(fingerprint: str) -> State[str]:
         built = run.ensure(artifact)
         if built is None:
             return Completed(message=f"{artifact.title} can't be made again, and is not needed", data=fingerprint)
-    except (children.Stopped, Exception) as error:
-        if not run.stopping and not isinstance(error, children.Stopped):
+    except (Stopped, Exception) as error:
+        if not run.stopping and not isinstance(error, Stopped):
             raise
         return Cancelled(message=f"{artifact.title}: stopped; the next run goes on from what is done")
     message = f"{outcome(built)} · {fingerprint} in {run.engine.store.location}"
@@ -84,8 +86,8 @@ def _made(works: list[Work]) -> State[list[Figures]]:
     run = RUNS[str(flow_run.get_id())]
     try:
         figures = [run.make(work) for work in works]
-    except (children.Stopped, Exception) as error:
-        if not run.stopping and not isinstance(error, children.Stopped):
+    except (Stopped, Exception) as error:
+        if not run.stopping and not isinstance(error, Stopped):
             raise
         return Cancelled(message="stopped")
     return Completed(message=figures_listed(figures[0]) if len(figures) == 1 else f"{len(figures)} units", data=figures)
@@ -106,7 +108,7 @@ def _tag(artifact: Artifact) -> None:
 
 def _step_again(_: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Whether to retry: not after a user's mistake or a stage's own error."""
-    dead = isinstance(state.data, children.ChildDied)
+    dead = isinstance(state.data, workers.ChildDied)
     return not _stopping(task_run) and (dead or not isinstance(state.data, UserError | BuildError))
 
 
@@ -203,7 +205,7 @@ class FlowContext:
                 except NotAccepted as error:
                     refused = error
         if self.stopping:
-            raise children.Stopped
+            raise Stopped
         if failed is not None:
             failed.result()
         if refused is not None:
@@ -214,7 +216,7 @@ class FlowContext:
         self._threads[artifact.fingerprint] = threading.get_ident()
         try:
             if self.stopping:
-                raise children.Stopped
+                raise Stopped
             spare = artifact.fingerprint in self.spare
             return self.engine.bring_back(artifact) if spare else self.engine.ensure(artifact)
         finally:
@@ -245,7 +247,7 @@ class FlowContext:
             if isinstance(error, UserError | Damaged):
                 raise error
         if self.stopping:
-            raise children.Stopped
+            raise Stopped
         if errors:
             problem = f"{len(errors)} of {len(futures)} units failed, then no more were begun; the first"
             raise BuildError(f"{title}: {problem}: {errors[0]}") from errors[0]
@@ -267,13 +269,13 @@ class FlowContext:
             future.wrapped_future.cancel()
         if self.dask is not None:
             self.dask.stop()
-        children.terminate_all()
+        workers.terminate_all()
         began = time.monotonic()
-        for second in range(int(children.GRACE)):
+        for second in range(int(workers.GRACE)):
             while self._threads and time.monotonic() < began + second + 1:
                 time.sleep(0.02)
             for ident in list(self._threads.values()):
-                pythonapi.PyThreadState_SetAsyncExc(c_ulong(ident), py_object(children.Stopped))
+                pythonapi.PyThreadState_SetAsyncExc(c_ulong(ident), py_object(Stopped))
 
 
 RUNS: dict[str, FlowContext] = {}  # flow run id → its run, for the tasks in this process
@@ -342,7 +344,7 @@ def _units_on(engine: Engine, lines: Sequence[Planned]) -> Iterator[DaskUnits | 
 
 def _has_gpu(machine: Machine) -> bool:
     """Whether work on this machine would use a GPU, found out without torch."""
-    return machine.device == "cuda" or (machine.device == "auto" and bool(children.cuda_devices()))
+    return machine.device == "cuda" or (machine.device == "auto" and bool(workers.cuda_devices()))
 
 
 def _inputs(artifact: Artifact) -> list[Artifact]:

@@ -27,8 +27,9 @@ from prefect.runtime import flow_run
 
 from flows.recipe import Recipe, as_yaml
 from flows.terminal import about, size
+from vbert.artifacts.making.engine import Built, Events
 from vbert.artifacts.making.estimate import estimates
-from vbert.artifacts.making.graph import Built, Events, Planned
+from vbert.artifacts.making.plan import Planned
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.store.store import Store
 
@@ -161,7 +162,7 @@ def _rows(lines: Sequence[Planned], others: Mapping[str, tuple[str, str]]) -> li
         if line.status != "present":
             took = others.get(line.artifact.fingerprint, ("not built", ""))
         row = {"step": line.artifact.title, "fingerprint": line.artifact.fingerprint[:8]}
-        rows.append(row | {"found": line.status + (f", {line.kept} kept" if line.kept else "")})
+        rows.append(row | {"found": line.status + (f", {line.begun} kept" if line.begun else "")})
         rows[-1] |= {"size": took[0], "took": took[1]}
     return rows
 

@@ -1,4 +1,4 @@
-"""The states a power loss may leave, enumerated from the store's own operation log.
+"""The states a power loss may leave, enumerated from a log of what the store asks of the kernel.
 
 A small model of what POSIX lets a file system do. Operations have effects on inodes:
 
@@ -13,14 +13,23 @@ all, one alone, all but one) and seeded random ones.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from vbert.artifacts.making import engine
 from vbert.artifacts.store import durable
+from vbert.artifacts.store.manifest import Manifest
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.store.units import Units
 
 TORN = b"\0torn\0"
 
@@ -35,33 +44,106 @@ class Op:
     data: bytes = b""
 
 
+class Killed(BaseException):
+    """kill -9, for the process that would have gone on."""
+
+
 class Log:
-    """Collects the operations of `vbert.artifacts.store.durable` while it is entered."""
+    """Collects what is asked of the kernel while it is entered, but for locks: mkdir, link, rename, fsync, and trees
+    removed. A file's bytes count as written when they are synced. What the store tells as done is `acknowledge`d.
 
-    def __init__(self) -> None:
+    With `kill_at` the process goes on for that many operations: then Killed is raised, and nothing is cleared away.
+    """
+
+    def __init__(self, kill_at: int | None = None) -> None:
         self.ops: list[Op] = []
+        self._kill_at, self._patch = kill_at, pytest.MonkeyPatch()
 
-    def __call__(self, name: str, *paths: Path) -> None:
-        data = paths[0].read_bytes() if name == "write" else b""
+    def note(self, name: str, *paths: Path, data: bytes = b"") -> None:
+        if any(part in ("locks", "dev") for part in paths[0].parts[-2:]) or len(self.ops) == self._kill_at:
+            return
         self.ops.append(Op(name, paths, call_site(), data))
+        if len(self.ops) == self._kill_at:
+            raise Killed
 
     def __enter__(self) -> Log:
-        durable.observe(self)
+        for name in ("mkdir", "link", "rename"):
+            self._patch.setattr(os, name, self._noted(name, getattr(os, name)))
+        self._patch.setattr(os, "fsync", self._synced(os.fsync))
+        self._patch.setattr(durable, "remove_tree", self._removed(durable.remove_tree))
+        acknowledging(self._patch, lambda path: self.note("acknowledge", path))
         return self
 
     def __exit__(self, *_: object) -> None:
-        durable.observe(None)
+        self._patch.undo()
+
+    def _noted(self, name: str, real: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any, **named: Any) -> None:
+            real(*arguments, **named)
+            self.note(name, *(Path(path) for path in arguments[: 1 if name == "mkdir" else 2]))
+
+        return call
+
+    def _synced(self, real: Callable[[int], None]) -> Callable[[int], None]:
+        def call(handle: int) -> None:
+            path = Path(os.readlink(f"/proc/self/fd/{handle}"))
+            if not path.is_dir():
+                self.note("write", path, data=path.read_bytes())
+            real(handle)
+            self.note("syncdir" if path.is_dir() else "fsync", path)
+
+        return call
+
+    def _removed(self, real: Callable[[Path], None]) -> Callable[[Path], None]:
+        def call(path: Path) -> None:
+            if path.exists() and len(self.ops) != self._kill_at:
+                real(path)
+                self.note("remove", path)
+
+        return call
+
+
+def acknowledging(patch: pytest.MonkeyPatch, tell: Callable[[Path], None]) -> None:
+    """Have `tell` called with what the store tells its caller to be done: from here on it must last."""
+
+    def after(owner: Any, name: str, path: Callable[..., Path | None]) -> None:
+        real = getattr(owner, name)
+
+        @wraps(real)
+        def call(*arguments: Any, **named: Any) -> Any:
+            result = real(*arguments, **named)
+            if (done := path(result, *arguments)) is not None:
+                tell(done)
+            return result
+
+        patch.setattr(owner, name, call)
+
+    def published(_: Manifest, store: Store, __: Path, record: Manifest, *___: Any) -> Path:
+        return store.root / "artifacts" / record.stage / record.fingerprint
+
+    def adopted(_: Manifest, store: Store, record: Manifest, __: Manifest) -> Path:
+        return store.root / "artifacts" / record.stage / record.fingerprint
+
+    after(Store, "publish", published)
+    after(Store, "adopt", adopted)
+    after(Store, "quarantine", lambda to, *_: None if to is None else Path(to))
+    after(Store, "record_run", lambda _, store, run, __: store.root / "runs" / f"{run}.json")
+    after(Units, "commit", lambda record, units, *_: units.here.root / units.base / record.key)
+    after(engine, "new_attempt", lambda attempt, *_: attempt / "content")
+
+
+SKIPPED = ("durable.py", "crash_states.py", "pathlib.py", "os.py", "shutil.py")
 
 
 def call_site() -> str:
-    """`store.py:publish:190 > durable.py:rename:120`: the line that asked, and those of helpers that led here."""
+    """`local_files.py:create:190 > durable.py:rename:120`: the line that asked, and those of helpers that led here."""
     frame, trail = sys._getframe(2), []
     while frame is not None:
         file = Path(frame.f_code.co_filename)
         here = f"{file.name}:{frame.f_code.co_name}:{frame.f_lineno}"
-        if file.name != "durable.py" and frame.f_code.co_name != "gathered":
+        if file.name not in SKIPPED and frame.f_code.co_name != "gathered":
             return " > ".join([here, *reversed(trail)])
-        if frame.f_code.co_name != "_log" and here not in trail:  # recursion counts once
+        if file.name in ("durable.py", "contents.py") and here not in trail:  # recursion counts once
             trail.append(here)
         frame = frame.f_back  # type: ignore[assignment]
     raise AssertionError

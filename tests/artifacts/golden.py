@@ -24,12 +24,13 @@ from typing import Any
 
 import pytest
 
-from vbert.artifacts.making.build import Job, Machine
-from vbert.artifacts.making.graph import build_here
+from vbert.artifacts.making.engine import build_here
 from vbert.artifacts.steps.artifact import Artifact
-from vbert.artifacts.steps.stage import Figures, Stage
-from vbert.artifacts.store import durable
-from vbert.artifacts.store.manifest import FileEntry, content_digest, environment, numerics_class
+from vbert.artifacts.steps.stage import Figures, Job, Machine, Make
+from vbert.artifacts.steps.step import Stage
+from vbert.artifacts.store.digests import sha256_file
+from vbert.artifacts.store.files import FileEntry
+from vbert.artifacts.store.manifest import content_digest, environment, numerics_class
 
 RECORD = Path(__file__).parents[1] / "golden.json"
 
@@ -52,10 +53,11 @@ class Here:
     def each(
         self,
         units: Sequence[tuple[str, Any]],
-        make: Callable[[Path, Any], Figures],
+        make: Make[Any],
         count: Callable[[Any], int] = lambda _: 1,
     ) -> None:
-        self.made = {key: make(self.directory, unit) for key, unit in units}
+        job = Job(self.directory, self.scratch, self.machine)
+        self.made = {key: make(job, unit) for key, unit in units}
 
     def unit_figures(self) -> dict[str, Figures]:
         return self.made
@@ -76,8 +78,7 @@ def check_here(stage: Stage[Any, Any], label: str, folder: Path, *arguments: Any
     stage.function(build, *arguments)
     files = [path for path in build.directory.rglob("*") if path.is_file()]
     entries = [
-        FileEntry(name=path.relative_to(build.directory).as_posix(), size=0, sha256=durable.sha256_file(path))
-        for path in files
+        FileEntry(name=path.relative_to(build.directory).as_posix(), size=0, sha256=sha256_file(path)) for path in files
     ]
     compare(f"{stage.name}[{label}]", stage.version, content_digest(entries), environment())
     return build.directory

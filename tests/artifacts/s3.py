@@ -6,14 +6,15 @@ import http.client
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vbert.artifacts.making import build
+from vbert.artifacts.making import workers
 
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 Environ = dict[str, Any]
@@ -168,7 +169,7 @@ class Site:
         """From here on, this process is another machine."""
         for variable, value in self.environment(name, port).items():
             self._patch.setenv(variable, value)
-        for pool in build._pools.values():
+        for pool in workers._pools.values():
             pool.close()  # children have the environment they were started with
 
     def keys(self, folder: str = "") -> list[str]:
@@ -179,14 +180,32 @@ class Site:
 
     def artifacts(self) -> dict[str, bytes]:
         """Every file of every artifact but the manifests, which record times: `stage/fingerprint/name` → bytes."""
-        found = {}
-        for key in self.keys("artifacts/"):
-            _, stage, mark, *rest = key.split("/")
-            if rest != ["manifest.json"]:
-                name = f"{stage}/{mark}/{'/'.join(rest[1:])}"
-                assert name not in found, f"two contents of {name}"
-                found[name] = self.server.ask("GET", f"/{self.bucket}/{self.key(key)}")[1]
-        return found
+        return whole_files(self.keys("artifacts/"), lambda name: self.read(name))
+
+    def read(self, name: str) -> bytes:
+        return self.server.ask("GET", f"/{self.bucket}/{self.key(name)}")[1]
+
+    def age(self, name: str, seconds: float) -> None:
+        """Have the object, or all in the folder, written so much earlier."""
+        from moto.core import DEFAULT_ACCOUNT_ID
+        from moto.s3.models import s3_backends
+
+        objects = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[self.bucket].keys
+        for key, found in objects.items():
+            if f"{key}/".startswith(f"the store/{name}/"):
+                found.last_modified -= timedelta(seconds=seconds)
+
+
+def whole_files(names: Iterable[str], read: Callable[[str], bytes]) -> dict[str, bytes]:
+    """`stage/fingerprint/name` → bytes of names `artifacts/<stage>/<fingerprint>/<content>/<name>`."""
+    found = {}
+    for name in names:
+        _, stage, mark, *rest = name.split("/")
+        if rest != ["manifest.json"]:
+            plain = f"{stage}/{mark}/{'/'.join(rest[1:])}"
+            assert plain not in found, f"two contents of {plain}"
+            found[plain] = read(name)
+    return found
 
 
 @contextmanager

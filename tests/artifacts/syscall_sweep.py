@@ -18,12 +18,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+from artifacts.crash_states import acknowledging
 from artifacts.memory import in_memory
 from artifacts.test_artifacts_crash import build
 
 from vbert.artifacts.store import durable
 from vbert.artifacts.store.store import Store
-from vbert.artifacts.upkeep.upkeep import gc, verify
+from vbert.artifacts.upkeep.gc import gc
+from vbert.artifacts.upkeep.verify import verify
 
 CALLS = (
     "fsync",
@@ -62,11 +65,7 @@ def one(store: Path, told: Path, strace: list[str]) -> int:
             os.read(ready, 1)
             out = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-            def observe(name: str, *paths: Path) -> None:
-                if name == "acknowledge":
-                    os.write(out, f"{paths[0]}\n".encode())
-
-            durable.observe(observe)
+            acknowledging(pytest.MonkeyPatch(), lambda path: os.write(out, f"{path}\n".encode()))
             build(store, COUNT)
             status = 0
         except BaseException:
@@ -89,23 +88,21 @@ def one(store: Path, told: Path, strace: list[str]) -> int:
 
 def wrong(store: Path, told: Path, golden: dict[str, list[tuple[str, str]]]) -> list[str]:
     """What does not hold of a store whose builder was killed or failed, and of the same build done again."""
-    found = [f"torn: {damage}" for damage in verify(Store(store), set_aside=False)] if store.exists() else []
+    found = [f"torn: {damage}" for damage in verify(Store(store), quarantine=False)] if store.exists() else []
     for line in told.read_text().splitlines() if told.exists() else []:
         path = Path(line)
         published = store / "artifacts" / Path(*path.relative_to(store).parts[1:3])
         if not path.exists() and not published.exists():
             found.append(f"lost: {path}")
-    durable._settled.clear()
+    durable._lasting.clear()
     try:
         build(store, COUNT)
     except BaseException as error:
         return [*found, f"stuck: {error!r}"]
     if contents(store) != golden:
         found.append("torn: other bits after the same command")
-    for path in (store / "publishing").glob("*.owner.*"):
-        os.utime(path, (0, 0))  # a record that was being written is left alone for a minute
     gc(Store(store), keep_roots=[p.name for p in (store / "artifacts").glob("*/*")], dry_run=False, grace=0)
-    left = [path for name in ("publishing", "trash", "damaged") for path in (store / name).glob("*")]
+    left = [path for name in ("unfinished", "trash", "damaged") for path in (store / name).rglob("*") if path.is_file()]
     return [*found, *(f"stuck: {path} is left" for path in left)]
 
 

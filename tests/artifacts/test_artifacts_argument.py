@@ -11,7 +11,8 @@ from artifacts import toy
 
 from vbert.artifacts.steps.argument import Argument
 from vbert.artifacts.steps.artifact import Artifact
-from vbert.artifacts.steps.stage import REGISTRY, Figures, stage
+from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.steps.step import REGISTRY
 from vbert.errors import BuildError
 
 

@@ -17,13 +17,12 @@ import psutil
 import pytest
 from artifacts import toy
 
-from vbert.artifacts.making import build, children
-from vbert.artifacts.making.build import Build, Job, Machine
-from vbert.artifacts.making.children import ChildDied, Children, Overdue, Stopped
-from vbert.artifacts.making.graph import Engine, Events, build_here
+from vbert.artifacts.making import worker_main, workers
+from vbert.artifacts.making.engine import Engine, Events, build_here
+from vbert.artifacts.making.workers import ChildDied, Overdue, Workers
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.settings import Numerics
-from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.steps.stage import Build, Figures, Job, Machine, Stopped, stage
 from vbert.artifacts.store import manifest
 from vbert.artifacts.store.store import Store
 from vbert.errors import BuildError, Damaged
@@ -89,9 +88,9 @@ def resident() -> int:
 def until_told(report: Path) -> str:
     report.touch()
     for n in range(3000):
-        if children.stopping():
+        if worker_main.stopping():
             raise Stopped
-        children.report(n, 3000)
+        worker_main.report(n, 3000)
         time.sleep(0.01)
     return "never told"
 
@@ -120,16 +119,16 @@ def units(build: Build, kind: str, log: str, numerics: Numerics) -> Figures:
     return {"made": len(build.unit_figures())}
 
 
-def one(kind: str, log: Path, directory: Path, n: int) -> Figures:
+def one(kind: str, log: Path, job: Job, n: int) -> Figures:
     with open(log, "a") as out:
         out.write(f"{n}\n")
     tries = log.read_text().split().count(str(n))
     if n == 1 and (kind == "always" or (kind == "once" and tries == 1)):
-        (directory / "half").write_text("half")
+        (job.directory / "half").write_text("half")
         os.kill(os.getpid(), signal.SIGKILL)
     if n == 1 and kind == "error":
         raise ValueError("no such colour")
-    (directory / f"{n}.txt").write_text(str(n))
+    (job.directory / f"{n}.txt").write_text(str(n))
     return {"n": n}
 
 
@@ -141,7 +140,7 @@ def late(build: Build, where: str) -> Figures:
     return build.process(dawdle_job)
 
 
-def dawdle(directory: Path, n: int) -> Figures:
+def dawdle(job: Job, n: int) -> Figures:
     time.sleep(60)
     return {}
 
@@ -165,7 +164,7 @@ def rank(job: Job, failing: int | None) -> Figures:
         time.sleep(0.01)
         if job.stopping:
             raise Stopped
-    told = {name: os.environ.get(name) for name in children.RANK_VARIABLES}
+    told = {name: os.environ.get(name) for name in worker_main.RANK_VARIABLES}
     (job.directory / f"rank{job.rank}.json").write_text(json.dumps([job.rank, job.world, told]))
     job.progress(job.rank, job.world)
     return {"rank": job.rank}
@@ -175,7 +174,7 @@ def rank(job: Job, failing: int | None) -> Figures:
 
 
 def test_a_child_is_kept_and_used_again() -> None:
-    pool = Children(1)
+    pool = Workers(1)
     first = pool.run(who)
     assert first != os.getpid()
     assert pool.run(who) == first
@@ -184,7 +183,7 @@ def test_a_child_is_kept_and_used_again() -> None:
 
 
 def test_a_child_that_died_idle_is_replaced_unseen() -> None:
-    pool = Children(1)
+    pool = Workers(1)
     first = pool.run(who)
     os.kill(first, signal.SIGKILL)
     os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)  # all its threads are gone; the pool is left to notice
@@ -201,7 +200,7 @@ def test_a_child_that_died_idle_is_replaced_unseen() -> None:
     ],
 )
 def test_a_death_is_told(function: Any, arguments: tuple[Any, ...], said: str) -> None:
-    pool = Children(1)
+    pool = Workers(1)
     with pytest.raises(ChildDied, match=said):
         pool.run(function, *arguments)
     assert pool.run(sleep, 0.0) == "slept"
@@ -209,7 +208,7 @@ def test_a_death_is_told(function: Any, arguments: tuple[Any, ...], said: str) -
 
 
 def test_exceptions_travel_with_their_traceback() -> None:
-    pool = Children(1)
+    pool = Workers(1)
     with pytest.raises(KeyError) as caught:
         pool.run(fail, "")
     assert 'deeper["missing"] += 1' in caught.value.__notes__[0]
@@ -226,7 +225,7 @@ def test_exceptions_travel_with_their_traceback() -> None:
 
 
 def test_a_functions_own_timeout_is_no_deadline() -> None:
-    pool = Children(1)
+    pool = Workers(1)
     with pytest.raises(TimeoutError, match="the server did not answer"):
         pool.run(fail, "timeout", timeout=30)
     with pytest.raises(Overdue):
@@ -236,7 +235,7 @@ def test_a_functions_own_timeout_is_no_deadline() -> None:
 
 def test_a_long_lived_childs_memory_stays(capsys: pytest.CaptureFixture[str]) -> None:
     """Neither arguments nor results of a call are held after it, however many calls there were."""
-    pool = Children(1)
+    pool = Workers(1)
 
     def after(rounds: int) -> int:
         for _ in range(rounds):
@@ -255,7 +254,7 @@ def test_a_long_lived_childs_memory_stays(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_sigterm_lets_a_call_leave_off(tmp_path: Path) -> None:
-    pool = Children(1)
+    pool = Workers(1)
     with pool.borrowed(1) as (child,):
         child.start(until_told, (tmp_path / "there",), {})
         _until((tmp_path / "there").exists)
@@ -268,7 +267,7 @@ def test_sigterm_lets_a_call_leave_off(tmp_path: Path) -> None:
 
 def test_sigterm_while_sigterm_is_handled(tmp_path: Path) -> None:
     """A scheduler tells the whole group, and the parent its children."""
-    child = children.Child()
+    child = workers.Worker()
     child.start(listening, (tmp_path / "there", 2.0), {})
     _until((tmp_path / "there").exists)
     for n in range(2000):
@@ -284,25 +283,25 @@ def test_sigterm_while_sigterm_is_handled(tmp_path: Path) -> None:
 
 
 def test_several_that_do_not_heed_are_killed_after_one_grace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "GRACE", 1.0)
-    several = [children.Child() for _ in range(3)]
+    monkeypatch.setattr(workers, "GRACE", 1.0)
+    several = [workers.Worker() for _ in range(3)]
     for number, child in enumerate(several):
         child.start(listening, (tmp_path / str(number), 60.0), {})
         _until((tmp_path / str(number)).exists)
     began = time.monotonic()
-    children.terminate(several)
+    workers.terminate(several)
     assert time.monotonic() - began < 2.5, "it was a grace each"
     assert {child.process.poll() for child in several} == {-signal.SIGKILL}
 
 
 def test_terminate_does_not_wait_for_nothing(tmp_path: Path) -> None:
     """A function that does not listen finishes; its child then goes, long before the grace is over."""
-    child = children.Child()
+    child = workers.Worker()
     child.start(deaf, (tmp_path / "there",), {})
     _until((tmp_path / "there").exists)
     began = time.monotonic()
-    children.terminate([child])
-    assert time.monotonic() - began < children.GRACE
+    workers.terminate([child])
+    assert time.monotonic() - began < workers.GRACE
     assert child.result(None, None) == "finished"
     child.close()
 
@@ -322,7 +321,7 @@ def test_children_die_with_their_parent(
 from artifacts.test_artifacts_children import *
 from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
-pool = Children(2)
+pool = Workers(2)
 def run(n): return pool.run(busy, Path({str(tmp_path)!r}) / str(n))
 with ThreadPoolExecutor(2) as threads: list(threads.map(run, range(2)))
 """
@@ -361,10 +360,10 @@ def busy(report: Path) -> None:
 
 def seen(seconds: float = 0.0) -> tuple[str | None, int]:
     time.sleep(seconds)
-    return os.environ.get(children.DEVICES), os.getpid()
+    return os.environ.get(workers.DEVICES), os.getpid()
 
 
-def seen_at_once(pool: Children, count: int) -> list[tuple[str | None, int]]:
+def seen_at_once(pool: Workers, count: int) -> list[tuple[str | None, int]]:
     with pool.borrowed(count) as found:
         for child in found:
             child.start(seen, (), {})
@@ -372,7 +371,7 @@ def seen_at_once(pool: Children, count: int) -> list[tuple[str | None, int]]:
 
 
 def test_child_i_sees_device_i_alone_and_its_successor_too() -> None:
-    pool = Children(5, ["0", "1", "GPU-two"])
+    pool = Workers(5, ["0", "1", "GPU-two"])
     first = seen_at_once(pool, 5)
     assert [device for device, _ in first] == ["0", "1", "GPU-two", "0", "1"]
     _, pid = first[2]
@@ -390,8 +389,8 @@ def test_child_i_sees_device_i_alone_and_its_successor_too() -> None:
 def test_devices_are_those_this_process_may_use(
     variable: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(children.DEVICES, variable)
-    assert children.cuda_devices() == expected
+    monkeypatch.setenv(workers.DEVICES, variable)
+    assert workers.cuda_devices() == expected
 
 
 @stage("children_devices", makes=Thing, version=1)
@@ -400,9 +399,9 @@ def devices_of_units(build: Build) -> Figures:
     return build.process(device_of_job)
 
 
-def device_of_unit(directory: Path, n: int) -> Figures:
+def device_of_unit(job: Job, n: int) -> Figures:
     device, pid = seen(0.5)
-    (directory / f"{n}").write_text(f"{device} {pid}")
+    (job.directory / f"{n}").write_text(f"{device} {pid}")
     return {}
 
 
@@ -415,9 +414,9 @@ def device_of_job(job: Job) -> Figures:
 def test_units_are_spread_over_devices_and_training_sees_all(
     device: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pools: dict[Any, Children] = {}  # an idle child of an earlier test would not know of the devices
-    monkeypatch.setattr(build, "_pools", pools)
-    monkeypatch.setenv(children.DEVICES, "6,7")
+    pools: dict[Any, Workers] = {}  # an idle child of an earlier test would not know of the devices
+    monkeypatch.setattr(workers, "_pools", pools)
+    monkeypatch.setenv(workers.DEVICES, "6,7")
     machine = Machine(units_at_once=2, device=device)
     made = build_here([devices_of_units()], tmp_path, machine)[0]
     units = [made.file(str(n)).read_text().split() for n in range(4)]
@@ -482,7 +481,7 @@ def test_sigterm_to_a_job_checkpoints_and_the_same_command_goes_on(
     class Terminating(Events):
         def progress(self, artifact: Any, done: int, total: int, figures: dict[str, float]) -> None:
             if artifact.title == "toy_total" and done == 3:
-                children.terminate_all()
+                workers.terminate_all()
 
     # terminate_all waits for the children, so it can't be called from the thread that reads their progress
     events = Terminating()
@@ -503,7 +502,7 @@ def test_ranks(tmp_path: Path) -> None:
     assert len({told["MASTER_PORT"] for *_, told in found}) == 1
     assert made.figures == {"rank": 0}
     alone = build_here([ranked(Numerics())], tmp_path)[0]  # in a child that was a rank before
-    assert json.loads(alone.file("rank0.json").read_text()) == [0, 1, dict.fromkeys(children.RANK_VARIABLES)]
+    assert json.loads(alone.file("rank0.json").read_text()) == [0, 1, dict.fromkeys(worker_main.RANK_VARIABLES)]
 
 
 def test_a_failed_rank_ends_all(tmp_path: Path) -> None:
@@ -534,13 +533,13 @@ def test_after_a_call_a_gpus_memory_is_given_back(
     torch = Gpu(name)
     monkeypatch.setitem(sys.modules, "torch", torch)  # type: ignore[arg-type]
     assert manifest.used_device() == device
-    children._free_device()
+    worker_main._free_device()
     assert torch.emptied == emptied
 
 
 def test_children_that_have_made_units_can_be_let_go() -> None:
     """They keep a detector; those of trainings are used again."""
-    pool = Children(2)
+    pool = Workers(2)
     _, made_units = pool.run(seen)
     ((_, kept),) = seen_at_once(pool, 1)
     assert kept == made_units
@@ -557,8 +556,8 @@ def test_training_on_a_gpu_begins_without_idle_detectors_and_its_manifest_says_t
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: Any, gpus: list[str], released: int
 ) -> None:
     calls: list[int] = []
-    monkeypatch.setattr(children, "cuda_devices", lambda: gpus)
-    monkeypatch.setattr(build, "release", lambda: calls.append(1))
+    monkeypatch.setattr(workers, "cuda_devices", lambda: gpus)
+    monkeypatch.setattr(workers, "release", lambda: calls.append(1))
     total = build_here([toy.graph(2)], tmp_path, Machine(device=device))[0]
     assert len(calls) == released
     assert total.manifest.environment["device"] == "cpu"

@@ -16,11 +16,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vbert.artifacts.making.build import Build
 from vbert.artifacts.steps.artifact import Artifact
-from vbert.artifacts.steps.fingerprint import canonical, digest, dumps
+from vbert.artifacts.steps.fingerprint import canonical, digest
 from vbert.artifacts.steps.settings import Acceptance, LocalPath, Location, Plugin, Removed, Settings, Since, Wiring
-from vbert.artifacts.steps.stage import Figures, artifact_from_json, stage, steps_as_json
+from vbert.artifacts.steps.stage import Build, Figures, stage
+from vbert.artifacts.steps.step_json import artifact_from_json, steps_as_json
+from vbert.artifacts.store.digests import dumps
 from vbert.errors import UserError
 
 

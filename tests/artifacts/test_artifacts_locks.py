@@ -16,21 +16,24 @@ from pathlib import Path
 import pytest
 from artifacts import as_user, toy
 
-from vbert.artifacts.making.build import attempt_directory
-from vbert.artifacts.making.graph import build_here, walk
+from vbert.artifacts.making.attempts import new_attempt
+from vbert.artifacts.making.engine import build_here
+from vbert.artifacts.making.plan import walk
+from vbert.artifacts.making.work import Work, make_unit
+from vbert.artifacts.steps.stage import Job, Machine
 from vbert.artifacts.store import durable
 from vbert.artifacts.store import owner as owners
 from vbert.artifacts.store.owner import Owner
 from vbert.artifacts.store.store import Store
-from vbert.artifacts.store.units import done_with, make_unit, making_directory
-from vbert.artifacts.upkeep.upkeep import gc, verify
+from vbert.artifacts.upkeep.gc import gc
+from vbert.artifacts.upkeep.verify import verify
 
 TESTS = Path(__file__).parents[1]
 
 BUILDER = """
 import contextlib, json, os, sys
 from artifacts import toy
-from vbert.artifacts.making.graph import Engine, Events
+from vbert.artifacts.making.engine import Engine, Events
 from vbert.artifacts.store.store import Store
 
 class Told(Events):
@@ -141,7 +144,6 @@ def test_without_locks_there_is_still_one_whole_truth(tmp_path: Path, round_: in
     assert {p.name for p in (tmp_path / "artifacts").glob("*/*")} == {
         a.fingerprint for a in walk(toy.graph(4, seconds=round_ / 100))
     }
-    assert list((tmp_path / "publishing").iterdir()) == []
     assert list((tmp_path / "damaged").iterdir()) == []
     gc(store, keep_roots=[toy.graph(4, seconds=round_ / 100).fingerprint], dry_run=False)
     assert list((tmp_path / "unfinished").glob("*/*")) == []
@@ -149,36 +151,39 @@ def test_without_locks_there_is_still_one_whole_truth(tmp_path: Path, round_: in
 
 def test_the_first_commit_of_a_unit_stands(tmp_path: Path) -> None:
     """Another worker commits the same unit while this one makes it: its files and figures are the unit's."""
-    unfinished = tmp_path / "unfinished" / "stage" / "mark"
+    store = Store(tmp_path)
 
-    def first(directory: Path, n: int) -> dict[str, int]:
-        (directory / "file").write_text("first")
+    def first(job: Job, n: int) -> dict[str, int]:
+        (job.directory / "file").write_text("first")
         return {"n": 1}
 
-    def second(directory: Path, n: int) -> dict[str, int]:
-        assert make_unit(unfinished, "key", first, n) == {"n": 1}
-        (directory / "file").write_text("second")
+    def second(job: Job, n: int) -> dict[str, int]:
+        assert make_unit(Work(store, "stage", "mark", "key", first, n, Machine())) == {"n": 1}
+        (job.directory / "file").write_text("second")
         return {"n": 2}
 
-    assert make_unit(unfinished, "key", second, 0) == {"n": 1}
-    assert (unfinished / "units" / "key" / "file").read_text() == "first"
-    assert list((unfinished / "making").iterdir()) == []
-    assert make_unit(unfinished, "key", second, 0) == {"n": 1}  # nothing is made: it is there
+    work = Work(store, "stage", "mark", "key", second, 0, Machine())
+    assert make_unit(work) == {"n": 1}
+    units = store.units("stage", "mark")
+    record = units.committed(contents=True)["key"]
+    assert units.path(record, record.files[0]).read_text() == "first"
+    assert list((work.unfinished / "making").iterdir()) == []
+    assert make_unit(work) == {"n": 1}  # nothing is made: it is there
 
 
 def test_attempts_never_share_a_scratch_directory(tmp_path: Path) -> None:
     """Two builders without locks: each has its own, with what the one before left."""
     unfinished = tmp_path / "unfinished" / "stage" / "mark"
     unfinished.mkdir(parents=True)
-    first = attempt_directory(unfinished)
+    first = new_attempt(unfinished, tmp_path) / "content"
     (first / "checkpoint").write_text("1")
     live = first.parent.parent / f"{first.parent.name}.owner"
     owner = json.loads(live.read_text())
     live.write_text(json.dumps(owner | {"host": "elsewhere"}))  # can't be told to be dead: copied
-    second = attempt_directory(unfinished)
+    second = new_attempt(unfinished, tmp_path) / "content"
     assert (second / "checkpoint").read_text() == (first / "checkpoint").read_text() == "1"
     (second / "checkpoint").write_text("2")
-    third = attempt_directory(unfinished)  # this process's own: taken over
+    third = new_attempt(unfinished, tmp_path) / "content"  # this process's own: taken over
     assert (third / "checkpoint").read_text() == "2"
     assert not second.exists()
     assert (first / "checkpoint").read_text() == "1"
@@ -188,14 +193,14 @@ def test_attempts_never_share_a_scratch_directory(tmp_path: Path) -> None:
 def test_an_attempt_killed_before_it_took_over_hides_nothing(tmp_path: Path) -> None:
     unfinished = tmp_path / "unfinished" / "stage" / "mark"
     unfinished.mkdir(parents=True)
-    first = attempt_directory(unfinished)
+    first = new_attempt(unfinished, tmp_path) / "content"
     (first / "checkpoint").write_text("1")
     dead = Owner.current()
     record = json.dumps({**vars(dead), "pid": 2**22 + 1})
     (unfinished / "scratch" / "1.owner").write_text(record)
     (unfinished / "scratch" / "2").mkdir()
     (unfinished / "scratch" / "2.owner").write_text(record)
-    third = attempt_directory(unfinished)
+    third = new_attempt(unfinished, tmp_path) / "content"
     assert (third / "checkpoint").read_text() == "1"
     assert [p.name for p in (unfinished / "scratch").iterdir() if p.is_dir()] == ["3"]
 
@@ -238,15 +243,16 @@ def test_owners_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 NEIGHBOUR = """
 import sys
 from pathlib import Path
-from vbert.artifacts.making.build import attempt_directory
+from vbert.artifacts.making.attempts import new_attempt
 from vbert.artifacts.store.owner import Owner
 from vbert.artifacts.store.store import Store
 
 store = Store(sys.argv[1])
 store.prepare()
-content = attempt_directory(store.unfinished("stage", "mark"))
-(content / "checkpoint").write_text("theirs")
-(store.begin("mark") / "file").write_text("theirs")
+attempt = new_attempt(store.unfinished("stage", "mark"), store.root)
+(attempt / "content" / "checkpoint").write_text("theirs")
+(attempt / "files").mkdir()
+(attempt / "files" / "file").write_text("theirs")
 assert Owner.current().alive() is True
 print("ready", flush=True)
 sys.stdin.read()
@@ -272,38 +278,39 @@ def test_a_builder_in_another_pid_namespace_is_not_taken_for_dead(tmp_path: Path
         store = Store(tmp_path)
         scratch = store.unfinished("stage", "mark") / "scratch"
         assert Owner.read(scratch / "1.owner").alive() is None  # type: ignore[union-attr]
-        mine = attempt_directory(store.unfinished("stage", "mark"))
-        assert (mine / "checkpoint").read_text() == "theirs"
-        assert (scratch / "1" / "content" / "checkpoint").exists()
-        store.begin("mark")
+        mine = new_attempt(store.unfinished("stage", "mark"), store.root)
+        assert (mine / "content" / "checkpoint").read_text() == "theirs"
         gc(store, dry_run=False)
-        assert [path.read_text() for path in (store.root / "publishing").glob("mark.*/file")] == ["theirs"]
+        assert {path.name for path in (scratch / "1").rglob("*")} == {"content", "checkpoint", "files", "file"}
     finally:
         other.stdin.close()
         other.wait(30)
     days_ago = time.time() - 8 * 86_400
-    for path in [*scratch.rglob("*"), *store.root.glob("publishing/**/*")]:
+    for path in scratch.rglob("*"):
         os.utime(path, (days_ago, days_ago))
-    attempt_directory(store.unfinished("stage", "mark"))
+    new_attempt(store.unfinished("stage", "mark"), store.root)
     assert not (scratch / "1").exists()
-    gc(store, dry_run=False)
-    assert not list((store.root / "publishing").glob("mark.*/file"))
 
 
-def test_what_killed_makers_left_goes_with_the_next_attempt(tmp_path: Path) -> None:
+def test_leftovers_of_killed_makers_go_with_the_next_attempt(tmp_path: Path) -> None:
     """Half a unit, half an artifact: as large as whole ones, and nobody's."""
     store = Store(tmp_path)
     store.prepare()
-    unfinished = store.unfinished("stage", "mark")
+    units, unfinished = store.units("stage", "mark"), store.unfinished("stage", "mark")
     killed = Owner(**{**vars(Owner.current()), "pid": 2**22 + 1})
-    for left in (making_directory(unfinished, "key"), store.begin("mark")):
+    half = new_attempt(unfinished, store.root)
+    killed.write(half.with_name("1.owner"))
+    (unfinished / "making" / "key.x").mkdir(parents=True)
+    killed.write(unfinished / "making" / "key.x.owner")
+    for left in (half / "files", unfinished / "making" / "key.x" / "files"):
+        left.mkdir()
         (left / "file").write_text("half")
-        killed.write(left.with_name(left.name + ".owner"))
-    live = making_directory(unfinished, "other")
-    done_with(making_directory(unfinished, "key"))
-    store.abandon(store.begin("mark"))
-    assert list((store.root / "publishing").iterdir()) == []
-    assert {path.name for path in (unfinished / "making").iterdir()} == {live.name, live.name + ".owner"}
+    with units.making("other") as live, units.making("key"):
+        pass_ = {path.name for path in (unfinished / "making").iterdir() if not path.name.startswith("key.")}
+        assert pass_ == {live.name, live.name + ".owner"}
+        assert not (unfinished / "making" / "key.x").exists()
+    new_attempt(unfinished, store.root)
+    assert not half.exists()
 
 
 # ---------------------------------------------------------------------- two users
@@ -337,9 +344,9 @@ def test_two_users_of_one_group_share_a_store(data: Path, umask: int) -> None:
     # B goes on where A was killed: with A's units, and with A's checkpoint.
     slow = "toy.squares(toy.numbers(6), toy.Slow(seconds=0.1))"
     killed = as_builder(A, umask, root, slow, TOY_LOG=str(log))
-    _until(lambda: len(list((root / "unfinished").glob("*/*/units/*"))) >= 3)
+    _until(lambda: len(list((root / "unfinished").glob("*/*/units/*/unit.json"))) >= 3)
     kill(killed)
-    done = len(list((root / "unfinished").glob("*/*/units/*")))
+    done = len(list((root / "unfinished").glob("*/*/units/*/unit.json")))
     assert lines(as_builder(B, umask, root, slow, TOY_LOG=str(log)))[-2] == "built toy_squares"
     assert 6 <= log.read_text().count("square") <= 6 + 2
     assert done >= 3
@@ -352,14 +359,14 @@ def test_two_users_of_one_group_share_a_store(data: Path, umask: int) -> None:
     assert log.read_text().count("add") <= 6 + 1
 
     # B mends what was damaged of A's, and sweeps it.
-    mine = root / "artifacts" / "toy_numbers" / toy.numbers(3).fingerprint / "numbers.json"
+    (mine,) = root.glob(f"artifacts/toy_numbers/{toy.numbers(3).fingerprint}/*/numbers.json")
     assert mine.stat().st_uid == A
     mine.chmod(0o644)
     mine.write_text("")
     assert lines(as_builder(B, umask, root, "toy.numbers(3)"))[-1] == "read [0, 1, 2]"
     sweep = f"""
 from vbert.artifacts.store.store import Store
-from vbert.artifacts.upkeep.upkeep import gc
+from vbert.artifacts.upkeep.gc import gc
 swept = gc(Store({str(root)!r}), dry_run=False, grace=0)
 assert swept.kept == 0 and swept.items, swept
 """
@@ -387,7 +394,7 @@ def test_the_users_umask_holds_where_a_store_is_not_shared(tmp_path: Path, umask
     try:
         build_here([toy.nested(toy.numbers(3)), toy.graph(2)], tmp_path / "store")
         store = Store(tmp_path / "store")
-        store.note_run("x", {})
+        store.record_run("x", {})
         assert os.umask(umask) == umask
         assert modes(store.root) <= {mode & ~umask for mode in (0o777, 0o666, 0o444)}
         store.share()
@@ -471,10 +478,10 @@ def test_what_another_user_is_just_making_is_asked_for_again() -> None:
             raise answer
         return answer
 
-    assert durable.patiently(asked) == "there"
+    assert durable.retry_permission(asked) == "there"
 
     def never() -> None:
         raise PermissionError("closed")
 
     with pytest.raises(PermissionError):
-        durable.patiently(never)
+        durable.retry_permission(never)

@@ -15,12 +15,15 @@ from pathlib import Path
 import pytest
 from artifacts import toy
 
-from vbert.artifacts.making.build import Machine
-from vbert.artifacts.making.graph import Built, Engine, Events, build_here, plan
+from vbert.artifacts.making.engine import Built, Engine, Events, build_here
+from vbert.artifacts.making.plan import plan
 from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.stage import Machine
 from vbert.artifacts.store.owner import Owner
 from vbert.artifacts.store.store import Store
-from vbert.artifacts.upkeep.upkeep import gc, keep, lineage, verify, why
+from vbert.artifacts.upkeep.gc import gc, keep
+from vbert.artifacts.upkeep.verify import verify
+from vbert.artifacts.upkeep.why import lineage, why
 
 FAST = toy.Slow()
 ONE = toy.squares(toy.numbers(3).named("one"), FAST).named("one")
@@ -81,7 +84,7 @@ def test_the_plan_says_what_is_there_how_far_and_what_was_damaged(store: Store) 
     lines = {line.artifact.fingerprint: line for line in plan([ONE, ALIAS, UNITS, STOPPED, DAMAGED], store)}
     states = {artifact: lines[artifact.fingerprint] for artifact in (ONE, ALIAS, UNITS, STOPPED, DAMAGED)}
     assert [line.status for line in states.values()] == ["present", "present", "unfinished", "unfinished", "missing"]
-    kept = states[UNITS].kept
+    kept = states[UNITS].begun
     assert kept is not None
     assert (kept.done, kept.total, kept.of) == (3, 5, "units")
     assert "damaged" in str(states[DAMAGED].damage)
@@ -155,4 +158,4 @@ def test_part_of_its_units_can_be_made(store: Store, log: Path) -> None:
     made = Engine(store, Machine(), Events()).make_units(UNITS, range(3, 4))
     assert (made.done, made.total) == (4, 5)
     assert log.read_text().splitlines() == ["square 3"]
-    assert json.loads((store.root / "store.json").read_text())["format"] == 1
+    assert json.loads((store.root / "store.json").read_text())["format"] == 2

@@ -14,11 +14,12 @@ from typing import Any, Literal
 import pytest
 from artifacts import toy
 
-from vbert.artifacts.making.build import Build
-from vbert.artifacts.making.graph import build_here, select, walk
+from vbert.artifacts.making.engine import build_here
+from vbert.artifacts.making.plan import select, walk
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.settings import Settings
-from vbert.artifacts.steps.stage import Figures, Stage, find_stage, stage
+from vbert.artifacts.steps.stage import Build, Figures, stage
+from vbert.artifacts.steps.step import Stage, find_stage
 from vbert.artifacts.store.store import Store
 from vbert.errors import BuildError
 
@@ -29,7 +30,7 @@ SNIPPET = """
 from collections.abc import Mapping
 
 from artifacts.toy import Numbers, Slow, Squares, Total, add_up, numbers, squares, total
-from vbert.artifacts.making.build import Build, Figures
+from vbert.artifacts.steps.stage import Build, Figures
 
 raw: Numbers = numbers(3)
 good: Squares = squares(raw, Slow())
@@ -88,16 +89,22 @@ def test_mypy_refuses_wrong_wiring_and_nothing_else(tmp_path: Path) -> None:
     [
         (
             lambda: toy.squares(toy.squares(toy.numbers(2), SLOW), SLOW),
-            "toy_squares: numbers must be Numbers, got Squares (toy_squares)",
+            "toy_squares: numbers must be an instance of Numbers, got Squares (toy_squares)",
         ),
-        (lambda: toy.total(toy.numbers(2), {}, SLOW), "toy_total: squares must be Squares, got Numbers (toy_numbers)"),
+        (
+            lambda: toy.total(toy.numbers(2), {}, SLOW),
+            "toy_total: squares must be an instance of Squares, got Numbers (toy_numbers)",
+        ),
         (
             lambda: toy.total(toy.squares(toy.numbers(2), SLOW), {"a": toy.numbers(2).named("raw")}, SLOW),
-            "toy_total: more['a'] must be Squares, got Numbers (toy_numbers[raw])",
+            "toy_total: more['a'] must be an instance of Squares, got Numbers (toy_numbers[raw])",
         ),
-        (lambda: toy.squares(toy.numbers(2), 3), "toy_squares: settings must be Slow, got int (3)"),
-        (lambda: toy.numbers("3"), "toy_numbers: count must be int, got str ('3')"),
-        (lambda: toy.numbers(True), "toy_numbers: count must be int, got bool (True)"),
+        (
+            lambda: toy.squares(toy.numbers(2), 3),
+            "toy_squares: settings must be a valid dictionary or instance of Slow, got int (3)",
+        ),
+        (lambda: toy.numbers("3"), "toy_numbers: count must be a valid integer, got str ('3')"),
+        (lambda: toy.numbers(True), "toy_numbers: count must be a valid integer, got bool (True)"),
         (lambda: toy.squares(toy.numbers(2)), "toy_squares: missing a required argument: 'settings'"),
         (lambda: toy.numbers(2, wide=3), "toy_numbers: got an unexpected keyword argument 'wide'"),
     ],
@@ -144,13 +151,13 @@ def test_types_that_parameters_may_have() -> None:
         "table": {"a": (1, 2)},
     }
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"bundle": Bundle(toy.squares(raw, SLOW), 1.0)}, r"bundle\.raw must be Numbers"),  # type: ignore[arg-type]
-        ({"bundle": Bundle(raw, "x")}, r"bundle\.share must be float"),  # type: ignore[arg-type]
-        ({"rows": [raw, 3]}, r"rows\[1\] must be Numbers"),
-        ({"rows": raw}, r"rows must be Sequence\[Numbers\]"),
-        ({"start": toy.graph(2)}, r"start must be Numbers \| Squares \| None"),
+        ({"bundle": Bundle(toy.squares(raw, SLOW), 1.0)}, r"bundle\['raw'\] must be an instance of Numbers"),  # type: ignore[arg-type]
+        ({"bundle": Bundle(raw, "x")}, r"bundle\['share'\] must be a valid number"),  # type: ignore[arg-type]
+        ({"rows": [raw, 3]}, r"rows\[1\] must be an instance of Numbers"),
+        ({"rows": raw}, "rows must be an instance of Sequence"),
+        ({"start": toy.graph(2)}, "start.* must be an instance of (Numbers|Squares)"),
         ({"kind": "c"}, "kind must be"),
-        ({"table": {"a": [1, "2"]}}, r"table\['a'\]\[1\] must be int"),
+        ({"table": {"a": [1, "2"]}}, r"table\['a'\]\[1\] must be a valid integer"),
     ]
     given: dict[str, Any] = {"bundle": Bundle(raw, 1.0), "rows": [raw], "start": None}
     for change, said in wrong:

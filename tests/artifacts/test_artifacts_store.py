@@ -18,11 +18,11 @@ from artifacts import as_user, toy
 from artifacts.crash_states import Log
 from safetensors import SafetensorError
 
-from vbert.artifacts.making.build import Build
-from vbert.artifacts.making.graph import Built, Engine, Events, build_here, plan
-from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.making.engine import Built, Engine, Events, build_here
+from vbert.artifacts.making.plan import plan
+from vbert.artifacts.steps.stage import Build, Figures, stage
 from vbert.artifacts.store import durable
-from vbert.artifacts.store.manifest import Manifest
+from vbert.artifacts.store.manifest import content_digest
 from vbert.artifacts.store.store import Store
 from vbert.errors import BuildError, Damaged, UserError
 
@@ -51,12 +51,12 @@ def test_a_finished_artifact(tmp_path: Path) -> None:
     assert found.step == json.loads(json.dumps(found.step))
     assert found.hashed["arguments"] == {"numbers": {"artifact": toy.numbers(2).fingerprint}}
     assert {"processor", "libraries", "commit", "dirty", "python"} <= set(found.environment)
-    assert made.path == store.root / "artifacts" / "toy_nested" / made.fingerprint
+    assert made.path == store.root / "artifacts" / "toy_nested" / made.fingerprint / found.content[:12]
+    assert sorted(p.name for p in made.path.parent.iterdir()) == [found.content[:12], "manifest.json"]
     for path in made.path.rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o444)
     names = {p.name for p in store.root.iterdir()}
-    assert names == {"store.json", "artifacts", "unfinished", "publishing", "locks", "damaged", "runs"}
-    assert list((store.root / "publishing").iterdir()) == []
+    assert names == {"store.json", "artifacts", "unfinished", "resolved", "locks", "damaged", "runs"}
     assert list((store.root / "unfinished").glob("*/*")) == []
     assert [p.suffix for p in (store.root / "locks").iterdir()] == [".lock"] * 2
 
@@ -65,22 +65,29 @@ def test_publish_order(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     with Log() as log:
         made = build_here([toy.numbers(2)], store)[0]
-    sites = ("contents.py:complete", "store.py:publish")
-    steps = [(op.name, op.paths[0].name) for op in log.ops if op.site.startswith(sites)]
-    fresh = next(op.paths[0].name for op in log.ops if op.name == "rename" and op.paths[1] == made.path)
+    began = next(n for n, op in enumerate(log.ops) if op.paths[0].name == "numbers.json")
+    mark, content = made.fingerprint, made.path.name
+    steps = [(op.name, op.paths[-1].name) for op in log.ops[began:] if "resolved" not in op.paths[-1].parts]
+    fresh = next(op.paths[0].name for op in log.ops if op.name == "link" and op.paths[1].parts[-4] == "artifacts")
     assert steps == [
         ("write", "numbers.json"),
         ("fsync", "numbers.json"),
-        ("write", "manifest.json"),
-        ("fsync", "manifest.json"),
-        ("syncdir", fresh),
+        ("syncdir", "files"),
         ("mkdir", "toy_numbers"),
-        ("rename", fresh),
+        ("mkdir", mark),
+        ("rename", content),
+        ("syncdir", mark),
         ("syncdir", "toy_numbers"),
         ("syncdir", "artifacts"),
         ("syncdir", "store"),
-        ("syncdir", "publishing"),
-        ("acknowledge", made.fingerprint),
+        ("syncdir", "1"),
+        ("syncdir", "store"),
+        ("write", fresh),
+        ("fsync", fresh),
+        ("link", "manifest.json"),
+        ("syncdir", mark),
+        ("acknowledge", mark),
+        ("remove", mark),
     ]
 
 
@@ -107,7 +114,8 @@ def test_early_cut_off_makes_aliases(tmp_path: Path) -> None:
     }
     assert again.bound(store).read() == first.read()
     assert again.bound(store).path == first.path
-    own = Manifest.read(store.directory("toy_total", again.fingerprint) / "manifest.json")
+    own = store.record("toy_total", again.fingerprint)
+    assert own is not None
     assert (own.alias_of, own.files) == (first.fingerprint, [])
     assert {line.status for line in plan([again], store)} == {"present"}
     assert set(outcomes(again, store).values()) == {"cached"}
@@ -118,7 +126,7 @@ def test_an_alias_whose_target_went_is_built_again(tmp_path: Path) -> None:
     first, again = toy.squares(toy.numbers(2), SLOW), toy.squares(toy.numbers(2, "down"), SLOW)
     build_here([first], store)
     build_here([again], store)
-    shutil.rmtree(store.directory("toy_squares", first.fingerprint))
+    shutil.rmtree(first.bound(store).path.parent)
     with pytest.raises(Damaged, match=f"alias of {first.fingerprint[:8]}, which is gone"):
         store.find("toy_squares", again.fingerprint)
     assert outcomes(again, store) == {"toy_numbers": "cached", "toy_squares": "built"}
@@ -140,11 +148,9 @@ def test_first_publisher_wins(tmp_path: Path) -> None:
             second = store.publish(two.directory, record, {})
     assert second == first
     assert target.bound(store).read() == [0, 1]
-    assert list((tmp_path / "publishing").iterdir()) == []
     # The loser says "done" too, so it too makes the name last.
-    last = [(op.name, op.paths[0].name) for op in log.ops[-3:]]
-    synced = [("syncdir", name) for name in ("toy_numbers", "publishing")]
-    assert last == [*synced, ("acknowledge", target.fingerprint)]
+    last = [(op.name, op.paths[0].name) for op in log.ops[-2:]]
+    assert last == [("syncdir", target.fingerprint), ("acknowledge", target.fingerprint)]
 
 
 def test_a_failed_sync_is_no_lost_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +159,7 @@ def test_a_failed_sync_is_no_lost_race(tmp_path: Path, monkeypatch: pytest.Monke
     real = durable.sync_directory
 
     def failing(path: Path) -> None:
-        if path == tmp_path / "artifacts" / "toy_numbers":
+        if path == tmp_path / "artifacts" / "toy_numbers" / target.fingerprint and (path / "manifest.json").exists():
             raise OSError(errno.EIO, "Input/output error", str(path))
         real(path)
 
@@ -189,7 +195,7 @@ def test_artifacts_hold_files_only(tmp_path: Path, kind: str) -> None:
     ):
         build_here([odd(kind)], tmp_path)
     assert Store(tmp_path).find("store_odd", odd(kind).fingerprint) is None
-    assert list((tmp_path / "publishing").iterdir()) == []
+    assert list((tmp_path / "unfinished").glob("*/*/scratch/*/files")) == []
 
 
 def test_write_file_leaves_another_file_alone(tmp_path: Path) -> None:
@@ -216,7 +222,7 @@ def test_disk_full_keeps_what_is_finished_and_says_so(
     real = durable.write_file
 
     def full(path: Path, data: bytes, mode: int = durable.READ) -> None:
-        if path.name == "manifest.json":
+        if path.name.startswith(".manifest.json"):
             raise error
         real(path, data, mode)
 
@@ -241,9 +247,11 @@ def test_a_read_only_store_can_be_read() -> None:
         code = f"""
 from artifacts import toy
 from vbert.errors import BuildError
-from vbert.artifacts.making.graph import Engine, plan
+from vbert.artifacts.making.engine import Engine
+from vbert.artifacts.making.plan import plan
 from vbert.artifacts.store.store import Store
-from vbert.artifacts.upkeep.upkeep import gc, verify
+from vbert.artifacts.upkeep.gc import gc
+from vbert.artifacts.upkeep.verify import verify
 store = Store({str(data / "store")!r})
 assert store.read_only()
 target = toy.numbers(2)
@@ -265,7 +273,7 @@ except BuildError as error: print(error)
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        ('{"format": 2, "id": "x"}', "store format 2, this version knows 1; upgrade vbert"),
+        ('{"format": 3, "id": "x"}', "store format 3, this version knows 2; upgrade vbert"),
         ('{"format": "new"}', "is not a store's record"),
         ("[]", "is not a store's record"),
         ("", "is not a store's record"),
@@ -285,7 +293,7 @@ def test_a_file_is_no_store(tmp_path: Path) -> None:
 
 def test_a_newer_manifest_is_not_read(tmp_path: Path) -> None:
     made = build_here([toy.numbers(2)], tmp_path)[0]
-    path = made.path / "manifest.json"
+    path = made.path.parent / "manifest.json"
     newer = made.manifest.model_copy(update={"format": 2})
     path.chmod(0o644)
     path.write_bytes(newer.dumps())
@@ -304,24 +312,20 @@ def test_moving_a_store_is_mv(tmp_path: Path) -> None:
         assert toy.graph(2, order=order).bound(Store(tmp_path / "new")).read() == 6
 
 
-def test_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert store.runs() == {}
-    store.note_run("20260101-a", {"recipe": "a", "status": "running"})
-    store.note_run("20260102-b", {"recipe": "b"})
-    store.note_run("20260101-a", {"recipe": "a", "status": "done"})
+    store.record_run("20260101-a", {"recipe": "a", "status": "running"})
+    store.record_run("20260102-b", {"recipe": "b"})
+    store.record_run("20260101-a", {"recipe": "a", "status": "done"})
     (tmp_path / "runs" / "torn.json").write_text('{"recipe"')
     assert store.runs() == {"20260101-a": {"recipe": "a", "status": "done"}, "20260102-b": {"recipe": "b"}}
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["20260101-a.json", "20260102-b.json", "torn.json"]
-    read: list[str] = []
-    real = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda self: read.append(self.stem) or real(self))
-    Store(tmp_path).note_run("20260102-b", {"recipe": "c"})  # by another process, and as long as before
+    Store(tmp_path).record_run("20260102-b", {"recipe": "c"})  # by another process, and as long as before
     assert store.runs()["20260102-b"] == {"recipe": "c"}
-    assert read == ["20260102-b", "torn"], "gc asks again for each thing that it removes"
 
 
-def test_set_aside_moves_only_what_is_still_damaged(tmp_path: Path) -> None:
+def test_quarantine_moves_only_what_is_still_damaged(tmp_path: Path) -> None:
     """Two readers see one damage; the first mends it; the second must not move what is whole by now."""
     store, target = Store(tmp_path), toy.numbers(2)
     made = build_here([target], store)[0]
@@ -330,20 +334,20 @@ def test_set_aside_moves_only_what_is_still_damaged(tmp_path: Path) -> None:
     other = Store(tmp_path)
     with pytest.raises(Damaged) as seen:
         target.bound(other).read()
-    moved = store.set_aside(seen.value)
+    moved = store.quarantine(seen.value)
     assert moved is not None
-    assert (moved / "numbers.json").read_text() == "[9, 9]"
-    assert moved.parent == tmp_path / "damaged"
-    assert other.set_aside(seen.value) is None  # gone
+    assert next(Path(moved).glob("*/numbers.json")).read_text() == "[9, 9]"
+    assert Path(moved).parent == tmp_path / "damaged"
+    assert other.quarantine(seen.value) is None  # gone
     build_here([target], store)
-    assert other.set_aside(seen.value) is None  # whole
+    assert other.quarantine(seen.value) is None  # whole
     assert target.bound(Store(tmp_path)).read() == [0, 1]
 
 
 def test_a_publish_between_two_looks_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`find` without a lock, while another publishes: absent or whole, never "its manifest is missing"."""
     store, target = Store(tmp_path), toy.numbers(2)
-    path = store.directory("toy_numbers", target.fingerprint)
+    path = tmp_path / "artifacts" / "toy_numbers" / target.fingerprint / "manifest.json"
     real = os.lstat
 
     def publishes_after_the_look(at: Any) -> os.stat_result:
@@ -356,7 +360,7 @@ def test_a_publish_between_two_looks_is_no_damage(tmp_path: Path, monkeypatch: p
             raise
 
     monkeypatch.setattr(os, "lstat", publishes_after_the_look)
-    assert store.find("toy_numbers", target.fingerprint) is None
+    store.find("toy_numbers", target.fingerprint)  # raises nothing
     assert store.find("toy_numbers", target.fingerprint) is not None
 
 
@@ -376,8 +380,11 @@ def test_force_compares_bits_and_replaces_nothing(tmp_path: Path) -> None:
             ]
         }
     )
-    (made.path / "manifest.json").chmod(0o644)
-    (made.path / "manifest.json").write_bytes(record.dumps())
+    record = record.model_copy(update={"content": content_digest(record.files)})
+    manifest, folder = made.path.parent / "manifest.json", made.path
+    manifest.chmod(0o644)
+    manifest.write_bytes(record.dumps())
+    path = folder.rename(folder.with_name(record.content[:12])) / "0001.json"
     assert Engine(Store(tmp_path)).compare(target) == ["0001.json"]
     assert tree(made.path) != before
     assert path.read_text() == "2"

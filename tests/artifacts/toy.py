@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vbert.artifacts.making.build import Build, Job, Stopped
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.settings import Settings
-from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.steps.stage import Build, Figures, Job, Stopped, stage
 
 
 class Numbers(Artifact):
@@ -50,17 +49,17 @@ def squares(build: Build, numbers: Numbers, settings: Slow) -> Figures:
     return {"squares": len(build.unit_figures())}
 
 
-def square(settings: Slow, log: Path, directory: Path, n: int) -> Figures:
+def square(settings: Slow, log: Path, job: Job, n: int) -> Figures:
     time.sleep(settings.seconds)
     with open(log, "a") as out:
         out.write(f"square {n}\n")
-    (directory / f"{n:04d}.json").write_text(json.dumps(settings.scale * n * n))
+    (job.directory / f"{n:04d}.json").write_text(json.dumps(settings.scale * n * n))
     return {"n": n}
 
 
-def square_of(directory: Path, n: int) -> Figures:
+def square_of(job: Job, n: int) -> Figures:
     """A unit as `squares` makes it, at once."""
-    return square(Slow(), Path("/dev/null"), directory, n)
+    return square(Slow(), Path("/dev/null"), job, n)
 
 
 @stage("toy_bulk", makes=Artifact, version=1)
@@ -84,9 +83,9 @@ def nested(build: Build, numbers: Numbers) -> Figures:
     return {}
 
 
-def nest(directory: Path, n: int) -> Figures:
-    (directory / f"part{n}").mkdir()
-    (directory / f"part{n}" / str(n)).write_text(json.dumps(n * n))
+def nest(job: Job, n: int) -> Figures:
+    (job.directory / f"part{n}").mkdir()
+    (job.directory / f"part{n}" / str(n)).write_text(json.dumps(n * n))
     return {}
 
 

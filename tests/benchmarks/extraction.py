@@ -36,8 +36,8 @@ from torch import Tensor
 
 from flows.cli_preprocess import folder_recipe
 from flows.graph import cut
-from vbert.artifacts.making.build import Machine
-from vbert.artifacts.making.graph import build_here
+from vbert.artifacts.making.engine import build_here
+from vbert.artifacts.steps.stage import Machine
 from vbert.regions.detector import DetectorSpec, detector_file, load_backend, write_weights
 
 SPECS = {

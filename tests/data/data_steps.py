@@ -7,9 +7,9 @@ from typing import Any
 from tasks.download import download
 from tasks.examples import examples
 from tasks.images import images
-from vbert.artifacts.making.build import Machine
-from vbert.artifacts.making.graph import Engine
+from vbert.artifacts.making.engine import Engine
 from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.stage import Machine
 from vbert.artifacts.store.store import Store
 from vbert.data.examples import Examples
 from vbert.data.images import Images

@@ -14,7 +14,7 @@ from data.test_data_voc import devkit, item, xml
 
 from tasks.download import download
 from tasks.images import images
-from vbert.artifacts.making.graph import Engine
+from vbert.artifacts.making.engine import Engine
 from vbert.artifacts.steps.settings import Plugin
 from vbert.artifacts.store.store import Store
 from vbert.data import readers

@@ -64,7 +64,7 @@ def test_what_the_run_itself_makes_in_the_folder_is_not_of_it(tmp_path: Path) ->
     before = folder_digest(photos, memory)
     store = Store(photos / "sub" / "store")
     store.prepare()
-    store.note_run("run", {})
+    store.record_run("run", {})
     out = photos / "features"
     out.mkdir()
     for name in ("000000.tar", "offsets.parquet", "contract.json", "quarantine.parquet"):

@@ -6,8 +6,8 @@ from typing import Annotated, Literal, get_type_hints
 import pytest
 from pydantic import Field
 
-from vbert.artifacts.making.build import Machine
 from vbert.artifacts.steps.settings import Settings
+from vbert.artifacts.steps.stage import Machine
 from vbert.data.spec import dataset
 from vbert.data.yaml import MAX_BYTES, load_yaml, parse_value, read_yaml
 from vbert.errors import FIRST_GUESSES, UserError, near, nearest

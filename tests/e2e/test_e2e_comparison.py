@@ -57,7 +57,7 @@ def run(recipe: Recipe, store: Path, folder: Path) -> dict[str, float]:
 
 
 def page(store: Path) -> str:
-    newest = max((store / "artifacts" / "report").glob("*/report.html"), key=lambda path: path.stat().st_mtime)
+    newest = max((store / "artifacts" / "report").glob("*/*/report.html"), key=lambda path: path.stat().st_mtime)
     text = newest.read_text().replace("<wbr>", "")
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
 

@@ -40,7 +40,7 @@ def contents(store: Path) -> dict[str, str]:
     """stage[label] → content digest of every finished artifact; a report's bytes hold times."""
     found = {}
     for path in sorted((store / "artifacts").glob("*/*/manifest.json")):
-        manifest = Manifest.read(path)
+        manifest = Manifest.loads(path.read_bytes())
         if manifest.stage != "report":
             found[f"{manifest.stage}[{manifest.label}]"] = manifest.content
     return found
@@ -87,7 +87,7 @@ def kill_a_child(running: subprocess.Popen[bytes], luck: random.Random) -> bool:
 def without(finished: Path, stage: str, store: Path) -> None:
     """A copy of the finished store from which `stage` and all that comes after it is gone."""
     later = list(STAGES)[list(STAGES).index(stage) :]
-    shutil.copytree(finished, store, ignore=shutil.ignore_patterns("unfinished", "publishing", "locks"))
+    shutil.copytree(finished, store, ignore=shutil.ignore_patterns("unfinished", "locks"))
     for name in later:
         shutil.rmtree(store / "artifacts" / name, ignore_errors=True)
 

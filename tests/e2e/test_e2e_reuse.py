@@ -90,7 +90,7 @@ def test_machine_settings_do_not_change_bits(
 def test_a_flipped_byte_is_named_and_rebuilt(
     stage: str, file: str, changes: str, store: Path, finished_store: Path, run: Run
 ) -> None:
-    (path,) = sorted((store / "artifacts" / stage).glob(f"*/{file}"))[:1]
+    (path,) = sorted((store / "artifacts" / stage).glob(f"*/*/{file}"))[:1]
     path.chmod(0o644)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -104,7 +104,7 @@ def test_a_flipped_byte_is_named_and_rebuilt(
 
 
 def test_a_truncated_file_is_seen_by_the_plan(store: Path, finished_store: Path, run: Run) -> None:
-    (path, *_) = (store / "artifacts" / "finetune").glob("*/model.safetensors")
+    (path, *_) = (store / "artifacts" / "finetune").glob("*/*/model.safetensors")
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-100])
     (store / "artifacts" / "report").rename(store / "gone")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -19,9 +20,9 @@ from artifacts.s3 import Proxy, S3Server, Site, serving
 
 from flows.graph import graph
 from flows.recipe import resolve
-from vbert.artifacts.making.graph import needs, walk
+from vbert.artifacts.making.plan import needs, walk
 from vbert.artifacts.steps.artifact import Artifact
-from vbert.artifacts.steps.stage import steps_as_json
+from vbert.artifacts.steps.step_json import steps_as_json
 from vbert.artifacts.store.store import Store
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
@@ -37,11 +38,13 @@ def upload(artifact: Artifact, source: Store, target: Store) -> None:
     """A finished artifact of a local store, as it is, into another one."""
     found = source.find(artifact.stage_name, artifact.fingerprint)
     assert found is not None
-    directory = target.begin(artifact.fingerprint)
-    for entry in found.files:
-        (directory / entry.name).parent.mkdir(exist_ok=True)
-        (directory / entry.name).write_bytes(source.verified(found, entry.name).read_bytes())
-    target.publish(directory, found, {})
+    target.prepare()
+    with TemporaryDirectory(dir=target.root) as directory:
+        for entry in found.files:
+            path = Path(directory, entry.name)
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(source.file(found, entry.name).read_bytes())
+        target.publish(Path(directory, ""), found, {})
 
 
 def test_shards_of_two_workers_and_a_publisher(

@@ -22,7 +22,7 @@ def test_three_seeds_reach_the_accuracy(tmp_path: Path) -> None:
         done = subprocess.run([*command, "--set", f"seed={seed}"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         reached.append(json.loads(done.stdout.splitlines()[-1])["metrics"][METRIC])
-    for curves in tmp_path.glob("artifacts/pretrain/*/curves.jsonl"):
+    for curves in tmp_path.glob("artifacts/pretrain/*/*/curves.jsonl"):
         last = json.loads(curves.read_text().splitlines()[-1])
         assert last["validation/match/own/other"] >= 0.9
         assert 0.45 < last["validation/match/exchanged/other"] < 0.55

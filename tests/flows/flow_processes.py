@@ -69,7 +69,7 @@ def children_of(pid: int) -> list[psutil.Process]:
     found = []
     for child in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if "vbert.artifacts.making.children" in child.cmdline():
+            if "vbert.artifacts.making.worker_main" in child.cmdline():
                 found.append(child)
     return found
 
@@ -94,4 +94,4 @@ def begun(fate: Path) -> list[str]:
 
 
 def committed(store: Path, fingerprint: str) -> int:
-    return len(list((store / "unfinished" / "toy_fragile" / fingerprint / "units").glob("*")))
+    return len(list((store / "unfinished" / "toy_fragile" / fingerprint / "units").glob("*/unit.json")))

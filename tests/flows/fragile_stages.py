@@ -12,9 +12,8 @@ from pathlib import Path
 
 from artifacts import toy
 
-from vbert.artifacts.making.build import Build
 from vbert.artifacts.steps.artifact import Artifact
-from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.steps.stage import Build, Figures, Job, stage
 
 
 @stage("toy_fragile", makes=toy.Squares, version=1, retries=1)
@@ -23,7 +22,7 @@ def fragile(build: Build, numbers: toy.Numbers, fate: str) -> Figures:
     return {"squares": len(build.unit_figures())}
 
 
-def fragile_square(fate: Path, directory: Path, n: int) -> Figures:
+def fragile_square(fate: Path, job: Job, n: int) -> Figures:
     """Does what files in `fate` say.
 
     `fail-3` raises each time, `full-3` has a full disk, `die-3` kills the process once, `kill-3` its
@@ -37,7 +36,7 @@ def fragile_square(fate: Path, directory: Path, n: int) -> Figures:
     if (fate / f"fail-{n}").exists():
         raise ValueError(f"{n} is not to be squared")
     if (fate / f"full-{n}").exists():
-        raise OSError(errno.ENOSPC, "No space left on device", str(directory / "square"))
+        raise OSError(errno.ENOSPC, "No space left on device", str(job.directory / "square"))
     if (fate / f"die-{n}").exists():
         (fate / f"die-{n}").unlink()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -47,7 +46,7 @@ def fragile_square(fate: Path, directory: Path, n: int) -> Figures:
         time.sleep(60)
     if (fate / "slow").exists():
         time.sleep(0.5)
-    (directory / f"{n:04d}.json").write_text(json.dumps(n * n))
+    (job.directory / f"{n:04d}.json").write_text(json.dumps(n * n))
     return {"n": n}
 
 

@@ -12,9 +12,9 @@ from prefect import flow
 
 from flows.on_prefect.body import IN_PROCESS, InProcess, build_targets
 from flows.on_prefect.schedule import StoppableRunner
-from vbert.artifacts.making.build import Machine
-from vbert.artifacts.making.graph import Events
+from vbert.artifacts.making.engine import Events
 from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.stage import Machine
 from vbert.artifacts.store.store import Store
 
 KINDS: dict[str, Any] = {"toy": toy.graph, "fragile": fragile_graph, "busy": busy}

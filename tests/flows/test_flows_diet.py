@@ -27,7 +27,7 @@ PLAN = """
 import sys, json
 from flows.graph import graph
 from flows.recipe import resolve
-from vbert.artifacts.making.graph import plan
+from vbert.artifacts.making.plan import plan
 from vbert.artifacts.store.store import Store
 lines = plan([graph(resolve({recipe!r}))], Store({store!r}))
 print(json.dumps([len(lines), sorted({{name.split(".")[0] for name in sys.modules}})]))

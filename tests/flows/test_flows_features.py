@@ -16,7 +16,7 @@ from regions import interop_files as files
 from regions.interop_files import real_features
 
 from vbert.artifacts.store.store import Store
-from vbert.artifacts.upkeep.upkeep import gc
+from vbert.artifacts.upkeep.gc import gc
 from vbert.regions.shards import Shards
 
 GIVEN = files.images(6, dim=32)
@@ -70,7 +70,7 @@ def test_in_out_and_compared(features: Any, tmp_path: Path) -> None:
     code, out, err = features(*arguments, "--out", "made", "--json")
     assert (code, "--out made is there already" in err) == (2, True)
     code, out, _ = features(*arguments)
-    assert (code, (Path(out.strip()) / "manifest.json").is_file()) == (0, True)
+    assert (code, (Path(out.strip()).parent / "manifest.json").is_file()) == (0, True)
 
     code, out, _ = features("inspect", "made", "--json")
     facts = last(out)

@@ -12,7 +12,8 @@ from flows.fields import everything, fields_at, members, roots
 from flows.graph import graph
 from flows.recipe import machine_from, resolve
 from flows.starting import start_data
-from vbert.artifacts.making.graph import build_here, select, walk
+from vbert.artifacts.making.engine import build_here
+from vbert.artifacts.making.plan import select, walk
 from vbert.artifacts.store.store import Store
 from vbert.errors import UserError
 

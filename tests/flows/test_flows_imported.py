@@ -11,7 +11,8 @@ from regions import interop_files as files
 
 from flows.graph import graph
 from flows.recipe import Recipe, resolve
-from vbert.artifacts.making.graph import build_here, walk
+from vbert.artifacts.making.engine import build_here
+from vbert.artifacts.making.plan import walk
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.data.yaml import load_yaml
 from vbert.errors import UserError

@@ -20,10 +20,11 @@ from flows.on_prefect.body import InProcess
 from flows.on_prefect.in_process import in_this_process
 from flows.on_prefect.schedule import schedule
 from flows.pipeline import pipeline
-from vbert.artifacts.making.build import Machine
-from vbert.artifacts.making.graph import Engine, Events, build_here, walk
+from vbert.artifacts.making.engine import Engine, Events, build_here
+from vbert.artifacts.making.plan import walk
+from vbert.artifacts.steps.stage import Machine
 from vbert.artifacts.store.store import Store
-from vbert.artifacts.upkeep.upkeep import verify
+from vbert.artifacts.upkeep.verify import verify
 from vbert.errors import BuildError, NotAccepted, UserError
 
 
@@ -219,7 +220,7 @@ def test_what_was_damaged_and_cannot_be_made_again_ends_no_run_that_stands_witho
     store, target = Store(tmp_path / "store"), toy.graph()
     build_here([target], store)
     numbers = toy.numbers(6).named("one")
-    file = store.directory("toy_numbers", numbers.fingerprint) / "numbers.json"
+    file = numbers.bound(store).path / "numbers.json"
     file.chmod(0o644)
     file.write_bytes(b"x")
     assert [damage.fingerprint for damage in verify(store)] == [numbers.fingerprint]

@@ -28,7 +28,7 @@ from vbert.errors import UserError
 try:
     import_prefect()
     from flows.on_prefect.in_process import in_this_process
-    from vbert.artifacts.making.graph import Events
+    from vbert.artifacts.making.engine import Events
     with in_this_process([None], None, Events()): ...
 except UserError as error:
     print(error.message)
@@ -103,7 +103,7 @@ if begun is not None:
 def test_behind_a_proxy_the_own_server_is_reached_and_ends_with_the_run(tmp_path: Path) -> None:
     code = """
 import os, prefect_toy, psutil
-from vbert.artifacts.making.build import Machine
+from vbert.artifacts.steps.stage import Machine
 from flows.on_prefect.in_process import in_this_process
 target = prefect_toy.KINDS["toy"]()
 with in_this_process([target], prefect_toy.Store("store"), prefect_toy.Said()):

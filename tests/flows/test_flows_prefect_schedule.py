@@ -17,7 +17,7 @@ from prefect_api import Api
 
 from flows.graph import graph
 from flows.recipe import resolve
-from vbert.artifacts.making.graph import walk
+from vbert.artifacts.making.plan import walk
 from vbert.artifacts.store import durable
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")

@@ -9,7 +9,7 @@ import pytest
 
 from flows.graph import graph
 from flows.recipe import Recipe, resolve
-from vbert.artifacts.making.graph import walk
+from vbert.artifacts.making.plan import walk
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.errors import UserError
 

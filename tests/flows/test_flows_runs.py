@@ -8,10 +8,10 @@ import pytest
 from artifacts import toy
 
 from flows.runs import difference, difference_lines, record_run, row_lines, rows, run_id
-from vbert.artifacts.making.children import Stopped
-from vbert.artifacts.making.graph import build_here
+from vbert.artifacts.making.engine import build_here
+from vbert.artifacts.steps.stage import Stopped
 from vbert.artifacts.store.store import Store
-from vbert.artifacts.upkeep.upkeep import asked, keep
+from vbert.artifacts.upkeep.gc import asked, keep
 from vbert.errors import BuildError, UserError
 
 
@@ -61,7 +61,7 @@ def test_what_ends_a_run_is_told_also_where_its_record_cannot_be_written(
 
     def run(error: type[BaseException] | None) -> None:
         with monkeypatch.context() as patch, record_run(store, "1", "toy", [toy.numbers(2)]):
-            patch.setattr(Store, "note_run", away)
+            patch.setattr(Store, "record_run", away)
             if error is not None:
                 raise error
 
@@ -83,8 +83,8 @@ def test_two_runs_are_compared_by_settings_artifacts_and_metrics(store: Store) -
         "steps": {"f" * 64: "regions", "2" * 64: "finetune[vqa]"},
         "metrics": {"vqa/accuracy": 0.9925, "vqa/examples": 9673},
     }
-    store.note_run("a", a)
-    store.note_run("b", b)
+    store.record_run("a", a)
+    store.record_run("b", b)
     found = difference(store, "a", "b")
     assert found["settings"] == {"pretrain.steps": [6, 9], "limit": [None, 3]}
     assert difference_lines(found) == [
@@ -100,7 +100,7 @@ def test_two_runs_are_compared_by_settings_artifacts_and_metrics(store: Store) -
     assert difference_lines(difference(store, "a", "a")) == [
         "settings: the same", "artifacts: the same", "metrics: the same",
     ]  # fmt: skip
-    store.note_run("old", {"steps": ["f" * 64]})  # as records were once
+    store.record_run("old", {"steps": ["f" * 64]})  # as records were once
     assert difference(store, "old", "a")["artifacts"]["ffffffff"] == [["f" * 64], None]
     with pytest.raises(UserError, match="no run 'c' in "):
         difference(store, "a", "c")
@@ -110,7 +110,7 @@ def test_a_run_of_any_name_has_a_file(store: Store) -> None:
     for name in ("a/b", "../up", "ü [x] y", "/"):
         run = run_id(name)
         assert "/" not in run
-        store.note_run(run, {"recipe": name})
+        store.record_run(run, {"recipe": name})
     assert sorted(record["recipe"] for record in store.runs().values()) == sorted(["a/b", "../up", "ü [x] y", "/"])
 
 

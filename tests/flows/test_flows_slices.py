@@ -17,7 +17,7 @@ from regions import interop_files
 from flows.fields import keyed, members, models
 from flows.graph import graph
 from flows.recipe import Recipe, recipe_names, resolve
-from vbert.artifacts.making.graph import plan, walk
+from vbert.artifacts.making.plan import plan, walk
 from vbert.artifacts.store.store import Store
 from vbert.objectives.pretraining import OBJECTIVE
 

@@ -18,8 +18,8 @@ from werkzeug import Request, Response
 from tasks.bert import bert, copy_members, fetch_from_hub, make_bert
 from tasks.download import download
 from tasks.vocabulary import vocabulary
-from vbert.artifacts.making.build import Job, Machine
-from vbert.artifacts.making.graph import Engine
+from vbert.artifacts.making.engine import Engine
+from vbert.artifacts.steps.stage import Job, Machine
 from vbert.artifacts.store.store import Store
 from vbert.data.examples import Examples, write_examples
 from vbert.data.source import Source

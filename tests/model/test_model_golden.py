@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from tasks.bert import bert
 from tasks.vocabulary import vocabulary
-from vbert.artifacts.steps.stage import Stage
+from vbert.artifacts.steps.step import Stage
 from vbert.model.checkpoint import write_bert
 from vbert.model.vocabulary import SPECIAL, TextRules, VocabularySettings, train_tokens, write_vocabulary
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vbert.artifacts.making.build import Job, Machine
 from vbert.artifacts.steps.settings import Plugin
+from vbert.artifacts.steps.stage import Job, Machine
 from vbert.data.examples import Examples, write_examples
 from vbert.model.config import ModelSettings
 from vbert.model.vocabulary import Vocabulary, VocabularySettings, train_tokens, write_vocabulary

@@ -11,9 +11,9 @@ from regions.test_regions_interop_importing import step as import_step
 from tasks.download import download
 from tasks.images import images
 from tasks.regions import regions
-from vbert.artifacts.making.build import Build
-from vbert.artifacts.making.graph import Engine, build_here, plan
-from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.making.engine import Engine, build_here
+from vbert.artifacts.making.plan import plan
+from vbert.artifacts.steps.stage import Build, Figures, stage
 from vbert.artifacts.store.store import Store
 from vbert.data import readers
 from vbert.data.source import Source

@@ -14,7 +14,7 @@ from regions.regions_tiny import picture
 from torch import Tensor
 
 from tasks.weights import make_weights
-from vbert.artifacts.making.build import Job, Machine
+from vbert.artifacts.steps.stage import Job, Machine
 from vbert.data.raw import RawFiles, RawWriter
 from vbert.errors import UserError
 from vbert.regions.backends.bottom_up import detector, published

@@ -10,7 +10,7 @@ import pytest
 import torch
 from regions.regions_tiny import collection, encoded, picture, small_spec, untrained
 
-from vbert.artifacts.making.build import Machine
+from vbert.artifacts.steps.stage import Job, Machine
 from vbert.data.images import Images
 from vbert.errors import BuildError, UserError
 from vbert.regions.boxes import Adaptive, Fixed, Given, Nms
@@ -53,7 +53,8 @@ def extracted(
     directory.mkdir()
     plan = changes.get("plan") or shard_plan(images.table(), settings.images_per_shard)
     numerics = changes.get("numerics") or ExtractionNumerics()
-    units = [extract_shard(images, weights, settings, numerics, CPU, (), directory, unit) for _, unit in plan]
+    job = Job(directory, directory, CPU)
+    units = [extract_shard(images, weights, settings, numerics, (), job, unit) for _, unit in plan]
     gather(directory, units, weights, settings)
     return Shards.at(directory)
 

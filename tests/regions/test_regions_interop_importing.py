@@ -12,8 +12,8 @@ from regions.interop_files import Image, real_features
 
 from tasks.download import download
 from tasks.import_features import import_features
-from vbert.artifacts.making.build import Machine
-from vbert.artifacts.making.graph import Engine, build_here
+from vbert.artifacts.making.engine import Engine, build_here
+from vbert.artifacts.steps.stage import Machine
 from vbert.artifacts.store.store import Store
 from vbert.data.raw import RawFiles
 from vbert.data.source import Source

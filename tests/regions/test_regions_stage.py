@@ -11,9 +11,8 @@ from regions.test_regions_extract import all_bits, extracted
 from tasks.generate import generate
 from tasks.images import images
 from tasks.regions import regions
-from vbert.artifacts.making.build import Build, Machine
-from vbert.artifacts.making.graph import build_here
-from vbert.artifacts.steps.stage import Figures, stage
+from vbert.artifacts.making.engine import build_here
+from vbert.artifacts.steps.stage import Build, Figures, Machine, stage
 from vbert.data import readers
 from vbert.data.shapes.scenes import ShapesSettings
 from vbert.errors import BuildError

@@ -19,7 +19,7 @@ from flows.graph import weights_of
 from tasks.download import download
 from tasks.images import images
 from tasks.regions import regions
-from vbert.artifacts.making.graph import build_here
+from vbert.artifacts.making.engine import build_here
 from vbert.data import readers
 from vbert.data.source import Source
 from vbert.data.spec import ReaderOptions

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw
 from regions.regions_tiny import collection, encoded, small_spec
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
-from vbert.artifacts.making.build import Job, Machine
 from vbert.artifacts.steps.settings import Numerics
+from vbert.artifacts.steps.stage import Job, Machine
 from vbert.data.decode import BadImage
 from vbert.data.images import Images
 from vbert.errors import BuildError, UserError
@@ -302,7 +302,7 @@ def test_shapes_are_learnt(tmp_path: Path) -> None:
     from tasks.detector import detector
     from tasks.generate import generate
     from tasks.images import images as index
-    from vbert.artifacts.making.graph import build_here
+    from vbert.artifacts.making.engine import build_here
     from vbert.data import readers
     from vbert.data.shapes.scenes import ShapesSettings
     from vbert.regions.detector import detector_file

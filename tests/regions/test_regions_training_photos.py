@@ -18,10 +18,11 @@ from flows.recipe import resolve
 from tasks.detector import detector
 from tasks.download import download
 from tasks.images import images
-from vbert.artifacts.making.build import Job, Machine
-from vbert.artifacts.making.graph import build_here, walk
+from vbert.artifacts.making.engine import build_here
+from vbert.artifacts.making.plan import walk
 from vbert.artifacts.steps.settings import Numerics
-from vbert.artifacts.steps.stage import artifact_from_json, steps_as_json
+from vbert.artifacts.steps.stage import Job, Machine
+from vbert.artifacts.steps.step_json import artifact_from_json, steps_as_json
 from vbert.data import readers
 from vbert.data.images import Images
 from vbert.data.raw import RawFiles

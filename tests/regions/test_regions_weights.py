@@ -9,7 +9,7 @@ import pytest
 from regions.regions_tiny import CLASSES, SMALL, small_spec, untrained
 
 from flows.graph import weights_of
-from vbert.artifacts.making.graph import build_here
+from vbert.artifacts.making.engine import build_here
 from vbert.errors import UserError
 from vbert.regions.detector import DetectorFile, detector_file
 

@@ -10,7 +10,7 @@ from artifacts.toy import graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vbert.artifacts.making.graph import build_here
+from vbert.artifacts.making.engine import build_here
 from vbert.artifacts.store import durable
 from vbert.report.layout import GAP_X, HEIGHT, WIDTH, essential, layered_layout
 from vbert.report.lineage import chain

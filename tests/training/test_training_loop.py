@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from training.training_toy import ToyTrainable, in_processes, job, train
 from transformers import get_scheduler
 
-from vbert.artifacts.making import children
-from vbert.artifacts.making.build import Stopped
+from vbert.artifacts.making import worker_main, workers
 from vbert.artifacts.steps.settings import Numerics, Since
+from vbert.artifacts.steps.stage import Stopped
 from vbert.errors import BuildError, UserError
 from vbert.training import loop
 from vbert.training.checkpoint import Checkpoints, TrainingState
@@ -98,7 +98,7 @@ def test_sigterm_leaves_a_checkpoint(
     golden: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the child's handler notes it: the step under way is finished and kept."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: monkeypatch.setattr(children, "_stopping", True))
+    previous = signal.signal(signal.SIGTERM, lambda *_: monkeypatch.setattr(worker_main, "_stopping", True))
     try:
         with pytest.raises(Stopped, match="step 8"):
             train(job(tmp_path, checkpoint_steps=100), ToyTrainable(term_at=8), SCHEDULE)
@@ -112,7 +112,7 @@ def test_sigterm_leaves_a_checkpoint(
 @pytest.fixture
 def term(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """SIGTERM as a child's handler notes it."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: monkeypatch.setattr(children, "_stopping", True))
+    previous = signal.signal(signal.SIGTERM, lambda *_: monkeypatch.setattr(worker_main, "_stopping", True))
     yield
     signal.signal(signal.SIGTERM, previous)
 
@@ -140,17 +140,17 @@ def test_sigterm_is_seen_at_every_step_where_losses_are_read_seldom(
     with pytest.raises(Stopped, match=said):
         train(job(tmp_path, checkpoint_steps=100), trainable, SCHEDULE)
     assert trainable.validations == validations
-    monkeypatch.setattr(children, "_stopping", False)
+    monkeypatch.setattr(worker_main, "_stopping", False)
     assert train(job(tmp_path, checkpoint_steps=100), ToyTrainable(), SCHEDULE) == golden | {
         "calls": 23 - trainable.calls
     }
 
 
 def stopped(trainable: ToyTrainable, at: Path, rank: int, port: int) -> None:
-    children._working = True
-    signal.signal(signal.SIGTERM, children._stop)
+    worker_main._working = True
+    signal.signal(signal.SIGTERM, worker_main._stop)
     loop.LOG_EVERY["cpu"] = 10
-    os.environ.update(children.rank_environment(rank, 2, port))
+    os.environ.update(workers.rank_environment(rank, 2, port))
     try:
         train(job(at, rank, 2, checkpoint_steps=100), trainable, SCHEDULE)
     except Stopped as stop:
@@ -158,7 +158,7 @@ def stopped(trainable: ToyTrainable, at: Path, rank: int, port: int) -> None:
 
 
 def test_ranks_stop_together_at_the_step_at_which_one_is_told(tmp_path: Path) -> None:
-    context, port = multiprocessing.get_context("fork"), children.free_port()
+    context, port = multiprocessing.get_context("fork"), workers.free_port()
     ranks = [
         context.Process(target=stopped, args=(ToyTrainable(term_at=6 if rank else -1), tmp_path, rank, port))
         for rank in range(2)

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vbert.artifacts.making import children
-from vbert.artifacts.making.build import Job, Machine
+from vbert.artifacts.making import worker_main, workers
 from vbert.artifacts.steps.settings import Numerics
+from vbert.artifacts.steps.stage import Job, Machine
 from vbert.training.loop import Schedule, run_training
 from vbert.training.ranks import Ranks
 from vbert.training.sampler import generator
@@ -103,7 +103,8 @@ def train(
 
 
 def job(scratch: Path, rank: int = 0, world: int = 1, **machine: Any) -> Job:
-    return Job(scratch, scratch, Machine(**({"checkpoint_steps": 5, "loader_workers": 0} | machine)), rank, world)
+    settings = Machine(**({"checkpoint_steps": 5, "loader_workers": 0} | machine))
+    return Job(scratch, scratch, settings, rank, world, stop=worker_main.stopping)
 
 
 def in_processes(
@@ -116,7 +117,7 @@ def in_processes(
 ) -> list[Any]:
     """`run` in `world` processes of their own: each one's result, or its negative signal number or exit code."""
     context = multiprocessing.get_context("fork")
-    port = children.free_port()
+    port = workers.free_port()
     processes, readers = [], []
     for rank in range(world):
         reader, writer = context.Pipe(duplex=False)
@@ -124,7 +125,7 @@ def in_processes(
             target=_rank,
             args=(
                 writer,
-                children.rank_environment(rank, world, port),
+                workers.rank_environment(rank, world, port),
                 job(scratch, rank, world, **machine),
                 trainables[rank],
                 arguments,

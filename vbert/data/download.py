@@ -132,10 +132,8 @@ class _PartialFile:
 def _fetch_url(url: str, source: Source, part: _PartialFile, progress: Progress, patience: RetryPolicy) -> None:
     """Fetch the whole file into `part` and check its digest. Raises _Unservable."""
     import httpx
-    import stamina
-    import stamina.instrumentation
 
-    stamina.instrumentation.set_on_retry_hooks([])  # its warnings would break the progress line; `again` logs
+    from vbert.retry import attempts
 
     def again(error: Exception) -> bool | float:
         if not isinstance(error, _Retryable):
@@ -156,13 +154,8 @@ def _fetch_url(url: str, source: Source, part: _PartialFile, progress: Progress,
             while True:
                 before = part.size
                 try:
-                    for attempt in stamina.retry_context(
-                        on=again,
-                        attempts=patience.attempts,
-                        timeout=None,
-                        wait_initial=patience.wait,
-                        wait_max=patience.wait_max,
-                        wait_jitter=patience.wait,
+                    for attempt in attempts(
+                        again, patience.attempts, first=patience.wait, longest=patience.wait_max, jitter=patience.wait
                     ):
                         with attempt:
                             resumed |= _stream(client, url, source, part, progress, patience)

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vbert.artifacts.making.build import Job, Stopped
 from vbert.artifacts.steps.settings import Numerics, Plugin
-from vbert.artifacts.steps.stage import Figures
+from vbert.artifacts.steps.stage import Figures, Job, Stopped
 from vbert.artifacts.store import durable
 from vbert.data.examples import Examples
 from vbert.device import device_of, of_rank

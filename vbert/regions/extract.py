@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vbert.artifacts.making import children
 from vbert.device import device_name, device_of
 from vbert.errors import BuildError, UserError
 from vbert.regions.overlap import prepared_ahead, run_ahead
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from vbert.artifacts.making.build import Machine
     from vbert.artifacts.steps.artifact import Artifact
+    from vbert.artifacts.steps.stage import Job
     from vbert.data.images import BadImage, Images
     from vbert.regions.boxes import Detections
     from vbert.regions.candidates import Candidates
@@ -268,12 +267,11 @@ def extract_shard(
     detector: DetectorWeights,
     settings: RegionSettings,
     numerics: ExtractionNumerics,
-    machine: Machine,
     earlier: Sequence[Shards],
-    directory: Path,
+    job: Job,
     unit: ShardUnit,
 ) -> dict[str, Any]:
-    """Write the unit's shard into `directory`. Returns counts, and its rows of offsets and quarantine by column.
+    """Write the unit's shard. Returns counts, and its rows of offsets and quarantine by column.
 
     Decoding, inference and writing overlap. An unusable image goes to the quarantine with its reason and stops
     nothing else.
@@ -284,17 +282,17 @@ def extract_shard(
     from vbert.regions.shards import QUARANTINE, write_shard
 
     torch.set_num_threads(numerics.threads)
-    device = device_of(machine.device)
+    device = device_of(job.machine.device)
     extraction = Extraction(images, _loaded(detector, device), detector.spec(), settings, numerics, device, earlier)
     quarantine: dict[str, list[str]] = {name: [] for name in QUARANTINE}
-    rate = UnitProgress(len(unit.images))
+    rate = UnitProgress(len(unit.images), job.progress)
 
     def samples() -> Iterator[RegionSample]:
         """The samples in the unit's order, whatever the order of the batches."""
         made: dict[str, RegionSample | BadImage] = {}
         waiting = iter(unit.images)
         wanted = next(waiting, None)
-        with closing(run_ahead(extraction.made(unit.images, max(1, machine.loader_workers)), AHEAD)) as coming:
+        with closing(run_ahead(extraction.made(unit.images, max(1, job.machine.loader_workers)), AHEAD)) as coming:
             for image_id, one in coming:
                 made[image_id] = one
                 rate.done(isinstance(one, BadImage))
@@ -308,7 +306,7 @@ def extract_shard(
                         yield sample
                     wanted = next(waiting, None)
 
-    offsets = write_shard(directory, unit.shard, samples())
+    offsets = write_shard(job.directory, unit.shard, samples())
     return {
         "images": len(offsets["n"]),
         "regions": sum(offsets["n"]),
@@ -323,14 +321,14 @@ def extract_shard(
 class UnitProgress:
     """Reports a unit's progress to the parent, a few times a second."""
 
-    def __init__(self, total: int) -> None:
-        self.total, self.count, self.bad, self._told = total, 0, 0, 0.0
+    def __init__(self, total: int, progress: Callable[..., None]) -> None:
+        self.total, self.count, self.bad, self._told, self._progress = total, 0, 0, 0.0, progress
 
     def done(self, bad: bool) -> None:
         self.count, self.bad = self.count + 1, self.bad + bad
         if time.monotonic() - self._told > TELL_EVERY:
             self._told = time.monotonic()
-            children.report(self.count, self.total, quarantined=self.bad)
+            self._progress(self.count, self.total, quarantined=self.bad)
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vbert.artifacts.making.build import Stopped
+from vbert.artifacts.steps.stage import Stopped
 from vbert.artifacts.store import durable
 from vbert.data.decode import BadImage
 from vbert.data.majority import majority
@@ -35,8 +35,8 @@ from vbert.regions.pixels import prepare
 from vbert.training.sampler import derive, generator
 
 if TYPE_CHECKING:
-    from vbert.artifacts.making.build import Job
     from vbert.artifacts.steps.settings import Numerics
+    from vbert.artifacts.steps.stage import Job
     from vbert.data.images import Images
     from vbert.regions.detector import DetectorInput
     from vbert.training.ranks import Ranks

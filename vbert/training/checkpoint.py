@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from vbert.artifacts.store import durable
+from vbert.artifacts.store.digests import sha256_file
 from vbert.errors import BuildError
 
 log = logging.getLogger("vbert.training")
@@ -81,7 +82,7 @@ class Checkpoints:
                 path = making / f"{part}.safetensors"
                 save_file(tensors, path)
                 durable.sync_file(path)
-                files[path.name] = durable.sha256_file(path)
+                files[path.name] = sha256_file(path)
             body = json.dumps({**state, "files": files})
             sealed = {"sha256": hashlib.sha256(body.encode()).hexdigest(), "state": body}
             durable.write_file(making / STATE, json.dumps(sealed).encode())
@@ -103,7 +104,7 @@ class Checkpoints:
                 raise DamagedCheckpoint(f"{STATE} has another sha256")
             state = json.loads(sealed["state"])
             for name, digest in state["files"].items():
-                if durable.sha256_file(path / name) != digest:
+                if sha256_file(path / name) != digest:
                     raise DamagedCheckpoint(f"{name} has another sha256")
             parts = {name.split(".")[0]: load_file(path / name) for name in state.pop("files")}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

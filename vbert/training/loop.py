@@ -25,9 +25,9 @@ from accelerate.utils import is_tensorboard_available, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from vbert.artifacts.making.build import Job, Stopped
 from vbert.artifacts.steps.fingerprint import digest
 from vbert.artifacts.steps.settings import Numerics
+from vbert.artifacts.steps.stage import Job, Stopped
 from vbert.device import device_of
 from vbert.errors import BuildError, UserError
 from vbert.training.checkpoint import Checkpoints, DamagedCheckpoint, TrainingState

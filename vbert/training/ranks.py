@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed
 
-from vbert.artifacts.making.build import Job, Stopped
+from vbert.artifacts.steps.stage import Job, Stopped
 
 LONGEST = timedelta(days=30)  # a parent notices the end of a process, and ends the others
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vbert.artifacts.making.progress import Kept
+from vbert.artifacts.making.plan import Planned
 from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.store.begun import Begun
 from vbert.artifacts.store.manifest import Manifest
 from vbert.artifacts.store.store import Store
-
-if TYPE_CHECKING:
-    from vbert.artifacts.making.graph import Planned
 
 
 @dataclass(frozen=True)
@@ -22,11 +20,11 @@ class Estimate:
     seconds: float | None = None
     size: float | None = None
 
-    def without(self, kept: Kept | None) -> Estimate:
+    def without(self, begun: Begun | None) -> Estimate:
         """Of what is left to do."""
-        if self.seconds is None or kept is None or not kept.total:
+        if self.seconds is None or begun is None or not begun.total:
             return self
-        return replace(self, seconds=self.seconds * max(0.0, 1 - kept.done / kept.total))
+        return replace(self, seconds=self.seconds * max(0.0, 1 - begun.done / begun.total))
 
 
 def estimates(lines: Iterable[Planned], store: Store) -> dict[str, Estimate]:
@@ -38,7 +36,7 @@ def estimates(lines: Iterable[Planned], store: Store) -> dict[str, Estimate]:
     if not missing:
         return {}
     seen = _Seen([found for found in store.manifests() if found.alias_of is None])
-    return {line.artifact.fingerprint: seen.estimate(line.artifact).without(line.kept) for line in missing}
+    return {line.artifact.fingerprint: seen.estimate(line.artifact).without(line.begun) for line in missing}
 
 
 class _Seen:

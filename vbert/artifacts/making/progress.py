@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from threading import Lock
-from typing import Literal
 
-from vbert.artifacts.steps.stage import Figures
+from vbert.artifacts.steps.step import Figures
 
 Progress = Callable[..., None]  # progress(done, total, **figures)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """How much of an unfinished artifact is kept, whatever happens; `total` is None where nothing has said it yet."""
-
-    done: int
-    total: int | None
-    of: Literal["units", "steps"]
-
-    def __str__(self) -> str:
-        return f"{self.done:,} of {self.total:,} {self.of}" if self.total else f"{self.done:,} {self.of}"
 
 
 class Tally:

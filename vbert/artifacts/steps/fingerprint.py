@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
@@ -12,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from vbert.artifacts.steps.settings import Acceptance, Location, Plugin, Since, Wiring, carries, removed
+from vbert.artifacts.store.digests import dumps, sha256
 
 Identify = Callable[[Any], str | None]  # an artifact's identity, or None for anything else
 
@@ -68,15 +67,6 @@ def _model(model: BaseModel, identify: Identify, where: str) -> dict[str, Any]:
             continue
         out[name] = canonical(value, identify, f"{where}.{name}")
     return out
-
-
-def dumps(value: Any) -> str:
-    """Canonical JSON text: sorted keys, no spaces, ASCII, shortest floats."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def sha256(text: str | bytes) -> str:
-    return hashlib.sha256(text.encode() if isinstance(text, str) else text).hexdigest()
 
 
 def digest(value: Any, identify: Identify = no_artifacts, where: str = "value") -> str:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vbert.artifacts.store import durable, manifest
-from vbert.artifacts.store.manifest import FileEntry, Manifest, content_digest, numerics_class
+from vbert.artifacts.store.digests import sha256_file
+from vbert.artifacts.store.files import FileEntry
+from vbert.artifacts.store.manifest import Manifest, content_digest, numerics_class
 from vbert.errors import BuildError
 
 
@@ -67,6 +69,6 @@ def gathered(directory: Path, maker: str, record: str, known: Mapping[str, FileE
             entry = known.get(name)
             if entry is None:
                 durable.sync_file(path)
-                entry = FileEntry(name=name, size=path.stat().st_size, sha256=durable.sha256_file(path))
+                entry = FileEntry(name=name, size=path.stat().st_size, sha256=sha256_file(path))
             entries.append(entry)
     return sorted(entries, key=lambda entry: entry.name)

@@ -1,18 +1,17 @@
-"""The store's own I/O: each function leaves what it did on the disk, and in the operation log of a test.
+"""I/O of the store that lasts: synced files, directories and renames, open to whom the directory they lie in is.
 
-Publishing survives a power loss only if every one of these is called in the right order; `observe` lets a test record
-them and enumerate the crash states that the order allows.
+Publishing survives a power loss only if these are called in the right order: a test records the system calls and
+enumerates the crash states that their order allows.
 """
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import json
 import os
 import shutil
 import stat
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,26 +19,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-Observer = Callable[..., None]
-_observer: Observer | None = None
 
 # Whose the files are is said by the directory they lie in. One with a group of its own (setgid and group-writable, as
 # `--shared` makes it) is shared: what is made in it is open to the group as the directory is, whatever the umask, and
 # published directories too, or nobody else could set them aside or collect them. Elsewhere the user's umask holds.
 READ, WRITE = 0o444, 0o666  # published files are read-only: a guard against mistakes
 GROUP = stat.S_ISGID | stat.S_IRWXG
-MOMENTS, MOMENT = 25, 0.02  # how often, and after how many seconds, what is not allowed is tried again
-
-
-def observe(observer: Observer | None) -> None:
-    """Have every operation reported as `observer(name, *paths)` (tests)."""
-    global _observer
-    _observer = observer
-
-
-def _log(operation: str, *paths: Path) -> None:
-    if _observer is not None:
-        _observer(operation, *paths)
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system that has none
+RETRIES, PAUSE = 25, 0.02  # tries of what is not allowed, seconds between two
 
 
 def shared(directory: Path) -> int | None:
@@ -118,40 +105,43 @@ def group_umask(directory: Path) -> Iterator[None]:
 def make_directories(path: Path, sync: bool = True) -> Path:
     """`mkdir -p`, shared as the one above is; every directory made is synced into its parent.
 
-    Without `sync`, or where another process made one and has not come that far, `settle` sees to it.
+    Without `sync`, or where another process made one and has not come that far, `sync_parents` sees to it.
     """
     path = Path(path)
-    if patiently(path.is_dir):
+    if retry_permission(path.is_dir):
         return path
     make_directories(path.parent, sync)
     try:
-        patiently(path.mkdir)
+        retry_permission(path.mkdir)
     except FileExistsError:
         return path
-    _log("mkdir", path)
+    _lasting.discard((path, path.stat().st_ino))
     open_directory(path)
     if sync:
         sync_directory(path.parent)
     return path
 
 
-def patiently(function: Callable[[], T]) -> T:
-    """Its result; asked again for a moment where it is not allowed.
+def retry_permission(function: Callable[[], T]) -> T:
+    """Call `function`, again for a moment where it is not allowed.
 
     A directory that another user makes has the mode of that user's umask until its own is set.
     """
-    for _ in range(MOMENTS):
-        try:
-            return function()
-        except PermissionError:
-            time.sleep(MOMENT)
-    return function()
+    try:
+        return function()
+    except PermissionError:
+        from vbert.retry import attempts
+
+        for attempt in attempts(PermissionError, RETRIES, first=PAUSE, longest=PAUSE, jitter=0):
+            with attempt:
+                result = function()
+        return result
 
 
 def make_fresh(path: Path) -> Path:
     """A new directory in an existing one, not yet synced: what is built in it is synced when it is published."""
     path.mkdir()
-    _log("mkdir", path)
+    _lasting.discard((path, path.stat().st_ino))
     open_directory(path)
     return path
 
@@ -164,12 +154,10 @@ def write_file(path: Path, data: bytes, mode: int = READ) -> None:
             out.write(data)
             out.flush()
             os.fchmod(out.fileno(), _file_mode(path, mode))
-            _log("write", path)
             os.fsync(out.fileno())
     except OSError:
         path.unlink(missing_ok=True)
         raise
-    _log("fsync", path)
 
 
 def hint(path: Path, document: Any) -> None:
@@ -182,7 +170,6 @@ def hint(path: Path, document: Any) -> None:
 
 def sync_file(path: Path) -> None:
     """Flush a file that others wrote to the disk, and make it read-only."""
-    _log("write", path)
     handle = os.open(path, os.O_RDONLY)
     try:
         mode = _file_mode(path, READ)
@@ -191,7 +178,6 @@ def sync_file(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-    _log("fsync", path)
 
 
 def sync_directory(path: Path) -> None:
@@ -200,7 +186,6 @@ def sync_directory(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-    _log("syncdir", path)
 
 
 def sync_tree(root: Path) -> None:
@@ -219,7 +204,6 @@ def sync_tree(root: Path) -> None:
 def move(source: Path, target: Path) -> None:
     """Rename, not yet synced. OSError (EEXIST, ENOTEMPTY) where a directory stands in the way of one."""
     os.rename(source, target)
-    _log("rename", source, target)
 
 
 def rename(source: Path, target: Path) -> None:
@@ -230,25 +214,26 @@ def rename(source: Path, target: Path) -> None:
         sync_directory(source.parent)
 
 
-_settled: set[tuple[Path, int]] = set()  # (directory, inode) whose name is known to last
+# (directory, inode) whose name is known to last. One that is removed and made again may get the inode it had.
+_lasting: set[tuple[Path, int]] = set()
 
 
-def settle(path: Path, root: Path) -> None:
+def sync_parents(path: Path, root: Path) -> None:
     """Make the name of `path` last, and those of the directories above it up to `root`, which lasts already.
 
-    Whoever acknowledges does it, not only who made them: a maker may have been killed before its sync.
+    Whoever reports the thing as published does it, not only its maker, who may have been killed before its sync.
     """
     sync_directory(path.parent)
     for directory in path.parents:
         if directory == root:
             return
         known = directory, directory.stat().st_ino
-        if known not in _settled:
+        if known not in _lasting:
             sync_directory(directory.parent)
-            _settled.add(known)
+            _lasting.add(known)
 
 
-def settle_root(root: Path) -> None:
+def sync_above(root: Path) -> None:
     """Make the names of `root` and of all above it on its file system last."""
     device = root.stat().st_dev
     for above in root.parents:
@@ -262,7 +247,6 @@ def link(source: Path, target: Path) -> None:
     """A second name of a synced file; a copy where the file system has no links."""
     try:
         os.link(source, target)
-        _log("link", source, target)
     except FileExistsError:
         raise
     except OSError:  # no links here, or not to another user's file
@@ -270,14 +254,22 @@ def link(source: Path, target: Path) -> None:
         sync_file(target)
 
 
-def acknowledge(what: Path) -> None:
-    """From here on the caller has been told that `what` is published."""
-    _log("acknowledge", what)
+def name_once(source: Path, target: Path) -> bool:
+    """Give a synced file a second name, unless something has that name: False.
 
-
-def sha256_file(path: Path) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    Where the file system has no links the one name is changed for the other, which the caller's lock makes safe.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if target.exists():
+            return False
+        os.rename(source, target)
+    return True
 
 
 def remove_tree(path: Path) -> None:
@@ -288,4 +280,3 @@ def remove_tree(path: Path) -> None:
             _open_mode(at, stat.S_IMODE(at.stat().st_mode) | stat.S_IRWXU)
     if path.exists():
         shutil.rmtree(path, ignore_errors=True)
-        _log("remove", path)

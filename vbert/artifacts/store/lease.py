@@ -16,8 +16,8 @@ from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
-from vbert.artifacts.store.objects import Objects
 from vbert.artifacts.store.owner import Owner
+from vbert.artifacts.store.s3_client import S3Client
 from vbert.errors import BuildError, UserError
 
 log = logging.getLogger("vbert.store")
@@ -30,9 +30,9 @@ LOOK = 2.0  # seconds between two looks of a waiter
 class Lease:
     """Held inside `with`; entering waits for another holder, telling `waiting(who)` once."""
 
-    def __init__(self, objects: Objects, key: str, waiting: Callable[[str], None] | None = None) -> None:
-        self._objects, self._key, self._waiting = objects, key, waiting
-        self._once = Objects(objects.url, patience=0)  # a sign of life is not worth a long wait: the next one follows
+    def __init__(self, client: S3Client, key: str, waiting: Callable[[str], None] | None = None) -> None:
+        self._client, self._key, self._waiting = client, key, waiting
+        self._once = S3Client(client.url, patience=0)  # a sign of life is not worth a long wait: the next one follows
         self._tag: str | None = None
         self._beats = 0
         self._over = threading.Event()
@@ -40,8 +40,8 @@ class Lease:
 
     def __enter__(self) -> Self:
         seen, since, told = "", time.monotonic(), False
-        while (tag := self._objects.create(self._key, self._body())) is None:
-            there = self._objects.get(self._key)
+        while (tag := self._client.create(self._key, self._body())) is None:
+            there = self._client.get(self._key)
             if there is None:
                 continue
             body, now = there
@@ -49,7 +49,7 @@ class Lease:
                 seen, since = now, time.monotonic()
             holder = parse(body)
             if holder is None or holder.dead() or time.monotonic() - since >= LIFE:
-                if (tag := self._objects.replace(self._key, self._body(), now)) is not None:
+                if (tag := self._client.replace(self._key, self._body(), now)) is not None:
                     break
                 continue
             if self._waiting is not None and not told:

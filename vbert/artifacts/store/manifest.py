@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -12,30 +11,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vbert.artifacts.steps.fingerprint import digest, dumps, sha256
+from vbert.artifacts.store.digests import dumps, seal, sha256, unseal
+from vbert.artifacts.store.files import FileEntry
 
 NAME = "manifest.json"
 FORMAT = 1
 LIBRARIES = ("torch", "torchvision", "transformers", "accelerate", "numpy", "pyarrow", "pillow", "tokenizers")
-
-
-class FileEntry(BaseModel):
-    """A file of the artifact: its name with `/`, size in bytes, hex sha256."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    size: int
-    sha256: str
-
-    @field_validator("name")
-    @classmethod
-    def _inside(cls, name: str) -> str:
-        """A manifest may come from elsewhere: no name leads out of the artifact."""
-        if not name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
-            raise ValueError(f"{name!r} is no name of a file in an artifact")
-        return name
 
 
 class Manifest(BaseModel):
@@ -64,26 +47,14 @@ class Manifest(BaseModel):
         return sum(entry.size for entry in self.files)
 
     def dumps(self) -> bytes:
-        """The manifest's own bytes, closed by a digest of themselves: JSON alone would not show a flipped digit."""
-        body = self.model_dump()
-        return (json.dumps(body | {"digest": digest(body)}, indent=1, sort_keys=True) + "\n").encode()
-
-    @classmethod
-    def read(cls, path: Path) -> Manifest:
-        """Raises ValueError where the file is not a whole manifest of a format this version knows."""
-        return cls.loads(path.read_bytes())
+        return seal(self.model_dump())
 
     @classmethod
     def loads(cls, data: bytes) -> Manifest:
         """The inverse of `dumps`. Raises ValueError where the bytes are not a whole manifest of a known format."""
-        body = json.loads(data)
-        if not isinstance(body, dict):
-            raise ValueError("not a manifest")
-        claimed = body.pop("digest", None)
+        body = unseal(data)
         if body.get("format") != FORMAT:
             raise ValueError(f"format {body.get('format')}, this version reads {FORMAT}")
-        if claimed != sha256(dumps(body)):
-            raise ValueError("its digest does not fit its content")
         try:
             return cls.model_validate(body)
         except ValidationError as error:
@@ -92,7 +63,7 @@ class Manifest(BaseModel):
 
 def content_digest(files: list[FileEntry]) -> str:
     """Digest of the sorted file names and sha256: what the artifact is, whoever made it."""
-    return digest(sorted((entry.name, entry.sha256) for entry in files))
+    return sha256(dumps(sorted((entry.name, entry.sha256) for entry in files)))
 
 
 @lru_cache(maxsize=1)

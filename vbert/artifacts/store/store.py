@@ -1,196 +1,215 @@
 """The store: finished artifacts, whole or absent, and what survives a crash of the unfinished ones.
 
-store.json                                format and id; a newer format is refused
-artifacts/<stage>/<fingerprint>/          manifest.json + files (or an alias)
-unfinished/<stage>/<fingerprint>/units/   committed units, immutable
-unfinished/<stage>/<fingerprint>/scratch/ checkpoints, one directory an attempt
-publishing/<fingerprint>.<uuid>/          one builder's own, renamed when whole
+store.json                                        format and id; a newer format is refused
+artifacts/<stage>/<fingerprint>/<content>/…       the files of an artifact; other bits have another <content>
+artifacts/<stage>/<fingerprint>/manifest.json     put last, the first one wins: where it is, the artifact is
+unfinished/<stage>/<fingerprint>/units/<key>/     committed units: <content>/… and unit.json, in the same way
+unfinished/<stage>/<fingerprint>/scratch/<n>/     attempt n: what it builds, and its checkpoints
+resolved/<stage>/<digest>                         the fingerprint of what was made of inputs of this content
 locks/  damaged/  runs/<run id>.json
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import stat
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vbert.artifacts.making.progress import Kept
-from vbert.artifacts.store import durable, manifest
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.begun import Begun, begun
 from vbert.artifacts.store.contents import complete, damaged_name, damaged_of, tell_difference
-from vbert.artifacts.store.digest_cache import Verified
-from vbert.artifacts.store.locks import held
-from vbert.artifacts.store.manifest import FileEntry, Manifest
-from vbert.artifacts.store.owner import SUFFIX, Owner, clear_dead
+from vbert.artifacts.store.files import FileEntry, FileInfo, Files, Say, Wrong, each, no_words
+from vbert.artifacts.store.local_files import LocalFiles
+from vbert.artifacts.store.manifest import NAME, Manifest, content_digest
+from vbert.artifacts.store.units import Units
 from vbert.errors import BuildError, Damaged, UserError
 
-if TYPE_CHECKING:
-    from vbert.artifacts.upkeep.upkeep import Sweeping
-
-FORMAT = 1
+FORMAT = 2  # 1 had the files of an artifact beside its manifest, and no resolved/
+FOLDERS = ("artifacts", "unfinished", "resolved", "locks", "damaged", "runs")
+WORTH_TELLING = 64 << 20  # bytes whose upload takes long enough to be told of
 
 
 class Store:
-    """A store on a local path. Opening one writes nothing, so a read-only store can be read.
-
-    `Store("s3://bucket/prefix")` gives the one of `remote.py`.
+    """A store on a local path or in a bucket (`s3://bucket/prefix`). `root` is where unfinished work lies: the path
+    itself, or the bucket's working directory on this machine.
 
     >>> store = vbert.Store("store")
     >>> [manifest.label for manifest in store.manifests("finetune")]
     ['vqa']
     """
 
-    def __new__(cls, root: Path | str) -> Store:
-        if isinstance(root, str) and "://" in root:
-            from vbert.artifacts.store.remote import RemoteStore
+    def __init__(self, location: Path | str, alone: bool = False) -> None:
+        self.files, self.here = _open(location, alone)
+        self.root, self.location = self.here.root, self.files.location
+        self._manifests: dict[str, tuple[Any, Manifest]] = {}
+        self._runs: dict[str, tuple[FileInfo, dict[str, Any]]] = {}
+        if not self.remote:  # a bucket is asked at the first need
+            self._record()
 
-            cls = RemoteStore
-        return object.__new__(cls)
-
-    def __init__(self, root: Path | str) -> None:
-        self.root = Path(root).absolute()
-        self.checked = Verified()
-        self._records: dict[Path, tuple[tuple[int, int, int], dict[str, Any]]] = {}  # of runs, as read before
-        record = self.root / "store.json"
-        try:
-            known = record.is_file()
-        except PermissionError:
-            raise UserError(
-                f"{self.root} is closed to this user; whoever made it opens it to its group by --shared"
-            ) from None
-        if known:
-            try:
-                found = int(json.loads(record.read_text())["format"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{record} is not a store's record ({error}); give another --store") from None
-            if found > FORMAT:
-                raise UserError(f"{self.root}: store format {found}, this version knows {FORMAT}; upgrade vbert")
-        elif self.root.is_file():
-            raise UserError(f"{self.root} is a file; --store takes a directory")
-
-    def __reduce__(self) -> tuple[type[Store], tuple[Path | str]]:
-        return Store, (self.root,)
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.location,)
 
     def __repr__(self) -> str:
         return f"Store({self.location!r})"
 
     @property
-    def location(self) -> str:
-        """What `Store(…)` opens it by: its path, or its URL."""
-        return str(self.root)
+    def remote(self) -> bool:
+        return self.files is not self.here
+
+    def _record(self) -> dict[str, Any] | None:
+        try:
+            data = self.files.read("store.json")
+        except PermissionError:
+            raise UserError(
+                f"{self.location} is closed to this user; whoever made it opens it to its group by --shared"
+            ) from None
+        except Wrong as error:
+            raise UserError(
+                f"{self.location}/store.json is not a store's record ({error}); give another --store"
+            ) from None
+        if data is None:
+            return None
+        try:
+            record: dict[str, Any] = json.loads(data)
+            known = int(record["format"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.location}/store.json is not a store's record ({error}); give another --store"
+            ) from None
+        if known > FORMAT:
+            raise UserError(f"{self.location}: store format {known}, this version knows {FORMAT}; upgrade vbert")
+        return record
 
     def exists(self) -> bool:
-        return (self.root / "store.json").exists()
+        return self._record() is not None
 
     def afresh(self) -> Store:
         """The same store, remembering nothing that was read or checked before."""
-        fresh = Store(self.location)
-        fresh.checked.alone = True
-        return fresh
+        return Store(self.location, alone=True)
 
     def prepare(self) -> None:
-        """Make the store's directories and record, where they are missing. Raises UserError where that can't be."""
-        inside = [self.root / name for name in ("artifacts", "unfinished", "publishing", "locks", "damaged", "runs")]
-        try:
-            for directory in inside:
-                durable.make_directories(directory, sync=False)
-            if durable.shared(self.root) is not None and None in map(durable.shared, inside):
-                durable.share(self.root)  # given to its group after it was made
-        except OSError as error:
-            raise UserError(f"no store can be made in {self.root} ({error.strerror}); give another --store") from error
-        record = self.root / "store.json"
-        if not record.exists():
-            durable.settle_root(self.root)  # the record is written last: where it is, the root's own name lasts
-            fresh = self.root / f".store.{uuid.uuid4().hex}"
-            durable.write_file(fresh, json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}).encode())
-            durable.move(fresh, record)
+        """Make the store, or bring one of format 1 to this format. Raises UserError where that can't be."""
+        self.files.prepare(FOLDERS)
+        record = self._record()
+        if record is not None and record["format"] == FORMAT:
+            return
+        if record is not None:
+            for found in self.manifests():
+                if found.alias_of is None:
+                    self._index(found)
+        if not self.remote:
+            durable.sync_above(self.root)  # the record is written last: where it is, the root's own name lasts
+        fresh = json.dumps((record or {"id": uuid.uuid4().hex}) | {"format": FORMAT}).encode()
+        if record is None:
+            self.files.create("store.json", fresh)
+        else:
+            self.files.replace("store.json", fresh)
 
     def share(self) -> None:
         """Let the group of the store's directory build in it too. Raises UserError where that is not ours to say."""
-        try:
-            durable.make_directories(self.root, sync=False)
-            if durable.shared(self.root) is None:
-                durable.share(self.root)
-        except OSError as error:
-            raise UserError(f"{self.root} can't be shared ({error.strerror}); ask its owner") from error
-        if durable.shared(self.root) is None:
-            raise UserError(f"{self.root} can't be shared: it is another user's; ask its owner for `chmod g+ws`")
+        self.files.share()
+
+    def read_only(self) -> bool:
+        return self.files.read_only()
 
     # ------------------------------------------------------------------ finding and reading
 
-    def directory(self, stage: str, fingerprint: str) -> Path:
-        return self.root / "artifacts" / stage / fingerprint
+    @staticmethod
+    def _base(stage: str, fingerprint: str) -> str:
+        return f"artifacts/{stage}/{fingerprint}"
+
+    def _folder(self, found: Manifest) -> str:
+        return self.files.folder(self._base(found.stage, found.fingerprint), found.content[:12])
 
     def find(self, stage: str, fingerprint: str) -> Manifest | None:
         """The manifest of the finished artifact, its alias followed; None where there is none.
 
         The sizes of its files are compared. Raises Damaged where it is not whole.
         """
-        directory = self.directory(stage, fingerprint)
-        path = directory / manifest.NAME
-        try:
-            os.lstat(directory)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise self._unreadable(stage, fingerprint, "", error) from None
-        info = self._regular(stage, fingerprint, manifest.NAME)
-        found = self.checked.manifest(path, info)
-        if found is None:
-            try:
-                found = Manifest.read(path)
-            except ValueError as error:
-                raise Damaged(stage, fingerprint, manifest.NAME, str(error)) from None
-            except OSError as error:
-                raise self._unreadable(stage, fingerprint, manifest.NAME, error) from None
-            self.checked.note_manifest(path, info, found)
-        if found.fingerprint != fingerprint or found.stage != stage:
-            raise Damaged(stage, fingerprint, manifest.NAME, f"it is the manifest of {found.stage}/{found.fingerprint}")
-        if found.alias_of is not None:
-            aliased = self.find(stage, found.alias_of)
-            if aliased is None:
-                reason = f"it is an alias of {found.alias_of[:8]}, which is gone"
-                raise Damaged(stage, fingerprint, manifest.NAME, reason)
-            return aliased
-        for entry in found.files:
-            self._check_size(found, entry)
+        found = self.manifest(stage, fingerprint)
+        if found is not None:
+            with self._damage(found.stage, found.fingerprint):
+                self.files.compare_sizes(self._folder(found), found.files)
         return found
 
+    def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
+        """As `find`, its files not looked at."""
+        found = self.record(stage, fingerprint)
+        if found is None or found.alias_of is None:
+            return found
+        aliased = self.manifest(stage, found.alias_of)
+        if aliased is None:
+            raise Damaged(stage, fingerprint, NAME, f"it is an alias of {found.alias_of[:8]}, which is gone")
+        return aliased
+
     def record(self, stage: str, fingerprint: str) -> Manifest | None:
-        """The manifest as it is, an alias not followed; None where it is not whole."""
+        """The manifest as it is, an alias not followed. Raises Damaged where it is not whole."""
+        name = f"{self._base(stage, fingerprint)}/{NAME}"
+        known, version = self._manifests.get(name), self.files.version(name)
+        if known is not None and known[0] == version:
+            return known[1]
+        with self._damage(stage, fingerprint, NAME):
+            if (data := self.files.read(name)) is None:
+                return None
+            try:
+                found = Manifest.loads(data)
+            except ValueError as error:
+                raise Wrong(str(error)) from None
+            if (found.stage, found.fingerprint) != (stage, fingerprint):
+                raise Wrong(f"it is the manifest of {found.stage}/{found.fingerprint}")
+            if found.alias_of is None and found.content != content_digest(found.files):
+                raise Wrong("its content is not that of its files")
+            self._manifests[name] = version, found
+        return found
+
+    @contextmanager
+    def _damage(self, stage: str, fingerprint: str, name: str = "") -> Iterator[None]:
+        """What is wrong with a file is damage of its artifact; what this user may not read is none."""
         try:
-            return Manifest.read(self.directory(stage, fingerprint) / manifest.NAME)
-        except (OSError, ValueError):
+            yield
+        except Wrong as error:
+            raise Damaged(stage, fingerprint, error.file or name, str(error)) from None
+        except OSError as error:
+            raise BuildError(f"{error.filename or self.location} can't be read: {error.strerror}") from None
+
+    def names(self) -> list[tuple[str, str]]:
+        """(stage, fingerprint) of everything that may be a finished artifact, sorted."""
+        stages = self.files.folders("artifacts")
+        return [(stage, mark) for stage in stages for mark in self.files.folders(f"artifacts/{stage}")]
+
+    def manifests(self, stage: str | None = None) -> list[Manifest]:
+        """All whole manifests (of one stage), aliases as such, damaged ones passed over."""
+
+        def read(name: tuple[str, str]) -> Manifest | None:
+            with suppress(Damaged):
+                return self.record(*name)
             return None
 
-    def names(self) -> Iterator[tuple[str, str]]:
-        """(stage, fingerprint) of everything that may be a finished artifact, sorted."""
-        for path in sorted((self.root / "artifacts").glob("*/*")):
-            yield path.parent.name, path.name
-
-    def manifests(self, stage: str | None = None) -> Iterator[Manifest]:
-        """All whole manifests (of one stage), aliases as such, damaged ones passed over."""
-        base = self.root / "artifacts"
-        stages = [base / stage] if stage else sorted(p for p in base.glob("*") if p.is_dir())
-        for directory in stages:
-            for path in sorted(directory.glob(f"*/{manifest.NAME}")):
-                with suppress(ValueError, OSError):
-                    yield Manifest.read(path)
+        names = self.names() if stage is None else [(stage, mark) for mark in self.files.folders(f"artifacts/{stage}")]
+        return [found for found in each(read, names) if found is not None]
 
     def resolved(self, stage: str, resolved: str) -> Manifest | None:
         """A finished artifact of the stage that was made of the same content, if there is one."""
-        for found in self.manifests(stage):
-            if found.alias_of is None and found.resolved == resolved:
-                try:
-                    return self.find(stage, found.fingerprint)
-                except Damaged:
-                    continue
+        with suppress(Damaged, Wrong, ValueError):  # the index is no more than a hint
+            fingerprint = (self.files.read(f"resolved/{stage}/{resolved}") or b"").decode()
+            found = self.find(stage, fingerprint) if fingerprint else None
+            return found if found is not None and found.resolved == resolved else None
         return None
+
+    def _index(self, made: Manifest) -> None:
+        if made.resolved:
+            self.files.replace(f"resolved/{made.stage}/{made.resolved}", made.fingerprint.encode())
+
+    def forget(self, made: Manifest) -> None:
+        """Before an artifact is removed: whoever makes it of the same content is not sent to it."""
+        name = f"resolved/{made.stage}/{made.resolved}"
+        if self.files.read(name) == made.fingerprint.encode():
+            self.files.remove(name)
+        self._manifests.clear()
 
     @staticmethod
     def entry(found: Manifest, name: str) -> FileEntry:
@@ -201,117 +220,58 @@ class Store:
             raise BuildError(f"{found.stage}/{found.fingerprint[:8]} has no file {name!r}; it has {names}")
         return entry
 
-    def place(self, found: Manifest) -> str:
-        """Where the artifact is, for people: its directory, or its URL."""
-        return str(self.directory(found.stage, found.fingerprint))
-
-    def where(self, found: Manifest, name: str) -> str:
-        """Where a file of the artifact is, for people: its path, or its URL."""
-        return str(self.directory(found.stage, found.fingerprint) / name)
+    def where(self, found: Manifest, name: str = "") -> str:
+        """Where a file of the artifact is, or all of them, for people: a path, or a URL."""
+        return f"{self.location}/{self._folder(found)}/{name}".rstrip("/")
 
     def whole(self, found: Manifest) -> Path:
-        """The directory that holds every file of a finished artifact."""
-        return self.directory(found.stage, found.fingerprint)
+        """The local directory that holds every file of a finished artifact."""
+        folder = self.root / self._folder(found)
+        if self.remote:
+            each(lambda entry: self.file(found, entry.name), found.files)
+            durable.make_directories(folder, sync=False)
+        return folder
 
     def check(self, found: Manifest, name: str) -> None:
         """Read a file of an artifact where it lies. Raises Damaged where it is not what the manifest says."""
-        self.verified(found, name)
+        with self._damage(found.stage, found.fingerprint, name):
+            self.files.check(f"{self._folder(found)}/{name}", self.entry(found, name))
 
-    def verified(self, found: Manifest, name: str) -> Path:
+    def file(self, found: Manifest, name: str) -> Path:
         """The path of a file of an artifact: its size compared now, its sha256 at the first read in a run."""
         entry = self.entry(found, name)
-        path = self.directory(found.stage, found.fingerprint) / name
-        info = self._check_size(found, entry)
-        if not self.checked.knows(path, info):
-            try:
-                digest = durable.sha256_file(path)
-            except OSError as error:
-                raise self._unreadable(found.stage, found.fingerprint, name, error) from None
-            if digest != entry.sha256:
-                raise Damaged(found.stage, found.fingerprint, name, "its sha256 is not the manifest's")
-            self.checked.note(path, info)
-        return path
-
-    def _check_size(self, found: Manifest, entry: FileEntry) -> os.stat_result:
-        info = self._regular(found.stage, found.fingerprint, entry.name)
-        if info.st_size != entry.size:
-            reason = f"{info.st_size} bytes where the manifest says {entry.size}"
-            raise Damaged(found.stage, found.fingerprint, entry.name, reason)
-        return info
-
-    def _regular(self, stage: str, fingerprint: str, name: str) -> os.stat_result:
-        try:
-            info = os.lstat(self.directory(stage, fingerprint) / name)
-        except OSError as error:
-            raise self._unreadable(stage, fingerprint, name, error) from None
-        if not stat.S_ISREG(info.st_mode):
-            raise Damaged(stage, fingerprint, name, "it is no regular file")
-        return info
-
-    def _unreadable(self, stage: str, fingerprint: str, name: str, error: OSError) -> BuildError:
-        """Damaged where the disk lost the file; what this user or process may not do is no damage."""
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EIO):
-            return Damaged(stage, fingerprint, name, f"it can't be read ({error.strerror})")
-        return BuildError(f"{self.directory(stage, fingerprint) / name} can't be read: {error.strerror}")
+        with self._damage(found.stage, found.fingerprint, name):
+            return self.files.local(f"{self._folder(found)}/{name}", entry)
 
     # ------------------------------------------------------------------ unfinished work
 
     def unfinished(self, stage: str, fingerprint: str) -> Path:
+        """The local directory of what is not finished."""
         return self.root / "unfinished" / stage / fingerprint
+
+    def units(self, stage: str, fingerprint: str) -> Units:
+        return Units(self.files, self.here, stage, fingerprint)
 
     def describe(self, stage: str, fingerprint: str, document: dict[str, Any]) -> None:
         """Beside the unfinished work, what it is of: a hint for `gc`, which must leave its inputs."""
         unfinished = durable.make_directories(self.unfinished(stage, fingerprint), sync=False)
         durable.hint(unfinished / "step.json", document)
-
-    def scratch_note(self, scratch: Path) -> str | None:
-        """What a user should know of where checkpoints are, if anything."""
-        return None
+        if self.remote:
+            self.files.replace(f"unfinished/{stage}/{fingerprint}/step.json", json.dumps(document).encode())
 
     def planned(self, stage: str, fingerprint: str, units: int) -> None:
         """Note of how many units the artifact is made: a hint, for those who ask how far it is."""
         durable.hint(self.unfinished(stage, fingerprint) / "units.json", {"total": units})
 
-    def kept(self, stage: str, fingerprint: str) -> Kept | None:
-        """How far the unfinished artifact is: its committed units, or the step of its last checkpoint.
-
-        None where nothing was begun.
-        """
-        there = self.unfinished(stage, fingerprint)
-        if not durable.patiently(there.is_dir):
-            return None
-        units, total = self._committed(stage, fingerprint), _read_hint(there / "units.json").get("total")
-        if units or total is not None:
-            return Kept(len(units), total, "units")
-        notes = sorted(there.glob("scratch/*/content/kept.json"), key=lambda path: int(path.parents[1].name))
-        last = _read_hint(notes[-1]) if notes else {}
-        return Kept(last.get("done", 0), last.get("total"), "steps")
-
-    def _committed(self, stage: str, fingerprint: str) -> set[str]:
-        return {path.name for path in (self.unfinished(stage, fingerprint) / "units").glob("*")}
-
-    def share_unit(self, stage: str, fingerprint: str, key: str) -> None:
-        """Bring a committed unit to where other machines see it; on a path they all have, it is there."""
-
-    def gather_units(self, stage: str, fingerprint: str, fetch: bool, say: Callable[[str], None]) -> set[str]:
-        """Keys of units that machines without this path have committed; with `fetch`, those are brought here."""
-        return set()
+    def begun(self, stage: str, fingerprint: str) -> Begun | None:
+        """How far the unfinished artifact is; None where nothing was begun."""
+        return begun(self.unfinished(stage, fingerprint), self.units(stage, fingerprint).keys())
 
     def clear(self, stage: str, fingerprint: str) -> None:
         """Remove the unfinished work of what is finished."""
         durable.remove_tree(self.unfinished(stage, fingerprint))
-
-    def begin(self, fingerprint: str) -> Path:
-        """A fresh directory of this builder alone, from which it publishes."""
-        base = durable.make_directories(self.root / "publishing", sync=False)
-        clear_dead(base, fingerprint)
-        directory = durable.make_fresh(base / f"{fingerprint}.{uuid.uuid4().hex}")
-        Owner.current().write(directory.with_name(directory.name + SUFFIX))
-        return directory
-
-    def abandon(self, directory: Path) -> None:
-        durable.remove_tree(directory)
-        directory.with_name(directory.name + SUFFIX).unlink(missing_ok=True)
+        if self.remote:
+            self.files.remove(f"unfinished/{stage}/{fingerprint}")
 
     # ------------------------------------------------------------------ publishing
 
@@ -320,71 +280,62 @@ class Store:
         directory: Path,
         record: Manifest,
         hashed: dict[str, FileEntry],
-        say: Callable[[str], None] = lambda _: None,
+        say: Say = no_words,
         same_bits: bool = True,
     ) -> Manifest:
-        """Make `directory` the finished artifact of `record`, whole at every moment; first one wins.
+        """Make the files of `directory` the finished artifact of `record`, whole at every moment; the first one wins.
 
         `hashed` are the files whose bytes are synced and hashed already (linked from units). Returns the manifest of
         whoever won; with `same_bits`, `say` is told where its bits should be ours and are not. Raises Damaged where the
         one that stands there is not whole.
         """
         whole = complete(directory, record, hashed)
-        durable.write_file(directory / manifest.NAME, whole.dumps())
-        durable.sync_tree(directory)
-        target = self.directory(record.stage, record.fingerprint)
-        durable.make_directories(target.parent, sync=False)
-        try:
-            durable.move(directory, target)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-            standing = self.find(record.stage, record.fingerprint)
-            if standing is None:
-                raise
-            self.abandon(directory)
-            if same_bits:
-                tell_difference(whole, standing, say)
-            whole = standing
-        try:
-            durable.settle(target, self.root)
-            durable.sync_directory(directory.parent)  # its old name is gone too: a sweep of leftovers must not find it
-        except OSError as error:
-            raise Unconfirmed(
-                f"{target} is whole, but the disk failed to confirm that it lasts ({error.strerror}): look at the disk"
-            ) from error
-        directory.with_name(directory.name + SUFFIX).unlink(missing_ok=True)
-        durable.acknowledge(target)
-        return whole
+        base = self._base(whole.stage, whole.fingerprint)
+        if self.remote and whole.size > WORTH_TELLING:
+            say(f"{record.stage}: uploading {whole.size / 1e6:,.0f} MB to {self.location}")
+        self.files.add_folder(f"{base}/{whole.content[:12]}", directory, whole.files)
+        self._index(whole)
+        if self.files.create(f"{base}/{NAME}", whole.dumps()):
+            return whole
+        standing = self.find(record.stage, record.fingerprint)
+        if standing is None:
+            raise BuildError(f"{self.location}/{base} was there a moment ago and is gone: run the same command again")
+        if standing.content != whole.content:
+            self.files.remove(f"{base}/{whole.content[:12]}")  # no manifest leads to it
+        if same_bits:
+            tell_difference(whole, standing, say)
+        return standing
 
     def adopt(self, record: Manifest, existing: Manifest) -> Manifest:
         """Publish an alias: the step of `record` is known to make the artifact `existing`."""
-        directory = self.begin(record.fingerprint)
-        self.publish(directory, record.model_copy(update={"alias_of": existing.fingerprint}), {})
+        alias = record.model_copy(update={"alias_of": existing.fingerprint, "content": content_digest([])})
+        self.files.create(f"{self._base(alias.stage, alias.fingerprint)}/{NAME}", alias.dumps())
         return existing
 
-    def set_aside(self, damage: Damaged) -> Path | str | None:
+    def quarantine(self, damage: Damaged) -> str | None:
         """Move a damaged artifact to `damaged/`, so that its name is free; it is never deleted in place.
 
         Returns where it went, or None where it is whole by now: another reader was faster.
         """
-        target = self.root / "damaged" / damaged_name(damage.stage, damage.fingerprint)
+        base = self._base(damage.stage, damage.fingerprint)
+        target = f"damaged/{damaged_name(damage.stage, damage.fingerprint)}"
+        self._manifests.clear()  # another machine may have mended it
         with self.lock(damage.fingerprint):
             if not self._still(damage):
                 return None
-            durable.make_directories(target.parent)
-            durable.move(self.directory(damage.stage, damage.fingerprint), target)
-            durable.sync_directory(target.parent)
-            durable.acknowledge(target)
-        return target
+            worth = [NAME]
+            with suppress(Damaged):
+                found = self.record(damage.stage, damage.fingerprint)
+                if found is not None and damage.file != NAME:
+                    worth.append(f"{found.content[:12]}/{damage.file}")
+            self.files.quarantine(base, target, worth)
+            self._manifests.clear()
+        return f"{self.location}/{target}"
 
-    def were_set_aside(self, names: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    def were_damaged(self, names: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those (stage, fingerprint) of which something lies in `damaged/`."""
-        there = {damaged_of(name) for name in self._damaged()}
+        there = {damaged_of(name) for name in self.files.folders("damaged")}
         return {(stage, mark) for stage, mark in names if (stage, mark[:12]) in there}
-
-    def _damaged(self) -> Iterable[str]:
-        return [path.name for path in (self.root / "damaged").glob("*")]
 
     def _still(self, damage: Damaged) -> bool:
         fresh = self.afresh()
@@ -396,72 +347,48 @@ class Store:
             return again.fingerprint == damage.fingerprint
         return False
 
-    # ------------------------------------------------------------------ locks
-
-    @contextmanager
-    def lock(self, fingerprint: str, waiting: Any = None) -> Iterator[None]:
-        """Hold the lock of a fingerprint; `waiting(sentence)` is called once where another builder holds it.
+    def lock(self, fingerprint: str, waiting: Say | None = None) -> AbstractContextManager[None]:
+        """Hold the lock of a fingerprint; `waiting(who)` is called once where another builder holds it.
 
         The lock saves work. Truth does not rest on it: publishing is first-wins and units are immutable.
         """
-        with held(self.root / "locks", fingerprint, waiting):
-            yield
+        return self.files.lock(fingerprint, waiting)
 
     # ------------------------------------------------------------------ runs
 
-    def note_run(self, run_id: str, record: dict[str, Any]) -> None:
+    def record_run(self, run_id: str, record: dict[str, Any]) -> None:
         """Write the record of a run (recipe, fingerprints, outcome), replacing what stood under its id."""
-        directory = durable.make_directories(self.root / "runs", sync=False)
-        fresh = directory / f".{run_id}.{uuid.uuid4().hex}"
-        durable.write_file(fresh, (json.dumps(record, indent=1) + "\n").encode(), durable.WRITE)
-        target = directory / f"{run_id}.json"
-        durable.move(fresh, target)
-        durable.settle(target, self.root)
-        durable.acknowledge(target)
+        self.files.replace(f"runs/{run_id}.json", (json.dumps(record, indent=1) + "\n").encode())
 
     def runs(self) -> dict[str, dict[str, Any]]:
         """run id → record, oldest first."""
-        found = {}
-        for path in sorted((self.root / "runs").glob("*.json")):
-            with suppress(ValueError, OSError):
-                info = path.stat()  # records are replaced whole: an unchanged one is not read again
-                key, held = (info.st_size, info.st_mtime_ns, info.st_ino), self._records.get(path)
-                if held is None or held[0] != key:
-                    held = self._records[path] = key, json.loads(path.read_text())
-                found[path.stem] = held[1]
-        return found
+        infos = {info.name: info for info in self.files.walk("runs") if info.name.endswith(".json")}
+        # A record is replaced whole, if at all: one of the same size and time is the same.
+        old = {name: known for name, known in self._runs.items() if infos.get(name) == known[0]}
+        new = [name for name in infos if name not in old]
+        self._runs = old | {name: (infos[name], made) for name, made in zip(new, each(self._run, new), strict=True)}
+        return {Path(name).stem: self._runs[name][1] for name in infos if self._runs[name][1]}
 
     def run(self, run_id: str) -> dict[str, Any]:
         """The record of a run; empty where there is none."""
-        try:
-            found: dict[str, Any] = json.loads((self.root / "runs" / f"{run_id}.json").read_text())
-        except (ValueError, OSError):
-            return {}
-        return found
+        return self._run(f"runs/{run_id}.json")
 
-    def sweeping(self, roots: frozenset[str], grace: float, recent: float) -> Sweeping:
-        """What `gc` goes by."""
-        from vbert.artifacts.upkeep.upkeep import Sweeping
-
-        return Sweeping(self, roots, grace, recent)
-
-    def read_only(self) -> bool:
-        at = self.root
-        while not at.exists():
-            at = at.parent
-        return not os.access(at, os.W_OK)
-
-
-def _read_hint(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+    def _run(self, name: str) -> dict[str, Any]:
+        with suppress(ValueError, OSError, Wrong):
+            record = json.loads(self.files.read(name) or b"{}")
+            return record if isinstance(record, dict) else {}
         return {}
-    return found if isinstance(found, dict) else {}
 
 
-class Unconfirmed(BuildError):
-    """Published, and a sync failed after it. A second try would be told that all is well (the kernel forgets)."""
+def _open(location: Path | str, alone: bool) -> tuple[Files, LocalFiles]:
+    """The files of a store, and those of the local directory in which it is worked on: the same, for one on a disk."""
+    if isinstance(location, str) and "://" in location:
+        from vbert.artifacts.store.s3_files import S3Files
+
+        files = S3Files(location, alone)
+        return files, files.here
+    local = LocalFiles(Path(location), alone)
+    return local, local
 
 
 def default_root() -> str:

@@ -1,28 +1,32 @@
-"""Units: what is committed whole of an artifact that is still being made. The first commit of a key stands."""
+"""Units: the parts of an artifact that are whole while it is still being made. The first commit of a key stands.
+
+Each lies as an artifact does: its files in `<content>/`, then its record. Those of a store in a bucket are made in the
+working directory and uploaded, so that machines without a shared path make one artifact together.
+"""
 
 from __future__ import annotations
 
-import errno
-import json
-import stat
-import time
+import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from vbert.artifacts.steps.fingerprint import sha256
-from vbert.artifacts.steps.stage import Figures
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from vbert.artifacts.store import durable
-from vbert.artifacts.store.contents import gathered
-from vbert.artifacts.store.manifest import FileEntry, environment, used_device
+from vbert.artifacts.store.contents import damaged_name
+from vbert.artifacts.store.digests import seal, unseal
+from vbert.artifacts.store.files import FileEntry, Files, Say, Wrong, each, no_words
+from vbert.artifacts.store.local_files import LocalFiles
+from vbert.artifacts.store.manifest import content_digest
 from vbert.artifacts.store.owner import SUFFIX, Owner, clear_dead
-from vbert.artifacts.store.store import Store
 from vbert.errors import BuildError
 
 RECORD = "unit.json"
+log = logging.getLogger("vbert.store")
 
 
 def is_key(key: str) -> bool:
@@ -30,131 +34,193 @@ def is_key(key: str) -> bool:
     return key.replace("-", "").replace("_", "").isalnum()
 
 
-def make_and_share(
-    store: Store, stage: str, fingerprint: str, key: str, make: Callable[[Path, Any], Figures], argument: Any
-) -> Figures:
-    """Make and commit a unit, and bring it to where other machines can see it."""
-    figures = make_unit(store.unfinished(stage, fingerprint), key, make, argument)
-    store.share_unit(stage, fingerprint, key)
-    return figures
+class UnitRecord(BaseModel):
+    """What a committed unit holds, how long it took and where it was made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    key: str
+    files: list[FileEntry]
+    figures: dict[str, Any]
+    seconds: float
+    environment: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.files)
+
+    @property
+    def content(self) -> str:
+        return content_digest(self.files)[:12]
 
 
-def make_unit(unfinished: Path, key: str, make: Callable[[Path, Any], Figures], argument: Any) -> Figures:
-    """Make one unit in a directory of its own and commit it whole; the first commit of a key stands."""
-    target = unfinished / "units" / key
-    if (target / RECORD).exists():
-        return unit_record(target)["figures"]  # type: ignore[no-any-return]
-    making = making_directory(unfinished, key)
-    try:
-        began = time.monotonic()
-        figures = make(making, argument)
-        entries = gathered(making, f"unit {key}", RECORD, {})
-        record = {
-            "key": key,
-            "files": [entry.model_dump() for entry in entries],
-            "figures": figures,
-            "seconds": round(time.monotonic() - began, 3),
-            "environment": environment() | {"device": used_device()},
-        }
-        commit(making, unfinished, key, _sealed(record))
-        return unit_record(target)["figures"]  # type: ignore[no-any-return]
-    finally:
-        done_with(making)
+class Units:
+    """The units of one unfinished artifact: in `here`, and in `files` where that is a bucket."""
 
+    def __init__(self, files: Files, here: LocalFiles, stage: str, fingerprint: str) -> None:
+        self.files, self.here, self.stage, self.fingerprint = files, here, stage, fingerprint
+        self.unfinished = f"unfinished/{stage}/{fingerprint}"
+        self.base = f"{self.unfinished}/units"
 
-def making_directory(unfinished: Path, key: str) -> Path:
-    """A fresh directory for the files of a unit, of its maker alone."""
-    base = durable.make_directories(unfinished / "making", sync=False)
-    clear_dead(base, key)
-    making = durable.make_fresh(base / f"{key}.{uuid.uuid4().hex}")
-    with suppress(OSError):
-        Owner.current().write(making.with_name(making.name + SUFFIX))
-    return making
+    @property
+    def remote(self) -> bool:
+        return self.files is not self.here
 
+    def keys(self) -> set[str]:
+        """Keys of the units that have a record, wherever."""
+        return self._keys(self.here) | (self._keys(self.files) if self.remote else set())
 
-def done_with(making: Path) -> None:
-    """What is left of a directory in which a unit was made goes."""
-    durable.remove_tree(making)
-    making.with_name(making.name + SUFFIX).unlink(missing_ok=True)
+    def _keys(self, files: Files) -> set[str]:
+        parts = (info.name.removeprefix(f"{self.base}/").split("/") for info in files.walk(self.base))
+        return {key for key, *rest in parts if rest == [RECORD] and is_key(key)}
 
+    # ------------------------------------------------------------------ reading
 
-def commit(making: Path, unfinished: Path, key: str, record: bytes) -> None:
-    """Make `making`, whose files are synced, the unit of `key`, unless one stands there."""
-    target = unfinished / "units" / key
-    durable.write_file(making / RECORD, record)
-    durable.sync_tree(making)
-    durable.make_directories(target.parent, sync=False)
-    try:
-        durable.move(making, target)
-    except OSError as error:
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else another one stands there already
-            raise
-    durable.settle(target, unfinished.parents[2])
-    durable.sync_directory(making.parent)
-    durable.acknowledge(target)
+    def record(self, key: str, contents: bool = False) -> UnitRecord | None:
+        """The record of a unit that is committed here; its files' sizes are compared, with `contents` their sha256 too.
 
-
-def _sealed(record: dict[str, Any]) -> bytes:
-    """The record's bytes, closed by a digest of themselves: JSON alone would not show a flipped digit."""
-    body = json.loads(json.dumps(record))
-    return json.dumps(body | {"digest": sha256(json.dumps(body, sort_keys=True))}).encode()
-
-
-def opened(data: bytes, key: str) -> dict[str, Any]:
-    """The record of the unit `key` in these bytes. Raises ValueError where they are not what was written."""
-    record = json.loads(data)
-    if not isinstance(record, dict):
-        raise ValueError("it is not what was written")
-    claimed = record.pop("digest", None)
-    if claimed != sha256(json.dumps(record, sort_keys=True)) or record["key"] != key:
-        raise ValueError("it is not what was written")
-    return record
-
-
-def files_of(record: dict[str, Any]) -> list[FileEntry]:
-    return [FileEntry.model_validate(entry) for entry in record["files"]]
-
-
-def unit_record(directory: Path, contents: bool = False) -> dict[str, Any]:
-    """The record of a committed unit; its files' sizes are compared, with `contents` their sha256 too.
-
-    Raises BuildError, naming the file, where it is not whole.
-    """
-    at = RECORD
-    try:
-        record = opened((directory / RECORD).read_bytes(), directory.name)
-        for entry in record["files"]:
-            at = entry["name"]
-            info = (directory / at).lstat()
-            if not stat.S_ISREG(info.st_mode) or info.st_size != entry["size"]:
-                raise ValueError(f"{info.st_size} bytes where the record says {entry['size']}")
-            if contents and durable.sha256_file(directory / at) != entry["sha256"]:
-                raise ValueError("its sha256 is not the record's")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise BuildError(f"{directory.name}/{at} is damaged: {error}") from None
-    return record
-
-
-def set_aside(unfinished: Path, key: str) -> Path:
-    """Move a committed unit out of the way, so that it is made again. Returns where it went."""
-    moved = durable.make_directories(unfinished / "broken") / uuid.uuid4().hex
-    durable.rename(unfinished / "units" / key, moved)
-    return moved
-
-
-def committed(
-    unfinished: Path, contents: bool = False, say: Callable[[str], None] = lambda _: None
-) -> dict[str, dict[str, Any]]:
-    """Key → record of the units committed so far; one that is not whole is moved away, to be made again."""
-
-    def read(directory: Path) -> dict[str, Any] | None:
-        try:
-            return unit_record(directory, contents)
-        except BuildError as error:
-            say(f"unit {error}; moved to {set_aside(unfinished, directory.name)}, making it again")
+        Raises Wrong, naming the file, where it is not whole.
+        """
+        data = self.here.read(f"{self.base}/{key}/{RECORD}")
+        if data is None:
             return None
+        record = self._opened(data, key)
+        folder = self._folder(record)
+        self.here.compare_sizes(folder, record.files)
+        for entry in record.files if contents else ():
+            self.here.check(f"{folder}/{entry.name}", entry)
+        return record
 
-    directories = sorted((unfinished / "units").glob("*"))
-    with ThreadPoolExecutor(4) as threads:
-        records = zip(directories, threads.map(read, directories), strict=True)
-        return {directory.name: record for directory, record in records if record is not None}
+    def _opened(self, data: bytes, key: str) -> UnitRecord:
+        try:
+            record = UnitRecord.model_validate(unseal(data))
+        except (ValueError, ValidationError) as error:
+            raise Wrong(str(error), RECORD) from None
+        if record.key != key:
+            raise Wrong(f"it is the record of unit {record.key}", RECORD)
+        return record
+
+    def _folder(self, record: UnitRecord) -> str:
+        return self.here.folder(f"{self.base}/{record.key}", record.content)
+
+    def path(self, record: UnitRecord, entry: FileEntry) -> Path:
+        return self.here.root / self._folder(record) / entry.name
+
+    def committed(self, contents: bool = False, say: Say = no_words) -> dict[str, UnitRecord]:
+        """Key → record of the units committed here; one that is not whole is moved away, to be made again."""
+
+        def read(key: str) -> UnitRecord | None:
+            try:
+                return self.record(key, contents)
+            except (Wrong, OSError) as error:
+                at = error.file if isinstance(error, Wrong) else RECORD
+                say(f"unit {key}/{at} is damaged: {error}; moved to {self._quarantine(key)}, making it again")
+                return None
+
+        keys = sorted(self._keys(self.here))
+        with ThreadPoolExecutor(4) as threads:
+            records = zip(keys, threads.map(read, keys), strict=True)
+            return {key: record for key, record in records if record is not None}
+
+    def _quarantine(self, key: str) -> Path:
+        moved = f"{self.unfinished}/broken/{uuid.uuid4().hex}"
+        self.here.quarantine(f"{self.base}/{key}", moved)
+        return self.here.root / moved
+
+    # ------------------------------------------------------------------ making
+
+    @contextmanager
+    def making(self, key: str) -> Iterator[Path]:
+        """A fresh directory for the making of a unit, of its maker alone; what a killed maker left of another goes."""
+        base = durable.make_directories(self.here.root / self.unfinished / "making", sync=False)
+        clear_dead(base, key)
+        making = durable.make_fresh(base / f"{key}.{uuid.uuid4().hex}")
+        owner = making.with_name(making.name + SUFFIX)
+        try:
+            with suppress(OSError):
+                Owner.current().write(owner)
+            yield making
+        finally:
+            durable.remove_tree(making)
+            owner.unlink(missing_ok=True)
+
+    def commit(self, record: UnitRecord, directory: Path) -> UnitRecord:
+        """Make `directory`, whose files are synced, the unit of its key, unless one stands there; returns what does."""
+        self.here.add_folder(f"{self.base}/{record.key}/{record.content}", directory, record.files)
+        self.here.create(f"{self.base}/{record.key}/{RECORD}", seal(record.model_dump()))
+        standing = self.record(record.key)
+        if standing is None:
+            raise BuildError(f"unit {record.key} was committed and is gone: is the store being cleared?")
+        return standing
+
+    # ------------------------------------------------------------------ sharing
+
+    def share(self, key: str) -> None:
+        """Bring a unit that is committed here to where other machines see it; the first record of a key stands."""
+        if not self.remote:
+            return
+        record, name = self.record(key), f"{self.base}/{key}/{RECORD}"
+        data = self.here.read(name)
+        if record is None or data is None:
+            return
+        self.files.add_folder(
+            f"{self.base}/{key}/{record.content}", self.here.root / self._folder(record), record.files
+        )
+        if not self.files.create(name, data):
+            log.info("unit %s of %s/%s: another machine was first", key, self.stage, self.fingerprint[:8])
+
+    def gather(self, fetch: bool, say: Say) -> set[str]:
+        """Keys of the units that other machines see; with `fetch` they are brought here, in place of what lies here."""
+        if not self.remote:
+            return set()
+        there = self._keys(self.files)
+        mine = self._keys(self.here) - there  # their maker was killed before it shared them
+        each(self.share, sorted(mine))
+        keys = sorted(there | mine)
+        return (
+            set(keys)
+            if not fetch
+            else {key for key, whole in zip(keys, each(self._bring(say), keys), strict=True) if whole}
+        )
+
+    def _bring(self, say: Say) -> Callable[[str], bool]:
+        """A function that makes the unit that was shared first the one that lies here; False where it is damaged."""
+
+        def bring(key: str) -> bool:
+            name = f"{self.base}/{key}/{RECORD}"
+            data = self.files.read(name)
+            if data is None:
+                return False
+            try:
+                record = self._opened(data, key)
+                mine = self.whole(key)
+                if mine is not None and mine.files != record.files:
+                    say(f"unit {key}: another machine was first and made other bits; its unit stands")
+                    self._quarantine(key)
+                    mine = None
+                for entry in record.files:
+                    path = self.files.local(f"{self.base}/{key}/{record.content}/{entry.name}", entry)
+                    if mine is None:
+                        durable.sync_file(path)
+                if mine is None:
+                    durable.sync_tree(durable.make_directories(self.here.root / self.base / key, sync=False))
+                    self.here.create(name, data)
+                return True
+            except Wrong as error:
+                target = f"damaged/{damaged_name(self.stage, self.fingerprint)}"
+                self.files.quarantine(f"{self.base}/{key}", target, [RECORD])
+                say(
+                    f"unit {key}/{error.file} is damaged: {error}; its record moved to {self.files.location}/{target}/"
+                    f"{RECORD}"
+                )
+                return False
+
+        return bring
+
+    def whole(self, key: str) -> UnitRecord | None:
+        """The record of a unit that is committed here; one that is not whole is moved away."""
+        try:
+            return self.record(key)
+        except (Wrong, OSError):
+            self._quarantine(key)
+            return None

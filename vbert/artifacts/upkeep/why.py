@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vbert.artifacts.making.graph import walk
+from vbert.artifacts.making.plan import walk
 from vbert.artifacts.steps.artifact import Artifact
-from vbert.artifacts.steps.stage import steps_as_json
+from vbert.artifacts.steps.step_json import steps_as_json
 from vbert.artifacts.store.manifest import Manifest
 from vbert.artifacts.store.store import Store
 from vbert.errors import UserError

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from vbert.artifacts.making.build import Job
 from vbert.artifacts.steps.settings import Numerics
-from vbert.artifacts.steps.stage import Figures
+from vbert.artifacts.steps.stage import Figures, Job
 from vbert.model.start import Initialization
 from vbert.model.trained import Model, write_model
 from vbert.objectives.downstream import last_figures

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vbert.artifacts.store.durable import sha256_file
+from vbert.artifacts.store.digests import sha256_file
 from vbert.errors import UserError
 from vbert.regions.interop import Place, Read
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions, missing

@@ -1,12 +1,11 @@
-"""Long-lived child processes that run functions for a builder, and die with it.
+"""The pool: long-lived child processes that run functions for a builder, and die with it.
 
-A child is a fresh interpreter (`python -m vbert.artifacts.making.children`), so nothing of the parent's memory, threads
+A child is a fresh interpreter (`python -m vbert.artifacts.making.worker_main`): nothing of the parent's memory, threads
 or `__main__` comes along. Functions and arguments travel as pickles between processes of one user over a socket pair.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import pickle
 import signal
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,10 +23,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from vbert.artifacts.making.worker_main import PARENT_PATH
 from vbert.errors import BuildError
 
-PARENT_PATH = "VBERT_PARENT_PATH"
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 GRACE = 30.0  # seconds a child has to write its checkpoint after SIGTERM
 DEVICES = "CUDA_VISIBLE_DEVICES"
 CALLER: ContextVar[str] = ContextVar("caller", default="")  # whose calls these are, where a process serves several
@@ -42,14 +39,10 @@ class Overdue(BuildError):
     """A call was not answered before its deadline. (A TimeoutError would be the function's own.)"""
 
 
-class Stopped(BaseException):
-    """SIGTERM came, and the work left off at a checkpoint; the same command goes on from there."""
+_alive: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
-_alive: weakref.WeakSet[Child] = weakref.WeakSet()
-
-
-class Child:
+class Worker:
     """One child process; one call at a time. Of the CUDA devices it sees `device` alone, where one is given."""
 
     def __init__(self, device: str | None = None) -> None:
@@ -60,7 +53,7 @@ class Child:
         environment = os.environ | {PARENT_PATH: os.pathsep.join(p or os.getcwd() for p in sys.path)}
         environment |= {} if device is None else {DEVICES: device}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vbert.artifacts.making.children", str(theirs.fileno()), str(alive)],
+            [sys.executable, "-m", "vbert.artifacts.making.worker_main", str(theirs.fileno()), str(alive)],
             pass_fds=(theirs.fileno(), alive),
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
@@ -118,8 +111,8 @@ class Child:
             self._lifeline = -1
 
 
-class Children:
-    """Children kept for the next call, at most `keep` idle ones: what they have loaded (torch, a detector) stays.
+class Workers:
+    """Workers kept for the next call, at most `keep` idle ones: what they have loaded (torch, a detector) stays.
 
     With `devices`, child i sees number i mod n of them alone, and one that replaces a dead child sees that one's.
     """
@@ -127,8 +120,8 @@ class Children:
     def __init__(self, keep: int, devices: Sequence[str] = ()) -> None:
         self._keep = keep
         self._devices = devices
-        self._idle: list[Child] = []
-        self._all: weakref.WeakSet[Child] = weakref.WeakSet()
+        self._idle: list[Worker] = []
+        self._all: weakref.WeakSet[Worker] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     def run(
@@ -145,7 +138,7 @@ class Children:
             return child.result(progress, None if timeout is None else time.monotonic() + timeout)
 
     @contextmanager
-    def borrowed(self, count: int) -> Iterator[list[Child]]:
+    def borrowed(self, count: int) -> Iterator[list[Worker]]:
         """`count` children, started where none is idle; after an exception they are not used again."""
         with self._lock:
             found = [self._idle.pop() for _ in range(min(count, len(self._idle)))]
@@ -167,10 +160,10 @@ class Children:
         for child in children[room:]:
             child.close()
 
-    def _new(self) -> Child:
+    def _new(self) -> Worker:
         with self._lock:
             taken = [child.device for child in self._all if child.process.poll() is None]
-            child = Child(min(self._devices, key=taken.count, default=None))
+            child = Worker(min(self._devices, key=taken.count, default=None))
             self._all.add(child)
             return child
 
@@ -189,7 +182,29 @@ class Children:
             child.close()
 
 
-def terminate(children: Sequence[Child]) -> None:
+_pools: dict[tuple[int, tuple[str, ...]], Workers] = {}
+_pools_lock = threading.Lock()
+
+
+def pool(count: int, devices: Sequence[str] = ()) -> Workers:
+    """This process's children: torch and a detector are loaded once and used by every stage.
+
+    With several `devices` (CUDA), each child sees one of them; these children are not used for other calls.
+    """
+    pinned = tuple(devices) if len(devices) > 1 else ()
+    with _pools_lock:
+        return _pools.setdefault((count, pinned), Workers(count, pinned))  # no process starts before its first call
+
+
+def release() -> None:
+    """A detector that idle children keep for the next unit would take room on a GPU from what comes now."""
+    with _pools_lock:
+        pools = list(_pools.values())
+    for each in pools:
+        each.release()
+
+
+def terminate(children: Sequence[Worker]) -> None:
     """Ask all to leave off at a checkpoint, then wait for them; those that take too long are killed."""
     for child in children:
         with suppress(OSError):
@@ -252,103 +267,3 @@ def _has_descriptor(stream: Any) -> bool:
     except (OSError, AttributeError, ValueError):
         return False
     return True
-
-
-# ---------------------------------------------------------------------- in the child
-
-_parent: Connection | None = None
-# Plain flags: a second SIGTERM may come while the first one is handled, and no lock survives that.
-_stopping = False
-_working = False
-
-
-def stopping() -> bool:
-    """Whether SIGTERM has come to this process."""
-    return _stopping
-
-
-def report(*arguments: Any, **named: Any) -> None:
-    """Send progress to the parent; nothing happens in a process that has none."""
-    if _parent is not None:
-        _parent.send_bytes(pickle.dumps(("progress", (arguments, named))))
-
-
-def _stop(*_: Any) -> None:
-    global _stopping
-    _stopping = True
-    if not _working:
-        os._exit(0)
-
-
-def _watch(lifeline: int) -> None:
-    os.read(lifeline, 1)  # returns only when the parent's end closes
-    os._exit(1)
-
-
-def main() -> None:
-    """A child's life: take a call, run it, answer, until the parent closes the connection."""
-    global _parent
-    _parent = connection = Connection(int(sys.argv[1]))
-    threading.Thread(target=_watch, args=(int(sys.argv[2]),), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
-    signal.signal(signal.SIGTERM, _stop)
-    sys.path[:] = list(dict.fromkeys([*os.environ.pop(PARENT_PATH, "").split(os.pathsep), *sys.path]))
-    while _serve(connection):
-        pass
-
-
-def _serve(connection: Connection) -> bool:
-    """One call. Its arguments and result are gone when it returns: an idle child holds no memory of them."""
-    global _working
-    try:
-        message = connection.recv_bytes()
-    except (EOFError, OSError):
-        return False
-    _working = True
-    answer = _answer(message)
-    _free_device()
-    try:
-        connection.send_bytes(answer)
-    except OSError:
-        return False
-    _working = False
-    return not _stopping
-
-
-def _answer(message: bytes) -> bytes:
-    try:
-        function, arguments, env, umask = pickle.loads(message)
-        if umask is not None:  # the caller's of now: that of a shared store is another
-            os.umask(umask)
-        for name in RANK_VARIABLES:  # of the call before
-            os.environ.pop(name, None)
-        os.environ.update(env)
-        return pickle.dumps(("done", function(*arguments)))
-    except BaseException as error:
-        return _failure(error)
-
-
-def _free_device() -> None:
-    """Give back the memory of a GPU that torch holds for later: another process may need it."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        gc.collect()
-        torch.cuda.empty_cache()
-
-
-def _failure(error: BaseException) -> bytes:
-    """The exception with the child's traceback as a note; one that can't travel becomes a BuildError."""
-    trace = traceback.format_exc()
-    error.add_note(f"in the child process:\n{trace}")
-    try:
-        message = pickle.dumps(("failed", error))
-        pickle.loads(message)
-    except Exception:
-        return pickle.dumps(("failed", BuildError(f"{type(error).__name__}: {error}\n{trace}")))
-    return message
-
-
-if __name__ == "__main__":
-    from vbert.artifacts.making import children
-
-    children.main()  # not this module's own copy, `__main__`: what functions import must be the same module

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from artifacts import toy
 
-from vbert.artifacts.making.graph import build_here
+from vbert.artifacts.making.engine import build_here
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.store.owner import Owner
-from vbert.artifacts.upkeep import export as handing_out
+from vbert.artifacts.upkeep import export
 from vbert.artifacts.upkeep.export import exchange, hand_out
 from vbert.errors import UserError
 
@@ -27,7 +27,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def kernel_can(monkeypatch: pytest.MonkeyPatch, can: bool) -> None:
     if not can:
-        monkeypatch.setattr(handing_out, "_renameat2", lambda one, other: False)
+        monkeypatch.setattr(export, "_renameat2", lambda one, other: False)
 
 
 @pytest.mark.parametrize("by_kernel", [True, False])

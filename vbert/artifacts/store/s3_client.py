@@ -1,4 +1,4 @@
-"""A bucket's keys and bytes: the few operations a remote store needs, each tried again while the server is away.
+"""A bucket's keys and bytes: the few requests a store in one needs, each tried again while the server is away.
 
 One client library (obstore) speaks to every kind of object store; another kind is a line in KINDS and its tests.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import random
+import pickle
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property, wraps
 from pathlib import Path
@@ -20,6 +21,7 @@ from threading import BoundedSemaphore
 from typing import IO, Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
+from vbert.artifacts.store.files import FileInfo
 from vbert.errors import BuildError, UserError, nearest
 
 log = logging.getLogger("vbert.store")
@@ -36,7 +38,7 @@ REFUSED = re.compile(r"status code: (4(?!08|09|29)\d\d|501)")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Method = Callable[Concatenate["Objects", P], T]
+Method = Callable[Concatenate["S3Client", P], T]
 
 _forked = False  # in a process that was forked the client's threads are missing: its calls would wait for ever
 
@@ -50,39 +52,54 @@ os.register_at_fork(after_in_child=_note_fork)
 
 
 def _apart(method: Method[P, T]) -> Method[P, T]:
-    """In a forked process (a loader's worker) the method runs in a child process of its own."""
+    """In a forked process (a loader's worker) the method runs in a fresh process of its own."""
 
     @wraps(method)
-    def call(self: Objects, /, *arguments: P.args, **named: P.kwargs) -> T:
+    def call(self: S3Client, /, *arguments: P.args, **named: P.kwargs) -> T:
         if not _forked:
             return method(self, *arguments, **named)
-        from vbert.artifacts.making.children import Children
-
-        result: T = Children(0).run(_apply, self.url, method.__name__, arguments)
-        return result
+        asked = pickle.dumps((self.url, method.__name__, arguments, named, sys.path))
+        done = subprocess.run([sys.executable, "-m", __name__], input=asked, stdout=subprocess.PIPE)
+        if done.returncode:
+            raise BuildError(f"{self.url}: the process for `{method.__name__}` ended with exit code {done.returncode}")
+        kind, value = pickle.loads(done.stdout)
+        if kind == "failed":
+            raise value
+        return value  # type: ignore[no-any-return]
 
     return call
 
 
-def _apply(url: str, method: str, arguments: tuple[Any, ...]) -> Any:
-    return getattr(Objects(url), method)(*arguments)
+def _answer() -> None:
+    """The fresh process: one call from standard input, its result or exception to standard output."""
+    url, method, arguments, named, path = pickle.load(sys.stdin.buffer)
+    sys.path[:] = path
+    try:
+        answer = "done", getattr(S3Client(url), method)(*arguments, **named)
+    except Exception as error:
+        answer = "failed", error
+    sys.stdout.buffer.write(pickle.dumps(answer))
 
 
 def _patient(method: Method[P, T]) -> Method[P, T]:
     """The method is tried again, with growing pauses, while the server does not answer."""
 
     @wraps(method)
-    def call(self: Objects, /, *arguments: P.args, **named: P.kwargs) -> T:
-        began, pause = time.monotonic(), 0.25
-        while True:
-            try:
-                return method(self, *arguments, **named)
-            except Exception as error:
-                self._again_or_raise(
-                    f"{method.__name__.strip('_')} {arguments[0]}", error, time.monotonic() - began, pause
-                )
-            time.sleep(pause * random.uniform(0.7, 1.3))
-            pause = min(2 * pause, 15.0)
+    def call(self: S3Client, /, *arguments: P.args, **named: P.kwargs) -> T:
+        from vbert.retry import attempts
+
+        what, began = f"{method.__name__.strip('_')} {arguments[0]}", time.monotonic()
+
+        def again(error: Exception) -> bool:
+            waited = time.monotonic() - began
+            cause = self._recoverable(what, error, waited)
+            log.warning("%s does not answer (%s); trying again for %.0f s", self.url, cause, self.patience - waited)
+            return True
+
+        for attempt in attempts(again):
+            with attempt:
+                result = method(self, *arguments, **named)
+        return result
 
     return _apart(call)
 
@@ -91,16 +108,7 @@ class NotAllowed(UserError):
     """The server knows who asks, and that one may not do this."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A key below the store's prefix, its size in bytes and when it was last written (seconds since 1970)."""
-
-    key: str
-    size: int
-    modified: float
-
-
-class Objects:
+class S3Client:
     """The objects below `scheme://bucket/prefix`. Credentials, region and endpoint are the environment's (AWS_…).
 
     Every operation raises UserError for a missing bucket, NotAllowed for a missing right, and BuildError where the
@@ -214,7 +222,7 @@ class Objects:
 
     @_patient
     def copy(self, source: str, target: str) -> bool:
-        """A copy made by the server, of what it copies in one request (see `transfer.copy`); False without a source."""
+        """A copy made by the server, of what it copies in one request (see `S3Files`); False without a source."""
         try:
             self._api.copy(self._client, source, target)
         except FileNotFoundError as error:
@@ -242,11 +250,11 @@ class Objects:
         self._api.delete(self._client, keys)
 
     @_patient
-    def list(self, prefix: str) -> list[Entry]:
+    def list(self, prefix: str) -> list[FileInfo]:
         """Every object in the folder `prefix` and below, sorted by key."""
         found = self._api.list(self._client, prefix).collect()
-        entries = (Entry(each["path"], each["size"], each["last_modified"].timestamp()) for each in found)
-        return sorted(entries, key=lambda entry: entry.key)
+        entries = (FileInfo(each["path"], each["size"], each["last_modified"].timestamp()) for each in found)
+        return sorted(entries, key=lambda entry: entry.name)
 
     @_patient
     def folders(self, prefix: str) -> Sequence[str]:
@@ -299,28 +307,28 @@ class Objects:
                 f"there is no bucket {self.bucket!r} for {self.url}; make it first, or give another --store"
             )
 
-    def _again_or_raise(self, what: str, error: Exception, waited: float, pause: float) -> None:
-        """Return where another try may mend it; else raise a sentence, or the error where it is not the server's."""
+    def _recoverable(self, what: str, error: Exception, waited: float) -> str:
+        """The cause of what another try may mend; else raises a sentence, or the error where it is not the server's."""
         from obstore import exceptions as known
 
         if isinstance(error, FileNotFoundError):
             self._look_at_bucket(error)
         if not isinstance(error, known.BaseError):
             raise error
-        said, cause = str(error), _cause(error)
-        if "169.254.169.254" in said:
+        message, cause = str(error), _cause(error)
+        if "169.254.169.254" in message:
             raise UserError(f"{self.url}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from None
         if isinstance(error, known.PermissionDeniedError | known.UnauthenticatedError):
-            said = "look at the rights of AWS_ACCESS_KEY_ID or of the machine's role"
-            raise NotAllowed(f"{self.url}: `{what}` is not allowed ({cause}); {said}") from None
-        if REFUSED.search(said):
+            remedy = "look at the rights of AWS_ACCESS_KEY_ID or of the machine's role"
+            raise NotAllowed(f"{self.url}: `{what}` is not allowed ({cause}); {remedy}") from None
+        if REFUSED.search(message):
             raise BuildError(f"{self.url}: the server refused `{what}` ({cause})") from None
         if waited >= self.patience:
             raise BuildError(
                 f"{self.url}: `{what}` failed for {waited:.0f} s ({cause}); finished work is kept, run the same "
                 "command when the server answers again"
             ) from None
-        log.warning("%s does not answer (%s); trying again in %.1f s", self.url, cause, pause)
+        return cause
 
 
 def part_size(size: int) -> int:
@@ -350,3 +358,9 @@ def _cause(error: Exception) -> str:
     line = (known or lines or [type(error).__name__])[-1]
     quoted = re.search(r'"([^"]+)"', line)
     return (quoted[1] if quoted else line)[:160]
+
+
+if __name__ == "__main__":
+    from vbert.artifacts.store import s3_client
+
+    s3_client._answer()  # not this module's own copy, `__main__`: errors must be of the same classes

@@ -1,158 +1,30 @@
-"""A graph of artifacts-to-be: what is there, what is missing, why, and its building step by step in this process."""
+"""The engine: builds what a plan lacks, step by step, each under its lock."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vbert.artifacts.making.build import Machine, Runner, StoreBuild, UnitsMade, attempt_directory, run_works
-from vbert.artifacts.making.progress import Kept
-from vbert.artifacts.steps.artifact import Artifact, Step, map_artifacts
-from vbert.artifacts.steps.stage import steps_as_json
+from vbert.artifacts.making.attempts import new_attempt
+from vbert.artifacts.making.build import StoreBuild
+from vbert.artifacts.making.plan import foresee, plan, refuse, walk
+from vbert.artifacts.making.work import Runner, UnitsMade, run_works
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.fingerprint import canonical
+from vbert.artifacts.steps.stage import Machine
+from vbert.artifacts.steps.step import Step, map_products
+from vbert.artifacts.steps.step_json import steps_as_json
 from vbert.artifacts.store import durable
+from vbert.artifacts.store.digests import sha256_file
 from vbert.artifacts.store.disk_full import no_room, short_of_room
+from vbert.artifacts.store.local_files import Unconfirmed
 from vbert.artifacts.store.manifest import Manifest, environment, numerics_class
-from vbert.artifacts.store.store import Store, Unconfirmed
-from vbert.errors import BuildError, Damaged, NotAccepted, UserError, nearest
-
-Status = Literal["present", "unfinished", "missing", "unneeded"]
-
-
-def walk(*targets: Artifact) -> list[Artifact]:
-    """Every artifact the targets rest on, each fingerprint once, inputs before what is made of them."""
-    found: dict[str, Artifact] = {}
-
-    def visit(artifact: Artifact) -> None:
-        if artifact.fingerprint in found or artifact.step is None:
-            return
-        for needed in artifact.step.inputs():
-            visit(needed)
-        found[artifact.fingerprint] = artifact
-
-    for target in targets:
-        visit(target)
-    return list(found.values())
-
-
-def select(artifacts: Iterable[Artifact], name: str) -> list[Artifact]:
-    """Those called `regions[easy_vqa]`, or all of a stage for a bare `regions`, or of a fingerprint's beginning."""
-    artifacts = list(artifacts)
-    found = [a for a in artifacts if name in (a.title, a.stage_name)]
-    if not found and len(name) >= 6:
-        found = [a for a in artifacts if a.fingerprint.startswith(name)]
-    if not found:
-        names = {a.title for a in artifacts} | {a.stage_name for a in artifacts}
-        raise UserError(f"no stage {name!r} in this recipe; {nearest(name, names)}")
-    return found
-
-
-def only(artifacts: Iterable[Artifact], name: str) -> Artifact:
-    """The one that `select` finds. Raises UserError, naming them, where there are several."""
-    found = select(artifacts, name)
-    if len(found) > 1:
-        raise UserError(f"{name} means {len(found)} artifacts; name one: {', '.join(a.title for a in found)}")
-    return found[0]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A line of a plan. `size` in bytes and `seconds` of its making are of the artifact where it is present.
-
-    `objection`: why it is not accepted, or won't be; see `Artifact.objection`. `spare`: it is to be made for no other
-    reason than that it was found damaged.
-    """
-
-    artifact: Artifact
-    status: Status
-    size: int = 0
-    seconds: float = 0.0
-    kept: Kept | None = None  # of what is unfinished
-    damage: str | None = None
-    objection: str | None = None
-    spare: bool = False
-
-
-def needs(artifact: Artifact) -> list[Artifact]:
-    """What must be at hand to make `artifact`: its inputs, and what those are read through."""
-    assert artifact.step is not None
-    found = artifact.step.inputs()
-    if artifact.step.stage.through:
-        for held in list(found):
-            for name in held.through:
-                found += Step(held.step.stage, {name: held.input(name)}).inputs() if held.step else []
-    return found
-
-
-def plan(targets: Sequence[Artifact], store: Store) -> list[Planned]:
-    """What a run would find and do, inputs first, and of those what checks given files (stages that are `early`).
-
-    Nothing behind a finished artifact is needed, but for what a target shows, and for what was found damaged, whether
-    here (without reading contents) or by `verify`, which moved it away: that counts as missing and is told in the line.
-    """
-    whole = walk(*targets)
-    order = walk(*(a for a in whole if a.step is not None and a.step.stage.early), *whole)
-    states: dict[str, Manifest | None] = {}
-    damage: dict[str, str] = {}
-    for artifact in order:
-        try:
-            states[artifact.fingerprint] = store.find(artifact.stage_name, artifact.fingerprint)
-        except Damaged as error:
-            states[artifact.fingerprint] = None
-            damage[artifact.fingerprint] = str(error)
-    shown = [held for target in targets if target.step and target.step.stage.shows for held in target.step.inputs()]
-    asked = _with_needs(order, states, {target.fingerprint for target in (*targets, *shown)})
-    lost = [(a.stage_name, a.fingerprint) for a in order if states[a.fingerprint] is None]
-    for _, mark in store.were_set_aside(lost) if lost else ():
-        damage.setdefault(mark, "was found damaged and moved away")
-    needed = _with_needs(order, states, asked | set(damage))
-    lines = []
-    for artifact in order:
-        mark = artifact.fingerprint
-        found = states[mark]
-        objection = None if mark in damage else artifact.bound(store).objection()
-        if found is not None:
-            lines.append(Planned(artifact, "present", found.size, found.seconds, objection=objection))
-        elif mark not in needed:
-            lines.append(Planned(artifact, "unneeded", damage=damage.get(mark)))
-        else:
-            kept = store.kept(artifact.stage_name, mark)
-            status: Status = "missing" if kept is None else "unfinished"
-            spare = mark not in asked
-            lines.append(
-                Planned(artifact, status, kept=kept, damage=damage.get(mark), objection=objection, spare=spare)
-            )
-    return lines
-
-
-def _with_needs(order: Sequence[Artifact], states: Mapping[str, Manifest | None], wanted: Collection[str]) -> set[str]:
-    """The fingerprints `wanted`, and all that must be made or be at hand to make those of them that are not there."""
-    found = set(wanted)
-    for artifact in reversed(order):
-        if artifact.fingerprint in found and states[artifact.fingerprint] is None:
-            found |= {held.fingerprint for held in needs(artifact)}
-    return found
-
-
-def refuse(lines: Iterable[Planned]) -> None:
-    """Raises NotAccepted, before anything is made, where the plan holds what is not accepted."""
-    if said := [line.objection for line in lines if line.objection is not None]:
-        raise NotAccepted("\n".join(said))
-
-
-def foresee(made: Artifact, others: Iterable[Artifact], store: Store) -> None:
-    """Raises NotAccepted where one of `others` is made of `made`, whose figures tell that it won't be accepted.
-
-    Asked when `made` is done, so that no other work is done first.
-    """
-    for other in others:
-        reads = other.step is not None and made in other.step.inputs()
-        if reads and (said := other.bound(store).objection()) is not None:
-            raise NotAccepted(said)
-
+from vbert.artifacts.store.store import Store
+from vbert.errors import BuildError, Damaged, NotAccepted, UserError
 
 Outcome = Literal["built", "cached", "adopted"]
 
@@ -197,13 +69,13 @@ class Engine:
         raise BuildError(f"{artifact.title}: artifacts it reads are damaged again and again; is the disk failing?")
 
     def _mend(self, reader: Artifact, damage: Damaged) -> None:
-        self._set_aside(reader, damage)
+        self._quarantine(reader, damage)
         for artifact in walk(reader):
             if artifact.fingerprint == damage.fingerprint:
                 self.ensure_all([artifact])
 
-    def _set_aside(self, reader: Artifact, damage: Damaged) -> None:
-        if (moved := self.store.set_aside(damage)) is not None:
+    def _quarantine(self, reader: Artifact, damage: Damaged) -> None:
+        if (moved := self.store.quarantine(damage)) is not None:
             self.events.said(reader, f"{damage}; moved to {moved}, building it again")
 
     def ensure_all(self, targets: Sequence[Artifact]) -> list[Built]:
@@ -218,7 +90,7 @@ class Engine:
                 try:
                     self.store.find(stage, mark)
                 except Damaged as damage:
-                    self._set_aside(line.artifact, damage)
+                    self._quarantine(line.artifact, damage)
             if line.status == "unneeded":
                 continue
             made = self.bring_back(line.artifact) if line.spare else self.ensure(line.artifact)
@@ -292,7 +164,7 @@ class Engine:
 
     def _bound_step(self, artifact: Artifact) -> Step:
         assert artifact.step is not None
-        arguments = map_artifacts(dict(artifact.step.arguments), lambda a: a.bound(self.store))
+        arguments = map_products(dict(artifact.step.arguments), lambda a: a.bound(self.store))
         return Step(artifact.step.stage, arguments)
 
     def _record(
@@ -307,7 +179,7 @@ class Engine:
             hashed=artifact.step.hashed,
             step=steps_as_json(artifact),
             resolved=resolved,
-            figures=figures,
+            figures=canonical(figures, where=f"{artifact.title}: figures"),
             environment=made_in,
             seconds=round(seconds, 3),
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -352,27 +224,25 @@ class Engine:
 
     @contextmanager
     def building(self, artifact: Artifact) -> Iterator[StoreBuild]:
-        """A `Build` for `artifact` with a fresh directory, cleared away unless it was published."""
-        unfinished = durable.make_directories(
-            self.store.unfinished(artifact.stage_name, artifact.fingerprint), sync=False
-        )
+        """A `Build` for `artifact` in a fresh directory, cleared away unless it was published."""
+        unfinished = self.store.unfinished(artifact.stage_name, artifact.fingerprint)
+        durable.make_directories(unfinished, sync=False)
         self.store.describe(artifact.stage_name, artifact.fingerprint, steps_as_json(artifact))
-        directory = self.store.begin(artifact.fingerprint)
-        try:
-            with durable.group_umask(directory):
-                yield StoreBuild(
-                    artifact=artifact,
-                    store=self.store,
-                    machine=self.machine,
-                    run_units=self.run_units,
-                    show=lambda done, total, **figures: self.events.progress(artifact, done, total, figures),
-                    directory=directory,
-                    scratch=attempt_directory(unfinished),
-                    retries=artifact.step.stage.retries if artifact.step else 0,
-                    say=lambda sentence: self.events.said(artifact, sentence),
-                )
-        finally:
-            self.store.abandon(directory)
+        with durable.group_umask(unfinished):
+            build = StoreBuild(
+                artifact=artifact,
+                store=self.store,
+                machine=self.machine,
+                run_units=self.run_units,
+                show=lambda done, total, **figures: self.events.progress(artifact, done, total, figures),
+                attempt=new_attempt(unfinished, self.store.root),
+                retries=artifact.step.stage.retries if artifact.step else 0,
+                say=lambda sentence: self.events.said(artifact, sentence),
+            )
+            try:
+                yield build
+            finally:
+                durable.remove_tree(build.directory)
 
     def make(self, artifact: Artifact, build: StoreBuild) -> tuple[dict[str, Any], float]:
         """Run the stage's function. Returns its figures and the wall seconds it took."""
@@ -392,7 +262,7 @@ class Engine:
             with self.building(bound) as build:
                 self.make(bound, build)
                 again = {
-                    path.relative_to(build.directory).as_posix(): durable.sha256_file(path)
+                    path.relative_to(build.directory).as_posix(): sha256_file(path)
                     for path in build.directory.rglob("*")
                     if path.is_file()
                 }

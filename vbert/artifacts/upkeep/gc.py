@@ -1,0 +1,267 @@
+"""Sweeping what nothing needs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from vbert.artifacts.store.digests import dumps
+from vbert.artifacts.store.files import FileInfo, Files, Wrong
+from vbert.artifacts.store.manifest import Manifest
+from vbert.artifacts.store.owner import GRACE
+from vbert.artifacts.store.store import Store
+from vbert.errors import Damaged, UserError, nearest
+
+DAY = 86_400.0
+RECENT = 30 * DAY  # seconds for which a run keeps what it needs, whatever came after it
+WORKING = "working directory: "  # before the names of what lies on this machine of a store that lies elsewhere
+DEPTHS = {"artifacts": 3, "unfinished": 3, "damaged": 2, "trash": 2, "publishing": 2}  # of a thing, by its folder
+Kind = Literal["artifact", "alias", "unfinished", "publishing", "damaged", "trash"]
+
+
+def keep(store: Store, run_id: str, kept: bool = True) -> None:
+    """Keep what a run made from `gc`, or no longer."""
+    runs = store.runs()
+    if run_id not in runs:
+        raise UserError(f"no run {run_id!r} in {store.location}; {nearest(run_id, runs)}")
+    store.record_run(run_id, runs[run_id] | {"kept": kept})
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A thing that nothing needs: its name in the store and its size in bytes."""
+
+    kind: Kind
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What `gc` removed, or would remove, and how many artifacts stay. `notes` say what it could not decide."""
+
+    items: list[Sweep]
+    kept: int
+    removed: bool
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        return sum(item.bytes for item in self.items)
+
+    def lines(self) -> list[str]:
+        return [f"{item.kind:<11}{item.name}  {item.bytes / 1e6:,.1f} MB" for item in self.items] + self.notes
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "removed": self.removed,
+            "bytes": self.bytes,
+            "kept": self.kept,
+            "items": [asdict(item) for item in self.items],
+            "notes": self.notes,
+        }
+
+
+def gc(
+    store: Store,
+    keep_roots: Collection[str] = (),
+    dry_run: bool = True,
+    grace: float = GRACE,
+    recent: float = RECENT,
+) -> Swept:
+    """Remove what nothing needs (with `dry_run`, only say what that is).
+
+    Needed are `keep_roots` (fingerprints), what the records of these runs name: kept ones, those of the last `recent`
+    seconds, and of those that were asked for the same (recipe and changes) the last and the last successful one; what
+    was made in the last `grace` seconds or is being made by live builders; and all that exists of what those are made
+    from. Unfinished work of provably dead owners, and what lies in `damaged/`, goes when it was not touched for `grace`
+    seconds, as does anything whose owner can't be told. Of a store in a bucket, leftovers in this machine's working
+    directory go too; other machines' are theirs to sweep.
+    """
+    sweeping = _Sweeping(store, frozenset(keep_roots), grace, recent)
+    items = sweeping.plan()
+    if not dry_run:
+        items = [item for item in items if sweeping.remove(item)]
+    there, swept = {f"artifacts/{stage}/{mark}" for stage, mark in store.names()}, {item.name for item in items}
+    return Swept(items, len(there - swept), not dry_run, sweeping.notes)
+
+
+def asked(record: Mapping[str, Any]) -> str:
+    """What a run was asked for, from its record. Another place of its recipe or other changes are another thing."""
+    changes = record.get("changes")
+    if changes is None:
+        changes = record.get("resolved")  # by a run that didn't note what was changed: the whole of it
+    of_work = {key: value for key, value in (changes or {}).items() if key.partition(".")[0] != "machine"}
+    return dumps([record.get("recipe"), record.get("source"), record.get("until"), of_work])
+
+
+@dataclass(frozen=True)
+class _Thing:
+    """Files that stay or go together; `modified` is when one of them last was."""
+
+    folder: str
+    name: str
+    bytes: int
+    modified: float
+
+    @property
+    def fingerprint(self) -> str:
+        return self.name.rpartition("/")[2]
+
+    @property
+    def stage(self) -> str:
+        return self.name.split("/")[1]
+
+
+class _Sweeping:
+    def __init__(self, store: Store, roots: frozenset[str], grace: float, recent: float) -> None:
+        self.store, self.roots, self.grace, self.recent = store, roots, grace, recent
+        self.notes: list[str] = []
+        self._places: dict[str, Files] = {"": store.files} | ({WORKING: store.here} if store.remote else {})
+        self._things: dict[str, list[_Thing]] = {}
+        self._manifests: dict[tuple[str, str], Manifest] = {}
+        self._broken: set[str] = set()
+
+    def plan(self) -> list[Sweep]:
+        self._things = {place: _things(files) for place, files in self._places.items()}
+        needed = self.needed()
+        items = []
+        for place, files in self._places.items():
+            live = files.at_work(self.grace)
+            found = [(self._kind(thing, needed, live, place), thing) for thing in self._things[place]]
+            items += [Sweep(kind, place + thing.name, thing.bytes) for kind, thing in found if kind is not None]
+        return sorted(items, key=lambda item: item.kind != "alias")  # before their targets: none is left dangling
+
+    def _kind(self, thing: _Thing, needed: Collection[str], live: Collection[str], place: str) -> Kind | None:
+        """What the thing is, where it may go; None where it must stay."""
+        old = time.time() - thing.modified >= self.grace
+        if thing.folder == "trash":
+            return "trash"
+        if thing.folder in ("damaged", "publishing"):  # publishing/: a builder's own, in format 1 of the store
+            return ("damaged" if thing.folder == "damaged" else "publishing") if old else None
+        if thing.fingerprint in live:
+            return None
+        made = self._manifest(thing.stage, thing.fingerprint)
+        if thing.folder == "unfinished":
+            return "unfinished" if made is not None or (thing.fingerprint not in needed and old) else None
+        if place == WORKING or thing.fingerprint in needed or not old:  # local copies are the cache's to sweep
+            return None
+        if made is None:
+            return "artifact" if thing.fingerprint in self._broken else "publishing"  # of a builder that was killed
+        return "artifact" if made.alias_of is None else "alias"
+
+    def needed(self) -> Collection[str]:
+        """Fingerprints that stay, or EVERYTHING where a run does not say what it rests on."""
+        names = self.store.names()
+        manifests = {mark: self._manifest(stage, mark) for stage, mark in names}
+        old = {t.name for t in self._things[""] if time.time() - t.modified >= self.grace}
+        live = self.store.files.at_work(self.grace)
+        self.notes.clear()
+        roots = set(self.roots) | live | {mark for stage, mark in names if f"artifacts/{stage}/{mark}" not in old}
+        for run_id, record in self._kept_runs().items():
+            targets = set(record.get("targets", []))
+            steps = record.get("steps")
+            roots |= targets | set(steps or [])
+            if steps is None and any(manifests.get(target) is None for target in targets):
+                self.notes.append(f"run {run_id} did not finish, and what it made can't be told: all artifacts stay")
+                return EVERYTHING
+        begun = live | {thing.fingerprint for things in self._things.values() for thing in things}
+        needed: set[str] = set()
+        aliased: set[str] = set()
+        while roots:
+            mark = roots.pop()
+            if mark in needed:
+                continue
+            needed.add(mark)
+            made = manifests.get(mark)
+            if made is not None:
+                roots |= set(made.step.get("steps", {}))
+                aliased |= {made.alias_of} if made.alias_of else set()
+            elif mark in begun:
+                roots |= self._described(mark)
+        return needed | aliased  # an alias's target by itself: its own inputs are those of other arguments
+
+    def _described(self, mark: str) -> set[str]:
+        """What unfinished work rests on, as `Store.describe` left it."""
+        found: set[str] = set()
+        for files in self._places.values():
+            for stage in files.folders("unfinished"):
+                with suppress(OSError, Wrong, ValueError, KeyError):
+                    document = files.read(f"unfinished/{stage}/{mark}/step.json")
+                    found |= set(json.loads(document or b"{}")["steps"])
+        return found
+
+    def _manifest(self, stage: str, mark: str) -> Manifest | None:
+        if (stage, mark) not in self._manifests:  # what is published never changes
+            try:
+                made = self.store.record(stage, mark)
+            except Damaged:
+                self._broken.add(mark)
+                return None
+            if made is None:
+                return None
+            self._manifests[stage, mark] = made
+        return self._manifests[stage, mark]
+
+    def _kept_runs(self) -> dict[str, dict[str, Any]]:
+        """Kept ones, recent ones, those going on, and the last and the last successful of those asked for the same."""
+        runs = self.store.runs()
+        last: dict[tuple[str, bool], str] = {}
+        for run_id, record in sorted(runs.items(), key=lambda item: (item[1].get("started", 0.0), item[0])):
+            last[asked(record), False] = run_id
+            if record.get("status", "done") == "done":
+                last[asked(record), True] = run_id
+        now = time.time()
+
+        def stays(run_id: str, record: dict[str, Any]) -> bool:
+            age = now - record.get("started", 0.0)
+            running = record.get("status") == "running" and age < self.grace
+            recent = age - record.get("seconds", 0.0) < self.recent
+            return bool(record.get("kept")) or run_id in last.values() or running or recent
+
+        return {run_id: record for run_id, record in runs.items() if stays(run_id, record)}
+
+    def remove(self, item: Sweep) -> bool:
+        """Whether it went; what has come to be needed since the plan stays."""
+        place = WORKING if item.name.startswith(WORKING) else ""
+        files, name = self._places[place], item.name.removeprefix(place)
+        if name.partition("/")[0] not in ("artifacts", "unfinished"):
+            files.remove(name)
+            return True
+        with self.store.lock(name.rpartition("/")[2]):
+            thing = next((thing for thing in _things(files, name) if thing.name == name), None)
+            if thing is None or self._kind(thing, self.needed(), files.at_work(self.grace), place) != item.kind:
+                return False
+            made = self._manifests.get((thing.stage, thing.fingerprint))
+            if made is not None and thing.folder == "artifacts":
+                self.store.forget(made)
+            files.remove(name)
+            if self.store.remote and thing.folder == "artifacts":
+                self.store.here.remove(name)  # the local copy
+        return True
+
+
+def _things(files: Files, only: str = "") -> list[_Thing]:
+    """All that may go, or `only` the thing of this name: of one listing a folder."""
+    found: dict[str, list[FileInfo]] = {}
+    for folder, depth in DEPTHS.items():
+        for info in files.walk(only or folder) if only.startswith(folder) or not only else ():
+            parts = info.name.split("/")
+            if len(parts) >= depth and ".." not in parts:
+                found.setdefault("/".join(parts[:depth]), []).append(info)
+    return [
+        _Thing(name.partition("/")[0], name, sum(info.size for info in infos), max(info.modified for info in infos))
+        for name, infos in sorted(found.items())
+    ]
+
+
+class _Everything(frozenset[str]):
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+EVERYTHING: Collection[str] = _Everything()
