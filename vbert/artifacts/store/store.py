@@ -363,8 +363,9 @@ class Store:
     def runs(self) -> dict[str, dict[str, Any]]:
         """run id → record, oldest first."""
         infos = {info.name: info for info in self.files.walk("runs") if info.name.endswith(".json")}
-        # A record is replaced whole, if at all: one of the same size and time is the same.
-        old = {name: known for name, known in self._runs.items() if infos.get(name) == known[0]}
+        # A record is replaced whole, if at all. In a bucket, times are of seconds: two of one size can't be told apart.
+        known = {} if self.remote else self._runs
+        old = {name: record for name, record in known.items() if infos.get(name) == record[0]}
         new = [name for name in infos if name not in old]
         self._runs = old | {name: (infos[name], made) for name, made in zip(new, each(self._run, new), strict=True)}
         return {Path(name).stem: self._runs[name][1] for name in infos if self._runs[name][1]}
