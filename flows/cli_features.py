@@ -64,7 +64,7 @@ def export(
         the file (lxmert_tsv) or folder to make.
     """
     from vbert.regions.interop.exporting import export as write
-    from vbert.regions.interop.opened import opened
+    from vbert.regions.interop.feature_sets import opened
 
     with (
         opened(source, format, ids, _boxes_in(boxes_in), _sizes(images, sizes), dtype) as features,
@@ -109,9 +109,9 @@ def inspect(
     out
         picture to draw, .png or .jpg.
     """
+    from vbert.regions.interop.feature_sets import opened
     from vbert.regions.interop.inspecting import draw
     from vbert.regions.interop.inspecting import inspect as look
-    from vbert.regions.interop.opened import opened
 
     if out is not None and images is None:
         raise UserError("-o draws boxes on images: give their folder with --images")
@@ -239,7 +239,7 @@ def compare(
     from vbert.regions.contract import differences
     from vbert.regions.interop.comparing import FeatureComparison
     from vbert.regions.interop.comparing import compare as compared
-    from vbert.regions.interop.opened import opened
+    from vbert.regions.interop.feature_sets import opened
 
     known = _sizes(images, sizes)
     with (
@@ -265,7 +265,7 @@ def _boxes_in(text: str | None) -> Any:
 
 
 def _sizes(images: Path | None, sizes: Path | None) -> ImageSizes | None:
-    from vbert.regions.interop.opened import LocalFiles
+    from vbert.regions.interop.feature_sets import LocalFiles
     from vbert.regions.interop.sizes import ImageSizes
 
     if images is not None and sizes is not None:

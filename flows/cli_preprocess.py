@@ -59,9 +59,9 @@ def preprocess(
     from flows.running import RecipeRun
     from vbert.artifacts.store.store import Store, default_root
     from vbert.artifacts.upkeep.export import hand_out
-    from vbert.regions.shards import strangers
+    from vbert.regions.shards import foreign_files
 
-    if others := strangers(out):
+    if others := foreign_files(out):
         raise UserError(f"{out} holds other files than shards ({others[0]}); give an empty or new directory with --out")
     recipe = folder_recipe(folder, detector, weights, boxes, changes)
     running = RecipeRun(recipe, Store(store or default_root()), machine_of(recipe, machine), ["regions"])

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from flows.again import again
 from flows.entries import DataEntry, DetectorEntry, PretrainEntry
 from flows.imported import imported
 from flows.recipe import Recipe
+from flows.reproduce import commands_to_reproduce
 from tasks.bert import bert
 from tasks.detector import detector
 from tasks.download import download
@@ -106,7 +106,7 @@ def graph(recipe: Recipe) -> Report:
                     model, evaluation, data[task_entry.data].photos, texts, its_shards
                 )
     last = list(pretrained.values())[-1] if pretrained else None
-    settings = ReportSettings(again=again(recipe))
+    settings = ReportSettings(again=commands_to_reproduce(recipe))
     return report(recipe.name, detector_weights, scenes_of(recipe, data), last, downstream, settings)
 
 

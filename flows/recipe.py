@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import model_validator
 
+from flows.checks import check_entries
 from flows.entries import Entries, PretrainEntry
-from flows.fitting import check_fits
 from vbert.artifacts.steps.settings import Settings
 from vbert.artifacts.steps.stage import Machine
 from vbert.data.yaml import NestedError, is_yaml, load_yaml, parse, parse_value, read_yaml
@@ -75,7 +75,7 @@ class Recipe(Entries):
         for key in known[:-1]:
             if key not in used:
                 raise NestedError(_place(key), "nothing starts from it: name it in a `start`")
-        check_fits(self, {_place(key): key for key in self.pretrainings()})
+        check_entries(self, {_place(key): key for key in self.pretrainings()})
         return self
 
     def _seeded(self, where: tuple[str, ...], entry: PretrainEntry | DownstreamSettings) -> None:

@@ -17,7 +17,7 @@ from vbert.artifacts.making.estimate import estimates
 from vbert.artifacts.making.plan import Planned, plan, refuse, select, walk
 from vbert.artifacts.store.digests import digests_shared
 from vbert.errors import BuildError
-from vbert.objectives.pretraining.matching import doubt
+from vbert.objectives.pretraining.matching import matching_warning
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
@@ -120,7 +120,7 @@ class RecipeRun:
         else:
             from flows.on_prefect import import_prefect, own_server
 
-            own_server.begin_ahead()
+            own_server.start_early()
             import_prefect()
             from flows.on_prefect.in_process import run_on_prefect
             from flows.pipeline import pipeline
@@ -150,7 +150,7 @@ class RecipeRun:
         warnings = []
         for artifact in walk(*self.targets):
             manifest = self.store.find("pretrain", artifact.fingerprint) if artifact.stage_name == "pretrain" else None
-            if manifest is not None and (sentence := doubt(manifest.figures)):
+            if manifest is not None and (sentence := matching_warning(manifest.figures)):
                 warnings.append(f"{artifact.title}: {sentence}")
         return warnings
 

@@ -28,7 +28,7 @@ def make_weights(job: Job, files: Mapping[str, RawFiles], spec: DetectorSpec) ->
 
     if "weights" not in files:
         raise UserError(f"detector {spec.name}: no source `weights`, there are {', '.join(files)}")
-    checkpoint = own_form(job, files["weights"], spec) or published(job, files, spec)
+    checkpoint = own_form(job, files["weights"], spec) or read_published(job, files, spec)
     named = spec.model_copy(update={"attributes": tuple(checkpoint.attributes)})
     write_weights(job.directory, named, checkpoint.classes, checkpoint.tensors)
     return {
@@ -71,7 +71,7 @@ def own_form(job: Job, raw: RawFiles, spec: DetectorSpec) -> DetectorCheckpoint 
     return checkpoint
 
 
-def published(job: Job, files: Mapping[str, RawFiles], spec: DetectorSpec) -> DetectorCheckpoint:
+def read_published(job: Job, files: Mapping[str, RawFiles], spec: DetectorSpec) -> DetectorCheckpoint:
     """The published weights, read by the backend."""
     from vbert.data.raw import copy_only
     from vbert.regions.detector import load_backend
@@ -79,7 +79,7 @@ def published(job: Job, files: Mapping[str, RawFiles], spec: DetectorSpec) -> De
     wanted = f"the weights of {spec.name}"
     paths = {key: copy_only(raw, job.scratch / key, wanted) for key, raw in files.items()}
     try:
-        return load_backend(spec.backend.name).published(spec, paths)
+        return load_backend(spec.backend.name).read_published(spec, paths)
     finally:
         for path in paths.values():
             rmtree(path.parent)

@@ -44,7 +44,7 @@ class InProcess:
 IN_PROCESS: ContextVar[InProcess | None] = ContextVar("in_process", default=None)
 
 
-def _cancelled_where_stopped(body: Callable[P, dict[str, float]]) -> Callable[P, dict[str, float]]:
+def _cancelled_if_stopped(body: Callable[P, dict[str, float]]) -> Callable[P, dict[str, float]]:
     """End a flow that Ctrl-C or the server stops as Cancelled."""
 
     @wraps(body)
@@ -62,7 +62,7 @@ def _cancelled_where_stopped(body: Callable[P, dict[str, float]]) -> Callable[P,
     return cancellable
 
 
-@_cancelled_where_stopped
+@_cancelled_if_stopped
 def build(
     recipe: str | Recipe,
     changes: Mapping[str, Any] | None,
@@ -84,7 +84,7 @@ def build(
     return build_targets(targets, Store(store or default_root()), machine or resolved.machine, resolved, asked)
 
 
-@_cancelled_where_stopped
+@_cancelled_if_stopped
 def build_targets(
     targets: Sequence[Artifact],
     store: Store,

@@ -52,7 +52,7 @@ def in_this_process(
     """Flows called in this context report to `events` and put their results into `InProcess.built`."""
     url = PREFECT_API_URL.value()
     if url:
-        own_server.end_unneeded()
+        own_server.stop_unneeded()
         check_server(url)
     else:
         message = "starting a Prefect server for this run alone (10–20 s); `prefect server start` runs one that stays"

@@ -52,17 +52,17 @@ class StartingServer:
 _ahead: StartingServer | None = None  # started before it was known to be needed
 
 
-def begin_ahead() -> None:
+def start_early() -> None:
     """Start the server that a run will need while this process imports Prefect; does nothing where Prefect is imported
     already or may be configured with a running server."""
     global _ahead
-    if "prefect" not in sys.modules and not _may_be_told_of_another():
+    if "prefect" not in sys.modules and not _may_have_another_server():
         with suppress(OSError):  # `start` raises the error
             _ahead = _begin({})
 
 
-def end_unneeded() -> None:
-    """End the server of `begin_ahead`, where Prefect turns out to have another."""
+def stop_unneeded() -> None:
+    """End the server of `start_early`, where Prefect turns out to have another."""
     if _ahead is not None:
         _end(_ahead.process)
 
@@ -107,7 +107,7 @@ def _begin(settings: Mapping[str, str]) -> StartingServer:
         return StartingServer(server, f"http://127.0.0.1:{listening.getsockname()[1]}/api", output)
 
 
-def _may_be_told_of_another() -> bool:
+def _may_have_another_server() -> bool:
     """Whether a variable or a file that Prefect reads could name a server, found out without importing it."""
     if "PREFECT_API_URL" in os.environ or "PREFECT_PROFILE" in os.environ or Path("prefect.toml").exists():
         return True

@@ -23,7 +23,7 @@ from vbert.artifacts.store.store import Store
 from vbert.data import readers
 from vbert.data.decode import FORMATS
 from vbert.data.folders import file_digests, folder_digest
-from vbert.data.names import IMAGE_ENDINGS, FileNames, hidden, is_image, kinds, odd
+from vbert.data.names import IMAGE_ENDINGS, FileNames, is_hidden, is_image, is_odd, kinds
 from vbert.data.source import Source
 from vbert.data.spec import HoldOut, ReaderOptions
 from vbert.errors import BuildError, UserError
@@ -118,7 +118,7 @@ def test_what_a_folder_holds_beside_images_is_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["zip", "tar"])
 def test_archives_skip_what_folders_skip(tmp_path: Path, kind: str) -> None:
     names = ["photos/a.png", "__MACOSX/photos/._a.png", "photos/._b.png", "photos/.DS_Store", ".hidden/c.png"]
-    assert [hidden(name) for name in names] == [False, True, True, True, True]
+    assert [is_hidden(name) for name in names] == [False, True, True, True, True]
     path = tmp_path / f"p.{kind}"
     if kind == "zip":
         with zipfile.ZipFile(path, "w") as archive:
@@ -179,8 +179,8 @@ def test_odd_names_in_archives(tmp_path: Path) -> None:
         (found,) = built(Store(tmp_path / "store"), download(Source(path=str(path)).pinned()))
         assert found.members() == members
         assert found.figures["set_aside"] == 3 - len(members)
-    assert odd("x" * 1025)
-    assert not odd("ä" * 500)
+    assert is_odd("x" * 1025)
+    assert not is_odd("ä" * 500)
 
 
 # Lists of splits

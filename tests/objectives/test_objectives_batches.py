@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from objectives.objectives_world import World, make_world
 
 from vbert.model.vocabulary import SPECIAL, TextRules, WordPieceEncoder
-from vbert.objectives.batches import ExampleRows, RegionInputs, mask, portion, sentence, shuffled_images, statistics
+from vbert.objectives.batches import ExampleRows, RegionInputs, mask, sentence, share_mask, shuffled_images, statistics
 from vbert.training.sampler import GlobalBatchSampler, derive, generator, items, order
 
 ENCODER = WordPieceEncoder([*SPECIAL, "a", "cat", "##s", "sleep", "这", "是", "一", "只", "猫", "。", "?"], TextRules())
@@ -157,15 +157,15 @@ def test_exchanged_images_are_all_others() -> None:
 def test_a_share_is_of_whole_images_and_inside_a_larger_one() -> None:
     groups = [f"{i % 400}" for i in range(4000)]
     drawn = {
-        share: {g for g, kept in zip(groups, portion(groups, share, 3), strict=True) if kept}
+        share: {g for g, kept in zip(groups, share_mask(groups, share, 3), strict=True) if kept}
         for share in (0.02, 0.05, 0.5)
     }
     assert [len(images) for images in drawn.values()] == [8, 20, 200]
     assert drawn[0.02] < drawn[0.05] < drawn[0.5]
-    assert sum(portion(groups, 0.02, 3)) == 80  # all ten questions of each
-    assert portion(groups, 0.5, 3) != portion(groups, 0.5, 4)
-    assert portion(groups[::-1], 0.05, 3) == portion(groups, 0.05, 3)[::-1]
-    assert sum(portion(["a"] * 5 + ["b"], 0.01, 0)) in (1, 5)  # never nothing
+    assert sum(share_mask(groups, 0.02, 3)) == 80  # all ten questions of each
+    assert share_mask(groups, 0.5, 3) != share_mask(groups, 0.5, 4)
+    assert share_mask(groups[::-1], 0.05, 3) == share_mask(groups, 0.05, 3)[::-1]
+    assert sum(share_mask(["a"] * 5 + ["b"], 0.01, 0)) in (1, 5)  # never nothing
 
 
 def test_rows_of_a_share_and_whose_regions_stand_for_theirs(world: World) -> None:
@@ -177,8 +177,8 @@ def test_rows_of_a_share_and_whose_regions_stand_for_theirs(world: World) -> Non
     ]
     assert some.column("example_id") == of_them
     assert len(some) + some.dropped == 36  # nine of the 36 images, four questions each
-    assert some.shown("own") == {}
-    assert some.shown("shuffled") == shuffled_images(sorted(images))
+    assert some.replacements("own") == {}
+    assert some.replacements("shuffled") == shuffled_images(sorted(images))
 
 
 def test_visuals_keep_no_more_than_their_budget(world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from objectives.objectives_world import MODEL, World, job, make_world
 from vbert.data.examples import Examples, write_examples
 from vbert.model.start import Initialization
 from vbert.objectives.pretraining.corpus import Corpus, PretrainData
-from vbert.objectives.pretraining.matching import JudgedPair, accuracies, doubt, judged_pairs, text_alone
+from vbert.objectives.pretraining.matching import JudgedPair, accuracies, judged_pairs, matching_warning, text_alone
 from vbert.objectives.pretraining.mlm_itm import Pretraining
 from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.training.ranks import Ranks
@@ -87,6 +87,6 @@ def test_validation_reports_all_of_it(world: World, tmp_path: Path) -> None:
 
 
 def test_matching_that_does_not_beat_the_text_is_doubted() -> None:
-    assert "0.600" in str(doubt({"itm_accuracy": 0.6, "text_only_accuracy": 0.58}))
-    assert doubt({"itm_accuracy": 0.9, "text_only_accuracy": 0.58}) is None
-    assert doubt({"mlm_accuracy": 0.9}) is None
+    assert "0.600" in str(matching_warning({"itm_accuracy": 0.6, "text_only_accuracy": 0.58}))
+    assert matching_warning({"itm_accuracy": 0.9, "text_only_accuracy": 0.58}) is None
+    assert matching_warning({"mlm_accuracy": 0.9}) is None

@@ -96,7 +96,7 @@ def test_images_known_to_be_false_are_the_ones_taken(world: World) -> None:
     assert sum(map(bool, known.values())) > 20
     for i, images in known.items():
         for turn in range(4):
-            pair = corpus.wrong(i, generator(i, turn), "other")
+            pair = corpus.negative_pair(i, generator(i, turn), "other")
             assert pair is not None
             assert not images or pair.images[0] in images
 
@@ -118,11 +118,11 @@ def test_altered_texts_are_false(world: World) -> None:
     changed = [i for i in range(len(corpus.ids)) if corpus.negatives[i].as_py()]
     assert len(changed) > 50
     for i in changed:
-        pair = corpus.wrong(i, generator(i), "altered")
+        pair = corpus.negative_pair(i, generator(i), "altered")
         assert pair is not None
         assert pair.images == corpus.images[i]
         assert pair.changed == "color"
-        assert not is_true(pair.images[0], pair.sayings[0].text)
+        assert not is_true(pair.images[0], pair.texts[0].text)
 
 
 @pytest.fixture

@@ -208,7 +208,7 @@ class TestBesideDetectron2:
         file = written(
             tmp_path / f"model_final.{ending}", wanted | {MASK: torch.zeros(3), "pixel_mean": torch.zeros(3)}
         )
-        found = backend.published(spec, {"weights": file})
+        found = backend.read_published(spec, {"weights": file})
         assert (found.classes, found.attributes) == (spec.classes, ())
         assert found.tensors.keys() == wanted.keys()
         assert all(torch.equal(found.tensors[name], wanted[name]) for name in wanted)
@@ -221,7 +221,7 @@ class TestBesideDetectron2:
         other = {name: tensor for name, tensor in tensors.items() if name != last} | {"extra.weight": torch.zeros(1)}
         other[stem] = torch.zeros(64, 3, 7, 7)
         with pytest.raises(UserError) as refused:
-            backend.published(spec, {"weights": written(tmp_path / "a.pth", other)})
+            backend.read_published(spec, {"weights": written(tmp_path / "a.pth", other)})
         for said in (
             f"1 tensors missing ({last})",
             "1 tensors unexpected (extra.weight)",
@@ -232,7 +232,7 @@ class TestBesideDetectron2:
         with pytest.raises(UserError, match=r"know 80 classes, the spec .* names 2; name them"):
             backend.published(few, {"weights": written(tmp_path / "b.pth", tensors)})
         with pytest.raises(UserError, match="not the weights of a detectron2 R-CNN"):
-            backend.published(spec, {"weights": written(tmp_path / "c.pth", {"fc.weight": torch.zeros(1)})})
+            backend.read_published(spec, {"weights": written(tmp_path / "c.pth", {"fc.weight": torch.zeros(1)})})
 
     def test_a_pickle_that_runs_code_is_refused(self, tmp_path: Path) -> None:
         class Hostile:

@@ -12,7 +12,7 @@ from regions.interop_files import real_features
 
 from vbert.errors import UserError
 from vbert.regions.interop.comparing import CAUSES, FeatureComparison, compare, compared
-from vbert.regions.interop.opened import opened
+from vbert.regions.interop.feature_sets import opened
 from vbert.regions.interop.raw_regions import RawRegions
 
 RNG = np.random.default_rng(5)

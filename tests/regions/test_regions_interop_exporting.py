@@ -17,7 +17,7 @@ from vbert.data.pickles import load
 from vbert.errors import UserError
 from vbert.regions.interop.comparing import FeatureComparison, compare
 from vbert.regions.interop.exporting import export
-from vbert.regions.interop.opened import opened
+from vbert.regions.interop.feature_sets import opened
 from vbert.regions.interop.raw_regions import BadEntry
 from vbert.regions.shards import RegionSample, Shards, write_contents, write_shard
 

@@ -16,8 +16,8 @@ from vbert.errors import UserError
 from vbert.regions import interop
 from vbert.regions.interop import hf_arrow
 from vbert.regions.interop.comparing import FeatureComparison, compare
+from vbert.regions.interop.feature_sets import LocalFiles, opened
 from vbert.regions.interop.npz_files import _parse as read_npz
-from vbert.regions.interop.opened import LocalFiles, opened
 from vbert.regions.interop.raw_regions import BadEntry
 from vbert.regions.interop.sizes import ImageSizes
 from vbert.regions.interop.vilbert_lmdb import _regions as of_vilbert

@@ -20,8 +20,8 @@ from vbert.data.source import Source
 from vbert.errors import BuildError, NotAccepted, UserError
 from vbert.regions import interop
 from vbert.regions.interop.boxes_in import BoxesIn, refuse_other_corners
+from vbert.regions.interop.feature_sets import opened
 from vbert.regions.interop.importing import ImportSettings, Provenance, capped
-from vbert.regions.interop.opened import opened
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 from vbert.regions.shards import Shards
 

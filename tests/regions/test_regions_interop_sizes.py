@@ -10,7 +10,7 @@ import pytest
 
 from vbert.errors import UserError
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, scale
-from vbert.regions.interop.opened import LocalFiles
+from vbert.regions.interop.feature_sets import LocalFiles
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 from vbert.regions.interop.sizes import ImageNames, ImageSizes
 

@@ -51,7 +51,7 @@ def old_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def read(path: Path, kind: str = MOBILE, **changes: Any) -> Any:
     files = {"weights": path} | ({"classes": changes.pop("classes_file")} if "classes_file" in changes else {})
-    return load_backend("torchvision").published(spec_of(kind).model_copy(update=changes), files)
+    return load_backend("torchvision").read_published(spec_of(kind).model_copy(update=changes), files)
 
 
 @pytest.mark.parametrize("kind", KINDS[::2])

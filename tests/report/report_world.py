@@ -28,7 +28,7 @@ from vbert.regions.boxes import Adaptive, Nms
 from vbert.regions.contract import Contract, Preprocessing
 from vbert.regions.detector import DetectorWeights
 from vbert.regions.shards import RegionSample, Shards, write_contents, write_shard
-from vbert.report.lineage import Lineage, LineageNode, chain
+from vbert.report.lineage import Lineage, LineageNode, trace_lineage
 from vbert.report.page import PAGE, EvaluatedEntry, ReportSettings
 from vbert.report.write import write_report
 
@@ -245,5 +245,5 @@ def made_by(recipe: Recipe) -> Lineage:
             figures={"accuracy": 0.98, "examples": 36728}, environment=environment, created="2026-11-28T06:12:00Z"
         ))  # fmt: skip
 
-    found = chain([graph(recipe)])
+    found = trace_lineage([graph(recipe)])
     return replace(found, nodes=[built(node) for node in found.nodes])

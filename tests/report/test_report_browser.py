@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from report.report_world import HOSTILE, PAGE_SETTINGS, made_by, make_world, write_page
 
-from flows.again import again
 from flows.recipe import resolve
+from flows.reproduce import commands_to_reproduce
 from vbert.report.page import PAGE
 
 
@@ -115,7 +115,7 @@ def test_browser_at_360_pixels_nothing_is_wider_and_no_word_is_broken(
     write_page(
         tmp_path, shown, title="does_pretraining_help", pretrained=shown.pretrained,
         downstream={"vqa/easy_vqa/test": held, "without_pretraining_and_words@2/easy_vqa/test": held},
-        settings=PAGE_SETTINGS.model_copy(update={"again": again(recipe)}),
+        settings=PAGE_SETTINGS.model_copy(update={"again": commands_to_reproduce(recipe)}),
     )  # fmt: skip
     tab, told, _ = opened(browser, tmp_path / PAGE)
     tab.set_viewport_size({"width": 360, "height": 800})

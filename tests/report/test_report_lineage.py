@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from vbert.artifacts.making.engine import build_here
 from vbert.artifacts.store import durable
 from vbert.report.layout import GAP_X, HEIGHT, WIDTH, essential, layered_layout
-from vbert.report.lineage import chain
+from vbert.report.lineage import trace_lineage
 
 
 def test_a_built_chain_has_figures_seconds_and_settings(tmp_path: Path) -> None:
     (total,) = build_here([graph(count=2)], tmp_path / "store")
-    found = chain([total, total])
+    found = trace_lineage([total, total])
     titles = [node.title for node in found.nodes]
     assert titles == ["toy_numbers[one]", "toy_squares[one]", "toy_numbers[two]", "toy_squares[two]", "toy_total"]
     assert found.seconds == sum(node.manifest.seconds for node in found.nodes if node.manifest) > 0
@@ -29,7 +29,7 @@ def test_a_built_chain_has_figures_seconds_and_settings(tmp_path: Path) -> None:
 
 def test_what_was_left_out_is_a_note_and_no_figure(tmp_path: Path) -> None:
     (total,) = build_here([graph(count=2)], tmp_path / "store")
-    node = chain([total]).nodes[0]
+    node = trace_lineage([total]).nodes[0]
     assert node.manifest is not None
     assert node.notes == []
     figures = {"images": 3, "boxes_empty": 1, "notes": ["1 of 3 boxes ..."]}
@@ -41,7 +41,7 @@ def test_what_was_left_out_is_a_note_and_no_figure(tmp_path: Path) -> None:
 def test_what_is_no_longer_stored_is_still_in_the_chain(tmp_path: Path) -> None:
     (total,) = build_here([graph(count=2)], tmp_path / "store")
     durable.remove_tree(tmp_path / "store" / "artifacts" / "toy_numbers")
-    found = chain([total])
+    found = trace_lineage([total])
     assert [node.manifest is None for node in found.nodes] == [True, False, True, False, False]
     assert found.nodes[0].figures == {}
 
@@ -49,7 +49,7 @@ def test_what_is_no_longer_stored_is_still_in_the_chain(tmp_path: Path) -> None:
 def test_loose_artifacts_have_no_chain(tmp_path: Path) -> None:
     from artifacts.toy import Numbers
 
-    found = chain([Numbers.at(tmp_path)])
+    found = trace_lineage([Numbers.at(tmp_path)])
     assert found.nodes == []
     assert (found.layout.width, found.layout.height) == (0, 0)
 

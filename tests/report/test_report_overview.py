@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from report.report_world import make_world
 
-from flows.again import again
 from flows.graph import graph
 from flows.recipe import parse_changes, resolve
+from flows.reproduce import commands_to_reproduce
 from vbert.data.examples import Examples, write_examples
 from vbert.report.baselines import MajorityBaseline, answer_baselines, detector_baselines
 from vbert.report.overview import facts
@@ -34,14 +34,14 @@ def made_of(lines: str, folder: Path) -> str:
 
 
 def test_the_block_leads_to_the_same_report(tmp_path: Path) -> None:
-    assert again(resolve("demo")) == "vbert run demo"
+    assert commands_to_reproduce(resolve("demo")) == "vbert run demo"
     changed = resolve("demo", {"limit": 40, "downstream.vqa.learning_rate": 5e-4, "regions.boxes": {"rule": "given"}})
-    assert again(changed).startswith("vbert run demo --set ")
-    assert made_of(again(changed), tmp_path) == graph(changed).fingerprint
+    assert commands_to_reproduce(changed).startswith("vbert run demo --set ")
+    assert made_of(commands_to_reproduce(changed), tmp_path) == graph(changed).fingerprint
     own = resolve(str(Path(__file__).parents[1] / "tiny.yaml"), {"pretrain.steps": 9})
-    assert again(own).startswith("cat > tiny.yaml <<'END'\n")
-    assert "steps: 9" in again(own)
-    assert made_of(again(own), tmp_path) == graph(own).fingerprint
+    assert commands_to_reproduce(own).startswith("cat > tiny.yaml <<'END'\n")
+    assert "steps: 9" in commands_to_reproduce(own)
+    assert made_of(commands_to_reproduce(own), tmp_path) == graph(own).fingerprint
 
 
 def test_the_commonest_training_answer_to_a_kind_of_question_is_its_baseline(tmp_path: Path) -> None:

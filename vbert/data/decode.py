@@ -8,7 +8,7 @@ from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from vbert.data.first_bytes import ENOUGH, file_kind
+from vbert.data.file_kinds import ENOUGH, file_kind
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,11 +64,11 @@ def _open(data: bytes) -> Image.Image:
     try:
         image = Image.open(BytesIO(data), formats=formats)
     except UnidentifiedImageError:
-        raise BadImage("not an image", _what_else(data)) from None
+        raise BadImage("not an image", _unrecognised(data)) from None
     except Image.DecompressionBombError as error:
         raise BadImage("too large", str(error)) from None
     except Exception as error:
-        raise BadImage("damaged", _in_words(error, data)) from None
+        raise BadImage("damaged", _reason(error, data)) from None
     if image.width * image.height > MAX_PIXELS:
         raise BadImage("too large", f"{image.width}×{image.height}, at most {MAX_PIXELS:,} pixels")
     return image
@@ -110,7 +110,7 @@ def decode(data: bytes) -> Image.Image:
     try:
         return _shown(image, data)
     except BadImage as bad:
-        if bad.reason != "damaged" or (mended := _mended(data)) is None:
+        if bad.reason != "damaged" or (mended := _repaired(data)) is None:
             raise
         return mended
 
@@ -125,7 +125,7 @@ def _opened(data: bytes) -> tuple[Image.Image, bytes]:
     return _open(bare), bare
 
 
-def _mended(data: bytes) -> Image.Image | None:
+def _repaired(data: bytes) -> Image.Image | None:
     """The picture as shown of a damaged file, where all its pixels are there."""
     try:
         if (bare := _bare_png(data)) is not None:
@@ -163,7 +163,7 @@ def _bare_png(data: bytes) -> bytes | None:
 def _lacks_only_end(data: bytes) -> bool:
     """Whether a JPEG without end mark has begun all its scans, down to the last bit of each coefficient.
 
-    `_mended` checks that the last scan is whole: then bytes behind it change no pixel.
+    `_repaired` checks that the last scan is whole: then bytes behind it change no pixel.
     """
     progressive, waiting, at = False, dict[int, set[int]](), 2
     try:
@@ -191,7 +191,7 @@ def _lacks_only_end(data: bytes) -> bool:
         return False
 
 
-def _what_else(data: bytes) -> str:
+def _unrecognised(data: bytes) -> str:
     """The kind of a file that Pillow doesn't recognise as one of FORMATS."""
     what = file_kind(data[:ENOUGH]) or f"it begins with {data[:8]!r}"
     if what.partition(" ")[2].removesuffix(" picture").replace(" ", "").upper() in FORMATS:
@@ -199,7 +199,7 @@ def _what_else(data: bytes) -> str:
     return f"{what}; read are {', '.join(FORMATS)}"
 
 
-def _in_words(error: Exception, data: bytes) -> str:
+def _reason(error: Exception, data: bytes) -> str:
     """A sentence for Pillow's `error`."""
     what, detail = file_kind(data[:ENOUGH]) or "a picture", str(error)
     if "truncated" in detail.lower() or isinstance(error, EOFError):
@@ -236,7 +236,7 @@ def _shown(image: Image.Image, data: bytes) -> Image.Image:
     except BadImage:
         raise
     except Exception as error:
-        raise BadImage("damaged", _in_words(error, data)) from None
+        raise BadImage("damaged", _reason(error, data)) from None
 
 
 def _high_byte(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from vbert.data.names import IMAGE_ENDINGS, MACOSX, count_of, is_image, kinds, odd, safe_name
+from vbert.data.names import IMAGE_ENDINGS, MACOSX, count_of, is_image, is_odd, kinds, safe_name
 from vbert.errors import UserError
 
 RACY_NS = 2_000_000_000  # a file younger than this may change again within its time stamp: its digest isn't remembered
@@ -111,7 +111,7 @@ def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[i
     Uses strings and scandir, not paths: planning calls it at every run.
     """
     ways: Counter[tuple[int, int]] = Counter()
-    own = _own_output()
+    own = _output_files()
     folders: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(root, "", frozenset())]
     while folders:
         folder, prefix, above = folders.pop()
@@ -129,7 +129,7 @@ def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[i
         try:
             with os.scandir(folder) as scanned:
                 entries = list(scanned)
-            if prefix and _made_here({entry.name for entry in entries}):
+            if prefix and _is_store_or_shards({entry.name for entry in entries}):
                 continue
             for entry in entries:
                 if entry.name.startswith(".") or entry.name == MACOSX:
@@ -138,7 +138,7 @@ def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[i
                 is_folder, is_file = _kind(entry)
                 if is_folder:
                     folders.append((entry.path, f"{name}/", inside))
-                elif odd(name):
+                elif is_odd(name):
                     aside.append(name)
                 elif is_file:
                     status = entry.stat()
@@ -160,13 +160,13 @@ def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
         return False, False
 
 
-def _made_here(names: set[str]) -> bool:
+def _is_store_or_shards(names: set[str]) -> bool:
     """Whether a folder of these files is a store or exported shards, which often lie inside the folder that is read
     (`cd photos; vbert preprocess . --out features`)."""
     return names >= {"store.json", "artifacts"} or names >= {"contract.json", "offsets.parquet"}
 
 
-def _own_output() -> set[tuple[int, int]]:
+def _output_files() -> set[tuple[int, int]]:
     """(device, inode) of the files that receive our and our parent's stdout and stderr: they grow while they are
     read."""
     paths = set()

@@ -36,7 +36,7 @@ def safe_name(name: str) -> str:
     return name
 
 
-def odd(name: str) -> bool:
+def is_odd(name: str) -> bool:
     """Whether a file is set aside for its name: a backslash or control characters, no UTF-8, more than 1,024 bytes."""
     try:
         return CONTROL.search(name) is not None or len(name if name.isascii() else name.encode()) > 1024
@@ -44,7 +44,7 @@ def odd(name: str) -> bool:
         return True
 
 
-def hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Whether a file is hidden: `.name`, in a folder of such a name, or added by macOS."""
     return name.startswith((".", f"{MACOSX}/")) or "/." in name or f"/{MACOSX}/" in name
 
@@ -104,7 +104,7 @@ class FileNames:
         self._names = names
         self._by: dict[Callable[[str], str], dict[str, list[str]]] = {}
 
-    def alike(self, name: str) -> list[str]:
+    def matches(self, name: str) -> list[str]:
         """The names that `name` may stand for: one if unambiguous, none if there is no match."""
         if name in self._names:
             return [name]
@@ -123,7 +123,7 @@ class FileNames:
 
     def find(self, name: str, where: str, what: str) -> str:
         """The name that `name` stands for. Raises UserError, with `where` and `what`, for no match and for several."""
-        matches = self.alike(name)
+        matches = self.matches(name)
         if len(matches) == 1:
             return matches[0]
         if matches:

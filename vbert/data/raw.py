@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Self
 
 from vbert.artifacts.steps.argument import Argument
 from vbert.artifacts.steps.artifact import Artifact
-from vbert.data.names import hidden, safe_name
+from vbert.data.names import is_hidden, safe_name
 from vbert.errors import BuildError, UserError, near
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class RawFiles(Artifact):
     def members(self) -> list[str]:
         """All names, sorted; those of archives without hidden files (see `names.hidden`), as folders are read."""
         names = list(self._index())
-        return [name for name in names if not hidden(name)] or names
+        return [name for name in names if not is_hidden(name)] or names
 
     def size(self, name: str) -> int:
         """Bytes of the member."""

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validat
 
 from vbert.artifacts.steps.settings import Acceptance, LocalPath, Plugin, Settings
 from vbert.data import readers
-from vbert.data.named import DATA_SPECS, SpecFolder
 from vbert.data.source import Source, Url
+from vbert.data.spec_folder import DATA_SPECS, SpecFolder
 from vbert.errors import UserError, nearest
 
 DATASETS = SpecFolder(DATA_SPECS / "datasets", "data set")

@@ -32,7 +32,7 @@ class TorchFile:
     starts: Mapping[str, int]
 
 
-def saved(path: Path, named: bool = False) -> TorchFile:
+def read_torch_file(path: Path, named: bool = False) -> TorchFile:
     """The object that the file `path` holds. `named`: objects of unknown classes appear as `UnreadObject` instead of
     being refused. Raises UserError."""
     with path.open("rb") as file:
@@ -41,7 +41,7 @@ def saved(path: Path, named: bool = False) -> TorchFile:
             return _archive(file, path, named)
     if len(head) > 262 and head[257:262] == b"ustar":
         raise UserError(f"{path}: saved by a torch of before 2017 (a tar); load it there and save it again")
-    return _row_of_pickles(path, named)
+    return _pickles_in_a_row(path, named)
 
 
 def _archive(file: BinaryIO, path: Path, named: bool) -> TorchFile:
@@ -82,7 +82,7 @@ def _archive(file: BinaryIO, path: Path, named: bool) -> TorchFile:
     return TorchFile(pickled_object.value, starts)
 
 
-def _row_of_pickles(path: Path, named: bool) -> TorchFile:
+def _pickles_in_a_row(path: Path, named: bool) -> TorchFile:
     """torch's older form: five pickles, then each storage: its number of elements (int64), then the elements."""
     pickled_object = load_torch(path, str(path), PICKLES, named=named)
     magic, _, _, value, keys = pickled_object.value

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vbert.artifacts.store.manifest import NAME as MANIFEST
-from vbert.data.names import odd, safe_name
+from vbert.data.names import is_odd, safe_name
 from vbert.data.raw import DEFLATED, INDEX, STORED, RawMember
 from vbert.errors import BuildError, UserError
 
@@ -165,7 +165,7 @@ def zip_members(file: Path, name: str, local: bool = False, set_aside: list[str]
             if len(header) < 30 or header[:4] != b"PK\x03\x04":
                 raise BuildError(f"{place} has no header where the archive's list says; fetch it again")
             offset = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
-            if odd(inside):
+            if is_odd(inside):
                 aside.append(inside)
                 continue
             members.append(
@@ -181,7 +181,7 @@ def zip_members(file: Path, name: str, local: bool = False, set_aside: list[str]
                 )
             )
         end = archive.start_dir
-    _some_taken(members, aside)
+    _refuse_empty(members, aside)
     for member, begins in _with_next(members, end):
         if member.offset + member.stored > begins:
             raise BuildError(f"{name}: {member.name!r:.100} overlaps another entry; a zip bomb, or damaged")
@@ -229,7 +229,7 @@ def tar_members(file: Path, name: str, local: bool = False, set_aside: list[str]
                 end = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 if info.size < 0 or end > length:
                     raise BuildError(f"{place} ends behind the end of the file; cut off, fetch it again")
-                if odd(info.name):
+                if is_odd(info.name):
                     aside.append(info.name)
                     continue
                 members.append(
@@ -239,10 +239,10 @@ def tar_members(file: Path, name: str, local: bool = False, set_aside: list[str]
         trailer = stream.read(tarfile.BLOCKSIZE)
     if trailer != bytes(tarfile.BLOCKSIZE):
         raise BuildError(f"{name} has no end mark after {len(members):,} files; cut off, fetch it again")
-    _some_taken(members, aside)
+    _refuse_empty(members, aside)
     return members
 
 
-def _some_taken(members: list[RawMember], aside: list[str]) -> None:
+def _refuse_empty(members: list[RawMember], aside: list[str]) -> None:
     if aside and not members:
         safe_name(aside[0])  # raises a BuildError of its own

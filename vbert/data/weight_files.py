@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vbert.data.first_bytes import ENOUGH, file_kind
+from vbert.data.file_kinds import ENOUGH, file_kind
 from vbert.data.pickles import PickleLimits, StoredTensor, UnreadObject, load
-from vbert.data.torch_files import LEGACY, item_size, saved
+from vbert.data.torch_files import LEGACY, item_size, read_torch_file
 from vbert.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     tensors = unwrapped(tensors)
     if small := [name for name, value in tensors.items() if value.dtype in (torch.int8, torch.uint8)]:
         raise UserError(
-            f"{path.name}: {len(small)} tensors of whole numbers of 8 bits ({some(small)}): quantised weights are not "
-            "read; give those they were made from"
+            f"{path.name}: {len(small)} tensors of whole numbers of 8 bits ({some_of(small)}): quantised weights are "
+            "not read; give those they were made from"
         )
     refuse_not_finite(tensors, path.name)
     return tensors
@@ -97,7 +97,7 @@ def refuse_not_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     bad = [name for name, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if bad:
         raise UserError(
-            f"{where}: NaN or infinite numbers in {len(bad)} of {len(tensors)} tensors ({some(bad)}): the training "
+            f"{where}: NaN or infinite numbers in {len(bad)} of {len(tensors)} tensors ({some_of(bad)}): the training "
             "that wrote them diverged, or the file is damaged; give an earlier checkpoint, or fetch it again"
         )
 
@@ -124,7 +124,7 @@ def state_dict(content: Any, where: str, kind: type) -> Mapping[str, Any]:
     if isinstance(content, UnreadObject):
         raise _whole_model(where, content)
     if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{where}: holds {_what(content)}, not a state dict of named tensors")
+        raise UserError(f"{where}: holds {_kind(content)}, not a state dict of named tensors")
     inside = {key: content[key] for key in WRAPPERS if key in content and not isinstance(content[key], kind)}
     nested = {key: value for key, value in inside.items() if isinstance(value, Mapping) and value}
     if nested:
@@ -136,19 +136,19 @@ def state_dict(content: Any, where: str, kind: type) -> Mapping[str, Any]:
         model = next((value for value in inside.values() if isinstance(value, UnreadObject)), None)
         if model is not None:
             raise _whole_model(where, model)
-        listed = some([f"{str(key)[:60]} ({_what(value)})" for key, value in content.items()])
+        listed = some_of([f"{str(key)[:60]} ({_kind(value)})" for key, value in content.items()])
         raise UserError(
             f"{where}: no tensors by name, nor such a state dict under {', '.join(WRAPPERS)}; it holds {listed}"
         )
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, kind):
             raise UserError(
-                f"{where}: {str(name)[:80]!r} is {_what(value)}, no named tensor, so the file is no state dict"
+                f"{where}: {str(name)[:80]!r} is {_kind(value)}, no named tensor, so the file is no state dict"
             )
     return content
 
 
-def some(names: list[str]) -> str:
+def some_of(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
@@ -178,7 +178,7 @@ def _whole_model(where: str, model: UnreadObject) -> UserError:
     )
 
 
-def _what(value: Any) -> str:
+def _kind(value: Any) -> str:
     if isinstance(value, UnreadObject):
         return f"a {value.name}"
     return "a tensor" if isinstance(value, StoredTensor) else f"a {type(value).__name__}"
@@ -199,7 +199,7 @@ def _of_array(value: np.ndarray[Any, Any]) -> Tensor:
 def _torch(path: Path) -> dict[str, Tensor]:
     """The tensors of a file by torch.save; a storage that several share is read once."""
     try:
-        archive = saved(path, named=True)
+        archive = read_torch_file(path, named=True)
     except UserError as error:
         raise UserError(error.message.replace(f"{path}", path.name), error.details) from None
     stored = state_dict(archive.value, path.name, StoredTensor)

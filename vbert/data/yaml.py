@@ -264,7 +264,7 @@ def _likeliest(root: YamlNode, faults: Sequence[Any]) -> list[Any]:
             continue
         place, location = root, fault["loc"]
         at = 0
-        while at < len(location) and (inner := _step(place, location[at])) is not None:
+        while at < len(location) and (inner := _child(place, location[at])) is not None:
             place, at = inner, at + 1
         if at < len(location) - 1:
             members.setdefault(location[:at], {}).setdefault(location[at], []).append(fault)
@@ -273,7 +273,7 @@ def _likeliest(root: YamlNode, faults: Sequence[Any]) -> list[Any]:
     return [fault for faults in members.values() for fault in min(faults.values(), key=len)]
 
 
-def _step(place: YamlNode, part: Any) -> YamlNode | None:
+def _child(place: YamlNode, part: Any) -> YamlNode | None:
     """The node in `place` under the key or index `part`."""
     inside = place.value
     if part in (inside if isinstance(inside, dict) else range(len(inside)) if isinstance(inside, list) else ()):
@@ -288,7 +288,7 @@ def _fault(root: YamlNode, model: type[BaseModel], fault: Any) -> str:
     reason = fault.get("ctx", {}).get("error")
     location = (*fault["loc"], *(reason.location if isinstance(reason, NestedError) else ()))
     for depth, part in enumerate(location):
-        if (inner := _step(place, part)) is not None:
+        if (inner := _child(place, part)) is not None:
             place = inner
         elif fault["type"] == "missing" and part == location[-1]:
             named.append(str(part))
@@ -327,7 +327,7 @@ def _models_at(model: Any, path: list[str]) -> list[type[BaseModel]]:
     """The models that the mapping at `path` under `model` may be one of; none where any key goes."""
     options = [model]
     for part in path:
-        options = [inner for option in options for inner in _inside(option, part)]
+        options = [inner for option in options for inner in _child_annotations(option, part)]
     choices = [choice for option in options for choice in _members(option)]
     return [choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel)]
 
@@ -348,7 +348,7 @@ def _any_key(model: Any, path: list[str]) -> bool:
     """Whether the mapping at `path` may have keys of the user's own."""
     options = [model]
     for part in path:
-        options = [inner for option in options for inner in _inside(option, part)]
+        options = [inner for option in options for inner in _child_annotations(option, part)]
     return any(get_origin(choice) in (dict, Mapping) for option in options for choice in _members(option))
 
 
@@ -361,7 +361,7 @@ def _members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _inside(annotation: Any, part: str) -> list[Any]:
+def _child_annotations(annotation: Any, part: str) -> list[Any]:
     """The annotations of the value under the key or index `part`."""
     annotations = []
     for choice in _members(annotation):

@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.settings import Settings
-from vbert.data.named import DATA_SPECS, SpecFolder
 from vbert.data.source import Source
+from vbert.data.spec_folder import DATA_SPECS, SpecFolder
 from vbert.data.yaml import NestedError, is_yaml
 from vbert.errors import UserError, nearest
 from vbert.model.config import SIZES, ModelSettings, VisualBertConfig

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vbert.data.weight_files import read_weights, some, unwrapped
+from vbert.data.weight_files import read_weights, some_of, unwrapped
 from vbert.errors import UserError
 from vbert.model.config import SIZES, ModelSettings
 from vbert.model.trained import write_json
@@ -49,7 +49,7 @@ def read_tensors(folder: Path) -> Tensors:
             raise UserError(f"{weights}: its shard {part} is not there; fetch or copy it too")
         out |= _read(folder / part)
     if absent := sorted(unwrapped(dict.fromkeys(places, torch.empty(0))).keys() - out.keys()):
-        raise UserError(f"{weights}: {len(absent)} of its tensors are in no shard: {some(absent)}")
+        raise UserError(f"{weights}: {len(absent)} of its tensors are in no shard: {some_of(absent)}")
     return out
 
 
@@ -178,7 +178,7 @@ def _check_shapes(tensors: Tensors, sizes: ModelSettings, where: str) -> None:
             if name in tensors and tuple(tensors[name].shape) != shape
         ],
     }
-    if listed := [f"{len(names)} tensors {fault}: {some(names)}" for fault, names in faults.items() if names]:
+    if listed := [f"{len(names)} tensors {fault}: {some_of(names)}" for fault, names in faults.items() if names]:
         details = "\n".join(f"{fault}: {name}" for fault, names in faults.items() for name in names)
         raise UserError(
             f"{where}: its weights are not those of its config.json ({sizes.layers} layers of {hidden}): "
@@ -208,7 +208,7 @@ def _text(folder: Path) -> tuple[list[str], TextRules]:
     cased = [token for token in tokens if token != token.lower() and not (token[:1] == "[" and token[-1:] == "]")]
     if cased and "do_lower_case" not in rules.model_fields_set:
         raise UserError(
-            f"{folder}: {VOCABULARY} has {len(cased)} pieces with capitals ({some(cased)}), and no {CONFIG} says "
+            f"{folder}: {VOCABULARY} has {len(cased)} pieces with capitals ({some_of(cased)}), and no {CONFIG} says "
             f'whether text keeps its case; put one beside it: {{"do_lower_case": false}} for a cased model'
         )
     if rules.do_lower_case and cased:
@@ -217,7 +217,7 @@ def _text(folder: Path) -> tuple[list[str], TextRules]:
             config if config.is_file() else folder / TOKENIZER,
             len(cased),
             len(tokens),
-            some(cased),
+            some_of(cased),
         )
     return tokens, rules
 

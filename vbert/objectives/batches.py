@@ -47,8 +47,8 @@ class Batch:
 class ExampleRows:
     """The examples of some splits and kinds whose images all have regions, in the order of the table.
 
-    types: question types, None for all. share: of the examples, drawn by `portion` with `seed`. every: the table with
-    examples without regions.
+    types: question types, None for all. share: of the examples, drawn by `share_mask` with `seed`. every: the table
+    with examples without regions.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ExampleRows:
             chosen = pc.and_(chosen, pc.is_in(table["question_type"], pa.array(list(types), pa.string())))
         table = table.filter(chosen).combine_chunks()
         if share < 1:
-            chosen = pa.array(portion(image_groups(table), share, seed), pa.bool_())
+            chosen = pa.array(share_mask(image_groups(table), share, seed), pa.bool_())
             table = table.filter(chosen).combine_chunks()
         there = set(shards.image_ids())
         image_ids: list[list[str]] = list(table["image_ids"].to_pylist())  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ class ExampleRows:
     def column(self, name: str) -> list[Any]:
         return list(self.table[name].to_pylist())
 
-    def shown(self, images: str) -> dict[str, str]:
+    def replacements(self, images: str) -> dict[str, str]:
         """Image → the image whose regions replace its own; empty for `own`, another image of these rows for
         `shuffled`."""
         if images == "own":
@@ -131,7 +131,7 @@ class RegionInputs:
         types = np.repeat(np.minimum(np.arange(len(parts)), 1), [len(part) for part in parts])
         return (parts[0] if len(parts) == 1 else np.concatenate(parts)), types
 
-    def nothing(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def empty(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The input without regions: shape [0, d]."""
         return np.zeros((0, self._width), np.float32), np.zeros(0, np.int64)
 
@@ -146,7 +146,7 @@ def image_groups(table: pa.Table) -> list[str]:
     return [str(images[0]) if images else f"\x1f{example}" for images, example in pairs]
 
 
-def portion(groups: Sequence[str], share: float, seed: int) -> list[bool]:
+def share_mask(groups: Sequence[str], share: float, seed: int) -> list[bool]:
     """Whether each example belongs to the share: whole images are added in an order drawn by `seed` until the share is
     reached. Smaller shares of a seed are parts of larger ones."""
     sizes = Counter(groups)

@@ -45,7 +45,7 @@ class ObjectiveDataset:
         box_input: str,
     ) -> None:
         self.objective, self.head, self.encoder, self.rows = objective, head, encoder, rows
-        self.visuals = RegionInputs(shards, box_input, rows.shown(head["images"]))
+        self.visuals = RegionInputs(shards, box_input, rows.replacements(head["images"]))
 
     def batch(self, indices: list[int]) -> tuple[Batch, list[dict[str, Any]]]:
         rows = self.rows[indices]

@@ -17,9 +17,9 @@ from pydantic import Field, model_validator
 
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.settings import Acceptance, Plugin, Removed, Settings, Since, Wiring
-from vbert.data.named import DATA_SPECS, SpecFolder
 from vbert.data.raw import RawFiles
 from vbert.data.source import Source
+from vbert.data.spec_folder import DATA_SPECS, SpecFolder
 from vbert.errors import BuildError, UserError
 from vbert.regions.architectures import Architecture
 from vbert.regions.boxes import BoxRule, Nms, NmsRule
@@ -236,14 +236,14 @@ class Backend(Protocol):
         self, spec: DetectorSpec, classes: Sequence[str], tensors: Mapping[str, Tensor], device: str
     ) -> Detector: ...
 
-    def published(self, spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
+    def read_published(self, spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
         """A published checkpoint, converted to the network's own names. `files`: those of the spec's `weights`.
 
         Raises UserError naming what is missing, unexpected or of another shape.
         """
         ...
 
-    def started(self, spec: DetectorSpec, fresh: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    def read_start(self, spec: DetectorSpec, fresh: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         """The tensors `fresh` of an untrained network, replaced by those of the file `path` that fit.
 
         Raises UserError as `published` does.

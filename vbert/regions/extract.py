@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vbert.device import device_name, device_of
 from vbert.errors import BuildError, UserError
-from vbert.regions.overlap import prepared_ahead, run_ahead
+from vbert.regions.prefetch import prepared_ahead, run_ahead
 from vbert.regions.shards import FLOAT16_MAX
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class Extraction:
         """The image's regions from earlier shards, else the detector's input."""
         from vbert.data.decode import BadImage
 
-        if (sample := self._again(wanted)) is not None:
+        if (sample := self._earlier_sample(wanted)) is not None:
             return sample
         assert self.images is not None
         try:
@@ -143,7 +143,7 @@ class Extraction:
             return bad
         return prepared if self.device == "cpu" else replace(prepared, pixels=prepared.pixels.pin_memory())
 
-    def _again(self, wanted: ImageJob) -> RegionSample | None:
+    def _earlier_sample(self, wanted: ImageJob) -> RegionSample | None:
         """The sample of an earlier extraction on the same device (and with the same given boxes); None without one."""
         import numpy as np
 

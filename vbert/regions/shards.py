@@ -47,7 +47,7 @@ def shard_name(shard: int) -> str:
 FILES = re.compile(r"\d{6,}\.tar|(offsets|quarantine)\.parquet|contract\.json|\.DS_Store")  # the last is macOS's
 
 
-def strangers(folder: Path) -> list[str]:
+def foreign_files(folder: Path) -> list[str]:
     """The names in a folder that are no files of shards, sorted; empty where the folder is absent."""
     if not folder.exists():
         return []

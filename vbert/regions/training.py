@@ -208,7 +208,7 @@ class DetectionTraining:
             self.model: nn.Module = load_backend(spec.backend.name).network(spec, len(self.classes))
         if begun is not None:
             fresh = self.model.state_dict()
-            self.model.load_state_dict(load_backend(spec.backend.name).started(spec, fresh, begun))
+            self.model.load_state_dict(load_backend(spec.backend.name).read_start(spec, fresh, begun))
 
     def size(self) -> int:
         return len(self.train.ids)

@@ -42,7 +42,9 @@ class ExampleAttention:
     layers: list[LayerAttention]
 
 
-def gazes(run: DownstreamRun, album: ThumbnailAlbum, chosen: Sequence[ShownPrediction]) -> list[ExampleAttention]:
+def attention_examples(
+    run: DownstreamRun, album: ThumbnailAlbum, chosen: Sequence[ShownPrediction]
+) -> list[ExampleAttention]:
     """The attention of `run`'s model on the `chosen` examples, on the CPU, in eval mode.
 
     Raises BuildError or UserError where the model can't be run on them.
@@ -74,7 +76,7 @@ def gazes(run: DownstreamRun, album: ThumbnailAlbum, chosen: Sequence[ShownPredi
         parts = weights[drawn, : len(ids)], weights[drawn, len(ids) :]
         peaks = [float(part.max()) if part.numel() else 0.0 for part in parts]
         pieces = [encoder.tokens[i] for i in ids]
-        layers = [_looked(run, album, one, pieces, weights[layer].tolist(), layer, peaks) for layer in drawn]
+        layers = [_layer_attention(run, album, one, pieces, weights[layer].tolist(), layer, peaks) for layer in drawn]
         examples.append(ExampleAttention(one, layers))
     return examples
 
@@ -86,7 +88,7 @@ def _spread(layers: int) -> list[int]:
     return [round(i * (layers - 1) / (LAYERS - 1)) for i in range(LAYERS)]
 
 
-def _looked(
+def _layer_attention(
     run: DownstreamRun,
     album: ThumbnailAlbum,
     shown: ShownPrediction,

@@ -114,7 +114,7 @@ class Lineage:
         return sum(node.manifest.size for node in self.nodes if node.manifest)
 
 
-def chain(roots: Iterable[Artifact]) -> Lineage:
+def trace_lineage(roots: Iterable[Artifact]) -> Lineage:
     """Everything behind `roots`, each fingerprint once. Loose artifacts have no lineage and are left out."""
     nodes: dict[str, LineageNode] = {}
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vbert.model.trained import Model
-from vbert.objectives.pretraining.matching import NEGATIVES, doubt
+from vbert.objectives.pretraining.matching import NEGATIVES, matching_warning
 from vbert.report import plots
 
 PREFIX = "validation/match/"
@@ -59,10 +59,10 @@ def matching(model: Model) -> MatchingFigures | None:
         rows=[(words, [last.get(f"{name}/{kind}") for kind in kinds]) for name, words in SHOWN.items()],
         changed=sorted(changed, key=lambda pair: pair[1]),
         chart=plots.line_chart("Held-out pairs (val) judged right", points, share=True),
-        doubt=doubt(figures),
+        doubt=matching_warning(figures),
     )
 
 
-def outside(points: Sequence[plots.Point]) -> list[plots.Point]:
+def without_matching(points: Sequence[plots.Point]) -> list[plots.Point]:
     """The points of other charts."""
     return [point for point in points if not point.name.startswith("match/")]

@@ -21,8 +21,8 @@ from vbert.report.baselines import DetectorBaselines, MajorityBaseline
 from vbert.report.comparison import comparisons
 from vbert.report.contents import Page
 from vbert.report.detections import scenes
-from vbert.report.lineage import Lineage, chain
-from vbert.report.matching import matching, outside
+from vbert.report.lineage import Lineage, trace_lineage
+from vbert.report.matching import matching, without_matching
 from vbert.report.overview import facts
 from vbert.report.page import PAGE, EvaluatedEntry, ReportSettings
 from vbert.report.plots import Chart
@@ -63,10 +63,10 @@ def gather(
     roots: list[Artifact | None] = [detector, images, pretrained]
     for run in runs:
         roots += [run.evaluated.evaluation, run.evaluated.images]
-    lineage = chain(one for one in roots if one is not None)
+    lineage = trace_lineage(one for one in roots if one is not None)
     shards, missing = statistics([run.evaluated.shards for run in runs], lineage.nodes)
     galleries = [gallery(group.first, album, settings.predictions) for group in groups[:GALLERIES]]
-    gazes, gaze_reason = _gazes(galleries, album, settings.attention)
+    attention_examples, gaze_reason = _attention_examples(galleries, album, settings.attention)
     pretrainings = _pretrainings(pretrained, runs)
     hidden = {model: baselines.word_baseline(model) for model in pretrainings}
     detected = baselines.detector_baselines(detector, images)
@@ -84,7 +84,7 @@ def gather(
         matchings=[m for model in pretrainings if (m := matching(model))],
         charts=_charts(detector, detected, hidden, groups, guesses),
         galleries=galleries,
-        gazes=gazes,
+        gazes=attention_examples,
         gaze_reason=gaze_reason,
         shards=shards,
         shards_missing=missing,
@@ -112,7 +112,7 @@ def _last(curves: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: value for row in curves for name, value in row.items()}
 
 
-def _gazes(galleries: Sequence[Gallery], album: ThumbnailAlbum, count: int) -> tuple[list[Any], str]:
+def _attention_examples(galleries: Sequence[Gallery], album: ThumbnailAlbum, count: int) -> tuple[list[Any], str]:
     """(attention on some of the first gallery's predictions, in turns from its shelves; the reason where there is
     none)."""
     if not galleries or not count:
@@ -122,9 +122,9 @@ def _gazes(galleries: Sequence[Gallery], album: ThumbnailAlbum, count: int) -> t
     if not turns:
         return [], "No prediction to look into."
     try:
-        from vbert.report.attention import gazes
+        from vbert.report.attention import attention_examples
 
-        return gazes(galleries[0].run, album, turns[:count]), ""
+        return attention_examples(galleries[0].run, album, turns[:count]), ""
     except Damaged:
         raise
     except (BuildError, UserError, KeyError, OSError) as error:
@@ -171,7 +171,7 @@ def _charts(
 
 
 def _training(rows: Sequence[Mapping[str, float]], guesses: Mapping[str, float]) -> list[Chart | None]:
-    shares = outside(plots.shares(rows))
+    shares = without_matching(plots.shares(rows))
     beside = {name: guess for name, guess in guesses.items() if name in {point.name for point in shares}}
     return [
         plots.line_chart("Losses", plots.losses(rows), share=False),

@@ -117,7 +117,7 @@ class _TrainingLoop:
 
     def curves(self) -> list[dict[str, float]]:
         try:
-            self._settle()
+            self._warm_up_ddp()
             self._resume()
             self._steps()
             if self.best and self.state.best_step:
@@ -128,7 +128,7 @@ class _TrainingLoop:
         self.trainable.model.eval()
         return self.state.curves
 
-    def _settle(self) -> None:
+    def _warm_up_ddp(self) -> None:
         """A throw-away step on a fresh DDP, which regroups its buckets after its first backward: that changes the
         order of sums, and with three ranks or more a resumed run would differ in its first step (measured)."""
         if self.job.world == 1 or not self.schedule.steps:

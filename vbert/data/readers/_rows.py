@@ -83,7 +83,7 @@ def flag(value: Any, where: str) -> bool:
     raise UserError(f"{where}: must be 0 or 1, not {value!r:.80}")
 
 
-def chosen(value: Any, valid: Sequence[str | bool], option: str) -> None:
+def check_choice(value: Any, valid: Sequence[str | bool], option: str) -> None:
     """Raises UserError for an option of a reader that is not among the valid ones."""
     if value not in valid:
         words = [str(choice) for choice in valid]
@@ -97,7 +97,7 @@ def named_by_split(splits: Any) -> Mapping[str, str] | None:
     if isinstance(splits, Mapping) and splits:
         known: dict[str, str] = {}
         for split, value in splits.items():
-            chosen(split, ("train", "val", "test"), "splits")
+            check_choice(split, ("train", "val", "test"), "splits")
             if not isinstance(value, str):
                 raise UserError(f"options.splits.{split}: must be text, not {value!r:.80}")
             if known.setdefault(value, split) != split:
@@ -106,7 +106,7 @@ def named_by_split(splits: Any) -> Mapping[str, str] | None:
     raise UserError(f"options.splits: must be a mapping like {{train: …, test: …}}, not {splits!r:.80}")
 
 
-def matched(splits: Mapping[str, str], names: Iterable[str], ends: bool, what: str) -> None:
+def check_matched(splits: Mapping[str, str], names: Iterable[str], ends: bool, what: str) -> None:
     """Raises UserError for a split whose prefix (or suffix) matches no name."""
     every = list(names)
     for split, part in splits.items():

@@ -29,7 +29,7 @@ from vbert.data.boxes import Corners, Pixels, StatedSize
 from vbert.data.names import count_of, ending, plain
 from vbert.data.readers import BoxRow, ImageRow, ReaderNote
 from vbert.data.readers._photos import PhotoFiles, Place
-from vbert.data.readers._rows import checked, chosen, flag, matched, named_by_split
+from vbert.data.readers._rows import check_choice, check_matched, checked, flag, named_by_split
 from vbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class CocoFile:
 
     def ids(self, ids: str) -> dict[str, str]:
         """The number of each image in this file → its id in the collection. Numbers as text: "1" means 1."""
-        chosen(ids, ("id", "file_name"), "ids")
+        check_choice(ids, ("id", "file_name"), "ids")
         names: dict[str, str] = {}
         for at, row in enumerate(self.images):
             number, name = str(row["id"]), plain(row["file_name"])
@@ -147,9 +147,9 @@ def boxes(
     scale_boxes: bool = False,
 ) -> Iterator[BoxRow]:
     """The boxes of every `instances` file."""
-    chosen(crowd, ("skip", "keep"), "crowd")
-    chosen(pixels, get_args(Pixels), "pixels")
-    chosen(scale_boxes, (True, False), "scale_boxes")
+    check_choice(crowd, ("skip", "keep"), "crowd")
+    check_choice(pixels, get_args(Pixels), "pixels")
+    check_choice(scale_boxes, (True, False), "scale_boxes")
     for file in _files(raws, splits):
         if file.kind != "instances":
             continue
@@ -242,7 +242,7 @@ def _files(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None) -> li
         wanted = "instances_train….json and the like" if splits is None else ", ".join(splits.values())
         raise UserError(f"reader 'coco': {', '.join(raws)} hold no {wanted}; name them by `options: {{splits: …}}`")
     if splits is not None:
-        matched(splits, (name for raw in raws.values() for name in raw.members()), ends=True, what="file's name")
+        check_matched(splits, (name for raw in raws.values() for name in raw.members()), ends=True, what="file's name")
     return sorted(files, key=lambda file: (file.split, file.name))
 
 

@@ -40,7 +40,7 @@ from typing_extensions import TypedDict
 
 from vbert.data.names import FileNames, count_of, is_image
 from vbert.data.readers import BoxRow, ImageRow, ReaderNote
-from vbert.data.readers._rows import ExampleRow, lines, matched, named_by_split
+from vbert.data.readers._rows import ExampleRow, check_matched, lines, named_by_split
 from vbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def images(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None = None
     given = named_by_split(splits)
     files = [(source, name) for source, raw in raws.items() for name in raw.members() if is_image(name)]
     if given is not None:
-        matched(given, (name for _, name in files), ends=False, what="image's name")
+        check_matched(given, (name for _, name in files), ends=False, what="image's name")
     starts = sorted((given or {"train": ""}).items(), key=lambda item: -len(item[1]))
     for source, name in files:
         mine = [split for split, start in starts if name.startswith(start)]

@@ -29,7 +29,7 @@ from vbert.data.boxes import Corners, Pixels, StatedSize
 from vbert.data.names import FileNames, count_of
 from vbert.data.readers import BoxRow, ImageRow, ReaderNote
 from vbert.data.readers._photos import PhotoFiles, Place
-from vbert.data.readers._rows import chosen, flag
+from vbert.data.readers._rows import check_choice, flag
 from vbert.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -77,10 +77,10 @@ def boxes(
     scale_boxes: bool = False,
 ) -> Iterator[BoxRow]:
     """Every object's box; those of its parts (hands, heads) are left out."""
-    chosen(difficult, ("skip", "keep"), "difficult")
-    chosen(pixels, get_args(Pixels), "pixels")
-    chosen(str(first), ("0", "1"), "first")
-    chosen(scale_boxes, (True, False), "scale_boxes")
+    check_choice(difficult, ("skip", "keep"), "difficult")
+    check_choice(pixels, get_args(Pixels), "pixels")
+    check_choice(str(first), ("0", "1"), "first")
+    check_choice(scale_boxes, (True, False), "scale_boxes")
     for source, name in _annotations(raws):
         tree = parsed(raws[source].read(name, XML_BYTES), name)
         stated = StatedSize(
@@ -224,7 +224,7 @@ def _listed(line: str, known: FileNames, where: str) -> str | None:
     for name in (line, line.removesuffix(final).strip()) if more else (line,):
         last = name.replace("\\", "/").rpartition("/")[2]
         for spelling in (name, last, last.removesuffix(".xml")):
-            if len(matches := known.alike(spelling)) == 1:
+            if len(matches := known.matches(spelling)) == 1:
                 return matches[0]
             if matches:
                 raise UserError(f"{where}: {line!r:.80} may be {' or '.join(sorted(matches)[:2])}")

@@ -43,7 +43,7 @@ class TextImagePair(NamedTuple):
     """Texts with images, of the kind true, other (a text of other images) or altered (a text of these images with one
     thing changed, named by `changed` where the data states it)."""
 
-    sayings: Sequence[AnsweredText]
+    texts: Sequence[AnsweredText]
     images: Sequence[str]
     kind: str
     changed: str = ""
@@ -61,7 +61,7 @@ class Corpus:
 
         self.settings = settings
         self.rows = ExampleRows(data.examples, data.shards, splits, settings.kinds, types=settings.question_types)
-        self.visuals = RegionInputs(data.shards, box_input, self.rows.shown(settings.images))
+        self.visuals = RegionInputs(data.shards, box_input, self.rows.replacements(settings.images))
         self.ids: list[str] = self.rows.column("example_id")
         self.texts: list[str] = self.rows.column("text")
         self.kinds: list[str] = self.rows.column("kind")
@@ -91,7 +91,7 @@ class Corpus:
         """Whether the example's text is matched with images."""
         return self.settings.itm_target != "off" and self.kinds[i] in self.settings.matched
 
-    def saying(self, i: int, rng: np.random.Generator) -> AnsweredText:
+    def text_of(self, i: int, rng: np.random.Generator) -> AnsweredText:
         """The text of row i; a question with one of its answers, drawn by score."""
         answers = self.answers[i].as_py()
         if not answers:
@@ -101,24 +101,24 @@ class Corpus:
         shares = [s / total for s in scores] if total else None
         return AnsweredText(self.texts[i], str(answers[int(rng.choice(len(answers), p=shares))]["answer"]))
 
-    def plain(self, i: int, rng: np.random.Generator) -> TextImagePair:
+    def unmatched_pair(self, i: int, rng: np.random.Generator) -> TextImagePair:
         """The example without matching: with its second text, or, with two captions a sequence, with another caption of
         its image."""
-        sayings = [self.saying(i, rng)]
+        texts = [self.text_of(i, rng)]
         if second := self.seconds[i].as_py():
-            sayings.append(AnsweredText(second))
+            texts.append(AnsweredText(second))
         elif self.settings.captions == 2 and (j := self._partner(i, rng)) is not None:
-            sayings.append(self.saying(j, rng))
-        return TextImagePair(sayings, self.images[i], "true")
+            texts.append(self.text_of(j, rng))
+        return TextImagePair(texts, self.images[i], "true")
 
-    def true(self, i: int, rng: np.random.Generator) -> TextImagePair:
+    def true_pair(self, i: int, rng: np.random.Generator) -> TextImagePair:
         """A pair that matches."""
-        sayings = [self.saying(i, rng)]
+        texts = [self.text_of(i, rng)]
         if self.settings.captions == 2 and (j := self._partner(i, rng)) is not None:
-            sayings.append(self.saying(j, rng))
-        return TextImagePair(sayings, self.images[i], "true")
+            texts.append(self.text_of(j, rng))
+        return TextImagePair(texts, self.images[i], "true")
 
-    def wrong(self, i: int, rng: np.random.Generator, kind: str | None = None) -> TextImagePair | None:
+    def negative_pair(self, i: int, rng: np.random.Generator, kind: str | None = None) -> TextImagePair | None:
         """A pair that doesn't match, of the `kind` asked for (other or altered; unless given, drawn by the setting
         `altered`, other where the example can't be altered); None where the example has none of it."""
         if kind == "altered" or (kind is None and rng.random() < self.settings.altered):
@@ -127,8 +127,8 @@ class Corpus:
                 return pair
         if self.settings.captions == 2 and self._partner(i, rng) is not None:
             j = self._false_text(i, rng)
-            return TextImagePair([self.saying(i, rng), self.saying(j, rng)], self.images[i], "other")
-        return TextImagePair([self.saying(i, rng)], self._false_images(i, rng), "other")
+            return TextImagePair([self.text_of(i, rng), self.text_of(j, rng)], self.images[i], "other")
+        return TextImagePair([self.text_of(i, rng)], self._false_images(i, rng), "other")
 
     def _altered(self, i: int, rng: np.random.Generator) -> TextImagePair | None:
         """The text with one thing changed, one of `altered_by` where that is set; None where there is no such text."""
@@ -142,7 +142,7 @@ class Corpus:
         k = int(rng.integers(len(negatives)))
         wrong = [AnsweredText(str(negatives[k]))]
         if self.settings.captions == 2 and (j := self._partner(i, rng)) is not None:
-            wrong = [self.saying(j, rng), *wrong]
+            wrong = [self.text_of(j, rng), *wrong]
         return TextImagePair(wrong, self.images[i], "altered", str(changed[k]))
 
     def _false_images(self, i: int, rng: np.random.Generator) -> Sequence[str]:
@@ -157,7 +157,7 @@ class Corpus:
                 j = rows[int(rng.integers(len(rows)))]
                 if own.isdisjoint(self.images[j]) and not self._is_text_of(i, right, self.images[j]):
                     return self.images[j]
-        raise self._none(i)
+        raise self._no_negative(i)
 
     def _false_text(self, i: int, rng: np.random.Generator) -> int:
         """An example of the same kind whose text is false of this one's images (known to be, where the data lists
@@ -170,7 +170,7 @@ class Corpus:
             right = {a["answer"] for a in self.answers[j].as_py() or ()}
             if own.isdisjoint(self.images[j]) and not self._is_text_of(j, right, self.images[i]):
                 return j
-        raise self._none(i)
+        raise self._no_negative(i)
 
     def _alike(self, i: int) -> list[int]:
         return self.of_kind[self.kinds[i], len(self.images[i])]
@@ -184,7 +184,7 @@ class Corpus:
                     return True
         return False
 
-    def _none(self, i: int) -> BuildError:
+    def _no_negative(self, i: int) -> BuildError:
         return BuildError(
             f"no images found that the text of example {self.ids[i]!r} doesn't fit: do all images have the same texts? "
             "Leave its kind out of pretrain.matched"

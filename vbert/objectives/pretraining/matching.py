@@ -43,9 +43,9 @@ def judged_pairs(
                 continue
             rng = generator("matching", corpus.ids[i])
             example = (i << 8) + k
-            pairs.append(JudgedPair(corpus, example, corpus.true(i, rng)))
+            pairs.append(JudgedPair(corpus, example, corpus.true_pair(i, rng)))
             for kind in NEGATIVES[: 1 + (settings.altered > 0)]:
-                pair = corpus.wrong(i, rng, kind)
+                pair = corpus.negative_pair(i, rng, kind)
                 if pair is not None:
                     pairs.append(JudgedPair(corpus, example, pair))
     return pairs
@@ -88,8 +88,8 @@ def text_alone(training: Sequence[Corpus], held_out: Sequence[JudgedPair], encod
         order = generator("text alone", len(rows)).permutation(len(rows))
         for i in (rows[k] for k in order[:TEXT_EXAMPLES].tolist()):
             rng = generator("text alone", corpus.ids[i])
-            pairs.append((corpus.true(i, rng), True))
-            if (wrong := corpus.wrong(i, rng)) is not None:
+            pairs.append((corpus.true_pair(i, rng), True))
+            if (wrong := corpus.negative_pair(i, rng)) is not None:
                 pairs.append((wrong, False))
     counts = _counts([pair for pair, _ in pairs], encoder)
     sign = np.array([1.0 if match else -1.0 for _, match in pairs])
@@ -112,13 +112,13 @@ def _counts(pairs: Sequence[TextImagePair], encoder: WordPieceEncoder) -> csr_ma
     import numpy as np
     from scipy.sparse import csr_matrix
 
-    pieces = [[p for s in pair.sayings for part in s for p in encoder(part).ids] for pair in pairs]
+    pieces = [[p for s in pair.texts for part in s for p in encoder(part).ids] for pair in pairs]
     ends = np.cumsum([0, *(len(row) for row in pieces)])
     flat = np.array([piece for row in pieces for piece in row], np.int64)
     return csr_matrix((np.ones(len(flat)), flat, ends), shape=(len(pairs), encoder.size))
 
 
-def doubt(figures: Mapping[str, object]) -> str | None:
+def matching_warning(figures: Mapping[str, object]) -> str | None:
     """A warning where a pre-training's figures show that its matching hardly uses the images; else None."""
     matching, text = figures.get("itm_accuracy"), figures.get("text_only_accuracy")
     if not isinstance(matching, float) or not isinstance(text, float) or matching >= text + MARGIN:

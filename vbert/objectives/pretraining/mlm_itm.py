@@ -123,10 +123,10 @@ class Pretraining(PretrainingSequences):
         if matches:
             figures |= {"validation/itm": sums[1] / matches, "validation/itm_accuracy": sums[3] / matches}
             total += self.settings.itm * figures["validation/itm"]
-        return {"validation/loss": total, **figures, **self._judged()}
+        return {"validation/loss": total, **figures, **self._matching_figures()}
 
     @cached_property
-    def _tried(self) -> tuple[list[JudgedPair], dict[str, float]]:
+    def _judged_pairs(self) -> tuple[list[JudgedPair], dict[str, float]]:
         """The held-out pairs for the matching head, and the accuracies of the text alone on them."""
         from vbert.objectives.pretraining.matching import accuracies, judged_pairs, text_alone
 
@@ -135,7 +135,7 @@ class Pretraining(PretrainingSequences):
             return [], {}
         return pairs, accuracies(pairs, text_alone(self.train, pairs, self.encoder), self.settings.altered)
 
-    def _judged(self) -> dict[str, float]:
+    def _matching_figures(self) -> dict[str, float]:
         """Figures of the matching head on unmasked held-out pairs, half of them true: its balanced accuracy
         (itm_accuracy), beside that of the text alone (text_only_accuracy); and by kind of negative with the images' own
         regions, with another image's and with none."""
@@ -144,7 +144,7 @@ class Pretraining(PretrainingSequences):
 
         if self.settings.itm_target != "mismatch":
             return {}
-        pairs, text_alone = self._tried
+        pairs, text_alone = self._judged_pairs
         if not pairs:
             return {}
         others = {
@@ -153,7 +153,7 @@ class Pretraining(PretrainingSequences):
         shown: dict[str, RegionSource] = {
             "own": lambda corpus, images: corpus.visuals.of(images),
             "exchanged": lambda corpus, images: corpus.visuals.of([others[id(corpus)][name] for name in images]),
-            "none": lambda corpus, images: corpus.visuals.nothing(),
+            "none": lambda corpus, images: corpus.visuals.empty(),
         }
         by_source = {
             name: accuracies(pairs, self._judgements(pairs, regions), self.settings.altered)

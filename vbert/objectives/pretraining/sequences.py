@@ -85,12 +85,12 @@ class PretrainingSequences:
         masked = settings.itm_rows == "masked" or not matched
         pairs: list[tuple[int, TextImagePair | None]]
         if not matched or settings.itm_target == "task_label":
-            pairs = [(corpus.label(i) if matched else -1, corpus.plain(i, rng))]
+            pairs = [(corpus.label(i) if matched else -1, corpus.unmatched_pair(i, rng))]
         elif settings.itm_draw == "paired":
-            pairs = [(1, corpus.true(i, rng)), (0, corpus.wrong(i, rng))]
+            pairs = [(1, corpus.true_pair(i, rng)), (0, corpus.negative_pair(i, rng))]
         else:
             wrong = bool(rng.random() < settings.mismatched)
-            pairs = [(int(not wrong), corpus.wrong(i, rng) if wrong else corpus.true(i, rng))]
+            pairs = [(int(not wrong), corpus.negative_pair(i, rng) if wrong else corpus.true_pair(i, rng))]
         return [
             (corpus, self._sample(pair, match, rng if masked else None)) for match, pair in pairs if pair is not None
         ]
@@ -99,7 +99,7 @@ class PretrainingSequences:
         """The sequence of a pair; masked by `rng` where there is one."""
         from vbert.objectives.batches import mask, sentence
 
-        text = sentence(self.encoder, pair.sayings, self.max_text)
+        text = sentence(self.encoder, pair.texts, self.max_text)
         if rng is None:
             return PretrainingSequence(text, [], [], pair.images, match)
         hidden = mask(text.ids, text.words, self.encoder, rng, self._shares(text), self.settings.whole_word)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from vbert.errors import UserError
 from vbert.regions.architectures import BottomUp
-from vbert.regions.backends.bottom_up_network import BottomUpNetwork, clipped, moved
-from vbert.regions.backends.box_head import filled
+from vbert.regions.backends.bottom_up_network import BottomUpNetwork, apply_deltas, clipped
+from vbert.regions.backends.box_head import padded_rows
 from vbert.regions.candidates import Candidates
 from vbert.regions.detector import DetectorCheckpoint, DetectorInput, DetectorSpec, FeatureMaps
 from vbert.regions.pixels import prepare, resize_factor, stacked, target_size
@@ -78,7 +78,7 @@ class BottomUpDetector:
         Caffe's code."""
         features, logits, deltas, *attributes = self._head(maps, boxes)
         mine = boxes / self._scales(prepared)
-        regressed = clipped(moved(mine, deltas, self.more), prepared.width, prepared.height, self.more)
+        regressed = clipped(apply_deltas(mine, deltas, self.more), prepared.width, prepared.height, self.more)
         return Candidates(
             boxes=mine,
             scores=logits.softmax(1)[:, 1:],
@@ -91,7 +91,7 @@ class BottomUpDetector:
         rows = self.settings.rows
         parts = []
         for chunk in torch.split(boxes, rows):
-            out = self.network.head(maps, filled(chunk, rows))
+            out = self.network.head(maps, padded_rows(chunk, rows))
             parts.append([t[: len(chunk)] for t in out])
         return [torch.cat(column) for column in zip(*parts, strict=True)]
 
@@ -119,7 +119,7 @@ def detector(
     return BottomUpDetector(spec, classes, whole, device)
 
 
-def published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
+def read_published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
     """See `vbert.regions.detector.Backend`. `files`: weights, and optionally classes and attributes (a name a line)."""
     from vbert.regions.backends.bottom_up_weights import read
 

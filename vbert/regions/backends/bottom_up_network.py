@@ -119,7 +119,7 @@ def cell_anchors(geometry: str) -> Tensor:
     return torch.tensor(boxes)
 
 
-def moved(boxes: Tensor, deltas: Tensor, more: float) -> Tensor:
+def apply_deltas(boxes: Tensor, deltas: Tensor, more: float) -> Tensor:
     """Boxes [n, 4] moved by deltas [n, ..., 4] of (x, y, log width, log height): R-CNN's regression. `more`: 1 where a
     box from pixel 3 to pixel 5 is 3 wide."""
     x1, y1, x2, y2 = (t.view(-1, *[1] * (deltas.ndim - 2)) for t in boxes.unbind(1))
@@ -163,7 +163,7 @@ class ProposalNetwork(nn.Module):
         order = odds.sort(descending=True, stable=True).indices
         if settings.geometry == "detectron2":
             order = order[: settings.before_nms]
-        boxes = clipped(moved(self._anchors(grid)[order], deltas[order], more), size[1], size[0], more)
+        boxes = clipped(apply_deltas(self._anchors(grid)[order], deltas[order], more), size[1], size[0], more)
         sides = boxes[:, 2:] - boxes[:, :2] + more
         large = (sides >= SMALLEST * scale).all(1) if settings.geometry == "caffe" else (sides > 0).all(1)
         boxes, odds = boxes[large][: settings.before_nms], odds[order[large]][: settings.before_nms]

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vbert.data.weight_files import class_lines, read_weights, some
+from vbert.data.weight_files import class_lines, read_weights, some_of
 from vbert.errors import UserError
 from vbert.regions.architectures import BottomUp
 from vbert.regions.backends.bottom_up_network import RATIOS, SCALES, BottomUpNetwork, cell_anchors
@@ -98,7 +98,7 @@ def _checked(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], name: 
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": other}
     if missing or unexpected or other:
-        listed = "; ".join(f"{kind}: {some(each)}" for kind, each in faults.items() if each)
+        listed = "; ".join(f"{kind}: {some_of(each)}" for kind, each in faults.items() if each)
         every = "\n".join(f"{kind}: {name}" for kind, each in faults.items() for name in each)
         raise UserError(f"{name}, read as the layout `{layout}`: {listed}", every)
     order = _anchor_order(tensors.get(CELL_ANCHORS), layout, name)

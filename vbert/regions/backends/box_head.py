@@ -13,7 +13,7 @@ from vbert.regions.detector import DetectorInput
 from vbert.regions.pixels import limits_of, scales_of
 
 
-def filled(values: Tensor, rows: int) -> Tensor:
+def padded_rows(values: Tensor, rows: int) -> Tensor:
     """[n, …] padded with zeros to [rows, …]: a row's bits depend on the number of rows in a matrix product, not on
     their content."""
     return pad(values, (0, 0) * (values.dim() - 1) + (0, rows - len(values)))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vbert.data.weight_files import read_weights, some
+from vbert.data.weight_files import read_weights, some_of
 from vbert.errors import UserError, nearest
 from vbert.regions.architectures import Detectron2
 from vbert.regions.detector import Detector, DetectorCheckpoint, DetectorSpec
@@ -58,7 +58,7 @@ def detector(spec: DetectorSpec, classes: Sequence[str], tensors: Mapping[str, T
     return Detectron2Detector(spec, classes, model, device)
 
 
-def published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
+def read_published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
     """A checkpoint of detectron2: a `.pkl` of its model zoo, a `.pth` of its trainer, or its tensors as `.safetensors`.
 
     Raises UserError naming the tensors that are missing, unexpected or of another shape.
@@ -92,7 +92,7 @@ def _compare(name: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tens
         ("unexpected", sorted(tensors.keys() - wanted.keys())),
         ("of another shape", [f"{n} {a} for {b}" for n, (a, b) in sorted(shapes.items()) if a != b]),
     ]
-    parts = [f"{len(names)} tensors {fault} ({some(names)})" for fault, names in faults if names]
+    parts = [f"{len(names)} tensors {fault} ({some_of(names)})" for fault, names in faults if names]
     if parts:
         details = [f"{fault}: {name}" for fault, names in faults for name in names]
         raise UserError(

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from vbert.regions.backends.box_head import candidates, filled
+from vbert.regions.backends.box_head import candidates, padded_rows
 from vbert.regions.backends.proposals import ProposalRule, proposals
 from vbert.regions.backends.roi_align import roi_align
 from vbert.regions.candidates import Candidates
@@ -132,7 +132,7 @@ class Detectron2Detector:
         _, heavy = self._heavy(like=maps[0])
         for pooled in self._pooled(maps, boxes):
             for rows in torch.split(pooled, self.rows):
-                full = filled(rows, self.rows).to(maps[0].dtype)
+                full = padded_rows(rows, self.rows).to(maps[0].dtype)
                 features, top = self._layers(heavy["head"], full)
                 predicted = features, heads.box_predictor.cls_score(top), heads.box_predictor.bbox_pred(top)
                 yield tuple(one[: len(rows)] for one in predicted)  # type: ignore[misc]

@@ -26,7 +26,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FrozenBatchNorm2d
 
-from vbert.regions.backends.box_head import candidates, filled
+from vbert.regions.backends.box_head import candidates, padded_rows
 from vbert.regions.backends.proposals import ProposalRule, proposals
 from vbert.regions.candidates import Candidates
 from vbert.regions.detector import DetectorInput, DetectorSpec, FeatureMaps
@@ -129,7 +129,7 @@ class AttributeRoiHeads(RoIHeads):  # type: ignore[misc]
         pooled = self.box_roi_pool(maps, proposals, shapes)
         # A constant number of rows: oneDNN compiles and keeps a kernel for each size of a matrix product.
         rows, count = len(pooled), len(targets) * self.fg_bg_sampler.batch_size_per_image
-        features = self.box_head(filled(pooled, count) if self.fill else pooled)
+        features = self.box_head(padded_rows(pooled, count) if self.fill else pooled)
         logits, deltas = (each[:rows].float() for each in self.box_predictor(features))
         share, wanted = shares([torch.ones_like(each, dtype=torch.bool) for each in labels]), torch.cat(labels)
         inside = wanted.nonzero()[:, 0]
@@ -251,7 +251,7 @@ class FasterRcnnDetector:
         parts = []
         for pooled in self._pooled(maps, boxes):
             for chunk in torch.split(pooled, rows):
-                layers = self.network.layers(filled(chunk, rows))
+                layers = self.network.layers(padded_rows(chunk, rows))
                 last = list(layers.values())[-1]
                 out = [*self.network.predict(last), layers[self.spec.layer]]
                 if heads.attributes is not None:

@@ -31,19 +31,19 @@ def detector(spec: DetectorSpec, classes: Sequence[str], tensors: Mapping[str, T
     return ready
 
 
-def published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
+def read_published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
     """See `vbert.regions.detector.Backend`. `files`: `weights` and, where the spec doesn't know them, `classes`."""
     if spec.architecture.kind == "plain_cnn":
         raise UserError(
             f"detector {spec.name}: architecture {spec.architecture.kind} has no published weights: train it"
         )
-    return torchvision_weights.published(spec, files)
+    return torchvision_weights.read_published(spec, files)
 
 
-def started(spec: DetectorSpec, fresh: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def read_start(spec: DetectorSpec, fresh: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """See `vbert.regions.detector.Backend`. `path`: a classifier on the same backbone, or a detector of its kind."""
     if spec.architecture.kind == "plain_cnn":
         raise UserError(
             f"detector {spec.name}: architecture {spec.architecture.kind} starts from nothing; leave it out"
         )
-    return torchvision_weights.started(spec, fresh, path)
+    return torchvision_weights.read_start(spec, fresh, path)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.models import get_model_weights
 
-from vbert.data.weight_files import class_lines, read_weights, some
+from vbert.data.weight_files import class_lines, read_weights, some_of
 from vbert.errors import UserError
 from vbert.regions.backends.torchvision_fpn import MOBILE, V2, network
 from vbert.regions.detector import DetectorCheckpoint
@@ -39,7 +39,7 @@ OLD_NAMES = (
 )
 
 
-def published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
+def read_published(spec: DetectorSpec, files: Mapping[str, Path]) -> DetectorCheckpoint:
     """The weights in `files["weights"]` by the network's names, float32, and the names of their classes.
 
     These are those in `files["classes"]` (a text, one a line), else the spec's. Raises UserError for a file that is no
@@ -92,7 +92,7 @@ def checked(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: 
         if tensors[name].shape != wanted[name].shape
     ]
     faults = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    faults_listed = [f"{len(names)} tensors {fault}: {some(names)}" for fault, names in faults.items() if names]
+    faults_listed = [f"{len(names)} tensors {fault}: {some_of(names)}" for fault, names in faults.items() if names]
     if faults_listed:
         details = "\n".join(f"{fault}: {name}" for fault, names in faults.items() for name in names)
         raise UserError(
@@ -101,7 +101,7 @@ def checked(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: 
     return {name: (tensors[name] if name in tensors else wanted[name]).to(wanted[name].dtype) for name in wanted}
 
 
-def started(spec: DetectorSpec, fresh: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def read_start(spec: DetectorSpec, fresh: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The tensors `fresh` of an untrained network, with those of the file `path` in their places.
 
     The file is a classifier on the same backbone, as torchvision publishes them for ImageNet, or a detector of the same

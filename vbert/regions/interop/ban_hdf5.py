@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vbert.errors import UserError
 from vbert.regions.interop import Place, Read
-from vbert.regions.interop.raw_regions import BadEntry, RawRegions, missing, sibling
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions, missing_library, sibling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +61,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
     try:
         import h5py
     except ImportError:
-        raise UserError(missing("h5py", f"{files['features']}: an HDF5 file")) from None
+        raise UserError(missing_library("h5py", f"{files['features']}: an HDF5 file")) from None
     path = files["features"]
     try:
         archive = h5py.File(path, "r")

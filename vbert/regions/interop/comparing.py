@@ -17,7 +17,7 @@ from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vbert.regions.interop.opened import FeatureSet
+    from vbert.regions.interop.feature_sets import FeatureSet
 
     Floats = NDArray[Any]
 

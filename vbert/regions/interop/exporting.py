@@ -12,7 +12,7 @@ from uuid import uuid4
 from vbert.artifacts.store.owner import SUFFIX, Owner, clear_dead
 from vbert.errors import UserError, nearest
 from vbert.regions.interop import WRITERS
-from vbert.regions.interop.opened import FeatureSet
+from vbert.regions.interop.feature_sets import FeatureSet
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 

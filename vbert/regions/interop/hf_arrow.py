@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vbert.artifacts.store.digests import sha256_file
 from vbert.errors import UserError
 from vbert.regions.interop import Place, Read
-from vbert.regions.interop.raw_regions import BadEntry, RawRegions, missing
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions, missing_library
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -180,7 +180,7 @@ def write(target: Path, entries: Iterable[tuple[str, RawRegions]]) -> dict[str, 
     try:
         import datasets
     except ImportError:
-        raise UserError(missing("datasets", "a folder of Hugging Face datasets")) from None
+        raise UserError(missing_library("datasets", "a folder of Hugging Face datasets")) from None
     first, rest = _first(entries)
     counts = {"images": 0, "regions": 0}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vbert.errors import UserError
 from vbert.regions.drawing import check_name, side_by_side, tile
-from vbert.regions.interop.opened import FeatureSet, LocalFiles
+from vbert.regions.interop.feature_sets import FeatureSet, LocalFiles
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 if TYPE_CHECKING:

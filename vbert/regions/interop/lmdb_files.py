@@ -11,7 +11,7 @@ from typing import Any
 
 from vbert.errors import UserError
 from vbert.regions.interop.npy_files import unpickled
-from vbert.regions.interop.raw_regions import BadEntry, missing
+from vbert.regions.interop.raw_regions import BadEntry, missing_library
 
 MAGIC = 0xBEEFC0DE  # mdb.c: MDB_MAGIC, in the meta page behind a page header of 16 bytes
 NAME = "data.mdb"
@@ -52,7 +52,7 @@ def _environment(path: Path) -> Iterator[Any]:
     try:
         import lmdb
     except ImportError:
-        raise UserError(missing("lmdb", f"{path}: an LMDB")) from None
+        raise UserError(missing_library("lmdb", f"{path}: an LMDB")) from None
     with _lock:
         environment, users = _environments.get(path, (None, 0))
         if environment is None:

@@ -90,7 +90,7 @@ def numbered(ids: Any) -> list[str]:
     return [str(int(number)) for number in ids]
 
 
-def missing(extra: str, what: str) -> str:
+def missing_library(extra: str, what: str) -> str:
     """The sentence for a format whose library isn't installed."""
     return f"{what} needs the package {extra!r}; install it with: pip install 'vbert[interop]' (or {extra} itself)"
 

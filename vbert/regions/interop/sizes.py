@@ -70,7 +70,7 @@ class ImageNames:
         self._alike: dict[str, set[str]] = {}
         for name in names:
             self._exact[name] = name
-            for alike in _meant(name):
+            for alike in _spellings(name):
                 self._alike.setdefault(alike, set()).add(name)
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class ImageNames:
     def find(self, key: str, where: str) -> str:
         if key in self._exact:
             return key
-        for alike in _meant(key):
+        for alike in _spellings(key):
             names = self._alike.get(alike, set())
             if len(names) == 1:
                 return next(iter(names))
@@ -89,7 +89,7 @@ class ImageNames:
         raise BadEntry(where, "no image", f"there is no image {key!r} among those given by --images or --sizes")
 
 
-def _meant(name: str) -> list[str]:
+def _spellings(name: str) -> list[str]:
     """The spellings of a name, the most exact first."""
     path = PurePosixPath(bare(name))
     stem = path.name

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from vbert.errors import UserError
 from vbert.regions.interop import Place, Read
 from vbert.regions.interop.lmdb_files import data_file, has_key, opened_lmdb, value_of
-from vbert.regions.interop.raw_regions import BadEntry, RawRegions, missing
+from vbert.regions.interop.raw_regions import BadEntry, RawRegions, missing_library
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -118,7 +118,7 @@ def _msgpack(data: bytes, where: str) -> dict[str, NDArray[Any]]:
     try:
         import msgpack
     except ImportError:
-        raise UserError(missing("msgpack", f"{where}: a value of msgpack")) from None
+        raise UserError(missing_library("msgpack", f"{where}: a value of msgpack")) from None
 
     def text(value: Any) -> str:
         return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vbert.data.pickles import StoredTensor
-from vbert.data.torch_files import saved
+from vbert.data.torch_files import read_torch_file
 from vbert.errors import UserError
 from vbert.regions.interop import Place, Read
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
@@ -41,7 +41,7 @@ def files(path: Path) -> dict[str, Path]:
 
 def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
     path = files["features"]
-    file = saved(path)
+    file = read_torch_file(path)
     value = file.value
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__} where a dict of images is wanted: is it VisualBERT's?")
@@ -67,7 +67,7 @@ def opened(files: Mapping[str, Path]) -> Iterator[Read]:
                 features, boxes, scores = (_tensor(file, part, where) for part in parts)
             else:
                 if not whole:
-                    whole.update(saved(path).value)
+                    whole.update(read_torch_file(path).value)
                 features, boxes, scores = whole[key]
             return _regions(features, boxes, scores, where)
 

@@ -93,7 +93,7 @@ def opened(
             first: BadEntry | None = None
             for key, place in entries[image_id]:
                 try:
-                    return _settled(take(key, place), key, boxes_in, sizes, f"{path}: {key}")
+                    return _in_original_pixels(take(key, place), key, boxes_in, sizes, f"{path}: {key}")
                 except BadEntry as bad:
                     first = first or bad
             assert first is not None
@@ -102,7 +102,7 @@ def opened(
         yield FeatureSet(path, name, module.TITLE, sorted(entries), None, read)
 
 
-def _settled(
+def _in_original_pixels(
     regions: RawRegions, key: str, boxes_in: BoxesIn | None, sizes: ImageSizes | None, where: str
 ) -> RawRegions:
     """Regions with boxes in pixels of the original image; unchanged where the unit isn't stated."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Place = tuple[str, ...]
 
 
-def check_fits(recipe: Entries, pretrainings: dict[Place, str]) -> None:
+def check_entries(recipe: Entries, pretrainings: dict[Place, str]) -> None:
     """Raises NestedError at the first setting that a stage would refuse later, after others have run.
 
     pretrainings: (path in the recipe, name) of each pre-training.
@@ -40,7 +40,7 @@ def check_fits(recipe: Entries, pretrainings: dict[Place, str]) -> None:
                 "0 evaluates what it starts from as it is, and that has no answer head: train 1 step or more",
             )
         _check_text(recipe, place, _bert_behind(recipe, settings.start), settings.max_text)
-        if settings.select == "best" and (lacking := _not_held_out(recipe, settings)):
+        if settings.select == "best" and (lacking := _no_validation(recipe, settings)):
             raise NestedError((*place, "select"), f"best, but {lacking}; write last")
 
 
@@ -73,7 +73,7 @@ def _check_text(recipe: Entries, place: Place, init: str | None, max_text: int |
         raise NestedError((*place, "max_text"), problem)
 
 
-def _not_held_out(recipe: Entries, entry: DownstreamSettings) -> str:
+def _no_validation(recipe: Entries, entry: DownstreamSettings) -> str:
     """Why there are no held-out examples to select by, as far as recipe and spec show; else ""."""
     if not entry.validation_examples:
         return "validation_examples is 0"

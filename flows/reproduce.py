@@ -15,7 +15,7 @@ from vbert.errors import UserError
 WHERE = {"name", "machine"}  # fields that change no artifact
 
 
-def again(recipe: Recipe) -> str:
+def commands_to_reproduce(recipe: Recipe) -> str:
     """Lines for a shell: they build the artifacts of `recipe` from a checkout."""
     name = recipe.name
     if name in recipe_names():

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from vbert.regions.overlap import prepared_ahead, run_ahead
+from vbert.regions.prefetch import prepared_ahead, run_ahead
 
 
 def numbers(taken: list[int]) -> Generator[int, None, None]:
