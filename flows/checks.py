@@ -37,7 +37,7 @@ def check_entries(recipe: Entries, pretrainings: dict[Place, str]) -> None:
         if settings.steps == 0:
             raise NestedError(
                 (*place, "steps"),
-                "0 evaluates what it starts from as it is, and that has no answer head: train 1 step or more",
+                "0 evaluates the start as it is, and it has no answer head: train 1 step or more",
             )
         _check_text(recipe, place, _bert_behind(recipe, settings.start), settings.max_text)
         if settings.select == "best" and (lacking := _no_validation(recipe, settings)):

@@ -1,4 +1,4 @@
-"""What the house looks like: `make structure` prints its import circles, its long files, and the lines of the store.
+"""The structure of the code: `make structure` prints its import circles, its long files, and the lines of the store.
 
 An import counts wherever it stands: at the top, inside a function, for type checkers alone. What is imported by a name
 put together at run time (readers, objectives, backends, the names of `vbert/__init__.py`) does not.

@@ -1,4 +1,4 @@
-"""`import vbert`: what it offers, and what README and the docstrings show of it, on a small finished store."""
+"""`import vbert`: its names, and the examples of README and docstrings on a small finished store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every benchmark does: take turns, take medians, print one JSON line last.
+"""Shared by all benchmarks: alternate ours and the peer, take medians, print one JSON line last.
 
 Ours, the peer and the limit alternate within one run, so that a busy machine slows all of them.
 """

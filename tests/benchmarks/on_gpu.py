@@ -1,4 +1,4 @@
-"""All that wants a GPU, in one run: the CUDA halves of the tests, and the GPU cases of `pretrain` and `extraction`.
+"""Runs everything that needs a GPU: the CUDA halves of the tests, and the GPU cases of `pretrain` and `extraction`.
 
     python tests/benchmarks/on_gpu.py [--photos FOLDER] [--seconds 480] [--only tests pretrain extraction bottom_up]
         [--images 1000] [--device cuda]

@@ -1,4 +1,4 @@
-"""Local folders: identified by content, remembered so that what is unchanged is not read again."""
+"""Local folders: identified by content, with digests remembered so that unchanged files are not read again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a file holds, a reader gives rows or says what is wrong with it: no other exception leaves it."""
+"""Readers on mutated files: each gives rows or raises a UserError with the fault, and no other exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Golden digests: what readers and decoding make of fixed inputs. Other rows or pixels need a new version."""
+"""Golden digests of readers and decoding on fixed inputs. Other rows or pixels need a new version."""
 
 from __future__ import annotations
 

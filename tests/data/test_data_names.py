@@ -1,4 +1,4 @@
-"""Which files are images, and which file a name means: names as other systems write them, lists, odd names."""
+"""Names of files: endings of images, other systems' spellings, lists, odd names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pickles as plain data: what numpy and torch write is read, hostile ones are refused and run nothing."""
+"""Pickles as plain data: those of numpy and torch are read, hostile ones are refused and run nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of weights as training scripts and accidents write them: the tensors, or a sentence that says what it is."""
+"""Weight files of training scripts and broken ones: the tensors, or an error that names the kind of file."""
 
 from __future__ import annotations
 

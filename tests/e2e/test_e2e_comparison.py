@@ -1,4 +1,4 @@
-"""`does_pretraining_help` in small: pre-trainings, shares and seeds in one run, to the table of what each gives."""
+"""`does_pretraining_help` in small: pre-trainings, shares and seeds in one run, up to the table of gains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that fills up while shards are written: told with what is missing, and gone on from when there is room."""
+"""A disk that fills up while shards are written: the error states the missing room, and the run resumes afterwards."""
 
 from __future__ import annotations
 

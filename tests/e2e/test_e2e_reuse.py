@@ -1,4 +1,4 @@
-"""What a second run finds, and what a change rebuilds, on the whole chain."""
+"""Reuse on the whole chain: a second run builds nothing, and a change rebuilds only its stages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Toy flows in processes of their own, and what can be seen of them from outside."""
+"""Toy flows in processes of their own, observed from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Prefect server knows, for tests."""
+"""Reads runs, tasks and artifacts from a Prefect server, for tests."""
 
 from __future__ import annotations
 

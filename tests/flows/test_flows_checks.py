@@ -1,4 +1,4 @@
-"""What can't go together is refused when the recipe is read, with the field."""
+"""Settings that don't fit each other are refused when the recipe is read, with the field."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BERT = {"model": {"init": "minilm_l6"}}
         ({"model": {"init": "minilm_l6", "initializer_range": 0.1}}, "0.1, but init minilm_l6 brings its own"),
         (
             {"downstream.vqa.steps": 0},
-            "downstream.vqa.steps: 0 evaluates what it starts from as it is, and that has no",
+            "downstream.vqa.steps: 0 evaluates the start as it is, and it has no",
         ),
         (
             {"downstream.vqa.select": "best", "downstream.vqa.validation_examples": 0},

@@ -1,4 +1,4 @@
-"""The command: wrong usage is one sentence and exit code 2 before anything runs; what each command says and makes."""
+"""The command: wrong usage is one sentence and exit code 2 before anything runs; each command's output and results."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ WRONG = [  # in tiny.yaml, instead of it, what is said
     (
         "data: easy_vqa, steps: 8",
         "data: easy_vqa, steps: 0",
-        "13:32: downstream.vqa.steps: 0 evaluates what it starts ",
+        "13:32: downstream.vqa.steps: 0 evaluates the start as it ",
     ),
 ]
 

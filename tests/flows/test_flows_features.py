@@ -1,4 +1,4 @@
-"""`vbert features` as a user calls it: what it makes, what it prints, what it refuses."""
+"""`vbert features` as a user calls it: its files, its output, its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands around Prefect: proxies, profiles, homes and servers that don't work, and who imported it first."""
+"""Prefect's surroundings: proxies, profiles, broken home folders and servers, and imports of Prefect before ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several pre-trainings and seeds in one recipe: what they expand into, and what is refused where it stands."""
+"""Several pre-trainings and seeds in one recipe: their expansion, and errors with their place."""
 
 from __future__ import annotations
 

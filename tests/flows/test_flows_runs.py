@@ -1,4 +1,4 @@
-"""The records of runs: what they hold, how they are listed, and two of them compared."""
+"""The records of runs: contents, listing, and the comparison of two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of BERTs as the world has them: read as they were meant, or refused by the stage that reads them."""
+"""Published BERT folders: read as their makers meant, or refused by the stage that reads them."""
 
 from __future__ import annotations
 

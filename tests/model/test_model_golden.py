@@ -1,4 +1,4 @@
-"""Golden digests: what the stages `vocabulary` and `bert` make of fixed inputs. Other bits need a new version."""
+"""Golden digests of the stages `vocabulary` and `bert` on fixed inputs. Other bits need a new version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The matching diagnostic: of a head that looks, of one that reads texts alone, and of one that guesses."""
+"""The matching diagnostic: of a head that uses images, of one that reads texts alone, and of one that guesses."""
 
 from __future__ import annotations
 

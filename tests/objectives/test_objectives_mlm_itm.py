@@ -1,4 +1,4 @@
-"""What pre-training makes of texts: true and wrong ones, masks, labels; and that it learns and resumes."""
+"""Pre-training's sequences (true and negative pairs, masks, labels), and that it learns and resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of regions share."""
+"""Fixtures of the tests of regions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The share of images that can't be used decides what is accepted, never what is made: changing it costs no work."""
+"""The accepted share of unusable images decides acceptance, never the artifact: changing it costs no work."""
 
 from __future__ import annotations
 

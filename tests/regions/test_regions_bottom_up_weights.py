@@ -1,4 +1,4 @@
-"""Published bottom-up-attention weights: miniatures in each layout's own names, and files that are something else."""
+"""Published bottom-up-attention weights: miniatures in each layout's own names, and other files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.weights import make_weights
 from vbert.artifacts.steps.stage import Job, Machine
 from vbert.data.raw import RawFiles, RawWriter
 from vbert.errors import UserError
-from vbert.regions.backends.bottom_up import detector, published
+from vbert.regions.backends.bottom_up import detector, read_published
 from vbert.regions.backends.bottom_up_network import cell_anchors
 from vbert.regions.boxes import Fixed, ProposalNms
 from vbert.regions.detector import DetectorWeights, RegionSettings
@@ -131,7 +131,7 @@ def test_each_layout_is_the_same_detector(tmp_path: Path, vocabulary: dict[str, 
     spec = small_spec(attributes=())
     tensors = random_weights(small_spec())
     path = LAYOUTS[kind](tmp_path / f"weights.{kind}", tensors)
-    found = published(spec, {"weights": path, **vocabulary})
+    found = read_published(spec, {"weights": path, **vocabulary})
     assert tuple(found.classes) == CLASSES
     assert tuple(found.attributes) == ATTRIBUTES
     assert found.tensors.keys() == tensors.keys()
@@ -201,7 +201,7 @@ FAULTS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
 def test_other_files_are_refused_by_name(tmp_path: Path, vocabulary: dict[str, Path], fault: str) -> None:
     change, said = FAULTS[fault]
     with pytest.raises(UserError, match=said):
-        published(small_spec(), {"weights": changed(change)(tmp_path / "weights.pth"), **vocabulary})
+        read_published(small_spec(), {"weights": changed(change)(tmp_path / "weights.pth"), **vocabulary})
 
 
 class Hostile:
@@ -221,7 +221,7 @@ def test_nothing_in_a_file_is_run(tmp_path: Path, vocabulary: dict[str, Path], k
     else:
         torch.save({"model": Hostile(trace)}, path, _use_new_zipfile_serialization=kind == "torch")
     with pytest.raises(UserError):
-        published(small_spec(), {"weights": path, **vocabulary})
+        read_published(small_spec(), {"weights": path, **vocabulary})
     assert not trace.exists()
 
 
@@ -230,8 +230,8 @@ def test_weights_without_names_say_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"detector small: the weights don't name their classes; give `weights.classes`"
     ):
-        published(small_spec(), {"weights": path})
-    assert published(small_spec(classes=CLASSES), {"weights": path}).classes == CLASSES
+        read_published(small_spec(), {"weights": path})
+    assert read_published(small_spec(classes=CLASSES), {"weights": path}).classes == CLASSES
 
 
 def test_the_stage_writes_a_detector_with_its_names(tmp_path: Path, vocabulary: dict[str, Path]) -> None:

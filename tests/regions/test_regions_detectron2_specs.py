@@ -1,4 +1,4 @@
-"""The specs of detectron2's detectors, and what is said where detectron2 is not installed."""
+"""The specs of detectron2's detectors, and the error where detectron2 is not installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Golden outcomes: what shards, box rules and the backend make of fixed inputs. Others need a new version."""
+"""Golden digests of shards, box rules and the backend on fixed inputs. Others need a new version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Golden digests: what each format's reader and the stage make of a miniature. Other bits need a new version."""
+"""Golden digests of each format's reader and the stage on a miniature. Other bits need a new version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From foreign files to shards: boxes in pixels of the original image, what is refused, what goes to the quarantine."""
+"""From foreign files to shards: boxes in pixels of the original image, refused files, entries in quarantine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Importing features: sizes of images and names of images, and how box numbers become pixels."""
+"""Importing features: sizes and names of images, and the conversion of boxes to pixels."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from vbert.data import readers
 from vbert.data.source import Source
 from vbert.data.spec import ReaderOptions
 from vbert.errors import UserError
-from vbert.regions.backends.torchvision_weights import started
+from vbert.regions.backends.torchvision_weights import read_start
 from vbert.regions.boxes import Adaptive
 from vbert.regions.detector import ExtractionNumerics, RegionSettings, detector_file, load_backend
 
@@ -142,18 +142,18 @@ def test_training_starts_from_a_classifier_or_another_detector(tmp_path: Path) -
     spec = spec_of(MOBILE)
     fresh = load_backend("torchvision").network(spec, 2).state_dict()
     classifier = get_model("mobilenet_v3_large", weights=None).state_dict()
-    from_imagenet = started(spec, fresh, saved(tmp_path / "a.pth", classifier))
+    from_imagenet = read_start(spec, fresh, saved(tmp_path / "a.pth", classifier))
     for name, value in from_imagenet.items():
         body = name.removeprefix("backbone.body.")
         wanted = classifier[f"features.{body}"] if body != name else fresh[name]
         assert torch.equal(value, wanted), name
     other = drawn(MOBILE)
-    from_detector = started(spec, fresh, saved(tmp_path / "b.pth", other))
+    from_detector = read_start(spec, fresh, saved(tmp_path / "b.pth", other))
     for name, value in from_detector.items():
         new = name.startswith("roi_heads.box_predictor")
         assert torch.equal(value, fresh[name] if new else other[name]), name
     with pytest.raises(UserError, match=r"c\.pth to start detector .* from: \d+ tensors missing"):
-        started(spec, fresh, saved(tmp_path / "c.pth", get_model("resnet18", weights=None).state_dict()))
+        read_start(spec, fresh, saved(tmp_path / "c.pth", get_model("resnet18", weights=None).state_dict()))
 
 
 def test_from_a_url_to_region_features(tmp_path: Path, httpserver: HTTPServer) -> None:

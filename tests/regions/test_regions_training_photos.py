@@ -1,4 +1,4 @@
-"""torchvision's detectors trained on real photos with boxes: the start, the jitter, the resume, and what is learnt."""
+"""torchvision's detectors trained on real photos with boxes: the start, the jitter, the resume, and the learning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stage `weights`: what came from elsewhere, checked and brought into one form."""
+"""The stage `weights`: published weights, checked and brought into one form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small finished experiment on disk, every string in it chosen by the test: what a report is made from."""
+"""A small finished experiment on disk, the input of reports; the test chooses every string in it."""
 
 from __future__ import annotations
 

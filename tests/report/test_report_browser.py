@@ -111,7 +111,7 @@ def test_browser_at_360_pixels_nothing_is_wider_and_no_word_is_broken(
     (held,) = shown.downstream.values()
     entry = {"objective": "vqa", "data": "easy_vqa", "start": "none", "steps": 600, "learning_rate": 7e-4}
     recipe = resolve("demo_controls", {"limit": 40, "downstream.without_pretraining": entry})
-    monkeypatch.setattr("vbert.report.write.chain", lambda roots: made_by(recipe))
+    monkeypatch.setattr("vbert.report.write.trace_lineage", lambda roots: made_by(recipe))
     write_page(
         tmp_path, shown, title="does_pretraining_help", pretrained=shown.pretrained,
         downstream={"vqa/easy_vqa/test": held, "without_pretraining_and_words@2/easy_vqa/test": held},

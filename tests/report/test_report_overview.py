@@ -1,4 +1,4 @@
-"""How a report is made again, what the commonest answer alone gives, and curves of one point."""
+"""The commands that make a report again, majority baselines, and curves of one point."""
 
 from __future__ import annotations
 

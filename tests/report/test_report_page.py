@@ -1,4 +1,4 @@
-"""The page from loose artifacts: what it says, what it can't be made to do, what it says of what is absent."""
+"""The page from loose artifacts: its contents, its safety, its sentences about absent artifacts."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_figures_are_flat_metrics(world: World, tmp_path: Path) -> None:
 
 
 def test_every_held_out_figure_says_its_split(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vbert.report.write.chain", lambda roots: made_by(resolve("demo")))
+    monkeypatch.setattr("vbert.report.write.trace_lineage", lambda roots: made_by(resolve("demo")))
     page = write_page(tmp_path, world, pretrained=world.pretrained)[0]
     text = Elements(page).words
     mentions = [text[one.start() : one.start() + 60] for one in re.finditer("[Hh]eld-out", text)]

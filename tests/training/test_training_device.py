@@ -1,4 +1,4 @@
-"""Which device a process gets."""
+"""The device of each process."""
 
 from __future__ import annotations
 

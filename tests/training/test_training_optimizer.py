@@ -1,4 +1,4 @@
-"""Optimisers against their formulas, clipping rules, what decays, and going on from saved state."""
+"""Optimisers against their formulas, clipping rules, weight decay, and resuming from saved state."""
 
 from __future__ import annotations
 

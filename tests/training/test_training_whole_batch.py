@@ -1,4 +1,4 @@
-"""The loss is that of the whole batch: parts and processes change rounding, never what is minimised."""
+"""The loss is that of the whole batch: parts and processes change rounding, never the minimised loss."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ class _MemberStream(io.RawIOBase):
     """The inflated bytes of one member. Never gives more than its size, whatever the archive holds."""
 
     def __init__(self, file: IO[bytes], member: RawMember, title: str) -> None:
-        self._file, self._member, self._said = file, member, title
+        self._file, self._member, self._title = file, member, title
         self._left, self._given = member.stored, 0
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS) if member.method == DEFLATED else None
         self._pending = b""
@@ -228,12 +228,12 @@ class _MemberStream(io.RawIOBase):
                 try:
                     data = self._inflate.decompress(self._pending, wanted)
                 except zlib.error as error:
-                    raise BuildError(f"{self._said} is damaged: {error}; fetch the archive again") from error
+                    raise BuildError(f"{self._title} is damaged: {error}; fetch the archive again") from error
                 self._pending = self._inflate.unconsumed_tail
                 if not data and not self._pending and not self._left:
                     break
         if wanted and not data:
-            raise BuildError(f"{self._said} ends after {self._given:,} of {self._member.size:,} bytes; fetch it again")
+            raise BuildError(f"{self._title} ends after {self._given:,} of {self._member.size:,} bytes; fetch it again")
         buffer[: len(data)] = data
         self._given += len(data)
         return len(data)

@@ -1,4 +1,4 @@
-"""Which anchors of an RPN become proposals, for all images of a batch in the same operations.
+"""Chooses the proposals among an RPN's anchors, for all images of a batch in the same operations.
 
 Equal scores come in the order of their anchors: map, row, column, shape. torch's `topk` promises no order.
 """
