@@ -272,6 +272,35 @@ def visualbert_th(path: Path, given: list[Image], legacy: bool = False, numpy: b
     return path
 
 
+def arrow(folder: Path, given: list[Image]) -> Path:
+    """Hugging Face datasets' save_to_disk: an Arrow stream, and two files of JSON beside it."""
+    import pyarrow as pa
+
+    folder.mkdir()
+    rows = [
+        {
+            "image_id": one.name,
+            "width": one.width,
+            "height": one.height,
+            "features": one.features.tolist(),
+            "boxes": one.boxes.tolist(),
+            "scores": one.conf.tolist(),
+            "classes": [str(number) for number in one.objects],
+            "distributions": one.probabilities.tolist(),
+        }
+        for one in given
+    ]
+    lists = pa.list_(pa.list_(pa.float32()))
+    fields = {"image_id": pa.string(), "width": pa.int32(), "height": pa.int32(), "features": lists, "boxes": lists}
+    fields |= {"scores": pa.list_(pa.float32()), "classes": pa.list_(pa.string()), "distributions": lists}
+    table = pa.Table.from_pylist(rows, pa.schema(fields))
+    with pa.ipc.new_stream(str(folder / "data-00000-of-00001.arrow"), table.schema) as stream:
+        stream.write_table(table)
+    for name in ("dataset_info.json", "state.json"):
+        (folder / name).write_text("{}")
+    return folder
+
+
 def detected(resized: bool = False) -> list[Image]:
     """The real features of 13 images whose photos are here (3 with boxes in pixels of the resized image)."""
     from PIL import Image as Picture

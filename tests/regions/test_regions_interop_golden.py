@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from artifacts.golden import check
 from regions import interop_files as files
+from regions.interop_table import RECORDED
 from regions.test_regions_interop_importing import step, table
 
+from vbert.artifacts.store.store import Store
+
 GIVEN = files.images(6)
-MADE: dict[str, Callable[[Path], Path]] = {
-    "lxmert_tsv": lambda folder: files.lxmert_tsv(folder / "a.tsv", GIVEN),
-    "bottom_up_tsv": lambda folder: files.bottom_up_tsv(folder / "a.tsv", GIVEN),
-    "oscar_tsv": lambda folder: files.oscar_tsv(folder / "a.tsv", GIVEN),
-    "uniter_lmdb": lambda folder: files.uniter_lmdb(folder / "x", GIVEN),
-    "vilbert_lmdb": lambda folder: files.vilbert_lmdb(folder / "x.lmdb", GIVEN),
-    "npz": lambda folder: files.mcan_npz(folder / "npz", GIVEN, by_rows=True),
-    "mmf_lmdb": lambda folder: files.mmf_lmdb(folder / "x.lmdb", GIVEN),
-    "ban_hdf5": lambda folder: files.ban_hdf5(folder / "train.hdf5", GIVEN),
-    "visualbert_th": lambda folder: files.visualbert_th(folder / "a.th", GIVEN),
-    "npy": lambda folder: files.mmf_npy(folder / "npy", GIVEN),
-}
 
 
-@pytest.mark.parametrize("format", MADE)
+@pytest.mark.parametrize("format", RECORDED)
 def test_each_format(format: str, tmp_path: Path) -> None:
-    """The record's version is the stage's: raise that of the format's module too, or old imports would stand."""
-    path = MADE[format](tmp_path)
-    check(step(path, table(tmp_path / "sizes.csv", GIVEN)).named(format), tmp_path / "store", libraries=["pyarrow"])
+    """The record's version is the stage's: raise that of the format's module too, or old imports would stand.
+
+    And the numbers are those written, boxes in pixels whatever the format's unit.
+    """
+    written = RECORDED[format]
+    target = step(written.write(tmp_path, GIVEN), table(tmp_path / "sizes.csv", GIVEN)).named(format)
+    check(target, tmp_path / "store", libraries=["pyarrow"])
+    shards = target.bound(Store(tmp_path / "store"))
+    for one in GIVEN:
+        read, n = shards.read(written.name(one).removesuffix(".npz")), len(one.boxes) - written.left
+        assert (read.width, read.height) == (one.width, one.height)
+        assert (read.features == one.features[:n].astype(np.float16)).all()
+        assert np.abs(read.boxes - one.boxes[:n]).max() < (0.5 if written.half else 0.01 * (1 + one.width / 640))
+        if "distributions" in written.knows:
+            assert (read.distributions == one.probabilities[:n].astype(np.float16)).all()

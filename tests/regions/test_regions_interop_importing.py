@@ -145,19 +145,6 @@ def test_sizes_that_a_format_lacks_are_asked_for(tmp_path: Path) -> None:
     assert bare.read(bare.image_ids()[0]).details["width"] is None
 
 
-def test_boxes_of_shares_and_of_other_systems(tmp_path: Path) -> None:
-    sizes = table(tmp_path / "sizes.csv")
-    oscar = imported(tmp_path / "store", files.oscar_tsv(tmp_path / "o.tsv", GIVEN), sizes)
-    boxes_of(oscar, GIVEN)
-    th = imported(tmp_path / "store", files.visualbert_th(tmp_path / "a.th", GIVEN), sizes, ids=r"(.*)\.png")
-    boxes_of(th, GIVEN)
-    ban = imported(tmp_path / "store", files.ban_hdf5(tmp_path / "train.hdf5", GIVEN))
-    boxes_of(ban, GIVEN, lambda name: str(int(name.rpartition("_")[2])))
-    mmf = imported(tmp_path / "store", files.mmf_lmdb(tmp_path / "x.lmdb", GIVEN), ids="train2014/(.*)")
-    boxes_of(mmf, GIVEN)
-    assert (mmf.read(GIVEN[1].name).distributions == GIVEN[1].probabilities.astype(np.float16)).all()
-
-
 def resized(one: Image, short: int, long: int) -> Image:
     factor = min(short / min(one.width, one.height), long / max(one.width, one.height))
     return Image(**{**vars(one), "boxes": one.boxes * np.float32(factor)})
