@@ -9,8 +9,7 @@ import pytest
 import torch
 from artifacts.golden import check_here
 from objectives.objectives_world import MODEL, World, make_world
-from regions.regions_tiny import collection, encoded, picture, small_spec, untrained
-from regions.test_regions_training import scenes
+from regions.regions_tiny import collection, encoded, picture, scenes, small_spec, untrained
 
 from tasks.detector import detector
 from tasks.evaluate import evaluate

@@ -9,6 +9,7 @@ from tasks.examples import examples
 from tasks.images import images
 from vbert.artifacts.making.engine import Engine
 from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.fingerprint import digest
 from vbert.artifacts.steps.stage import Machine
 from vbert.artifacts.store.store import Store
 from vbert.data.examples import Examples
@@ -28,3 +29,9 @@ def described(spec: DatasetSpec, limit: int | None = None) -> tuple[Images, Exam
 def built(store: Store, *wanted: Artifact, workers: int = 1) -> list[Any]:
     Engine(store, Machine(loader_workers=workers)).ensure_all(wanted)
     return [artifact.bound(store) for artifact in wanted]
+
+
+def same(found: object, golden: str, where: str) -> None:
+    assert digest(found) == golden, (
+        f"{where} makes something else: raise the version there, then put {digest(found)} here"
+    )

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data.coco_world import own, photo
 from data.data_steps import built, described
-from data.test_data_coco import own, photo
-from data.test_data_stages import mine
-from data.test_data_voc import devkit, item, xml
+from data.voc_world import devkit, item, xml
 
 from tasks.download import download
 from tasks.images import images
@@ -23,8 +22,6 @@ from vbert.data.images import Images
 from vbert.data.source import Source
 from vbert.data.spec import ReaderOptions, dataset
 from vbert.errors import NotAccepted, UserError
-
-__all__ = ["mine"]  # a fixture
 
 NAN, INF = float("nan"), float("inf")
 

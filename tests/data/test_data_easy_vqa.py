@@ -6,8 +6,7 @@ import json
 from collections import Counter
 
 import pytest
-from data.data_steps import built, described
-from data.test_data_golden import same
+from data.data_steps import built, described, same
 
 from tasks.download import download
 from vbert.artifacts.store.store import Store

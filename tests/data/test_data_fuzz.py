@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 import pytest
-from data.test_data_voc import item, xml
+from data.voc_world import item, xml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -7,18 +7,12 @@ import io
 from pathlib import Path
 
 import numpy as np
+from data.data_steps import same
 from PIL import Image
 
-from vbert.artifacts.steps.fingerprint import digest
 from vbert.data.decode import decode
 from vbert.data.raw import RawFiles, RawWriter
 from vbert.data.readers import jsonl
-
-
-def same(found: object, golden: str, where: str) -> None:
-    assert digest(found) == golden, (
-        f"{where} makes something else: raise the version there, then put {digest(found)} here"
-    )
 
 
 def test_jsonl(tmp_path: Path) -> None:

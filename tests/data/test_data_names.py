@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from data.coco_world import photo, read, written
 from data.data_steps import built
-from data.test_data_coco import photo, read, written
-from data.test_data_stages import png
-from data.test_data_voc import devkit, item, xml
-from data.test_data_voc import read as read_voc
+from data.own_world import png
+from data.voc_world import devkit, item, xml
+from data.voc_world import read as read_voc
 from PIL import Image
 
 from tasks.download import download

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from data.data_steps import built, described
 from data.http_script import good, serving
-from PIL import Image
+from data.own_world import png
 
 from tasks.download import download
 from vbert.artifacts.store.store import Store
@@ -23,42 +23,6 @@ from vbert.data.spec import dataset
 from vbert.errors import BuildError, UserError
 
 pytestmark = pytest.mark.usefixtures("own_memory")
-
-
-def png(number: int, size: tuple[int, int] = (4, 3)) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, (number, number, number)).save(out, "PNG")
-    return out.getvalue()
-
-
-@pytest.fixture
-def mine(tmp_path: Path) -> Path:
-    """A folder of 20 images, examples and boxes of one's own, with its spec; the spec's path."""
-    photos = tmp_path / "photos"
-    (photos / "cats").mkdir(parents=True)
-    for number in range(20):
-        (photos / "cats" / f"{number}.png").write_bytes(png(number))
-    (photos / "broken.jpg").write_bytes(b"no picture")
-    (photos / ".hidden.png").write_bytes(b"left out")
-    (photos / "boxes.jsonl").write_text('{"image": "cats/1.png", "box": [0, 0, 3.5, 2], "class": "cat"}\n')
-    lines: list[dict[str, object]] = [
-        {"image": f"cats/{n}.png", "text": f"a cat of {n}", "split": "train" if n < 15 else "test"} for n in range(20)
-    ]
-    lines.append({"image": "cats/3.png", "text": "how many cats?", "answer": "one", "example_id": "q"})
-    lines.append({"image_ids": ["cats/1.png", "cats/2.png"], "kind": "pair", "text": "both", "label": "true"})
-    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    spec = tmp_path / "mine.yaml"
-    spec.write_text(
-        """
-name: mine
-title: Mine
-licence: private
-sources: {photos: {path: photos}, texts: {path: texts.jsonl}}
-images: {reader: jsonl, sources: [photos]}
-examples: {reader: jsonl, sources: [texts]}
-"""
-    )
-    return spec
 
 
 def test_a_folder_of_ones_own_becomes_tables(mine: Path, tmp_path: Path) -> None:

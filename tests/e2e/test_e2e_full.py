@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.test_e2e_kill import TINY, contents, without
+from e2e.finished import TINY, contents, without
 
 # In a mount namespace of its own, where any user may mount a tmpfs: a store on a disk with 400 kB left, of which the
 # shards of easy_vqa need more; then moved to a larger disk.

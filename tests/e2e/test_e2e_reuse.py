@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.test_e2e_kill import contents
+from e2e.finished import contents
 
 from vbert.data.readers import shapes
 

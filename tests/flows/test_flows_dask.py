@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from e2e.test_e2e_kill import TINY, contents, without
+from e2e.finished import TINY, contents, without
 from flow_processes import ENVIRONMENT, Flows, begun, children_of, committed, free, gone, until
 from fragile_stages import fragile_graph
 from prefect_api import Api

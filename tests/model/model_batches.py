@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+)
 from transformers import VisualBertConfig as HuggingFaceConfig
 
 from vbert.model.config import VisualBertConfig
 from vbert.model.visualbert import PackedBatch
+from vbert.model.vocabulary import SPECIAL, TextRules, write_vocabulary
 
 VOCABULARY, VISUAL = 61, 10
 
@@ -73,3 +79,29 @@ def _pad(rows: list[np.ndarray], length: int) -> Tensor:
     for i, row in enumerate(rows):
         out[i, : len(row)] = row
     return torch.from_numpy(out)
+
+
+def randomised(model: Any) -> Any:
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model.eval()
+
+
+def bert(folder: Path, kind: Any = BertForPreTraining, **changes: Any) -> Any:
+    """A BERT of the small sizes with random weights and a vocabulary, as transformers saves it."""
+    config = BertConfig(
+        **{
+            "vocab_size": VOCABULARY,
+            "hidden_size": 24,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            **changes,
+        }
+    )
+    model = randomised(kind(config))
+    model.save_pretrained(folder)
+    write_vocabulary(folder, [*SPECIAL, *(f"w{i}" for i in range(VOCABULARY - 5))], TextRules())
+    return model

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from model.test_model_convert import bert as write_checkpoint
+from model.model_batches import bert as write_checkpoint
 from pytest_httpserver import HTTPServer
 from safetensors.torch import load_file
 from transformers import BertModel

@@ -11,12 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from model.model_batches import VOCABULARY, Both, hf_config, small_config
+from model.model_batches import Both, bert, hf_config, randomised, small_config
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
-    BertConfig,
-    BertForPreTraining,
     BertModel,
     VisualBertForPreTraining,
     VisualBertForQuestionAnswering,
@@ -35,14 +33,6 @@ NEW = {  # what no BERT has, and the visual tables that are copies
     "encoder.embeddings.visual_projection.weight",
     "encoder.embeddings.visual_projection.bias",
 }
-
-
-def randomised(model: Any) -> Any:
-    torch.manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(std=0.2)
-    return model.eval()
 
 
 def outputs(model: Any, both: Both) -> list[Tensor]:
@@ -166,24 +156,6 @@ def test_checkpoints_of_another_kind_are_refused(tmp_path: Path) -> None:
 
 
 # BERT as the start
-
-
-def bert(folder: Path, kind: Any = BertForPreTraining, **changes: Any) -> Any:
-    """A BERT of the small sizes with random weights and a vocabulary, as transformers saves it."""
-    config = BertConfig(
-        **{
-            "vocab_size": VOCABULARY,
-            "hidden_size": 24,
-            "intermediate_size": 96,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            **changes,
-        }
-    )
-    model = randomised(kind(config))
-    model.save_pretrained(folder)
-    write_vocabulary(folder, [*SPECIAL, *(f"w{i}" for i in range(VOCABULARY - 5))], TextRules())
-    return model
 
 
 def started(folder: Path, tmp_path: Path) -> tuple[PretrainingModel, Any]:

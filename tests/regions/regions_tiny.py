@@ -6,15 +6,30 @@ import hashlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from vbert.artifacts.steps.settings import Plugin
+from vbert.artifacts.steps.stage import Job, Machine
 from vbert.data.images import Images, write_images
 from vbert.data.raw import RawFiles, RawWriter
 from vbert.regions.architectures import PlainCnn
-from vbert.regions.detector import DetectorSpec, DetectorWeights, detector_file, load_backend, write_weights
+from vbert.regions.boxes import Adaptive, Nms
+from vbert.regions.contract import Contract, Preprocessing
+from vbert.regions.detector import (
+    DetectorSpec,
+    DetectorWeights,
+    ExtractionNumerics,
+    RegionSettings,
+    detector_file,
+    load_backend,
+    write_weights,
+)
+from vbert.regions.extract import extract_shard, gather, shard_plan
+from vbert.regions.shards import Shards
 
 CLASSES = ("circle", "square")
 SMALL = PlainCnn(channels=(8, 16, 16), depth=(1, 1), hidden=32, pooled=3, proposals=12, before_nms=40)
@@ -70,3 +85,55 @@ def untrained(directory: Path, spec: DetectorSpec) -> DetectorWeights:
     tensors["roi_heads.box_predictor.bbox_pred.weight"] *= 20
     write_weights(directory, spec, CLASSES, tensors)
     return DetectorWeights.at(directory)
+
+
+COLOURS = ("red", "blue")
+
+
+def scenes(directory: Path, count: int = 24, side: int = 0, **box: object) -> Images:
+    """One bright square or circle on grey an image; of two widths of image where no `side` is given."""
+    files, boxes = {}, []
+    for i in range(count):
+        image = Image.new("RGB", (side or (32, 40)[i % 2], 32), "lightgrey")
+        x, y, kind, colour = 2 + (5 * i) % 11, 2 + (7 * i) % 13, i % 2, COLOURS[i // 2 % 2]
+        place = (x, y, x + 13, y + 13)
+        (ImageDraw.Draw(image).rectangle if kind else ImageDraw.Draw(image).ellipse)(place, fill=colour)
+        files[f"{i:02d}"] = encoded(image)
+        row: dict[str, Any] = {"image_id": f"{i:02d}", "x1": x, "y1": y, "x2": x + 14, "y2": y + 14}
+        boxes.append(row | {"class": ("circle", "square")[kind], "attributes": [colour, "small"]} | box)
+    return collection(directory, files, boxes)
+
+
+CONTRACT = Contract(
+    detector="shapes_cnn",
+    backend=Plugin(name="torchvision", version=1),
+    weights="ab" * 32,
+    layer="fc7",
+    dim=256,
+    boxes=Adaptive(minimum=1, maximum=10, score=0.1),
+    nms=Nms(),
+    features_of="proposals",
+    preprocessing=Preprocessing(),
+)
+
+
+SETTINGS = RegionSettings(boxes=Adaptive(minimum=1, maximum=5, score=0.6), nms=Nms(), images_per_shard=7)
+CPU = Machine(device="cpu")
+
+
+def extracted(
+    directory: Path, images: Images, weights: DetectorWeights, settings: RegionSettings = SETTINGS, **changes: Any
+) -> Shards:
+    """All shards, made in this process."""
+    directory.mkdir()
+    plan = changes.get("plan") or shard_plan(images.table(), settings.images_per_shard)
+    numerics = changes.get("numerics") or ExtractionNumerics()
+    job = Job(directory, directory, CPU)
+    units = [extract_shard(images, weights, settings, numerics, (), job, unit) for _, unit in plan]
+    gather(directory, units, weights, settings)
+    return Shards.at(directory)
+
+
+def all_bits(shards: Shards) -> dict[str, tuple[bytes, bytes, bytes]]:
+    read = {image_id: shards.read(image_id) for image_id in shards.image_ids()}
+    return {name: (one.features.tobytes(), one.boxes.tobytes(), one.json) for name, one in read.items()}

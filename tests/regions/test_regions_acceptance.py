@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from regions import interop_files as files
-from regions.test_regions_interop_importing import step as import_step
+from regions.interop_imports import step as import_step
 
 from tasks.download import download
 from tasks.images import images

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from regions.regions_tiny import CONTRACT
 
 from vbert.artifacts.steps.fingerprint import digest
 from vbert.artifacts.steps.settings import Plugin
@@ -9,17 +10,6 @@ from vbert.regions.boxes import Adaptive, Fixed, Nms
 from vbert.regions.contract import Contract, Preprocessing, check, differences
 from vbert.regions.detector import RegionSettings, detector_file, detector_names
 
-CONTRACT = Contract(
-    detector="shapes_cnn",
-    backend=Plugin(name="torchvision", version=1),
-    weights="ab" * 32,
-    layer="fc7",
-    dim=256,
-    boxes=Adaptive(minimum=1, maximum=10, score=0.1),
-    nms=Nms(),
-    features_of="proposals",
-    preprocessing=Preprocessing(),
-)
 CHANGED = {
     "detector": "other",
     "backend": Plugin(name="torchvision", version=2),

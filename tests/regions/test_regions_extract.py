@@ -8,18 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from regions.regions_tiny import collection, encoded, picture, small_spec, untrained
+from regions.regions_tiny import SETTINGS, all_bits, collection, encoded, extracted, picture, small_spec, untrained
 
-from vbert.artifacts.steps.stage import Job, Machine
 from vbert.data.images import Images
 from vbert.errors import BuildError, UserError
-from vbert.regions.boxes import Adaptive, Fixed, Given, Nms
+from vbert.regions.boxes import Fixed, Given
 from vbert.regions.detector import DetectorWeights, ExtractionNumerics, RegionSettings
-from vbert.regions.extract import ShardUnit, extract_shard, gather, shard_plan
-from vbert.regions.shards import Shards
+from vbert.regions.extract import ShardUnit, shard_plan
 
-SETTINGS = RegionSettings(boxes=Adaptive(minimum=1, maximum=5, score=0.6), nms=Nms(), images_per_shard=7)
-CPU = Machine(device="cpu")
 SIZES = [(64, 64), (80, 48), (47, 61), (33, 9), (1, 1), (8, 100), (96, 96)]
 
 
@@ -44,24 +40,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> DetectorWeights:
     return untrained(tmp_path_factory.mktemp("detector") / "weights", small_spec())
-
-
-def extracted(
-    directory: Path, images: Images, weights: DetectorWeights, settings: RegionSettings = SETTINGS, **changes: Any
-) -> Shards:
-    """All shards, made in this process."""
-    directory.mkdir()
-    plan = changes.get("plan") or shard_plan(images.table(), settings.images_per_shard)
-    numerics = changes.get("numerics") or ExtractionNumerics()
-    job = Job(directory, directory, CPU)
-    units = [extract_shard(images, weights, settings, numerics, (), job, unit) for _, unit in plan]
-    gather(directory, units, weights, settings)
-    return Shards.at(directory)
-
-
-def all_bits(shards: Shards) -> dict[str, tuple[bytes, bytes, bytes]]:
-    read = {image_id: shards.read(image_id) for image_id in shards.image_ids()}
-    return {name: (one.features.tobytes(), one.boxes.tobytes(), one.json) for name, one in read.items()}
 
 
 def test_no_setting_changes_an_images_bits(tmp_path: Path, images: Images, weights: DetectorWeights) -> None:

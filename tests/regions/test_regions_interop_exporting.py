@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from regions import interop_files as files
-from regions.test_regions_contract import CONTRACT
+from regions.interop_imports import imported
+from regions.regions_tiny import CONTRACT
 
 from vbert.data.pickles import load
 from vbert.errors import UserError
@@ -264,8 +265,6 @@ def test_compressed_arrow_is_refused_unread(tmp_path: Path) -> None:
 
 
 def test_shards_imported_exported_and_imported_are_the_same(tmp_path: Path) -> None:
-    from regions.test_regions_interop_importing import imported
-
     first = imported(tmp_path / "store", files.lxmert_tsv(tmp_path / "a.tsv", GIVEN))
     exported(first.path, "lxmert_tsv", tmp_path / "b.tsv")
     second = imported(tmp_path / "store", tmp_path / "b.tsv")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from artifacts.golden import check
 from regions import interop_files as files
+from regions.interop_imports import step, table
 from regions.interop_table import RECORDED
-from regions.test_regions_interop_importing import step, table
 
 from vbert.artifacts.store.store import Store
 

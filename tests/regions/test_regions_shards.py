@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from regions.test_regions_contract import CONTRACT
+from regions.regions_tiny import CONTRACT
 
 from vbert.errors import BuildError
 from vbert.regions.shards import RegionSample, Shards, sample_key, shard_name, write_contents, write_shard

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from regions.regions_tiny import small_spec, untrained
-from regions.test_regions_extract import all_bits, extracted
+from regions.regions_tiny import all_bits, extracted, small_spec, untrained
 
 from tasks.generate import generate
 from tasks.images import images

@@ -8,8 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from regions.fpn_world import CLASSES, KINDS, image, needs_photos, ours, photos, pixels, spec_of, stock, tensors_of
-from regions.regions_tiny import collection
-from regions.test_regions_extract import all_bits, extracted
+from regions.regions_tiny import all_bits, collection, extracted
 from torch import Tensor, nn
 from torchvision.models import get_model_weights
 from torchvision.ops import box_iou

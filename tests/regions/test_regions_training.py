@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image, ImageDraw
-from regions.regions_tiny import collection, encoded, small_spec
+from PIL import Image
+from regions.regions_tiny import collection, encoded, scenes, small_spec
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from vbert.artifacts.steps.settings import Numerics
@@ -22,7 +22,6 @@ from vbert.regions.detector import DetectorTraining, DetectorWeights
 from vbert.regions.training import BoxDataset, DetectionTraining, UnreadableImages, train_detector
 from vbert.training.ranks import Ranks
 
-COLOURS = ("red", "blue")
 TRAINING = DetectorTraining(data="tiny", steps=6, batch_size=4, validate_every=3)
 
 
@@ -31,20 +30,6 @@ def _threads() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-
-
-def scenes(directory: Path, count: int = 24, side: int = 0, **box: object) -> Images:
-    """One bright square or circle on grey an image; of two widths of image where no `side` is given."""
-    files, boxes = {}, []
-    for i in range(count):
-        image = Image.new("RGB", (side or (32, 40)[i % 2], 32), "lightgrey")
-        x, y, kind, colour = 2 + (5 * i) % 11, 2 + (7 * i) % 13, i % 2, COLOURS[i // 2 % 2]
-        place = (x, y, x + 13, y + 13)
-        (ImageDraw.Draw(image).rectangle if kind else ImageDraw.Draw(image).ellipse)(place, fill=colour)
-        files[f"{i:02d}"] = encoded(image)
-        row: dict[str, Any] = {"image_id": f"{i:02d}", "x1": x, "y1": y, "x2": x + 14, "y2": y + 14}
-        boxes.append(row | {"class": ("circle", "square")[kind], "attributes": [colour, "small"]} | box)
-    return collection(directory, files, boxes)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from objectives.objectives_world import MODEL, World, make_world
-from regions.regions_tiny import small_spec
-from regions.test_regions_training import scenes
+from regions.regions_tiny import scenes, small_spec
 from safetensors.torch import load_file, save_file
 from torch import nn
 from training.training_toy import in_processes, job
