@@ -22,6 +22,7 @@ from vbert.regions.interop.raw_regions import BadEntry, RawRegions, out_of_propo
 from vbert.regions.shards import FLOAT16_MAX
 
 if TYPE_CHECKING:
+    from vbert.artifacts.steps.stage import Job
     from vbert.data.raw import RawFiles
     from vbert.regions.interop.sizes import ImageSizes
     from vbert.regions.shards import RegionSample
@@ -217,10 +218,10 @@ def import_shard(
     format: Plugin,
     settings: ImportSettings,
     sizes: RawFiles | None,
-    directory: Path,
+    job: Job,
     chunk: ImportUnit,
 ) -> dict[str, Any]:
-    """Write the chunk's shard into `directory`. Returns counts, and its rows of offsets and quarantine by column."""
+    """Write the chunk's shard. Returns counts, and its rows of offsets and quarantine by column."""
     from vbert.regions.interop.sizes import sizes_of
     from vbert.regions.shards import QUARANTINE, write_shard
 
@@ -254,7 +255,7 @@ def import_shard(
                     set_aside(image_id, one.where, one.reason, one.detail)
 
     with interop.reading(_module(format), local, settings.dtype) as read:
-        offsets = write_shard(directory, chunk.shard, samples(read))
+        offsets = write_shard(job.directory, chunk.shard, samples(read))
     return {"images": len(offsets["n"]), "regions": sum(offsets["n"]), "offsets": offsets, "quarantine": quarantine}
 
 
