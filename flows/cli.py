@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from flows import cli_features
 from flows.cli_preprocess import preprocess
-from flows.cli_runs import gc, keep, runs, there
+from flows.cli_runs import existing_store, gc, keep, runs
 from flows.cli_stages import build, path, why
 from flows.options import (
     JsonOption,
@@ -133,7 +133,7 @@ def verify(*, store: StoreOption = None, json_: JsonOption = False) -> None:
     from flows.terminal import Terminal
     from vbert.artifacts.upkeep.verify import verify as check
 
-    at = there(store)
+    at = existing_store(store)
     with Terminal() as terminal:
         damaged = check(at, terminal.counted("verify"))
     for damage in damaged:

@@ -265,13 +265,13 @@ def _boxes_in(text: str | None) -> Any:
 
 
 def _sizes(images: Path | None, sizes: Path | None) -> ImageSizes | None:
-    from vbert.regions.interop.feature_sets import LocalFiles
+    from vbert.regions.interop.feature_sets import FolderFiles
     from vbert.regions.interop.sizes import ImageSizes
 
     if images is not None and sizes is not None:
         raise UserError("--images and --sizes say the same thing; give one of them")
     given = images if images is not None else sizes
-    return None if given is None else ImageSizes(LocalFiles(given))
+    return None if given is None else ImageSizes(FolderFiles(given))
 
 
 @contextmanager

@@ -68,8 +68,8 @@ def preprocess(
     if shared:
         running.store.share()
     given = {"detector": detector, "weights": weights, "boxes": boxes}
-    asked = {name: value for name, value in given.items() if value is not None} | parse_changes(changes, "--set")
-    running.run("local" if local else "auto", str(folder.absolute()), asked)
+    overrides = {name: value for name, value in given.items() if value is not None} | parse_changes(changes, "--set")
+    running.run("local" if local else "auto", str(folder.absolute()), overrides)
     (target,) = running.targets
     shards = target.bound(running.store)
     hand_out(shards, out)

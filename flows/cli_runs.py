@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vbert.artifacts.store.store import Store
 
 
-def there(root: str | None) -> Store:
+def existing_store(root: str | None) -> Store:
     """An existing store, for commands about its contents. Raises UserError where there is none."""
     from vbert.artifacts.store.store import Store, default_root
 
@@ -45,7 +45,7 @@ def runs(
     """
     from flows.runs import difference, difference_lines, row_lines, rows
 
-    at = there(store)
+    at = existing_store(store)
     if diff is not None:
         if recipe is not None:
             raise UserError("--diff takes two runs, and no recipe")
@@ -77,7 +77,7 @@ def keep(run_id: str, /, *, store: StoreOption = None) -> None:
     """
     from vbert.artifacts.upkeep.gc import keep as mark
 
-    mark(there(store), run_id)
+    mark(existing_store(store), run_id)
     print(f"kept {run_id}")
 
 
@@ -109,7 +109,7 @@ def gc(
 
     if days < 0 or grace < 0:
         raise UserError("--days and --grace are numbers of days, 0 or more")
-    swept = collect(there(store), dry_run=not delete, grace=grace * DAY, recent=days * DAY)
+    swept = collect(existing_store(store), dry_run=not delete, grace=grace * DAY, recent=days * DAY)
     if json_:
         print(json.dumps(swept.as_json()))
         return

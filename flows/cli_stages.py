@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from flows.cli_runs import there
+from flows.cli_runs import existing_store
 from flows.options import JsonOption, MachineOption, Set, SharedOption, StoreOption, graph_of, recipe_of, store_at
 from vbert.errors import UserError
 
@@ -44,7 +44,7 @@ def why(
     if stage is not None:
         lines = explain(store_at(store), _one(recipe_of(recipe, changes), stage))
     elif re.fullmatch("[0-9a-f]{4,64}", recipe):
-        lines = lineage(there(store), recipe)
+        lines = lineage(existing_store(store), recipe)
     else:
         raise UserError(f"name a stage of {recipe} (`vbert status {recipe}` lists them), or give a fingerprint alone")
     print(json.dumps(lines) if json_ else "\n".join(lines))

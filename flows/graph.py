@@ -193,10 +193,10 @@ def detector_of(entry: DetectorEntry, recipe: Recipe, data: Mapping[str, RecipeD
             f"weights, or train one of backend {' or '.join(TRAINED_HERE)}"
         )
     photos = data[entry.train.data].photos
-    begun = file.start if entry.start is None else located(entry.start)
+    start = file.start if entry.start is None else located(entry.start)
     spec: DetectorSpec | PretrainedDetector = file.spec()
-    if begun is not None:
-        spec = PretrainedDetector(file.spec(), download(begun.pinned()).named(f"{file.name} start"))
+    if start is not None:
+        spec = PretrainedDetector(file.spec(), download(start.pinned()).named(f"{file.name} start"))
     return detector(photos, spec, entry.train, recipe.numerics.detector, recipe.seed)
 
 
@@ -256,8 +256,8 @@ def start_for(
     key = recipe.started_by(entry.start)
     if key not in recipe.pretrainings():
         return start_of(recipe, data, entry.start)
-    begun = recipe.seeds_of(recipe.pretrainings()[key])
-    return pretrained[key, seed if len(begun) > 1 else begun[0]]
+    seeds = recipe.seeds_of(recipe.pretrainings()[key])
+    return pretrained[key, seed if len(seeds) > 1 else seeds[0]]
 
 
 def plain(settings: S, kind: type[S]) -> S:

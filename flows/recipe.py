@@ -95,9 +95,9 @@ class Recipe(Entries):
             known = [*(name for name in (*pretrained, *own) if name), *model_names()]
             problem = f"nothing to start from is called {start!r}; {nearest(start, known)}"
             raise NestedError((*where, "start"), problem)
-        begun = self.seeds_of(self.pretrainings()[self.started_by(start)])
-        if len(begun) > 1 and (absent := [seed for seed in self.seeds_of(entry) if seed not in begun]):
-            problem = f"{start} is not pre-trained with seed {absent[0]}, but with {', '.join(map(str, begun))}"
+        seeds = self.seeds_of(self.pretrainings()[self.started_by(start)])
+        if len(seeds) > 1 and (absent := [seed for seed in self.seeds_of(entry) if seed not in seeds]):
+            problem = f"{start} is not pre-trained with seed {absent[0]}, but with {', '.join(map(str, seeds))}"
             raise NestedError((*where, "start"), problem)
 
 

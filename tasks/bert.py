@@ -74,14 +74,14 @@ def _needed(names: Iterable[str]) -> list[str]:
     from vbert.model.checkpoint import FILES, TOKENIZER, WEIGHTS
     from vbert.model.vocabulary import CONFIG, VOCABULARY
 
-    there = set(names)
-    form = next((name for name in WEIGHTS if name in there), None)
-    chosen = [name for name in FILES if name in there and (name not in WEIGHTS or name == form)]
-    if {VOCABULARY, CONFIG} <= there and TOKENIZER in there:
+    present = set(names)
+    form = next((name for name in WEIGHTS if name in present), None)
+    chosen = [name for name in FILES if name in present and (name not in WEIGHTS or name == form)]
+    if {VOCABULARY, CONFIG} <= present and TOKENIZER in present:
         chosen.remove(TOKENIZER)  # it has the same content
     if form is not None and form.endswith(".index.json"):
         stem, ending = form.removesuffix(".index.json").split(".")
-        chosen += sorted(n for n in there if n.startswith(f"{stem}-") and n.endswith(f".{ending}"))
+        chosen += sorted(n for n in present if n.startswith(f"{stem}-") and n.endswith(f".{ending}"))
     return chosen
 
 

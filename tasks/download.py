@@ -30,14 +30,14 @@ def download(build: Build, source: Source) -> Figures:
 
     file, sha256 = fetch(source, build.scratch, build.progress)
     name = file.name if source.python_package else source.file
-    aside: list[str] = []
-    files = write_index(build.directory, index_archive(file, name, build.directory, set_aside=aside))
-    return _figures(files, file.stat().st_size, sha256, aside)
+    unusable: list[str] = []
+    files = write_index(build.directory, index_archive(file, name, build.directory, set_aside=unusable))
+    return _figures(files, file.stat().st_size, sha256, unusable)
 
 
 def _by_reference(build: Build, source: Source) -> Figures:
     """The index of a local file or folder, whose bytes stay where they are."""
-    from vbert.data.folders import digest_of, file_digests, last_changed, names_below, set_aside
+    from vbert.data.folders import digest_of, file_digests, last_changed, names_below, unusable_names
     from vbert.data.raw import RawMember, write_index
     from vbert.data.unpack import index_archive
 
@@ -51,13 +51,13 @@ def _by_reference(build: Build, source: Source) -> Figures:
         raise UserError(
             f"{root} has changed since it was planned: {note}; let nothing write there meanwhile, and run again"
         )
-    aside = set_aside(root)
+    unusable = unusable_names(root)
     if root.is_dir():
         members = [RawMember(n, n, 0, size, size, sha256=sha256, local=True) for n, (size, sha256) in digests.items()]
     else:
-        members = index_archive(root, source.file, build.directory, local=True, set_aside=aside)
+        members = index_archive(root, source.file, build.directory, local=True, set_aside=unusable)
     files = write_index(build.directory, members, None if root.is_dir() else source.sha256)
-    figures = _figures(files, sum(size for size, _ in digests.values()), source.sha256, aside)
+    figures = _figures(files, sum(size for size, _ in digests.values()), source.sha256, unusable)
     others = [name for name in names_below(root) if not is_image(name)] if images_only and root.is_dir() else []
     if others:
         note = f"{count_of(others, 'file')} of other kinds: {kinds(others)}"
@@ -65,13 +65,13 @@ def _by_reference(build: Build, source: Source) -> Figures:
     return figures
 
 
-def _figures(files: int, size: int, sha256: str, aside: list[str]) -> Figures:
+def _figures(files: int, size: int, sha256: str, unusable: list[str]) -> Figures:
     figures: Figures = {"files": files, "bytes": size, "sha256": sha256}
-    if aside:
-        some = ", ".join(repr(name)[:200] for name in aside[:3])
-        figures["set_aside"] = len(aside)
+    if unusable:
+        some = ", ".join(repr(name)[:200] for name in unusable[:3])
+        figures["set_aside"] = len(unusable)
         figures["notes"] = [
-            f"set aside for a backslash, control characters or no UTF-8 in the name: {count_of(aside, 'file')}; "
-            f"rename {some}{' …' if len(aside) > 3 else ''}"
+            f"set aside for a backslash, control characters or no UTF-8 in the name: {count_of(unusable, 'file')}; "
+            f"rename {some}{' …' if len(unusable) > 3 else ''}"
         ]
     return figures

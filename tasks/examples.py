@@ -51,9 +51,9 @@ def examples(
             if isinstance(row, readers.ReaderNote):
                 notes.append(row)
                 continue
-            there = [image_id in splits for image_id in row["image_ids"]]
-            if not all(there):
-                lost = row["image_ids"][there.index(False)]
+            indexed = [image_id in splits for image_id in row["image_ids"]]
+            if not all(indexed):
+                lost = row["image_ids"][indexed.index(False)]
                 if lost not in left_out:
                     raise BuildError(
                         f"examples: {row['example_id']!r} in {', '.join(raws)} speaks of the image {lost!r}, which "

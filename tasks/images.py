@@ -48,10 +48,10 @@ def images(
     module = readers.of(reader)
     rows = list(readers.call(module, "images", raws, options=reading.options))
     listed = [_placed(row, raws, reading) for row in rows if not isinstance(row, readers.ReaderNote)]
-    beside = [row for row in rows if isinstance(row, readers.ReaderNote)]
-    beside += _beside(raws, {row["path"] for row in listed}, getattr(module, "OWN", None))
+    notes = [row for row in rows if isinstance(row, readers.ReaderNote)]
+    notes += _beside(raws, {row["path"] for row in listed}, getattr(module, "OWN", None))
     if not listed:
-        remarks = "".join(f" ({note.sentence})" for note in beside)
+        remarks = "".join(f" ({note.sentence})" for note in notes)
         raise BuildError(
             f"images: reader {reader.name!r} finds no image in {', '.join(raws)}{remarks}; are they the right files? "
             f"Images are files that end in {' '.join(IMAGE_ENDINGS)}"
@@ -66,11 +66,11 @@ def images(
         boxes = fitting(box for box in given if box["image_id"] in ids or box["image_id"] not in all_ids)
     left_out = None if limit is None else (row["image_id"] for row in listed if row["image_id"] not in ids)
     figures: Figures = dict(write_images(build.directory, _indexed(build, raws, kept, photos), boxes, left_out))
-    sentences = [note.sentence for note in beside]
+    sentences = [note.sentence for note in notes]
     if fitting is not None:
         figures |= fitting.figures()
         sentences += fitting.sentences()
-    figures |= {note.figure: note.count for note in beside}
+    figures |= {note.figure: note.count for note in notes}
     without = sum(row["split"] is None for row in kept)
     if 0 < without < len(kept):
         figures["no_split"] = without

@@ -46,8 +46,8 @@ def pretrain(
             f"objective {objective.name!r}: the step wants version {objective.version}, this checkout has "
             f"{OBJECTIVE.version}; check out the commit it was made with"
         )
-    begun = start if isinstance(start, Model) else Initialization(vocabulary, model, start)
-    return build.process(_pretrain, data, begun, settings, numerics, seed, processes=numerics.processes)
+    initialization = start if isinstance(start, Model) else Initialization(vocabulary, model, start)
+    return build.process(_pretrain, data, initialization, settings, numerics, seed, processes=numerics.processes)
 
 
 def _pretrain(

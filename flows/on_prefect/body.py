@@ -78,10 +78,10 @@ def build(
     whole = graph(resolved)
     stages = {name for artifact in walk(whole) for name in (artifact.stage_name, artifact.title)}
     targets = cut(resolved, [name for name in until if name in stages] or until) if until else [whole]
-    asked: dict[str, Any] = {"until": until}
+    record_fields: dict[str, Any] = {"until": until}
     if isinstance(recipe, str):
-        asked |= {"source": origin(recipe), "changes": changes or {}}
-    return build_targets(targets, Store(store or default_root()), machine or resolved.machine, resolved, asked)
+        record_fields |= {"source": origin(recipe), "changes": changes or {}}
+    return build_targets(targets, Store(store or default_root()), machine or resolved.machine, resolved, record_fields)
 
 
 @_cancelled_if_stopped
@@ -90,15 +90,15 @@ def build_targets(
     store: Store,
     machine: Machine,
     recipe: Recipe | None = None,
-    asked: Mapping[str, Any] | None = None,
+    record_fields: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Build the targets' missing steps within the current flow run; `asked`: further fields of its record."""
     caller = IN_PROCESS.get()
     title = recipe.name if recipe is not None else targets[0].title
     lines = [line for line in plan(targets, store) if line.status != "unneeded"]
     view = PrefectView(caller.events if caller is not None else Events())
-    with logs_to_prefect(), digests_shared(), _recorded(store, recipe, targets, lines, asked or {}):
-        tag_run(changes_listed((asked or {}).get("changes")))
+    with logs_to_prefect(), digests_shared(), _recorded(store, recipe, targets, lines, record_fields or {}):
+        tag_run(changes_listed((record_fields or {}).get("changes")))
         table = show_plan(lines, recipe, title, store)
         refuse(lines)
         try:
@@ -138,7 +138,7 @@ def _recorded(
     recipe: Recipe | None,
     targets: Sequence[Artifact],
     lines: Sequence[Planned],
-    asked: Mapping[str, Any],
+    record_fields: Mapping[str, Any],
 ) -> Iterator[None]:
     """The run's record in the store, where the command doesn't write its own."""
     if recipe is None or IN_PROCESS.get() is not None:
@@ -146,5 +146,5 @@ def _recorded(
         return
     run = run_id(recipe.name, str(flow_run.get_id())[-8:])
     builds = any(line.status != "present" for line in lines)
-    with record_run(store, run, recipe, targets, builds, **asked, flow_run=flow_run.get_id()):
+    with record_run(store, run, recipe, targets, builds, **record_fields, flow_run=flow_run.get_id()):
         yield

@@ -76,15 +76,15 @@ def start(say: Callable[[str], None]) -> None:
     from prefect.settings import get_current_settings
 
     _check_home()
-    begun = _ahead or _begin(get_current_settings().to_environment_variables(exclude_unset=True))
+    server = _ahead or _begin(get_current_settings().to_environment_variables(exclude_unset=True))
     try:
-        _wait(begun.url, begun.process, say)
+        _wait(server.url, server.process, say)
     except UserError as error:
-        _end(begun.process)
-        begun.output.seek(0)
-        lines = begun.output.read().decode(errors="replace").strip().splitlines()
+        _end(server.process)
+        server.output.seek(0)
+        lines = server.output.read().decode(errors="replace").strip().splitlines()
         raise UserError(f"{error} ({lines[-1][:300]})" if lines else str(error), "\n".join(lines[-20:])) from None
-    os.environ["PREFECT_API_URL"] = begun.url
+    os.environ["PREFECT_API_URL"] = server.url
     refresh_global_settings_context()
 
 

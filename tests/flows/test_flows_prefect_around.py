@@ -83,12 +83,12 @@ def test_a_server_is_begun_before_prefect_is_imported_unless_another_may_be_name
     code = """
 import sys
 from flows.on_prefect import own_server
-own_server.begin_ahead()
+own_server.start_early()
 assert "prefect" not in sys.modules
 begun = own_server._ahead
 print(begun is not None)
 if begun is not None:
-    own_server.end_unneeded()
+    own_server.stop_unneeded()
     print(begun.process.poll() is not None)
 """
     home = tmp_path / "home"

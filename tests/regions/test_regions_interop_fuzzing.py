@@ -16,7 +16,7 @@ from vbert.errors import UserError
 from vbert.regions import interop
 from vbert.regions.interop import hf_arrow
 from vbert.regions.interop.comparing import FeatureComparison, compare
-from vbert.regions.interop.feature_sets import LocalFiles, opened
+from vbert.regions.interop.feature_sets import FolderFiles, opened
 from vbert.regions.interop.npz_files import _parse as read_npz
 from vbert.regions.interop.raw_regions import BadEntry
 from vbert.regions.interop.sizes import ImageSizes
@@ -178,7 +178,7 @@ def test_tables_of_sizes_that_are_none(name: str, data: bytes, said: str, tmp_pa
     (tmp_path / name).write_bytes(data)
     csv.field_size_limit(1 << 17)  # Python's own, which other tests change
     with pytest.raises(UserError, match=rf"no table of image_id, width and height \(.*{said}"):
-        ImageSizes(LocalFiles(tmp_path / name))
+        ImageSizes(FolderFiles(tmp_path / name))
 
 
 def test_arrow_of_any_numbers_is_read_where_it_lies(tmp_path: Path) -> None:

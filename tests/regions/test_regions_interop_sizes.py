@@ -10,7 +10,7 @@ import pytest
 
 from vbert.errors import UserError
 from vbert.regions.interop.boxes_in import BoxesIn, in_pixels, scale
-from vbert.regions.interop.feature_sets import LocalFiles
+from vbert.regions.interop.feature_sets import FolderFiles
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 from vbert.regions.interop.sizes import ImageNames, ImageSizes
 
@@ -57,9 +57,9 @@ def test_tables_of_sizes(tmp_path: Path) -> None:
     coco = {"images": [{"id": 262148, "file_name": "COCO_val2014_000000262148.jpg", "width": 4, "height": 3}]}
     (tmp_path / "coco.json").write_text(json.dumps(coco))
     for name, key in (("s.tsv", "a"), ("s.json", "a"), ("s.parquet", "a"), ("coco.json", "262148")):
-        assert ImageSizes(LocalFiles(tmp_path / name)).find(key, "w") == ((4, 3), None)
+        assert ImageSizes(FolderFiles(tmp_path / name)).find(key, "w") == ((4, 3), None)
     with pytest.raises(BadEntry, match="no image 'broken'"):
-        ImageSizes(LocalFiles(tmp_path / "s.parquet")).find("broken", "w")
+        ImageSizes(FolderFiles(tmp_path / "s.parquet")).find("broken", "w")
     (tmp_path / "s.csv").write_text("name,w\na,4\n")
     with pytest.raises(UserError, match=r"s\.csv: no table of image_id, width and height"):
-        ImageSizes(LocalFiles(tmp_path / "s.csv"))
+        ImageSizes(FolderFiles(tmp_path / "s.csv"))

@@ -48,9 +48,9 @@ def digest_of(path: Path, digests: Mapping[str, tuple[int, str]]) -> str:
 def file_digests(path: Path, memory: Path | None = None, images_only: bool = False) -> dict[str, tuple[int, str]]:
     """name → (bytes, hex sha256) of every file below the folder `path`, or of the file `path` itself.
 
-    Links are followed. Left out are hidden files (see `names.hidden`), those that `set_aside` names, a store or region
-    features below the folder, and the file that this process's own output goes to. Raises UserError where there is
-    nothing, or it can't be read.
+    Links are followed. Left out are hidden files (see `names.is_hidden`), those that `unusable_names` names, a store or
+    region features below the folder, and the file that this process's own output goes to. Raises UserError where there
+    is nothing, or it can't be read.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; mend the path")
@@ -58,8 +58,8 @@ def file_digests(path: Path, memory: Path | None = None, images_only: bool = Fal
     cache_key = hashlib.sha256(os.fsencode(root) + b"\0images" * images_only).hexdigest()[:32]
     note = (memory or memory_folder()) / f"{cache_key}.json"
     known = _remembered(note)
-    aside: list[str] = []
-    stats = dict(_files(root, aside)) if path.is_dir() else {path.name: (root, _key(os.stat(root)))}
+    unusable: list[str] = []
+    stats = dict(_files(root, unusable)) if path.is_dir() else {path.name: (root, _key(os.stat(root)))}
     if images_only and path.is_dir():
         others = [name for name in stats if not is_image(name)]
         stats = {name: stat for name, stat in stats.items() if is_image(name)}
@@ -69,7 +69,7 @@ def file_digests(path: Path, memory: Path | None = None, images_only: bool = Fal
                 f"{path}: the folder holds {content}. Images are files that end in {' '.join(IMAGE_ENDINGS)}"
             )
     if not stats:
-        for name in aside:
+        for name in unusable:
             safe_name(name)  # raises a UserError of its own
         raise UserError(f"{path}: the folder holds no files; mend the path")
     now = time.time_ns()
@@ -89,8 +89,8 @@ def names_below(root: Path) -> Iterator[str]:
     return (name for name, _ in _files(str(root.resolve()), []))
 
 
-def set_aside(path: Path) -> list[str]:
-    """The files below the folder `path` that can't be taken for their names (see `names.odd`), sorted."""
+def unusable_names(path: Path) -> list[str]:
+    """The files below the folder `path` that can't be taken for their names (see `names.is_odd`), sorted."""
     names: list[str] = []
     if path.is_dir():
         dict(_files(str(path.resolve()), names))
@@ -105,7 +105,7 @@ def last_changed(path: Path, images_only: bool = False) -> str:
     return max(stats, key=lambda name: stats[name][1][1], default=path.name)
 
 
-def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[int]]]]:
+def _files(root: str, unusable: list[str]) -> Iterator[tuple[str, tuple[str, list[int]]]]:
     """(name, (path, key)) of the files below `root`; names of those set aside are appended to `aside`.
 
     Uses strings and scandir, not paths: planning calls it at every run.
@@ -139,7 +139,7 @@ def _files(root: str, aside: list[str]) -> Iterator[tuple[str, tuple[str, list[i
                 if is_folder:
                     folders.append((entry.path, f"{name}/", inside))
                 elif is_odd(name):
-                    aside.append(name)
+                    unusable.append(name)
                 elif is_file:
                     status = entry.stat()
                     if (status.st_dev, status.st_ino) not in own:

@@ -62,7 +62,7 @@ class RawFiles(Artifact):
     source: Argument[Source | None] = Argument(default=None)  # None: made by a generator, without a source
 
     def members(self) -> list[str]:
-        """All names, sorted; those of archives without hidden files (see `names.hidden`), as folders are read."""
+        """All names, sorted; those of archives without hidden files (see `names.is_hidden`), as folders are read."""
         names = list(self._index())
         return [name for name in names if not is_hidden(name)] or names
 

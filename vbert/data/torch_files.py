@@ -73,10 +73,10 @@ def _archive(file: BinaryIO, path: Path, named: bool) -> TorchFile:
     pickled_object, size = load_torch(pickled, f"{path}/data.pkl", named=named), path.stat().st_size
     for key in starts.keys() & pickled_object.sizes.keys():
         dtype, elements = pickled_object.sizes[key]
-        there = min(members[f"data/{key}"].file_size, size - starts[key])
-        if elements * item_size(dtype) > there:
+        present = min(members[f"data/{key}"].file_size, size - starts[key])
+        if elements * item_size(dtype) > present:
             raise UserError(
-                f"{path}: its data.pkl says {elements:,} numbers of storage {key!r:.40}, which has {there:,} bytes: "
+                f"{path}: its data.pkl says {elements:,} numbers of storage {key!r:.40}, which has {present:,} bytes: "
                 "damaged; fetch or copy it again"
             )
     return TorchFile(pickled_object.value, starts)

@@ -86,7 +86,7 @@ def index_archive(
 
     The ending of `name` gives the format. Zips and tars are linked and read in place; compressed tars and files are
     expanded once. With `local` the file stays where it is and only expanded files are written. Names of members that
-    are refused (see `names.odd`) are appended to `set_aside`.
+    are refused (see `names.is_odd`) are appended to `set_aside`.
     Raises BuildError, naming the member, for an archive that is damaged or hostile.
     """
     base, suffix = os.path.splitext(name)
@@ -141,7 +141,7 @@ def expand(file: Path, target: Path, blocks: Callable[[Path], Iterator[bytes]]) 
 def zip_members(file: Path, name: str, local: bool = False, set_aside: list[str] | None = None) -> list[RawMember]:
     """The regular files of a zip, stored or deflated ones."""
     members: list[RawMember] = []
-    aside = [] if set_aside is None else set_aside
+    unusable = [] if set_aside is None else set_aside
     with zipfile.ZipFile(file) as archive, file.open("rb") as stream:
         for info in archive.infolist():
             place = f"{name}: {info.filename!r:.100}"
@@ -166,7 +166,7 @@ def zip_members(file: Path, name: str, local: bool = False, set_aside: list[str]
                 raise BuildError(f"{place} has no header where the archive's list says; fetch it again")
             offset = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
             if is_odd(inside):
-                aside.append(inside)
+                unusable.append(inside)
                 continue
             members.append(
                 RawMember(
@@ -181,7 +181,7 @@ def zip_members(file: Path, name: str, local: bool = False, set_aside: list[str]
                 )
             )
         end = archive.start_dir
-    _refuse_empty(members, aside)
+    _refuse_empty(members, unusable)
     for member, begins in _with_next(members, end):
         if member.offset + member.stored > begins:
             raise BuildError(f"{name}: {member.name!r:.100} overlaps another entry; a zip bomb, or damaged")
@@ -212,7 +212,7 @@ class _Headers:
 def tar_members(file: Path, name: str, local: bool = False, set_aside: list[str] | None = None) -> list[RawMember]:
     """The regular files of a plain tar."""
     members: list[RawMember] = []
-    aside = [] if set_aside is None else set_aside
+    unusable = [] if set_aside is None else set_aside
     length = file.stat().st_size
     with file.open("rb") as stream:
         headers: Any = _Headers(stream, name)
@@ -230,7 +230,7 @@ def tar_members(file: Path, name: str, local: bool = False, set_aside: list[str]
                 if info.size < 0 or end > length:
                     raise BuildError(f"{place} ends behind the end of the file; cut off, fetch it again")
                 if is_odd(info.name):
-                    aside.append(info.name)
+                    unusable.append(info.name)
                     continue
                 members.append(
                     RawMember(safe_name(info.name), name, info.offset_data, info.size, info.size, local=local)
@@ -239,10 +239,10 @@ def tar_members(file: Path, name: str, local: bool = False, set_aside: list[str]
         trailer = stream.read(tarfile.BLOCKSIZE)
     if trailer != bytes(tarfile.BLOCKSIZE):
         raise BuildError(f"{name} has no end mark after {len(members):,} files; cut off, fetch it again")
-    _refuse_empty(members, aside)
+    _refuse_empty(members, unusable)
     return members
 
 
-def _refuse_empty(members: list[RawMember], aside: list[str]) -> None:
-    if aside and not members:
-        safe_name(aside[0])  # raises a BuildError of its own
+def _refuse_empty(members: list[RawMember], unusable: list[str]) -> None:
+    if unusable and not members:
+        safe_name(unusable[0])  # raises a BuildError of its own

@@ -90,5 +90,5 @@ class VisualBertConfig(ModelSettings):
 
     @property
     def visual_input(self) -> int:
-        """Length of one row of `Packed.visual`: the feature and its box numbers."""
+        """Length of one row of `PackedBatch.visual`: the feature and its box numbers."""
         return self.visual_dim + (BOX_NUMBERS if self.box_input == "append6" else 0)

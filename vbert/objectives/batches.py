@@ -72,9 +72,9 @@ class ExampleRows:
         if share < 1:
             chosen = pa.array(share_mask(image_groups(table), share, seed), pa.bool_())
             table = table.filter(chosen).combine_chunks()
-        there = set(shards.image_ids())
+        with_regions = set(shards.image_ids())
         image_ids: list[list[str]] = list(table["image_ids"].to_pylist())  # type: ignore[arg-type]
-        whole = [there.issuperset(images) for images in image_ids]
+        whole = [with_regions.issuperset(images) for images in image_ids]
         self.every = table
         self.dropped = whole.count(False)  # their images are in quarantine
         self.table = table.filter(pa.array(whole, pa.bool_())).combine_chunks() if self.dropped else table

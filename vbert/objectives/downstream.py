@@ -97,12 +97,12 @@ class Finetuning:
         if ranks.rank:
             return None
         objective, head = self.held_out.objective, self.held_out.head
-        predictions, seen = [], []
+        predictions, validated = [], []
         for outputs, rows in self.held_out.outputs(self.model, self.chosen, 256):
             predictions += objective.decode(outputs, rows, head)
-            seen += rows
+            validated += rows
         figures = {}
-        for name, each in objective.scores(seen, predictions).items():
+        for name, each in objective.scores(validated, predictions).items():
             if values := [score for score in each if score is not None]:
                 figures[f"validation/{name}"] = math.fsum(values) / len(values)
         return figures or None
@@ -192,9 +192,9 @@ def _model(
     both = [k for k, label in enumerate(head["labels"]) if label in labels] if "labels" in head else []
     with torch.no_grad():
         for k in both:
-            there = labels.index(head["labels"][k])
-            model.answer.dense.weight[k] = source.answer.dense.weight[there]
-            model.answer.dense.bias[k] = source.answer.dense.bias[there]
+            row = labels.index(head["labels"][k])
+            model.answer.dense.weight[k] = source.answer.dense.weight[row]
+            model.answer.dense.bias[k] = source.answer.dense.bias[row]
     return model, vocabulary, contract
 
 

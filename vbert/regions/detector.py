@@ -206,11 +206,11 @@ class Detector(Protocol):
         """
         ...
 
-    def detect(self, seen: FeatureMaps) -> list[Candidates]:
+    def detect(self, feature_maps: FeatureMaps) -> list[Candidates]:
         """The candidates of each image: its proposals with the box head's output."""
         ...
 
-    def roi_features(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
+    def roi_features(self, feature_maps: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
         """The same for given boxes ([n, 4] float32, pixels as shown, any n an image) in place of proposals."""
         ...
 
@@ -246,7 +246,7 @@ class Backend(Protocol):
     def read_start(self, spec: DetectorSpec, fresh: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         """The tensors `fresh` of an untrained network, replaced by those of the file `path` that fit.
 
-        Raises UserError as `published` does.
+        Raises UserError as `read_published` does.
         """
         ...
 

@@ -77,9 +77,9 @@ def _reusable_regions(table: pa.Table, earlier: Sequence[Shards]) -> list[tuple[
 
     sources: list[tuple[int, str] | None] = [None] * table.num_rows
     for which, shards in enumerate(earlier):
-        there = shards.table()
-        rows = pc.index_in(table.column("sha256"), there.column("image_sha256").combine_chunks()).to_pylist()
-        ids = there.column("image_id")
+        index = shards.table()
+        rows = pc.index_in(table.column("sha256"), index.column("image_sha256").combine_chunks()).to_pylist()
+        ids = index.column("image_id")
         for at, row in enumerate(rows):
             if row is not None and sources[at] is None:
                 sources[at] = (which, ids[row].as_py())
@@ -225,16 +225,16 @@ class Extraction:
 
         if self.settings.boxes is None or self.settings.nms is None:
             raise BuildError("regions: box rule and nms must be resolved against the detector's spec first")
-        seen = self.detector.backbone(inputs, self.settings.batch)
+        feature_maps = self.detector.backbone(inputs, self.settings.batch)
         if self.given is None:
-            candidates = self.detector.detect(seen)
+            candidates = self.detector.detect(feature_maps)
         else:
             boxes = [torch.from_numpy(self._given_boxes(one.image_id)) for one in batch]
-            candidates = self.detector.roi_features(seen, boxes)
+            candidates = self.detector.roi_features(feature_maps, boxes)
         kept = [select(each, self.settings.boxes, self.settings.nms) for each in candidates]
         features = [each.features[one.proposals] for each, one in zip(candidates, kept, strict=True)]
         if self.given is None and self.spec.features_of == "regressed":
-            features = [each.features for each in self.detector.roi_features(seen, [one.boxes for one in kept])]
+            features = [each.features for each in self.detector.roi_features(feature_maps, [one.boxes for one in kept])]
         return [self._sample(*each) for each in zip(batch, inputs, candidates, kept, features, strict=True)]
 
     def _sample(

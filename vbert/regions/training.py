@@ -165,12 +165,12 @@ def train_detector(
     from vbert.data.raw import copy_only
     from vbert.training.loop import run_training
 
-    begun: Path | None = None
+    start_file: Path | None = None
     if isinstance(spec, PretrainedDetector):
-        begun = copy_only(spec.weights, job.scratch / f"start-{job.rank}", f"what {spec.spec.name} starts from")
+        start_file = copy_only(spec.weights, job.scratch / f"start-{job.rank}", f"what {spec.spec.name} starts from")
         spec = spec.spec
     unreadable = UnreadableImages(job.scratch / "unreadable")
-    trainable = DetectionTraining(images, spec, training, seed, begun, unreadable)
+    trainable = DetectionTraining(images, spec, training, seed, start_file, unreadable)
     curves = run_training(job, trainable, training, numerics, seed)
     if job.rank:
         return {}
@@ -194,10 +194,10 @@ class DetectionTraining:
         spec: DetectorSpec,
         training: DetectorTraining,
         seed: int,
-        begun: Path | None = None,
+        start_file: Path | None = None,
         unreadable: UnreadableImages | None = None,
     ) -> None:
-        """`begun`: the file of weights to start from; none: from scratch. `unreadable`: where bad images are noted."""
+        """`start_file`: weights to start from (None: from scratch). `unreadable`: records broken images."""
         self.images, self.spec, self.training, self.seed = images, spec, training, seed
         self.weights = {"attributes": training.attribute_weight}
         self.unreadable = unreadable
@@ -206,9 +206,9 @@ class DetectionTraining:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "detector"))
             self.model: nn.Module = load_backend(spec.backend.name).network(spec, len(self.classes))
-        if begun is not None:
+        if start_file is not None:
             fresh = self.model.state_dict()
-            self.model.load_state_dict(load_backend(spec.backend.name).read_start(spec, fresh, begun))
+            self.model.load_state_dict(load_backend(spec.backend.name).read_start(spec, fresh, start_file))
 
     def size(self) -> int:
         return len(self.train.ids)

@@ -61,10 +61,10 @@ class DownstreamRun:
     def note(self) -> str:
         """Role and training in words."""
         about = {FLOOR: f"{FLOOR}: other images’ features", MAIN: ""}.get(self.role, self.role)
-        seen = f"{100 * self.share:g} % of the examples" if self.share < 1 else ""
+        share = f"{100 * self.share:g} % of the examples" if self.share < 1 else ""
         seed = f"seed {self.seed}" if self.name != self.entry else ""
         steps = f"{self.steps:,} steps" if self.steps else "not trained"
-        return ", ".join(part for part in (about, seen, steps, seed) if part)
+        return ", ".join(part for part in (about, share, steps, seed) if part)
 
 
 @dataclass(frozen=True)

@@ -154,16 +154,16 @@ def _charts(
 ) -> list[tuple[str, list[Chart]]]:
     """Training curves of each trained model; empty parts are left out."""
     attribute = detected.attributes.get("val")
-    beside = {"attribute_accuracy": attribute.share} if attribute else {}
+    baselines_drawn = {"attribute_accuracy": attribute.share} if attribute else {}
     curves = detector.curves() if detector else []
-    parts: list[tuple[str, list[Chart | None]]] = [("Detector", _training(curves, beside))]
+    parts: list[tuple[str, list[Chart | None]]] = [("Detector", _training(curves, baselines_drawn))]
     for model, word in hidden.items():
-        beside = {"mlm_accuracy": word.share} if word else {}
-        parts.append((f"Pre-training {model.label or ''}".strip(), _training(model.curves(), beside)))
-    seen: set[str] = set()
+        baselines_drawn = {"mlm_accuracy": word.share} if word else {}
+        parts.append((f"Pre-training {model.label or ''}".strip(), _training(model.curves(), baselines_drawn)))
+    drawn: set[str] = set()
     for group in groups:
-        fresh = [run for run in group.runs if run.name not in seen]
-        seen |= {run.name for run in fresh}
+        fresh = [run for run in group.runs if run.name not in drawn]
+        drawn |= {run.name for run in fresh}
         if fresh:
             title = f"Fine-tuning {group.title.removesuffix(group.first.split)}"
             parts.append((title, _tuning(group, fresh, guesses[group.first.key].get("val", {}))))
@@ -172,10 +172,10 @@ def _charts(
 
 def _training(rows: Sequence[Mapping[str, float]], guesses: Mapping[str, float]) -> list[Chart | None]:
     shares = without_matching(plots.shares(rows))
-    beside = {name: guess for name, guess in guesses.items() if name in {point.name for point in shares}}
+    drawn = {name: guess for name, guess in guesses.items() if name in {point.name for point in shares}}
     return [
         plots.line_chart("Losses", plots.losses(rows), share=False),
-        plots.line_chart("Held-out figures (val)", shares, share=True, guesses=beside),
+        plots.line_chart("Held-out figures (val)", shares, share=True, guesses=drawn),
     ]
 
 

@@ -237,13 +237,13 @@ def check_names(examples: Sequence[Examples], settings: PretrainSettings) -> Non
 
     for field, column in (("question_types", "question_type"), ("altered_by", "changed")):
         wanted = getattr(settings, field) or ()
-        there: set[str] = set()
+        present: set[str] = set()
         for table in (e.table() for e in examples) if wanted else ():
             values = table[column].unique() if column == "question_type" else pc.list_flatten(table[column]).unique()
-            there.update(filter(None, values.to_pylist()))
+            present.update(filter(None, values.to_pylist()))
         for name in wanted:
-            if name not in there:
-                raise UserError(f"{field}: no example has {name!r}; {nearest(name, there)}")
+            if name not in present:
+                raise UserError(f"{field}: no example has {name!r}; {nearest(name, present)}")
 
 
 def _words(encoder: WordPieceEncoder, text: str) -> list[tuple[int, ...]]:

@@ -44,23 +44,25 @@ class BottomUpDetector:
         return FeatureMaps(batch, self.network.backbone(stacked(batch, slots, 1, self.device)))
 
     @torch.inference_mode()
-    def detect(self, seen: FeatureMaps) -> list[Candidates]:
-        odds, deltas = self.network.rpn(seen.maps)
+    def detect(self, feature_maps: FeatureMaps) -> list[Candidates]:
+        odds, deltas = self.network.rpn(feature_maps.maps)
         candidates = []
-        for i, prepared in enumerate(seen.inputs):
+        for i, prepared in enumerate(feature_maps.inputs):
             height, width = prepared.pixels.shape[1:]
             scale = min(self._scale(prepared))
-            proposals = self.network.rpn.propose(odds[i], deltas[i], seen.maps.shape[2:], (height, width), scale)
+            proposals = self.network.rpn.propose(
+                odds[i], deltas[i], feature_maps.maps.shape[2:], (height, width), scale
+            )
             if not len(proposals):
                 proposals = torch.tensor([[0.0, 0.0, width - self.more, height - self.more]], device=self.device)
-            candidates.append(self._candidates(seen.maps[i : i + 1], prepared, proposals))
+            candidates.append(self._candidates(feature_maps.maps[i : i + 1], prepared, proposals))
         return candidates
 
     @torch.inference_mode()
-    def roi_features(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
+    def roi_features(self, feature_maps: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
         return [
-            self._candidates(seen.maps[i : i + 1], p, mine.to(self.device) * self._scales(p))
-            for i, (p, mine) in enumerate(zip(seen.inputs, boxes, strict=True))
+            self._candidates(feature_maps.maps[i : i + 1], p, mine.to(self.device) * self._scales(p))
+            for i, (p, mine) in enumerate(zip(feature_maps.inputs, boxes, strict=True))
         ]
 
     def _scale(self, prepared: DetectorInput) -> tuple[float, float]:

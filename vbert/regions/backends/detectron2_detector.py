@@ -68,16 +68,16 @@ class Detectron2Detector:
             return FeatureMaps(batch, heavy["backbone"](pixels.to(dtype)))
 
     @torch.inference_mode()
-    def detect(self, seen: FeatureMaps) -> list[Candidates]:
+    def detect(self, feature_maps: FeatureMaps) -> list[Candidates]:
         with torch.autocast(self.kind, enabled=False):
-            return self._candidates(seen, self._proposals(seen))
+            return self._candidates(feature_maps, self._proposals(feature_maps))
 
     @torch.inference_mode()
-    def roi_features(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
-        scales = scales_of(seen.inputs, self.device)
+    def roi_features(self, feature_maps: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
+        scales = scales_of(feature_maps.inputs, self.device)
         inputs = [b.to(self.device) * scale for b, scale in zip(boxes, scales, strict=True)]
         with torch.autocast(self.kind, enabled=False):
-            return self._candidates(seen, inputs)
+            return self._candidates(feature_maps, inputs)
 
     def _heavy(self, like: Tensor | None = None) -> tuple[torch.dtype, nn.ModuleDict]:
         """The layers that cost time, in the precision that autocast asks for, or in that of `like`."""
@@ -89,15 +89,15 @@ class Detectron2Detector:
             self.heavy[dtype] = deepcopy(self.heavy[torch.float32]).to(dtype)
         return dtype, self.heavy[dtype]
 
-    def _proposals(self, seen: FeatureMaps) -> list[Tensor]:
+    def _proposals(self, feature_maps: FeatureMaps) -> list[Tensor]:
         """Boxes [n, 4] of each image in pixels of the input, best first; the whole image where there are none."""
         rpn = self.model.proposal_generator
-        maps = [seen.maps[name] for name in rpn.in_features]
+        maps = [feature_maps.maps[name] for name in rpn.in_features]
         _, heavy = self._heavy(like=maps[0])
         hidden = [heavy["rpn"](one).float() for one in maps]
         logits = [rpn.rpn_head.objectness_logits(one) for one in hidden]
         deltas = [rpn.rpn_head.anchor_deltas(one) for one in hidden]
-        sizes = [(p.pixels.shape[1], p.pixels.shape[2]) for p in seen.inputs]
+        sizes = [(p.pixels.shape[1], p.pixels.shape[2]) for p in feature_maps.inputs]
         choice = ProposalRule(
             rpn.box2box_transform.apply_deltas,
             lambda scores: scores,
@@ -117,18 +117,18 @@ class Detectron2Detector:
             self.anchors = {sizes: [boxes.tensor for boxes in anchors]}
         return self.anchors[sizes]
 
-    def _candidates(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
+    def _candidates(self, feature_maps: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
         """The box head's output for each image's `boxes` [n, 4], in pixels of the input."""
         predictor = self.model.roi_heads.box_predictor
-        features, logits, deltas = (torch.cat(part) for part in zip(*self._box_head(seen, boxes), strict=True))
+        features, logits, deltas = (torch.cat(part) for part in zip(*self._box_head(feature_maps, boxes), strict=True))
         scores = logits.sigmoid() if predictor.use_sigmoid_ce else logits.softmax(1)
         regressed = predictor.box2box_transform.apply_deltas(deltas, torch.cat(list(boxes))).unflatten(1, (-1, 4))
-        return candidates(seen.inputs, boxes, scores[:, :-1], regressed, features)
+        return candidates(feature_maps.inputs, boxes, scores[:, :-1], regressed, features)
 
-    def _box_head(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _box_head(self, feature_maps: FeatureMaps, boxes: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Features, class logits and deltas of all images' boxes, some rows at a time."""
         heads = self.model.roi_heads
-        maps = [seen.maps[name] for name in heads.in_features]
+        maps = [feature_maps.maps[name] for name in heads.in_features]
         _, heavy = self._heavy(like=maps[0])
         for pooled in self._pooled(maps, boxes):
             for rows in torch.split(pooled, self.rows):

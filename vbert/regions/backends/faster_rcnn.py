@@ -78,10 +78,10 @@ class StableRpn(RegionProposalNetwork):  # type: ignore[misc]
         moves = smooth_l1_loss(
             pred_bbox_deltas[inside], torch.cat(regression_targets)[inside], beta=SMOOTH, reduction="none"
         )
-        seen = binary_cross_entropy_with_logits(
+        objectness_loss = binary_cross_entropy_with_logits(
             objectness.flatten()[taken], torch.cat(labels)[taken].to(objectness.dtype), share[taken], reduction="sum"
         )
-        return seen, (moves.sum(1) * share[inside]).sum()
+        return objectness_loss, (moves.sum(1) * share[inside]).sum()
 
     def propose(self, pixels: Tensor, maps: dict[str, Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """The proposals of `forward` in evaluation (of equal scores the first); the whole image where there are none.
@@ -221,16 +221,16 @@ class FasterRcnnDetector:
         return FeatureMaps(batch, (pixels, self.network.backbone(pixels)))
 
     @torch.inference_mode()
-    def detect(self, seen: FeatureMaps) -> list[Candidates]:
-        pixels, maps = seen.maps
-        sizes = [(p.pixels.shape[1], p.pixels.shape[2]) for p in seen.inputs]
-        return self._candidates(maps, seen.inputs, self.network.rpn.propose(pixels, maps, sizes), self.smallest)
+    def detect(self, feature_maps: FeatureMaps) -> list[Candidates]:
+        pixels, maps = feature_maps.maps
+        sizes = [(p.pixels.shape[1], p.pixels.shape[2]) for p in feature_maps.inputs]
+        return self._candidates(maps, feature_maps.inputs, self.network.rpn.propose(pixels, maps, sizes), self.smallest)
 
     @torch.inference_mode()
-    def roi_features(self, seen: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
-        scales = scales_of(seen.inputs, self.device)
+    def roi_features(self, feature_maps: FeatureMaps, boxes: Sequence[Tensor]) -> list[Candidates]:
+        scales = scales_of(feature_maps.inputs, self.device)
         inputs = [b.to(self.device) * scale for b, scale in zip(boxes, scales, strict=True)]
-        return self._candidates(seen.maps[1], seen.inputs, inputs)
+        return self._candidates(feature_maps.maps[1], feature_maps.inputs, inputs)
 
     def _candidates(
         self, maps: dict[str, Tensor], batch: Sequence[DetectorInput], boxes: Sequence[Tensor], smallest: float = 0.0

@@ -28,7 +28,7 @@ SHARDS = "shards"
 OFFSETS = "offsets.parquet"  # a file that only a folder of shards has
 
 
-class LocalFiles:
+class FolderFiles:
     """A folder's files, or one file, by name."""
 
     def __init__(self, root: Path) -> None:

@@ -201,8 +201,8 @@ def _expected(
 
 
 def _refuse_other_numbers(regions: RawRegions, settings: ImportSettings, where: str) -> None:
-    if settings.dtype is None and (seen := out_of_proportion(regions.features)) is not None:
-        raise BadEntry(where, "numbers", f"these are no features of a network: {seen}")
+    if settings.dtype is None and (problem := out_of_proportion(regions.features)) is not None:
+        raise BadEntry(where, "numbers", f"these are no features of a network: {problem}")
 
 
 def _refuse_without_size(regions: RawRegions, settings: ImportSettings) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from vbert.errors import UserError
 from vbert.regions.drawing import check_name, side_by_side, tile
-from vbert.regions.interop.feature_sets import FeatureSet, LocalFiles
+from vbert.regions.interop.feature_sets import FeatureSet, FolderFiles
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def draw(source: FeatureSet, images: Path, target: Path, count: int, boxes: int)
     from vbert.regions.interop.sizes import ImageNames
 
     check_name(target)
-    files = LocalFiles(images)
+    files = FolderFiles(images)
     names = ImageNames(name for name in files.members() if is_image(name))
     tiles: list[Image.Image] = []
     problems: list[str] = []

@@ -119,9 +119,9 @@ def features(text: bytes, n: int, dtype: Dtype | None, where: str) -> NDArray[An
     """
     data = decoded(text, "features", where)
     values = _shaped(data, CODES[dtype or "float32"], n, where)
-    if dtype is None and (seen := out_of_proportion(values)) is not None:
+    if dtype is None and (problem := out_of_proportion(values)) is not None:
         raise BadEntry(
-            where, "numbers", f"read as float32 its {len(data):,} bytes are no features: {seen}{_others(data, n)}"
+            where, "numbers", f"read as float32 its {len(data):,} bytes are no features: {problem}{_others(data, n)}"
         )
     return values
 
