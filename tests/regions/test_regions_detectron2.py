@@ -230,7 +230,7 @@ class TestBesideDetectron2:
             assert said in refused.value.message
         few = spec.model_copy(update={"classes": ("cat", "dog")})
         with pytest.raises(UserError, match=r"know 80 classes, the spec .* names 2; name them"):
-            backend.published(few, {"weights": written(tmp_path / "b.pth", tensors)})
+            backend.read_published(few, {"weights": written(tmp_path / "b.pth", tensors)})
         with pytest.raises(UserError, match="not the weights of a detectron2 R-CNN"):
             backend.read_published(spec, {"weights": written(tmp_path / "c.pth", {"fc.weight": torch.zeros(1)})})
 
@@ -243,11 +243,11 @@ class TestBesideDetectron2:
         torch.save({"model": Hostile()}, tmp_path / "evil.pth")
         for name in ("evil.pkl", "evil.pth"):
             with pytest.raises(UserError, match=name):
-                backend.published(narrow(), {"weights": tmp_path / name})
+                backend.read_published(narrow(), {"weights": tmp_path / name})
         detectron1 = tmp_path / "d1.pkl"
         detectron1.write_bytes(pickle.dumps({"blobs": {"conv1_w": np.zeros(3)}}, protocol=2))
         with pytest.raises(UserError, match="it holds blobs"):
-            backend.published(narrow(), {"weights": detectron1})
+            backend.read_published(narrow(), {"weights": detectron1})
         assert not (tmp_path / "ran").exists()
 
     @pytest.mark.parametrize(
