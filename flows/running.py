@@ -37,7 +37,7 @@ def engine_here(store: Store, machine: Machine, events: Events, target: Artifact
         return
     from flows.on_prefect.dask_units import dask_units
 
-    with dask_units(machine, partial(events.said, target)) as dask:
+    with dask_units(machine, partial(events.message, target)) as dask:
         engine.run_units = dask.run_works
         yield engine
 

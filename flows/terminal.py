@@ -132,7 +132,7 @@ class Terminal(Events):
 
         return show
 
-    def said(self, artifact: Artifact, sentence: str) -> None:
+    def message(self, artifact: Artifact, sentence: str) -> None:
         with self._lock:
             self._console.print(f"[yellow]![/] {escape(sentence)}")
 

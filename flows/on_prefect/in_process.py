@@ -56,8 +56,8 @@ def in_this_process(
         check_server(url)
     else:
         message = "starting a Prefect server for this run alone (10–20 s); `prefect server start` runs one that stays"
-        events.said(targets[0], message)
-        own_server.start(partial(events.said, targets[0]))
+        events.message(targets[0], message)
+        own_server.start(partial(events.message, targets[0]))
     caller = InProcess(events, changes or {})
     token = IN_PROCESS.set(caller)
     # The heartbeat's thread is waited for up to a second at the end: not worth it for a run that only looks.

@@ -338,7 +338,7 @@ def _units_on(engine: Engine, lines: Sequence[Planned]) -> Iterator[DaskUnits | 
     if engine.machine.units_on == "threads" or all(line.status == "present" for line in lines):
         yield None
         return
-    with dask_units(engine.machine, lambda sentence: engine.events.said(lines[0].artifact, sentence)) as dask:
+    with dask_units(engine.machine, lambda sentence: engine.events.message(lines[0].artifact, sentence)) as dask:
         yield dask
 
 

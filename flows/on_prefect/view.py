@@ -90,8 +90,8 @@ class PrefectView(Events):
         if shown is not None and shown.id is not None:
             self._show(shown, artifact, 100.0, f"{artifact.title}: done in {built.seconds:.0f} s")
 
-    def said(self, artifact: Artifact, sentence: str) -> None:
-        self.terminal.said(artifact, sentence)
+    def message(self, artifact: Artifact, sentence: str) -> None:
+        self.terminal.message(artifact, sentence)
         log.warning("%s", sentence)
 
     def _show(self, shown: _ProgressArtifact, artifact: Artifact, percent: float, text: str) -> None:

@@ -61,7 +61,7 @@ class Heard(Events):
         self.sentences: list[str] = []
         self.outcomes: dict[str, str] = {}
 
-    def said(self, artifact: Artifact, sentence: str) -> None:
+    def message(self, artifact: Artifact, sentence: str) -> None:
         self.sentences.append(sentence)
 
     def finished(self, built: Built) -> None:

@@ -33,7 +33,7 @@ class Heard(Events):
         self.sentences: list[str] = []
         self.started_: list[str] = []
 
-    def said(self, artifact: Any, sentence: str) -> None:
+    def message(self, artifact: Any, sentence: str) -> None:
         self.sentences.append(sentence)
 
     def started(self, artifact: Any) -> None:

@@ -37,7 +37,7 @@ from vbert.artifacts.making.engine import Engine, Events
 from vbert.artifacts.store.store import Store
 
 class Told(Events):
-    def said(self, artifact, sentence): print("said", sentence, flush=True)
+    def message(self, artifact, sentence): print("said", sentence, flush=True)
     def started(self, artifact): print("started", artifact.title, flush=True)
     def finished(self, built): print(built.outcome, built.artifact.title, flush=True)
 

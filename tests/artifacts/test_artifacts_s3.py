@@ -50,7 +50,7 @@ class Heard(Events):
     def __init__(self) -> None:
         self.sentences: list[str] = []
 
-    def said(self, artifact: Artifact, sentence: str) -> None:
+    def message(self, artifact: Artifact, sentence: str) -> None:
         self.sentences.append(sentence)
 
 

@@ -399,7 +399,7 @@ def test_two_who_compare_do_not_clear_away_each_others_work(tmp_path: Path) -> N
     work = store.unfinished(target.stage_name, target.fingerprint) / "units"
 
     class Waiting(Events):
-        def said(self, artifact: Any, sentence: str) -> None:
+        def message(self, artifact: Any, sentence: str) -> None:
             waited.append(sentence)
 
     with ThreadPoolExecutor(1) as threads:

@@ -27,7 +27,7 @@ def toy_flow(store: str, kind: str, options: dict[str, Any], machine: Machine) -
 
 
 class Said(Events):
-    def said(self, artifact: Artifact, sentence: str) -> None:
+    def message(self, artifact: Artifact, sentence: str) -> None:
         print(sentence, file=sys.stderr, flush=True)
 
 

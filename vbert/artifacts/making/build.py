@@ -54,7 +54,7 @@ class StoreBuild:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What the manifest records, with the devices that children have computed on so far."""
+        """For the manifest: this machine, with the devices that children have computed on so far."""
         return environment() | {"device": " and ".join(sorted(self.devices)) or "cpu"}
 
     @property
@@ -168,7 +168,7 @@ class StoreBuild:
 
 
 def _with_device(function: Callable[..., Figures], job: Job, *arguments: Any) -> tuple[Figures, str]:
-    """What the function returns, and the device that was used: `cpu` where no other was asked for."""
+    """The function's result, and the device that was used: `cpu` where no other was asked for."""
     figures = function(job, *arguments)
     return figures, "cpu" if job.machine.device == "cpu" else used_device()
 

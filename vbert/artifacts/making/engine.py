@@ -38,12 +38,12 @@ class Built:
 
 
 class Events:
-    """What an engine is told while it builds; the terminal and Prefect show it. All methods may be left as they are."""
+    """Reports of an engine while it builds, for the terminal and Prefect. A subclass overrides those it wants."""
 
     def started(self, artifact: Artifact) -> None: ...
     def progress(self, artifact: Artifact, done: int, total: int, figures: dict[str, float]) -> None: ...
     def finished(self, built: Built) -> None: ...
-    def said(self, artifact: Artifact, sentence: str) -> None: ...
+    def message(self, artifact: Artifact, sentence: str) -> None: ...
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Engine:
 
     def _quarantine(self, reader: Artifact, damage: Damaged) -> None:
         if (moved := self.store.quarantine(damage)) is not None:
-            self.events.said(reader, f"{damage}; moved to {moved}, building it again")
+            self.events.message(reader, f"{damage}; moved to {moved}, building it again")
 
     def ensure_all(self, targets: Sequence[Artifact]) -> list[Built]:
         """Build what the targets need and lack, step by step, inputs first."""
@@ -86,9 +86,9 @@ class Engine:
         needed = [line.artifact for line in lines if line.status != "unneeded"]
         for line in lines:
             if line.damage:
-                stage, mark = line.artifact.stage_name, line.artifact.fingerprint
+                stage, fingerprint = line.artifact.stage_name, line.artifact.fingerprint
                 try:
-                    self.store.find(stage, mark)
+                    self.store.find(stage, fingerprint)
                 except Damaged as damage:
                     self._quarantine(line.artifact, damage)
             if line.status == "unneeded":
@@ -100,32 +100,32 @@ class Engine:
         return built
 
     def bring_back(self, artifact: Artifact) -> Built | None:
-        """`ensure` what nothing that is asked for needs; where that can't be, it is said and nothing ends: None."""
+        """`ensure` what nothing that is asked for needs; where that can't be, it is told and nothing ends: None."""
         try:
             return self.ensure(artifact)
         except (BuildError, UserError) as error:
-            said = str(error).partition("\n")[0]
-            self.events.said(
+            reason = str(error).partition("\n")[0]
+            self.events.message(
                 artifact,
-                f"{artifact.title} was found damaged and can't be made again ({said}); what is asked for stands "
+                f"{artifact.title} was found damaged and can't be made again ({reason}); what is asked for stands "
                 "without it, and `vbert gc` forgets it",
             )
             return None
 
     def _ensure(self, artifact: Artifact) -> Built:
-        stage, mark = artifact.stage_name, artifact.fingerprint
-        if (found := self.store.find(stage, mark)) is not None:
-            return self._finish(artifact, "cached", 0.0, found)
+        stage, fingerprint = artifact.stage_name, artifact.fingerprint
+        if (manifest := self.store.find(stage, fingerprint)) is not None:
+            return self._finish(artifact, "cached", 0.0, manifest)
         if self.store.read_only():
             raise BuildError(
                 f"{artifact.title} is missing and the store {self.store.location} is read-only for this user"
             )
         self.store.prepare()
-        with self.store.lock(mark, lambda who: self._waits(artifact, who)):
-            if (found := self.store.find(stage, mark)) is not None:
-                return self._finish(artifact, "cached", 0.0, found)
-            for held in artifact.step.inputs() if artifact.step else []:
-                held.bound(self.store).manifest  # noqa: B018  raises where an input is not built
+        with self.store.lock(fingerprint, lambda who: self._waits(artifact, who)):
+            if (manifest := self.store.find(stage, fingerprint)) is not None:
+                return self._finish(artifact, "cached", 0.0, manifest)
+            for made in artifact.step.inputs() if artifact.step else []:
+                made.bound(self.store).manifest  # noqa: B018  raises where an input is not built
             bound = artifact.bound(self.store)
             assert bound.step is not None
             resolved = self._bound_step(bound).resolved()
@@ -141,26 +141,26 @@ class Engine:
                 raise
             except Exception as error:
                 # Where locks don't hold, another builder may have published and cleared away the units read here.
-                if (found := self.store.find(stage, mark)) is None:
+                if (manifest := self.store.find(stage, fingerprint)) is None:
                     if not isinstance(error, BuildError) and (full := no_room(error)) is not None:
                         raise short_of_room(artifact.title, full, self.store.root) from error
                     raise
-                self.store.clear(stage, mark)
-                return self._finish(artifact, "cached", 0.0, found)
+                self.store.clear(stage, fingerprint)
+                return self._finish(artifact, "cached", 0.0, manifest)
             return self._finish(artifact, "built", time.monotonic() - began, published)
 
     def _waits(self, artifact: Artifact, who: str) -> None:
-        self.events.said(artifact, f"{artifact.title}: waiting for {who}")
+        self.events.message(artifact, f"{artifact.title}: waiting for {who}")
 
-    def _finish(self, artifact: Artifact, outcome: Outcome, seconds: float, found: Manifest) -> Built:
-        built = Built(artifact, outcome, seconds, found)
+    def _finish(self, artifact: Artifact, outcome: Outcome, seconds: float, manifest: Manifest) -> Built:
+        built = Built(artifact, outcome, seconds, manifest)
         self.events.finished(built)
         self._accept(artifact)
         return built
 
     def _accept(self, artifact: Artifact) -> None:
-        if (said := artifact.bound(self.store).objection()) is not None:
-            raise NotAccepted(said)
+        if (objection := artifact.bound(self.store).objection()) is not None:
+            raise NotAccepted(objection)
 
     def _bound_step(self, artifact: Artifact) -> Step:
         assert artifact.step is not None
@@ -199,9 +199,9 @@ class Engine:
 
         Of a finished artifact there is nothing to make.
         """
-        stage, mark = artifact.stage_name, artifact.fingerprint
-        if (found := self.store.find(stage, mark)) is not None:
-            return self._finish(artifact, "cached", 0.0, found)
+        stage, fingerprint = artifact.stage_name, artifact.fingerprint
+        if (manifest := self.store.find(stage, fingerprint)) is not None:
+            return self._finish(artifact, "cached", 0.0, manifest)
         self.store.prepare()
         self._accept(artifact)
         bound = artifact.bound(self.store)
@@ -214,10 +214,10 @@ class Engine:
                 ended: Exception = made
             except Exception as error:
                 ended = error
-        if (found := self.store.find(stage, mark)) is not None:
+        if (manifest := self.store.find(stage, fingerprint)) is not None:
             # Whoever published in the meantime has cleared away what was being made here.
-            self.store.clear(stage, mark)
-            return self._finish(artifact, "cached", 0.0, found)
+            self.store.clear(stage, fingerprint)
+            return self._finish(artifact, "cached", 0.0, manifest)
         if not isinstance(ended, UnitsMade):
             raise ended
         return ended
@@ -237,7 +237,7 @@ class Engine:
                 show=lambda done, total, **figures: self.events.progress(artifact, done, total, figures),
                 attempt=new_attempt(unfinished, self.store.root),
                 retries=artifact.step.stage.retries if artifact.step else 0,
-                say=lambda sentence: self.events.said(artifact, sentence),
+                say=lambda sentence: self.events.message(artifact, sentence),
             )
             try:
                 yield build
@@ -272,7 +272,7 @@ class Engine:
         there, here = numerics_class(standing.environment), numerics_class(build.environment)
         if different and there != here:
             changes = " and ".join(f"{was} → {now}" for was, now in zip(there, here, strict=True) if was != now)
-            self.events.said(artifact, f"{artifact.title}: other bits are allowed, it was made elsewhere: {changes}")
+            self.events.message(artifact, f"{artifact.title}: other bits are allowed, it was made elsewhere: {changes}")
         return different
 
 

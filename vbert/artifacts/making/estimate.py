@@ -1,4 +1,4 @@
-"""What a missing step will cost: seconds and bytes of one like it, scaled by what they grow with."""
+"""Estimates of missing steps: seconds and bytes of one like it, scaled by the amounts that they grow with."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def estimates(lines: Iterable[Planned], store: Store) -> dict[str, Estimate]:
     missing = [line for line in lines if line.status in ("missing", "unfinished")]
     if not missing:
         return {}
-    seen = _Seen([found for found in store.manifests() if found.alias_of is None])
+    seen = _Seen([manifest for manifest in store.manifests() if manifest.alias_of is None])
     return {line.artifact.fingerprint: seen.estimate(line.artifact).without(line.begun) for line in missing}
 
 
 class _Seen:
     def __init__(self, manifests: Sequence[Manifest]) -> None:
-        self._made = {found.fingerprint: found for found in manifests}
-        self._newest = sorted(manifests, key=lambda found: found.created, reverse=True)
+        self._made = {manifest.fingerprint: manifest for manifest in manifests}
+        self._newest = sorted(manifests, key=lambda manifest: manifest.created, reverse=True)
 
     def estimate(self, artifact: Artifact) -> Estimate:
         assert artifact.step is not None
@@ -57,13 +57,13 @@ class _Seen:
         )
 
     def _alike(self, artifact: Artifact) -> Manifest | None:
-        of_stage = [found for found in self._newest if found.stage == artifact.stage_name]
-        return next((found for found in of_stage if found.label == artifact.label), next(iter(of_stage), None))
+        of_stage = [manifest for manifest in self._newest if manifest.stage == artifact.stage_name]
+        return next((manifest for manifest in of_stage if manifest.label == artifact.label), next(iter(of_stage), None))
 
     def _ratio(self, artifact: Artifact, alike: Manifest, by: Sequence[str]) -> float | None:
         """How much more of it there is than in `alike`; None where that can't be known yet."""
         assert artifact.step is not None
-        inputs = {held.fingerprint: held for held in artifact.step.inputs()}
+        inputs = {value.fingerprint: value for value in artifact.step.inputs()}
         ratio = 1.0
         for name in by:
             new = self._amount(artifact.step.hashed["arguments"], name, inputs)
@@ -81,12 +81,12 @@ class _Seen:
             return None if None in each else sum(value for value in each if value is not None)
         return self._value(arguments, name, inputs)
 
-    def _value(self, held: Any, name: str, inputs: Mapping[str, Artifact]) -> float | None:
+    def _value(self, value: Any, name: str, inputs: Mapping[str, Artifact]) -> float | None:
         for part in name.split("."):
-            if isinstance(held, dict) and set(held) == {"artifact"}:
-                return self._figure(held["artifact"], part, inputs)
-            held = held.get(part) if isinstance(held, dict) else None
-        return _number(held)
+            if isinstance(value, dict) and set(value) == {"artifact"}:
+                return self._figure(value["artifact"], part, inputs)
+            value = value.get(part) if isinstance(value, dict) else None
+        return _number(value)
 
     def _figure(self, fingerprint: str, name: str, inputs: Mapping[str, Artifact]) -> float | None:
         """A figure of an input: of the finished one, else what it will be, from one like it."""

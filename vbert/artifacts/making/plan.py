@@ -17,38 +17,38 @@ Status = Literal["present", "unfinished", "missing", "unneeded"]
 
 def walk(*targets: Artifact) -> list[Artifact]:
     """Every artifact the targets rest on, each fingerprint once, inputs before what is made of them."""
-    found: dict[str, Artifact] = {}
+    order: dict[str, Artifact] = {}
 
     def visit(artifact: Artifact) -> None:
-        if artifact.fingerprint in found or artifact.step is None:
+        if artifact.fingerprint in order or artifact.step is None:
             return
         for needed in artifact.step.inputs():
             visit(needed)
-        found[artifact.fingerprint] = artifact
+        order[artifact.fingerprint] = artifact
 
     for target in targets:
         visit(target)
-    return list(found.values())
+    return list(order.values())
 
 
 def select(artifacts: Iterable[Artifact], name: str) -> list[Artifact]:
     """Those called `regions[easy_vqa]`, or all of a stage for a bare `regions`, or of a fingerprint's beginning."""
     artifacts = list(artifacts)
-    found = [a for a in artifacts if name in (a.title, a.stage_name)]
-    if not found and len(name) >= 6:
-        found = [a for a in artifacts if a.fingerprint.startswith(name)]
-    if not found:
+    matching = [a for a in artifacts if name in (a.title, a.stage_name)]
+    if not matching and len(name) >= 6:
+        matching = [a for a in artifacts if a.fingerprint.startswith(name)]
+    if not matching:
         names = {a.title for a in artifacts} | {a.stage_name for a in artifacts}
         raise UserError(f"no stage {name!r} in this recipe; {nearest(name, names)}")
-    return found
+    return matching
 
 
 def only(artifacts: Iterable[Artifact], name: str) -> Artifact:
     """The one that `select` finds. Raises UserError, naming them, where there are several."""
-    found = select(artifacts, name)
-    if len(found) > 1:
-        raise UserError(f"{name} means {len(found)} artifacts; name one: {', '.join(a.title for a in found)}")
-    return found[0]
+    matching = select(artifacts, name)
+    if len(matching) > 1:
+        raise UserError(f"{name} means {len(matching)} artifacts; name one: {', '.join(a.title for a in matching)}")
+    return matching[0]
 
 
 @dataclass(frozen=True)
@@ -70,17 +70,17 @@ class Planned:
 
 
 def needs(artifact: Artifact) -> list[Artifact]:
-    """What must be at hand to make `artifact`: its inputs, and what those are read through."""
+    """Everything that must be at hand to make `artifact`: its inputs, and the files that those are read through."""
     assert artifact.step is not None
-    found = artifact.step.inputs()
+    needed: list[Artifact] = artifact.step.inputs()
     if artifact.step.stage.through:
-        for held in list(found):
-            found += held.step.inputs(held.through)
-    return found
+        for made in list(needed):
+            needed += made.step.inputs(made.through) if made.step else []
+    return needed
 
 
 def plan(targets: Sequence[Artifact], store: Store) -> list[Planned]:
-    """What a run would find and do, inputs first, and of those what checks given files (stages that are `early`).
+    """Everything that a run would find and do, checks of given files first (`early` stages), then inputs first.
 
     Nothing behind a finished artifact is needed, but for what a target shows, and for what was found damaged, whether
     here (without reading contents) or by `verify`, which moved it away: that counts as missing and is told in the line.
@@ -95,44 +95,44 @@ def plan(targets: Sequence[Artifact], store: Store) -> list[Planned]:
         except Damaged as error:
             states[artifact.fingerprint] = None
             damage[artifact.fingerprint] = str(error)
-    shown = [held for target in targets if target.step and target.step.stage.shows for held in target.step.inputs()]
+    shown = [made for target in targets if target.step and target.step.stage.shows for made in target.step.inputs()]
     asked = _with_needs(order, states, {target.fingerprint for target in (*targets, *shown)})
     lost = [(a.stage_name, a.fingerprint) for a in order if states[a.fingerprint] is None]
-    for _, mark in store.were_damaged(lost) if lost else ():
-        damage.setdefault(mark, "was found damaged and moved away")
+    for _, fingerprint in store.were_damaged(lost) if lost else ():
+        damage.setdefault(fingerprint, "was found damaged and moved away")
     needed = _with_needs(order, states, asked | set(damage))
     lines = []
     for artifact in order:
-        mark = artifact.fingerprint
-        found = states[mark]
-        objection = None if mark in damage else artifact.bound(store).objection()
-        if found is not None:
-            lines.append(Planned(artifact, "present", found.size, found.seconds, objection=objection))
-        elif mark not in needed:
-            lines.append(Planned(artifact, "unneeded", damage=damage.get(mark)))
+        fingerprint = artifact.fingerprint
+        manifest = states[fingerprint]
+        objection = None if fingerprint in damage else artifact.bound(store).objection()
+        if manifest is not None:
+            lines.append(Planned(artifact, "present", manifest.size, manifest.seconds, objection=objection))
+        elif fingerprint not in needed:
+            lines.append(Planned(artifact, "unneeded", damage=damage.get(fingerprint)))
         else:
-            begun = store.begun(artifact.stage_name, mark)
+            begun = store.begun(artifact.stage_name, fingerprint)
             status: Status = "missing" if begun is None else "unfinished"
-            spare = mark not in asked
+            spare = fingerprint not in asked
             lines.append(
-                Planned(artifact, status, begun=begun, damage=damage.get(mark), objection=objection, spare=spare)
+                Planned(artifact, status, begun=begun, damage=damage.get(fingerprint), objection=objection, spare=spare)
             )
     return lines
 
 
 def _with_needs(order: Sequence[Artifact], states: Mapping[str, Manifest | None], wanted: Collection[str]) -> set[str]:
     """The fingerprints `wanted`, and all that must be made or be at hand to make those of them that are not there."""
-    found = set(wanted)
+    needed = set(wanted)
     for artifact in reversed(order):
-        if artifact.fingerprint in found and states[artifact.fingerprint] is None:
-            found |= {held.fingerprint for held in needs(artifact)}
-    return found
+        if artifact.fingerprint in needed and states[artifact.fingerprint] is None:
+            needed |= {made.fingerprint for made in needs(artifact)}
+    return needed
 
 
 def refuse(lines: Iterable[Planned]) -> None:
     """Raises NotAccepted, before anything is made, where the plan holds what is not accepted."""
-    if said := [line.objection for line in lines if line.objection is not None]:
-        raise NotAccepted("\n".join(said))
+    if objections := [line.objection for line in lines if line.objection is not None]:
+        raise NotAccepted("\n".join(objections))
 
 
 def foresee(made: Artifact, others: Iterable[Artifact], store: Store) -> None:
@@ -142,5 +142,5 @@ def foresee(made: Artifact, others: Iterable[Artifact], store: Store) -> None:
     """
     for other in others:
         reads = other.step is not None and made in other.step.inputs()
-        if reads and (said := other.bound(store).objection()) is not None:
-            raise NotAccepted(said)
+        if reads and (objection := other.bound(store).objection()) is not None:
+            raise NotAccepted(objection)

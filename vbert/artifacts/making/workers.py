@@ -141,9 +141,9 @@ class Workers:
     def borrowed(self, count: int) -> Iterator[list[Worker]]:
         """`count` children, started where none is idle; after an exception they are not used again."""
         with self._lock:
-            found = [self._idle.pop() for _ in range(min(count, len(self._idle)))]
-        children = [child for child in found if child.process.poll() is None]
-        for child in found:
+            idle = [self._idle.pop() for _ in range(min(count, len(self._idle)))]
+        children = [child for child in idle if child.process.poll() is None]
+        for child in idle:
             if child not in children:
                 child.close()  # died between two calls
         try:
@@ -227,7 +227,7 @@ def terminate_all(caller: str | None = None) -> None:
 
 
 def rank_environment(rank: int, world: int, port: int) -> dict[str, str]:
-    """What torch.distributed reads (its `env://` rendezvous); empty for one process."""
+    """Variables that torch.distributed reads (its `env://` rendezvous); none for one process."""
     if world == 1:
         return {}
     return {

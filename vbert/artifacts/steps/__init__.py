@@ -1,0 +1,1 @@
+"""WHAT is made: settings and their fingerprints, steps and the artifacts they make, stages and what these are given."""

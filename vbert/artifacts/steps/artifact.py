@@ -16,7 +16,7 @@ from vbert.errors import BuildError
 
 
 class Artifact(Product):
-    """What a stage makes. Subclasses add the readers of their files, beside the functions that write them."""
+    """The product of a stage. Subclasses add the readers of their files, beside the functions that write them."""
 
     store: Store | None = None
     _directory: Path | None = None
@@ -75,9 +75,9 @@ class Artifact(Product):
     def manifest(self) -> Manifest:
         """The record of the finished artifact. Raises BuildError where it is not built."""
         if self.step is not None and self.store is not None:
-            found = self.store.manifest(self.stage_name, self.fingerprint)
-            if found is not None:
-                return found
+            manifest = self.store.manifest(self.stage_name, self.fingerprint)
+            if manifest is not None:
+                return manifest
         raise BuildError(
             f"{self.title} is not built"
             + (f" in the store {self.store.location}" if self.store else "")

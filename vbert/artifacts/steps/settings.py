@@ -82,7 +82,7 @@ def as_before(annotation: Any, value: Any) -> bool:
 
 def carries(marks: Sequence[Any], mark: type) -> bool:
     """Whether `mark` or an instance of it is among a field's marks."""
-    return any(found is mark or isinstance(found, mark) for found in marks)
+    return any(one is mark or isinstance(one, mark) for one in marks)
 
 
 def _marked_inside(annotation: Any) -> bool:
@@ -123,7 +123,7 @@ class Settings(BaseModel):
 
 
 class Numerics(Settings):
-    """What changes bits by choice. Same recipe, same bits holds at equal numerics."""
+    """Choices that change bits. Same recipe, same bits holds at equal numerics."""
 
     threads: int = Field(1, ge=1, description="operator threads a process")
     processes: int = Field(1, ge=1, description="ranks (training): the batch is split over them")

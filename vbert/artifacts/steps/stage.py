@@ -36,7 +36,7 @@ def _units_on(value: str) -> str:
 
 
 class Machine(Settings):
-    """What should not change bits, and is proven by tests not to."""
+    """Settings that must not change bits, and are proven by tests not to."""
 
     units_at_once: int = Field(2, ge=1, description="child processes that make units")
     steps_at_once: int = Field(1, ge=1, description="stages that run side by side")
@@ -66,7 +66,7 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class Job:
-    """What a function that runs in a child process is given: one that makes a unit, or a rank of `Build.process`.
+    """The first argument of a function that runs in a child process: to make a unit, or as a rank of `Build.process`.
 
     `directory` is for its files; `scratch` for checkpoints, which survive a crash (those of a unit don't).
     """

@@ -27,7 +27,7 @@ REGISTRY: dict[str, Stage[Any, Any]] = {}
 
 
 class Product:
-    """What a step makes, by its identity alone; `Artifact` adds where it lies and how it is read."""
+    """The product of a step, by its identity alone; `Artifact` adds where it lies and how it is read."""
 
     # Arguments of its step that the class reads through (`Images.open` reads its raw files): what it is given to needs
     # them too.
@@ -96,7 +96,7 @@ class Step:
 
     @cached_property
     def hashed(self) -> dict[str, Any]:
-        """What the fingerprint is taken of; inputs by their fingerprints."""
+        """The JSON that the fingerprint is taken of; inputs by their fingerprints."""
         return self._payload(lambda product: product.fingerprint)
 
     @cached_property
@@ -118,14 +118,14 @@ class Step:
 
     def inputs(self, names: Sequence[str] | None = None) -> list[Any]:
         """The artifacts among the arguments (those called `names`), in their order, each once."""
-        found: dict[str, Product] = {}
+        products: dict[str, Product] = {}
 
         def note(product: Product) -> Product:
-            found.setdefault(product.fingerprint, product)
+            products.setdefault(product.fingerprint, product)
             return product
 
         map_products({k: v for k, v in self.arguments.items() if names is None or k in names}, note)
-        return list(found.values())
+        return list(products.values())
 
 
 def map_products(value: T, function: Callable[[Any], Product]) -> T:
@@ -144,7 +144,7 @@ def map_products(value: T, function: Callable[[Any], Product]) -> T:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the seconds and bytes of a step grow with, as dotted arguments: their product counts.
+    """Amounts that the seconds and bytes of a step grow with, as dotted arguments: their product counts.
 
     A part behind an input is a figure of it (`images.images`), `*` sums over a mapping (`raws.*.bytes`). `bytes_are` is
     an argument that says the bytes outright.

@@ -1,0 +1,1 @@
+"""WHERE it lies: one store over a small protocol of files, on a disk and in a bucket."""

@@ -13,7 +13,7 @@ from vbert.artifacts.store import durable
 
 @dataclass(frozen=True)
 class Begun:
-    """How much of an unfinished artifact is done, whatever happens; `total` is None where nothing has said it yet."""
+    """How much of an unfinished artifact is done, whatever happens; `total` is None where it is not known yet."""
 
     done: int
     total: int | None

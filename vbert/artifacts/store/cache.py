@@ -31,11 +31,11 @@ def working_directory(url: str, digest: str) -> Path:
 
 def limit() -> int:
     """Bytes. Raises UserError where `$VBERT_CACHE_SIZE` is no size."""
-    said = os.environ.get(LIMIT) or DEFAULT_LIMIT
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?\s*", said.upper())
-    if found is None:
-        raise UserError(f"{LIMIT}={said!r} is no size; give one such as 50GB")
-    return int(float(found[1]) * UNITS[found[2]])
+    given = os.environ.get(LIMIT) or DEFAULT_LIMIT
+    size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?\s*", given.upper())
+    if size is None:
+        raise UserError(f"{LIMIT}={given!r} is no size; give one such as 50GB")
+    return int(float(size[1]) * UNITS[size[2]])
 
 
 def used(path: Path, info: os.stat_result) -> None:
@@ -56,13 +56,13 @@ def make_room(root: Path, size: int) -> None:
             info = path.lstat()
             if not path.is_dir():
                 files.append((max(info.st_atime, info.st_mtime), info.st_size, path))
-    held, old = sum(file[1] for file in files), time.time() - IN_USE
+    cached, old = sum(file[1] for file in files), time.time() - IN_USE
     at = root
     while not at.exists():
         at = at.parent
     disk = shutil.disk_usage(at)
     free = disk.free - min(SPARE, disk.total // 20)
-    excess = max(held + size - limit(), size - free)
+    excess = max(cached + size - limit(), size - free)
     for accessed, bytes_, path in sorted(files):
         if excess <= 0 or accessed > old:
             break
@@ -71,6 +71,6 @@ def make_room(root: Path, size: int) -> None:
             excess -= bytes_
     if size and excess > 0:
         raise BuildError(
-            f"no room for {size / 1e6:,.1f} MB more in {root}: {held / 1e6:,.1f} MB of it are in use, the limit is "
+            f"no room for {size / 1e6:,.1f} MB more in {root}: {cached / 1e6:,.1f} MB of it are in use, the limit is "
             f"{limit() / 1e6:,.1f} MB ({LIMIT}) and {max(free, 0) / 1e6:,.1f} MB of the disk can be used; raise one"
         )

@@ -1,4 +1,4 @@
-"""What a directory that becomes an artifact or a unit holds, and how two makings of it differ."""
+"""The contents of a directory that becomes an artifact or a unit, and how two makings of it differ."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def damaged_name(stage: str, fingerprint: str) -> str:
 
 def damaged_of(name: str) -> tuple[str, str]:
     """The stage and the first digits of the fingerprint in what `damaged_name` gave; empty for another name."""
-    stage, mark, *rest = name.rsplit("-", 3)
-    return (stage, mark) if len(rest) == 2 else ("", "")
+    stage, start, *rest = name.rsplit("-", 3)
+    return (stage, start) if len(rest) == 2 else ("", "")
 
 
 def complete(directory: Path, record: Manifest, hashed: Mapping[str, FileEntry]) -> Manifest:

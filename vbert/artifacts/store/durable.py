@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# Whose the files are is said by the directory they lie in. One with a group of its own (setgid and group-writable, as
+# The directory that files lie in says whose they are. One with a group of its own (setgid and group-writable, as
 # `--shared` makes it) is shared: what is made in it is open to the group as the directory is, whatever the umask, and
 # published directories too, or nobody else could set them aside or collect them. Elsewhere the user's umask holds.
 READ, WRITE = 0o444, 0o666  # published files are read-only: a guard against mistakes

@@ -75,7 +75,7 @@ class Files(Protocol):
         """The bytes of a small file; None where there is none."""
 
     def version(self, name: str) -> Any:
-        """What tells one file of this name from another; None where it is gone, or where names are for ever."""
+        """A value that differs between two files of this name; None where it is gone, or where names are for ever."""
 
     def walk(self, folder: str) -> list[FileInfo]:
         """Every file in the folder and below, sorted by name."""

@@ -53,7 +53,7 @@ class Lease:
                     break
                 continue
             if self._waiting is not None and not told:
-                self._waiting(holder.said())
+                self._waiting(holder.sentence())
                 told = True
             time.sleep(LOOK)
         self._tag = tag

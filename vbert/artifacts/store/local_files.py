@@ -99,15 +99,15 @@ class LocalFiles:
 
     def walk(self, folder: str) -> list[FileInfo]:
         """An empty folder counts as a file of no bytes."""
-        found = []
+        infos = []
         for directory, folders, names in os.walk(self.root / folder):
             links = [name for name in folders if (Path(directory) / name).is_symlink()]
             for path in [Path(directory) / name for name in [*names, *links]] or [Path(directory)] * (not folders):
                 with suppress(FileNotFoundError):
                     info = path.lstat()
                     size = 0 if stat.S_ISDIR(info.st_mode) else info.st_size
-                    found.append(FileInfo(path.relative_to(self.root).as_posix(), size, info.st_mtime))
-        return sorted(found, key=lambda file: file.name)
+                    infos.append(FileInfo(path.relative_to(self.root).as_posix(), size, info.st_mtime))
+        return sorted(infos, key=lambda file: file.name)
 
     def folders(self, folder: str) -> list[str]:
         return sorted(path.name for path in (self.root / folder).glob("*") if path.is_dir())

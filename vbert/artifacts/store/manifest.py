@@ -68,7 +68,7 @@ def content_digest(files: list[FileEntry]) -> str:
 
 @lru_cache(maxsize=1)
 def environment() -> dict[str, Any]:
-    """What can't be chosen or promised and so is recorded: processor, versions, commit."""
+    """Facts that can't be chosen or promised and so are recorded: processor, versions, commit."""
     libraries = {}
     for name in LIBRARIES:
         try:

@@ -82,13 +82,13 @@ class Owner:
         mine = here.host, here.boot, here.namespace, here.pid, here.started
         return (self.host, self.boot, self.namespace, self.pid, self.started) == mine
 
-    def said(self) -> str:
+    def sentence(self) -> str:
         return f"process {self.pid} on {self.host}, since {time.strftime('%H:%M:%S', time.localtime(self.since))}"
 
     @classmethod
     def describe(cls, path: Path) -> str:
         owner = cls.read(path)
-        return "another builder" if owner is None else owner.said()
+        return "another builder" if owner is None else owner.sentence()
 
 
 @lru_cache(maxsize=1)

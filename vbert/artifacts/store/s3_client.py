@@ -157,11 +157,11 @@ class S3Client:
     def get(self, key: str) -> tuple[bytes, str] | None:
         """The bytes of a small object and its tag; None where there is none."""
         try:
-            found = self._api.get(self._client, key)
+            answer = self._api.get(self._client, key)
         except FileNotFoundError as error:
             self._look_at_bucket(error)
             return None
-        return bytes(found.bytes()), str(found.meta["e_tag"])
+        return bytes(answer.bytes()), str(answer.meta["e_tag"])
 
     @_patient
     def size(self, key: str) -> int | None:
@@ -176,11 +176,11 @@ class S3Client:
     def claim(self, key: str) -> tuple[int, str] | None:
         """Size of the object and the sha256 that its uploader gave; None where there is none."""
         try:
-            found = self._api.get(self._client, key, options={"head": True})
+            answer = self._api.get(self._client, key, options={"head": True})
         except FileNotFoundError as error:
             self._look_at_bucket(error)
             return None
-        return int(found.meta["size"]), str(found.attributes.get("sha256", ""))
+        return int(answer.meta["size"]), str(answer.attributes.get("sha256", ""))
 
     @_patient
     def put(self, key: str, data: bytes) -> None:
@@ -252,15 +252,15 @@ class S3Client:
     @_patient
     def list(self, prefix: str) -> list[FileInfo]:
         """Every object in the folder `prefix` and below, sorted by key."""
-        found = self._api.list(self._client, prefix).collect()
-        entries = (FileInfo(each["path"], each["size"], each["last_modified"].timestamp()) for each in found)
+        answer = self._api.list(self._client, prefix).collect()
+        entries = (FileInfo(each["path"], each["size"], each["last_modified"].timestamp()) for each in answer)
         return sorted(entries, key=lambda entry: entry.name)
 
     @_patient
     def folders(self, prefix: str) -> Sequence[str]:
         """The names of the folders in the folder `prefix`, sorted."""
-        found = self._api.list_with_delimiter(self._client, prefix)["common_prefixes"]
-        return sorted(str(each).rpartition("/")[2] for each in found)
+        answer = self._api.list_with_delimiter(self._client, prefix)["common_prefixes"]
+        return sorted(str(each).rpartition("/")[2] for each in answer)
 
     @_apart
     def fetch(self, key: str, size: int, path: Path) -> str:
@@ -299,7 +299,7 @@ class S3Client:
                 return None
             raise
 
-    # ------------------------------------------------------------------ what the server said
+    # ------------------------------------------------------------------ failures
 
     def _look_at_bucket(self, error: FileNotFoundError) -> None:
         if "NoSuchBucket" in str(error):
@@ -349,11 +349,11 @@ def _endpoint() -> str | None:
 
 def _cause(error: Exception) -> str:
     """The cause in few words: the client's messages go over many lines."""
-    said = str(error)
-    status, code = re.search(r"status code: (\d+ [\w ]+)", said), re.search(r"<Code>(\w+)</Code>", said)
+    message = str(error)
+    status, code = re.search(r"status code: (\d+ [\w ]+)", message), re.search(r"<Code>(\w+)</Code>", message)
     if status:
         return status[1].strip() + (f" {code[1]}" if code else "")
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
     known = [line for line in lines if re.search(r"(?i)refused|reset|timed? ?out|closed|dns|connect|incomplete", line)]
     line = (known or lines or [type(error).__name__])[-1]
     quoted = re.search(r'"([^"]+)"', line)

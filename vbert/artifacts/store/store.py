@@ -98,9 +98,9 @@ class Store:
         if record is not None and record["format"] == FORMAT:
             return
         if record is not None:
-            for found in self.manifests():
-                if found.alias_of is None:
-                    self._index(found)
+            for manifest in self.manifests():
+                if manifest.alias_of is None:
+                    self._index(manifest)
         if not self.remote:
             durable.sync_above(self.root)  # the record is written last: where it is, the root's own name lasts
         fresh = json.dumps((record or {"id": uuid.uuid4().hex}) | {"format": FORMAT}).encode()
@@ -122,28 +122,28 @@ class Store:
     def _base(stage: str, fingerprint: str) -> str:
         return f"artifacts/{stage}/{fingerprint}"
 
-    def _folder(self, found: Manifest) -> str:
-        return self.files.folder(self._base(found.stage, found.fingerprint), found.content[:12])
+    def _folder(self, manifest: Manifest) -> str:
+        return self.files.folder(self._base(manifest.stage, manifest.fingerprint), manifest.content[:12])
 
     def find(self, stage: str, fingerprint: str) -> Manifest | None:
         """The manifest of the finished artifact, its alias followed; None where there is none.
 
         The sizes of its files are compared. Raises Damaged where it is not whole.
         """
-        found = self.manifest(stage, fingerprint)
-        if found is not None:
-            with self._damage(found.stage, found.fingerprint):
-                self.files.compare_sizes(self._folder(found), found.files)
-        return found
+        manifest = self.manifest(stage, fingerprint)
+        if manifest is not None:
+            with self._damage(manifest.stage, manifest.fingerprint):
+                self.files.compare_sizes(self._folder(manifest), manifest.files)
+        return manifest
 
     def manifest(self, stage: str, fingerprint: str) -> Manifest | None:
         """As `find`, its files not looked at."""
-        found = self.record(stage, fingerprint)
-        if found is None or found.alias_of is None:
-            return found
-        aliased = self.manifest(stage, found.alias_of)
+        manifest = self.record(stage, fingerprint)
+        if manifest is None or manifest.alias_of is None:
+            return manifest
+        aliased = self.manifest(stage, manifest.alias_of)
         if aliased is None:
-            raise Damaged(stage, fingerprint, NAME, f"it is an alias of {found.alias_of[:8]}, which is gone")
+            raise Damaged(stage, fingerprint, NAME, f"it is an alias of {manifest.alias_of[:8]}, which is gone")
         return aliased
 
     def record(self, stage: str, fingerprint: str) -> Manifest | None:
@@ -156,19 +156,19 @@ class Store:
             if (data := self.files.read(name)) is None:
                 return None
             try:
-                found = Manifest.loads(data)
+                manifest = Manifest.loads(data)
             except ValueError as error:
                 raise Wrong(str(error)) from None
-            if (found.stage, found.fingerprint) != (stage, fingerprint):
-                raise Wrong(f"it is the manifest of {found.stage}/{found.fingerprint}")
-            if found.alias_of is None and found.content != content_digest(found.files):
+            if (manifest.stage, manifest.fingerprint) != (stage, fingerprint):
+                raise Wrong(f"it is the manifest of {manifest.stage}/{manifest.fingerprint}")
+            if manifest.alias_of is None and manifest.content != content_digest(manifest.files):
                 raise Wrong("its content is not that of its files")
-            self._manifests[name] = version, found
-        return found
+            self._manifests[name] = version, manifest
+        return manifest
 
     @contextmanager
     def _damage(self, stage: str, fingerprint: str, name: str = "") -> Iterator[None]:
-        """What is wrong with a file is damage of its artifact; what this user may not read is none."""
+        """Raise Damaged for a wrong file; one that this user may not read is no damage."""
         try:
             yield
         except Wrong as error:
@@ -176,10 +176,10 @@ class Store:
         except OSError as error:
             raise BuildError(f"{error.filename or self.location} can't be read: {error.strerror}") from None
 
-    def names(self) -> list[tuple[str, str]]:
-        """(stage, fingerprint) of everything that may be a finished artifact, sorted."""
-        stages = self.files.folders("artifacts")
-        return [(stage, mark) for stage in stages for mark in self.files.folders(f"artifacts/{stage}")]
+    def names(self, stage: str | None = None) -> list[tuple[str, str]]:
+        """(stage, fingerprint) of everything (of one stage) that may be a finished artifact, sorted."""
+        stages = self.files.folders("artifacts") if stage is None else [stage]
+        return [(stage, fingerprint) for stage in stages for fingerprint in self.files.folders(f"artifacts/{stage}")]
 
     def manifests(self, stage: str | None = None) -> list[Manifest]:
         """All whole manifests (of one stage), aliases as such, damaged ones passed over."""
@@ -189,15 +189,15 @@ class Store:
                 return self.record(*name)
             return None
 
-        names = self.names() if stage is None else [(stage, mark) for mark in self.files.folders(f"artifacts/{stage}")]
-        return [found for found in each(read, names) if found is not None]
+        names = self.names(stage)
+        return [manifest for manifest in each(read, names) if manifest is not None]
 
     def resolved(self, stage: str, resolved: str) -> Manifest | None:
         """A finished artifact of the stage that was made of the same content, if there is one."""
         with suppress(Damaged, Wrong, ValueError):  # the index is no more than a hint
             fingerprint = (self.files.read(f"resolved/{stage}/{resolved}") or b"").decode()
-            found = self.find(stage, fingerprint) if fingerprint else None
-            return found if found is not None and found.resolved == resolved else None
+            manifest = self.find(stage, fingerprint) if fingerprint else None
+            return manifest if manifest is not None and manifest.resolved == resolved else None
         return None
 
     def _index(self, made: Manifest) -> None:
@@ -212,36 +212,36 @@ class Store:
         self._manifests.clear()
 
     @staticmethod
-    def entry(found: Manifest, name: str) -> FileEntry:
+    def entry(manifest: Manifest, name: str) -> FileEntry:
         """The manifest's entry of a file. Raises BuildError where it has none."""
-        entry = next((entry for entry in found.files if entry.name == name), None)
+        entry = next((entry for entry in manifest.files if entry.name == name), None)
         if entry is None:
-            names = ", ".join(entry.name for entry in found.files[:8])
-            raise BuildError(f"{found.stage}/{found.fingerprint[:8]} has no file {name!r}; it has {names}")
+            names = ", ".join(entry.name for entry in manifest.files[:8])
+            raise BuildError(f"{manifest.stage}/{manifest.fingerprint[:8]} has no file {name!r}; it has {names}")
         return entry
 
-    def where(self, found: Manifest, name: str = "") -> str:
+    def where(self, manifest: Manifest, name: str = "") -> str:
         """Where a file of the artifact is, or all of them, for people: a path, or a URL."""
-        return f"{self.location}/{self._folder(found)}/{name}".rstrip("/")
+        return f"{self.location}/{self._folder(manifest)}/{name}".rstrip("/")
 
-    def whole(self, found: Manifest) -> Path:
+    def whole(self, manifest: Manifest) -> Path:
         """The local directory that holds every file of a finished artifact."""
-        folder = self.root / self._folder(found)
+        folder = self.root / self._folder(manifest)
         if self.remote:
-            each(lambda entry: self.file(found, entry.name), found.files)
+            each(lambda entry: self.file(manifest, entry.name), manifest.files)
             durable.make_directories(folder, sync=False)
         return folder
 
-    def check(self, found: Manifest, name: str) -> None:
+    def check(self, manifest: Manifest, name: str) -> None:
         """Read a file of an artifact where it lies. Raises Damaged where it is not what the manifest says."""
-        with self._damage(found.stage, found.fingerprint, name):
-            self.files.check(f"{self._folder(found)}/{name}", self.entry(found, name))
+        with self._damage(manifest.stage, manifest.fingerprint, name):
+            self.files.check(f"{self._folder(manifest)}/{name}", self.entry(manifest, name))
 
-    def file(self, found: Manifest, name: str) -> Path:
+    def file(self, manifest: Manifest, name: str) -> Path:
         """The path of a file of an artifact: its size compared now, its sha256 at the first read in a run."""
-        entry = self.entry(found, name)
-        with self._damage(found.stage, found.fingerprint, name):
-            return self.files.local(f"{self._folder(found)}/{name}", entry)
+        entry = self.entry(manifest, name)
+        with self._damage(manifest.stage, manifest.fingerprint, name):
+            return self.files.local(f"{self._folder(manifest)}/{name}", entry)
 
     # ------------------------------------------------------------------ unfinished work
 
@@ -325,9 +325,9 @@ class Store:
                 return None
             worth = [NAME]
             with suppress(Damaged):
-                found = self.record(damage.stage, damage.fingerprint)
-                if found is not None and damage.file != NAME:
-                    worth.append(f"{found.content[:12]}/{damage.file}")
+                manifest = self.record(damage.stage, damage.fingerprint)
+                if manifest is not None and damage.file != NAME:
+                    worth.append(f"{manifest.content[:12]}/{damage.file}")
             self.files.quarantine(base, target, worth)
             self._manifests.clear()
         return f"{self.location}/{target}"
@@ -335,14 +335,14 @@ class Store:
     def were_damaged(self, names: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those (stage, fingerprint) of which something lies in `damaged/`."""
         there = {damaged_of(name) for name in self.files.folders("damaged")}
-        return {(stage, mark) for stage, mark in names if (stage, mark[:12]) in there}
+        return {(stage, fingerprint) for stage, fingerprint in names if (stage, fingerprint[:12]) in there}
 
     def _still(self, damage: Damaged) -> bool:
         fresh = self.afresh()
         try:
-            found = fresh.find(damage.stage, damage.fingerprint)
-            if found is not None and any(entry.name == damage.file for entry in found.files):
-                fresh.check(found, damage.file)
+            manifest = fresh.find(damage.stage, damage.fingerprint)
+            if manifest is not None and any(entry.name == damage.file for entry in manifest.files):
+                fresh.check(manifest, damage.file)
         except Damaged as again:
             return again.fingerprint == damage.fingerprint
         return False

@@ -35,7 +35,7 @@ def is_key(key: str) -> bool:
 
 
 class UnitRecord(BaseModel):
-    """What a committed unit holds, how long it took and where it was made."""
+    """The files and figures of a committed unit, how long it took and where it was made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     key: str

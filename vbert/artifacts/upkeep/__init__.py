@@ -1,0 +1,1 @@
+"""AFTERWARDS: reading all of a store again, sweeping, explaining, and handing out."""

@@ -42,7 +42,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Swept:
-    """What `gc` removed, or would remove, and how many artifacts stay. `notes` say what it could not decide."""
+    """The things that `gc` removed, or would remove, and how many artifacts stay. `notes`: what it could not decide."""
 
     items: list[Sweep]
     kept: int
@@ -86,12 +86,12 @@ def gc(
     items = sweeping.plan()
     if not dry_run:
         items = [item for item in items if sweeping.remove(item)]
-    there, swept = {f"artifacts/{stage}/{mark}" for stage, mark in store.names()}, {item.name for item in items}
+    there, swept = {f"artifacts/{stage}/{name}" for stage, name in store.names()}, {item.name for item in items}
     return Swept(items, len(there - swept), not dry_run, sweeping.notes)
 
 
 def asked(record: Mapping[str, Any]) -> str:
-    """What a run was asked for, from its record. Another place of its recipe or other changes are another thing."""
+    """The request of a run, from its record, as a text. Another place of its recipe, or other changes, is another."""
     changes = record.get("changes")
     if changes is None:
         changes = record.get("resolved")  # by a run that didn't note what was changed: the whole of it
@@ -132,12 +132,12 @@ class _Sweeping:
         items = []
         for place, files in self._places.items():
             live = files.at_work(self.grace)
-            found = [(self._kind(thing, needed, live, place), thing) for thing in self._things[place]]
-            items += [Sweep(kind, place + thing.name, thing.bytes) for kind, thing in found if kind is not None]
+            kinds = [(self._kind(thing, needed, live, place), thing) for thing in self._things[place]]
+            items += [Sweep(kind, place + thing.name, thing.bytes) for kind, thing in kinds if kind is not None]
         return sorted(items, key=lambda item: item.kind != "alias")  # before their targets: none is left dangling
 
     def _kind(self, thing: _Thing, needed: Collection[str], live: Collection[str], place: str) -> Kind | None:
-        """What the thing is, where it may go; None where it must stay."""
+        """The kind of a thing that may go; None where it must stay."""
         old = time.time() - thing.modified >= self.grace
         if thing.folder == "trash":
             return "trash"
@@ -157,11 +157,12 @@ class _Sweeping:
     def needed(self) -> Collection[str]:
         """Fingerprints that stay, or EVERYTHING where a run does not say what it rests on."""
         names = self.store.names()
-        manifests = {mark: self._manifest(stage, mark) for stage, mark in names}
+        manifests = {fingerprint: self._manifest(stage, fingerprint) for stage, fingerprint in names}
         old = {t.name for t in self._things[""] if time.time() - t.modified >= self.grace}
         live = self.store.files.at_work(self.grace)
         self.notes.clear()
-        roots = set(self.roots) | live | {mark for stage, mark in names if f"artifacts/{stage}/{mark}" not in old}
+        roots = set(self.roots) | live
+        roots |= {fingerprint for stage, fingerprint in names if f"artifacts/{stage}/{fingerprint}" not in old}
         for run_id, record in self._kept_runs().items():
             targets = set(record.get("targets", []))
             steps = record.get("steps")
@@ -173,39 +174,39 @@ class _Sweeping:
         needed: set[str] = set()
         aliased: set[str] = set()
         while roots:
-            mark = roots.pop()
-            if mark in needed:
+            fingerprint = roots.pop()
+            if fingerprint in needed:
                 continue
-            needed.add(mark)
-            made = manifests.get(mark)
+            needed.add(fingerprint)
+            made = manifests.get(fingerprint)
             if made is not None:
                 roots |= set(made.step.get("steps", {}))
                 aliased |= {made.alias_of} if made.alias_of else set()
-            elif mark in begun:
-                roots |= self._described(mark)
+            elif fingerprint in begun:
+                roots |= self._described(fingerprint)
         return needed | aliased  # an alias's target by itself: its own inputs are those of other arguments
 
-    def _described(self, mark: str) -> set[str]:
-        """What unfinished work rests on, as `Store.describe` left it."""
-        found: set[str] = set()
+    def _described(self, fingerprint: str) -> set[str]:
+        """Fingerprints that unfinished work rests on, as `Store.describe` left them."""
+        inputs: set[str] = set()
         for files in self._places.values():
             for stage in files.folders("unfinished"):
                 with suppress(OSError, Wrong, ValueError, KeyError):
-                    document = files.read(f"unfinished/{stage}/{mark}/step.json")
-                    found |= set(json.loads(document or b"{}")["steps"])
-        return found
+                    document = files.read(f"unfinished/{stage}/{fingerprint}/step.json")
+                    inputs |= set(json.loads(document or b"{}")["steps"])
+        return inputs
 
-    def _manifest(self, stage: str, mark: str) -> Manifest | None:
-        if (stage, mark) not in self._manifests:  # what is published never changes
+    def _manifest(self, stage: str, fingerprint: str) -> Manifest | None:
+        if (stage, fingerprint) not in self._manifests:  # what is published never changes
             try:
-                made = self.store.record(stage, mark)
+                made = self.store.record(stage, fingerprint)
             except Damaged:
-                self._broken.add(mark)
+                self._broken.add(fingerprint)
                 return None
             if made is None:
                 return None
-            self._manifests[stage, mark] = made
-        return self._manifests[stage, mark]
+            self._manifests[stage, fingerprint] = made
+        return self._manifests[stage, fingerprint]
 
     def _kept_runs(self) -> dict[str, dict[str, Any]]:
         """Kept ones, recent ones, those going on, and the last and the last successful of those asked for the same."""
@@ -247,15 +248,15 @@ class _Sweeping:
 
 def _things(files: Files, only: str = "") -> list[_Thing]:
     """All that may go, or `only` the thing of this name: of one listing a folder."""
-    found: dict[str, list[FileInfo]] = {}
+    files_of: dict[str, list[FileInfo]] = {}
     for folder, depth in DEPTHS.items():
         for info in files.walk(only or folder) if only.startswith(folder) or not only else ():
             parts = info.name.split("/")
             if len(parts) >= depth and ".." not in parts:
-                found.setdefault("/".join(parts[:depth]), []).append(info)
+                files_of.setdefault("/".join(parts[:depth]), []).append(info)
     return [
         _Thing(name.partition("/")[0], name, sum(info.size for info in infos), max(info.modified for info in infos))
-        for name, infos in sorted(found.items())
+        for name, infos in sorted(files_of.items())
     ]
 
 

@@ -25,12 +25,12 @@ def verify(store: Store, progress: Callable[[int, int], None] = no_progress, qua
     todo: list[tuple[Manifest, str, int]] = []
     for stage, fingerprint in store.names():
         try:
-            found = fresh.find(stage, fingerprint)
+            manifest = fresh.find(stage, fingerprint)
         except Damaged as damage:
             damaged.append(damage)
             continue
-        if found is not None and found.fingerprint == fingerprint:  # an alias's files are its target's
-            todo += [(found, entry.name, entry.size) for entry in found.files]
+        if manifest is not None and manifest.fingerprint == fingerprint:  # an alias's files are its target's
+            todo += [(manifest, entry.name, entry.size) for entry in manifest.files]
     total, done = sum(size for *_, size in todo), 0
 
     def read(item: tuple[Manifest, str, int]) -> Damaged | None:

@@ -16,23 +16,23 @@ from vbert.errors import UserError
 
 
 def why(store: Store, artifact: Artifact) -> list[str]:
-    """What sets `artifact` apart from the most alike finished artifact of its stage, a line a field.
+    """The differences between `artifact` and the most alike finished artifact of its stage, a line a field.
 
     `regions: settings.score 0.1 → 0.2`; an input that differs is followed to the settings that make it so.
     """
     wanted = steps_as_json(artifact)
     new = _Known({a.fingerprint: a.step.hashed for a in walk(artifact) if a.step}, wanted["steps"])
-    others = [found for found in store.manifests(artifact.stage_name) if found.fingerprint != artifact.fingerprint]
+    others = [made for made in store.manifests(artifact.stage_name) if made.fingerprint != artifact.fingerprint]
     there = store.record(artifact.stage_name, artifact.fingerprint)
-    said = [f"{artifact.title} {artifact.fingerprint[:8]} is there, made {there.created}"] if there else []
+    first = [f"{artifact.title} {artifact.fingerprint[:8]} is there, made {there.created}"] if there else []
     if not others:
         return [
-            *said,
+            *first,
             f"no other {artifact.stage_name} in {store.location}" if there else f"no {artifact.stage_name} yet",
         ]
-    hashed = {found.fingerprint: found.hashed for found in store.manifests()}
+    hashed = {made.fingerprint: made.hashed for made in store.manifests()}
     best: tuple[int, list[str], Manifest] | None = None
-    for other in sorted(others, key=lambda found: found.created, reverse=True):
+    for other in sorted(others, key=lambda made: made.created, reverse=True):
         old = _Known(hashed, other.step.get("steps", {}))
         lines = list(dict.fromkeys(_differences(old, other.fingerprint, new, artifact.fingerprint)))
         if best is None or len(lines) < best[0]:
@@ -40,30 +40,30 @@ def why(store: Store, artifact: Artifact) -> list[str]:
     assert best is not None
     _, lines, other = best
     titled = f"{other.stage}[{other.label}]" if other.label else other.stage
-    return [*said, f"compared with {titled} {other.fingerprint[:8]}, made {other.created}", *lines]
+    return [*first, f"compared with {titled} {other.fingerprint[:8]}, made {other.created}", *lines]
 
 
 def lineage(store: Store, fingerprint: str) -> list[str]:
-    """What a finished artifact was made from, a line a step, inputs first. `fingerprint` may be its beginning."""
-    found = [m for m in store.manifests() if m.fingerprint.startswith(fingerprint)]
-    if len(found) != 1:
-        how = f"{len(found)} artifacts begin with" if found else "no artifact begins with"
+    """The steps that a finished artifact was made by, a line each, inputs first. `fingerprint` may be its beginning."""
+    matching = [manifest for manifest in store.manifests() if manifest.fingerprint.startswith(fingerprint)]
+    if len(matching) != 1:
+        how = f"{len(matching)} artifacts begin with" if matching else "no artifact begins with"
         raise UserError(f"{how} {fingerprint!r} in {store.location}; `vbert status RECIPE` lists them")
     lines = []
-    steps = found[0].step["steps"]
-    for mark in _inputs_first(steps, found[0].step["build"]):
-        step = steps[mark]
+    steps = matching[0].step["steps"]
+    for made in _inputs_first(steps, matching[0].step["build"]):
+        step = steps[made]
         title = f"{step['stage']}[{step['label']}]" if step.get("label") else step["stage"]
-        manifest = store.record(step["stage"], mark)
+        manifest = store.record(step["stage"], made)
         if manifest is None:
             state = "not in the store"
         else:
             state = f"made {manifest.created} in {manifest.seconds:.1f} s" + (
                 f", as {manifest.alias_of[:8]}" if manifest.alias_of else ""
             )
-        inputs = [held[:8] for held in sorted(set(_artifacts(step["arguments"])))]
+        inputs = [other[:8] for other in sorted(set(_artifacts(step["arguments"])))]
         lines.append(
-            f"{title} {mark[:8]} version {step['version']}, {state}" + (f" ← {' '.join(inputs)}" * bool(inputs))
+            f"{title} {made[:8]} version {step['version']}, {state}" + (f" ← {' '.join(inputs)}" * bool(inputs))
         )
     return lines
 
@@ -71,11 +71,11 @@ def lineage(store: Store, fingerprint: str) -> list[str]:
 def _inputs_first(steps: dict[str, Any], target: str) -> list[str]:
     order: dict[str, None] = {}
 
-    def visit(mark: str) -> None:
-        if mark not in order:
-            for held in _artifacts(steps[mark]["arguments"]):
-                visit(held)
-            order[mark] = None
+    def visit(fingerprint: str) -> None:
+        if fingerprint not in order:
+            for other in _artifacts(steps[fingerprint]["arguments"]):
+                visit(other)
+            order[fingerprint] = None
 
     visit(target)
     return list(order)
@@ -83,14 +83,14 @@ def _inputs_first(steps: dict[str, Any], target: str) -> list[str]:
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known of the steps on one side: what was hashed, or else the step's file, which also holds places."""
+    """The known steps of one side: as hashed, or else as in the step's file, which also holds places."""
 
     hashed: dict[str, dict[str, Any]]
     steps: dict[str, dict[str, Any]]
 
-    def of(self, mark: str, hashed: bool) -> dict[str, Any] | None:
-        found = (self.hashed if hashed else self.steps).get(mark)
-        return None if found is None else {key: found[key] for key in ("stage", "version", "arguments")}
+    def of(self, fingerprint: str, hashed: bool) -> dict[str, Any] | None:
+        step = (self.hashed if hashed else self.steps).get(fingerprint)
+        return None if step is None else {key: step[key] for key in ("stage", "version", "arguments")}
 
 
 def _differences(old: _Known, before: str, new: _Known, after: str) -> Iterator[str]:
