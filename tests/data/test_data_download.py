@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from functools import cache
 from io import BytesIO
@@ -28,6 +27,7 @@ from data.http_script import (
     status,
     trickle,
 )
+from processes import until
 from pytest_httpserver import HTTPServer
 
 from vbert.data.download import RetryPolicy, fetch
@@ -217,10 +217,7 @@ def test_killed_download_goes_on_where_it_was(tmp_path: Path) -> None:
     with serving(slow) as server:
         child = subprocess.Popen([sys.executable, "-c", CHILD, server.url(), SHA256, str(tmp_path)])
         kept = tmp_path / "download.part"
-        deadline = time.monotonic() + 20
-        while not (kept.exists() and kept.stat().st_size > 40_000):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        until(lambda: kept.exists() and kept.stat().st_size > 40_000)
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
         size = kept.stat().st_size

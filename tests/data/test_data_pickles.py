@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import alive, until
 
 from vbert.data import pickles
 from vbert.data.pickles import PickleLimits, StoredTensor, UnsafePickle
@@ -242,11 +243,4 @@ os._exit(1)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     pid = int(done.stdout)
-    for _ in range(100):
-        state = Path(f"/proc/{pid}/stat")
-        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
-            return
-        import time
-
-        time.sleep(0.05)
-    raise AssertionError(f"process {pid} is still there")
+    until(lambda: not alive(pid), 30)

@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from e2e.finished import STAGES, TINY, contents, without
+from processes import children_of, until
 
 
 def command(store: Path, *more: str) -> list[str]:
@@ -34,11 +34,8 @@ def kill_in(store: Path, stage: str, wait: float, log: Path) -> bool:
     """Kill the group `wait` seconds after the stage's work began; False where it was done before."""
     running = start(store, log)
     unfinished = store / "unfinished" / stage
-    deadline = time.monotonic() + 120
-    while running.poll() is None and not (unfinished.is_dir() and any(unfinished.iterdir())):
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.005)
-    time.sleep(wait)
+    until(lambda: running.poll() is not None or (unfinished.is_dir() and any(unfinished.iterdir())), said=log.read_text)
+    time.sleep(wait)  # the moment is drawn
     alive = running.poll() is None
     os.killpg(running.pid, signal.SIGKILL) if alive else None
     running.wait()
@@ -47,14 +44,10 @@ def kill_in(store: Path, stage: str, wait: float, log: Path) -> bool:
 
 def kill_a_child(running: subprocess.Popen[bytes], luck: random.Random) -> bool:
     """Kill one of the run's child processes, whatever it is doing; False where it has none."""
-    found = []
-    for process in psutil.Process(running.pid).children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            if "vbert.artifacts.making.children" in process.cmdline():
-                found.append(process)
-    if found:
-        luck.choice(found).kill()
-    return bool(found)
+    there = children_of(running.pid)
+    if there:
+        luck.choice(there).kill()
+    return bool(there)
 
 
 OFTEN = ("regions", "pretrain", "report")  # a stage of units, one of checkpoints, one of neither; the others are slow

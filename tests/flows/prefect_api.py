@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx
+from processes import until
 
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -40,11 +40,12 @@ class Api:
 
     def tasks(self, flow_run_id: Any, count: int) -> dict[str, dict[str, Any]]:
         """Task runs by name, once `count` of them are final: they are recorded from events, a little later."""
-        for _ in range(150):
-            runs = self.post("task_runs/filter", flow_runs={"id": {"any_": [str(flow_run_id)]}}, limit=200)
-            if sum(run["state_type"] in FINAL for run in runs) >= count:
-                break
-            time.sleep(0.1)
+
+        def recorded() -> list[dict[str, Any]]:
+            return self.post("task_runs/filter", flow_runs={"id": {"any_": [str(flow_run_id)]}}, limit=200)
+
+        until(lambda: sum(run["state_type"] in FINAL for run in recorded()) >= count, 30, recorded)
+        runs = recorded()
         assert len(runs) == count, [(run["name"], run["state_name"]) for run in runs]
         return {run["name"]: run for run in runs}
 
@@ -57,13 +58,13 @@ class Api:
 
     def logs(self, flow_run_id: Any, wanted: str) -> list[str]:
         """The lines, once `wanted` is in one of them."""
-        for _ in range(100):
+
+        def lines() -> list[str]:
             found = self.post("logs/filter", logs={"flow_run_id": {"any_": [str(flow_run_id)]}}, limit=200)
-            lines = [line["message"] for line in found]
-            if any(wanted in line for line in lines):
-                return lines
-            time.sleep(0.1)
-        raise AssertionError(lines)
+            return [line["message"] for line in found]
+
+        until(lambda: any(wanted in line for line in lines()), 30, lines)
+        return lines()
 
 
 def states(tasks: dict[str, dict[str, Any]]) -> dict[str, str]:

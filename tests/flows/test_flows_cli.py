@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import until
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 
@@ -335,9 +335,7 @@ def test_stopped_it_says_so_and_leaves_a_checkpoint(how: signal.Signals, store: 
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in background
     )
     try:
-        deadline = time.monotonic() + 120
-        while not checkpoints(store) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: checkpoints(store) or process.poll() is not None)
         os.killpg(process.pid, how)  # as a terminal does
         _, said = process.communicate(timeout=60)
     finally:

@@ -16,9 +16,10 @@ from typing import Any
 import psutil
 import pytest
 from e2e.finished import TINY, contents, without
-from flow_processes import ENVIRONMENT, Flows, begun, children_of, committed, free, gone, until
+from flow_processes import ENVIRONMENT, Flows, begun, committed, free
 from fragile_stages import fragile_graph
 from prefect_api import Api
+from processes import children_of, gone, until
 
 from vbert.artifacts.making.engine import build_here
 

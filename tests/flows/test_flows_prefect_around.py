@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from flow_processes import gone
+from processes import gone
 
 ROOT = Path(__file__).parents[2]
 PROXY = {"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}

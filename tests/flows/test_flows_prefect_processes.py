@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from artifacts import toy
-from flow_processes import Flows, begun, children_of, committed, free, gone, until
+from flow_processes import Flows, begun, committed, free
 from fragile_stages import busy, fragile_graph
 from prefect_api import Api
+from processes import children_of, gone, until
 
 from vbert.artifacts.making.engine import build_here
 from vbert.artifacts.store.store import Store

@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect_api import Api
+from processes import until
 
 from flows.graph import graph
 from flows.recipe import resolve
@@ -48,17 +48,17 @@ def test_a_schedule_runs_the_pipeline_twice_the_second_all_cached(
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as `&` in a script does
         )
     try:
-        runs: list[dict[str, Any]] = []
-        end = time.monotonic() + 240  # about 35 on a quiet machine
-        while len(runs) < 2 and time.monotonic() < end:
-            time.sleep(0.5)
-            deployment = api.deployment("pipeline", "tiny")
-            filters = {
-                "deployment_id": {"any_": [deployment.get("id", str(store))]},
-                "state": {"name": {"any_": ["Completed", "Failed", "Crashed"]}},
-            }
-            runs = api.flow_runs(flow_runs=filters) if deployment else []
-        assert len(runs) >= 2, (tmp_path / "log").read_text()
+        deployment = until(lambda: api.deployment("pipeline", "tiny"), said=(tmp_path / "log").read_text)
+        filters = {
+            "deployment_id": {"any_": [deployment["id"]]},
+            "state": {"name": {"any_": ["Completed", "Failed", "Crashed"]}},
+        }
+
+        def two() -> list[dict[str, Any]]:
+            ended = api.flow_runs(flow_runs=filters)
+            return ended if len(ended) >= 2 else []
+
+        runs = until(two, 240, (tmp_path / "log").read_text)  # about 35 s on a quiet machine
     finally:
         served.terminate()
         assert served.wait(30) == 0

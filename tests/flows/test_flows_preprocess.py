@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from processes import until
 from regions.regions_tiny import encoded, picture, small_spec, untrained
 
 from vbert.regions.shards import Shards
@@ -273,10 +273,9 @@ def test_killed_and_run_again_it_goes_on(preprocess: Vbert, tmp_path: Path, dete
     command = [sys.executable, "-m", "flows.cli", "preprocess", "photos", "--out", "out", "--local", "--set", SHARDS]
     process = subprocess.Popen([*command, *detector], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
     units = tmp_path / "store" / "unfinished" / "regions"
-    deadline = time.monotonic() + 120
-    while len(done := list(units.glob("*/units/*/unit.json"))) < 2 and time.monotonic() < deadline:
-        assert process.poll() is None
-        time.sleep(0.005)
+    until(lambda: len(list(units.glob("*/units/*/unit.json"))) >= 2 or process.poll() is not None)
+    assert process.poll() is None
+    done = list(units.glob("*/units/*/unit.json"))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ import time
 from collections.abc import Generator, Iterator
 
 import pytest
+from processes import until
 
 from vbert.regions.prefetch import prepared_ahead, run_ahead
 
@@ -31,10 +32,8 @@ def test_run_ahead_overlaps_and_is_bounded() -> None:
     taken: list[int] = []
     coming = run_ahead(numbers(taken), 3)
     assert next(coming) == 0
-    deadline = time.monotonic() + 5
-    while len(taken) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.05)
+    until(lambda: len(taken) >= 5, 60)
+    time.sleep(0.05)  # for one more than there may be: what never comes can't be waited for
     assert len(taken) == 5, "one taken, three waiting, one that waits for room"
     assert list(coming) == list(range(1, 100))
 

@@ -6,13 +6,13 @@ import math
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 import torch
+from processes import alive, until
 from safetensors.torch import load_file
 from training.training_toy import ToyTrainable, in_processes, job, train
 from transformers import get_scheduler
@@ -271,17 +271,7 @@ def test_loader_workers_die_with_a_killed_trainer(tmp_path: Path) -> None:
     in_processes(tmp_path, 1, [ToyTrainable(kill_at=6, note=tmp_path / "pids")], SCHEDULE, loader_workers=2)
     pids = {int(p.name) for p in (tmp_path / "pids").iterdir()}
     assert len(pids) == 2
-    deadline = time.monotonic() + 3
-    while any(_alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, "a loader worker outlived its trainer"
-        time.sleep(0.05)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    until(lambda: not any(map(alive, pids)), 30, lambda: "a loader worker outlived its trainer")
 
 
 @pytest.mark.parametrize("steps", [1, 7, 100])
