@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,13 +198,8 @@ def test_damage_found_while_reading_is_mended_within_the_task(api: Api, tmp_path
     run(store)
     before = bits(store)
     target = toy.graph()
-    total, squares = Store(store).directory("toy_total", target.fingerprint), target.input("squares")
-    total.chmod(0o755)
-    for path in total.iterdir():
-        path.chmod(0o644)
-        path.unlink()
-    total.rmdir()
-    damaged = Store(store).directory("toy_squares", squares.fingerprint) / "0002.json"
+    shutil.rmtree(store / "artifacts" / "toy_total" / target.fingerprint)
+    damaged = target.input("squares").bound(Store(store)).path / "0002.json"
     damaged.chmod(0o644)
     damaged.write_bytes(b"5")  # the size stays, so only reading shows it
     flow_run, state, here = run(store)
