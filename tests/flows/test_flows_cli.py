@@ -26,91 +26,68 @@ def store(finished_store: Path, tmp_path: Path) -> Path:
 # ---------------------------------------------------------------------- wrong usage
 
 
-KEY, SPEC = "there is no such key", "in data_specs"
-WRONG = [  # in tiny.yaml, instead of it, what is said
-    ("pretrain: {", "pretrain: {stepz: 7, ", f"11:12: pretrain.stepz: {KEY}; did you mean 'steps'?"),
-    ("steps: 6,", "steps: -6,", "7:59: detector.train.steps: input should be greater than or equal to 0 (got -6)"),
-    ("limit: 60", "limit: many", '3:8: limit: input should be a valid integer (got "many")'),
-    ("images: 100", "images: 0", "5:34: data.shapes.images: input should be greater than or equal to 1 (got 0)"),
-    (
-        "{spec: easy_vqa}",
-        "{spec: easy_vqq}",
-        f"6:20: data.easy_vqa.spec: no data set 'easy_vqq' {SPEC}/datasets; did you mean 'easy_vqa'?",
-    ),
-    (
-        "{spec: shapes_cnn",
-        "{spec: shapes",
-        f"7:18: detector.spec: no detector 'shapes' {SPEC}/detectors; did you mean 'shapes_cnn'?",
-    ),
-    (
-        "vqa: {data: easy_vqa",
-        "vqa: {data: easyvqa",
-        "13:15: downstream.vqa.data: no data set 'easyvqa' under `data`; did you mean 'easy_vqa'?",
-    ),
-    (
-        "[shapes, easy_vqa]",
-        "[shape, easy_vqa]",
-        "11:19: pretrain.data.0: no data set 'shape' under `data`; did you mean 'shapes'?",
-    ),
-    ("heads: 2", "heads: 3", "10:8: model: hidden_size 32 is not a multiple of heads 3"),
-    (
-        "  vqa: {",
-        "  vqa: {start: x, ",
-        "13:16: downstream.vqa.start: nothing to start from is called 'x'; valid: ",
-    ),
-    ("seed: 0", "seed: [", "4:5: not YAML: "),
-    (
-        "model: {layers: 1",
-        "model: {init: minilm_l6",
-        "10:39: model.hidden_size: 32, but 384 is that of init minilm_l6: leave it out",
-    ),
-    (
-        "data: easy_vqa, steps: 8",
-        "data: easy_vqa, steps: 0",
-        "13:32: downstream.vqa.steps: 0 evaluates the start as it ",
-    ),
+# in tiny.yaml, instead of it, the place and field that are named, and what else must be: the nearest name, the value
+WRONG = [
+    ("pretrain: {", "pretrain: {stepz: 7, ", "11:12: pretrain.stepz", "'steps'"),
+    ("steps: 6,", "steps: -6,", "7:59: detector.train.steps", "-6"),
+    ("limit: 60", "limit: many", "3:8: limit", "many"),
+    ("images: 100", "images: 0", "5:34: data.shapes.images", "0"),
+    ("{spec: easy_vqa}", "{spec: easy_vqq}", "6:20: data.easy_vqa.spec", "'easy_vqa'"),
+    ("{spec: shapes_cnn", "{spec: shapes", "7:18: detector.spec", "'shapes_cnn'"),
+    ("vqa: {data: easy_vqa", "vqa: {data: easyvqa", "13:15: downstream.vqa.data", "'easy_vqa'"),
+    ("[shapes, easy_vqa]", "[shape, easy_vqa]", "11:19: pretrain.data.0", "'shapes'"),
+    ("heads: 2", "heads: 3", "10:8: model", "heads 3"),
+    ("  vqa: {", "  vqa: {start: x, ", "13:16: downstream.vqa.start", "'x'"),
+    ("seed: 0", "seed: [", "4:5: ", "YAML"),
+    ("model: {layers: 1", "model: {init: minilm_l6", "10:39: model.hidden_size", "384"),
+    ("data: easy_vqa, steps: 8", "data: easy_vqa, steps: 0", "13:32: downstream.vqa.steps", "0"),
 ]
 
 
-@pytest.mark.parametrize(("was", "wrong", "said"), WRONG, ids=[said.partition(": ")[2][:40] for _, _, said in WRONG])
-def test_a_wrong_recipe_is_refused_with_its_place(was: str, wrong: str, said: str, vbert: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("was", "wrong", "place", "named"), WRONG, ids=[place for _, _, place, _ in WRONG])
+def test_a_wrong_recipe_is_refused_with_its_place(
+    was: str, wrong: str, place: str, named: str, vbert: Any, tmp_path: Path
+) -> None:
     text = TINY.read_text()
     assert was in text
     Path("r.yaml").write_text(text.replace(was, wrong, 1))
     code, _, error = vbert("run", "r.yaml", "--local")
     assert code == 2
-    assert error.startswith(f"vbert: r.yaml:{said}"), error
+    assert error.startswith(f"vbert: r.yaml:{place}"), error
+    assert named in error.removeprefix(f"vbert: r.yaml:{place}"), error
     assert error.count("\n") == 1
     assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "named"),
     [
-        ("run dmo", "no recipe 'dmo'; did you mean 'demo'?, or give a .yaml file"),
-        ("run nix.yaml", "nix.yaml: can't be read: No such file or directory"),
-        ("run demo --set pretrain.stepz=3", "--set pretrain.stepz: pretrain.stepz: there is no such key; did you"),
-        ("run demo --set seed", "--set 'seed': write it as KEY=VALUE, for example --set seed=1"),
-        ("run demo --until regionz", "no stage 'regionz' in this recipe; did you mean 'regions'?"),
-        ("run demo --force regionz", "no stage 'regionz' in this recipe; did you mean 'regions'?"),
-        ("run demo --machine units=4", "--machine units: there is no such setting; "),
-        ("run demo --limit -3", "--set limit: limit: input should be greater than or equal to 1 (got -3)"),
-        ("run demo --local --prefect", "--local and --prefect exclude each other"),
-        ("run demo --local --store /proc/none", "no store can be made in /proc/none (No such file or directory); "),
-        ("run demo --set model.init=foo", "no model 'foo' in data_specs/models; "),
-        ("path demo regions", "regions means 2 artifacts; name one: regions[shapes], regions[easy_vqa]"),
-        ("build nix.json", "nix.json: [Errno 2] No such file or directory: 'nix.json'; `vbert path "),
-        ("schedule demo", "give one of --cron and --every"),
-        ("init dmo", "no recipe 'dmo'; did you mean 'demo'?"),
-        ("gc", "no store in "),
-        ("verify --store other", "no store in "),
-        ("keep 2026-demo", "no store in "),
+        ("run dmo", "'dmo' 'demo'"),
+        ("run nix.yaml", "nix.yaml"),
+        ("run demo --set pretrain.stepz=3", "--set pretrain.stepz"),
+        ("run demo --set seed", "--set 'seed' KEY=VALUE"),
+        ("run demo --until regionz", "'regionz' 'regions'"),
+        ("run demo --force regionz", "'regionz' 'regions'"),
+        ("run demo --machine units=4", "--machine units"),
+        ("run demo --limit -3", "limit -3"),
+        ("run demo --local --prefect", "--local --prefect"),
+        ("run demo --local --store /proc/none", "/proc/none --store"),
+        ("run demo --set model.init=foo", "'foo' data_specs/models"),
+        ("path demo regions", "regions[shapes] regions[easy_vqa]"),
+        ("build nix.json", "nix.json"),
+        ("schedule demo", "--cron --every"),
+        ("init dmo", "'dmo' 'demo'"),
+        ("gc", "store --store"),
+        ("verify --store other", "other"),
+        ("keep 2026-demo", "store --store"),
     ],
-)  # fmt: skip
-def test_wrong_usage_is_one_sentence(arguments: str, said: str, vbert: Any, tmp_path: Path) -> None:
+)
+def test_wrong_usage_is_one_sentence(arguments: str, named: str, vbert: Any, tmp_path: Path) -> None:
+    """It names what is wrong, and the nearest that is right."""
     code, _, error = vbert(*arguments.split())
     assert code == 2
-    assert error.startswith(f"vbert: {said}"), error
+    assert error.startswith("vbert: "), error
+    assert [word for word in named.split() if word not in error] == [], error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

@@ -36,7 +36,7 @@ def start(prefect_server: dict[str, str], tmp_path: Path) -> Iterator[Flows]:
     flows.close()
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_ended_among_its_units_it_goes_on_with_the_missing_ones(
     start: Flows,
     prefect_server: dict[str, str],

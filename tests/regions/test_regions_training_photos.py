@@ -87,6 +87,7 @@ def trained(
     return DetectorWeights.at(directory / "made")
 
 
+@pytest.mark.slow  # test_regions_training.py kills a small one
 def test_a_killed_training_from_a_classifier_goes_on_to_the_same_bytes(
     tmp_path: Path, photos: Images, classifier: RawFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
