@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import stat
 import subprocess
 import time
@@ -19,12 +18,10 @@ from artifacts.crash_states import Log
 from safetensors import SafetensorError
 
 from vbert.artifacts.making.engine import Built, Engine, Events, build_here
-from vbert.artifacts.making.plan import plan
 from vbert.artifacts.steps.stage import Build, Figures, stage
 from vbert.artifacts.store import durable
-from vbert.artifacts.store.manifest import content_digest
 from vbert.artifacts.store.store import Store
-from vbert.errors import BuildError, Damaged, UserError
+from vbert.errors import BuildError, UserError
 
 SLOW = toy.Slow()
 
@@ -98,40 +95,6 @@ def test_a_second_run_builds_nothing_and_writes_nothing(tmp_path: Path) -> None:
         assert set(outcomes(toy.graph(2), tmp_path).values()) == {"cached"}
     assert log.ops == []
     assert tree(tmp_path) == before
-
-
-def test_early_cut_off_makes_aliases(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    first = build_here([toy.graph(2)], store)[0]
-    again = toy.graph(2, order="down")  # other arguments, the same numbers
-    made = outcomes(again, store)
-    assert made == {
-        "toy_numbers[one]": "built",
-        "toy_squares[one]": "adopted",
-        "toy_numbers[two]": "built",
-        "toy_squares[two]": "adopted",
-        "toy_total": "adopted",
-    }
-    assert again.bound(store).read() == first.read()
-    assert again.bound(store).path == first.path
-    own = store.record("toy_total", again.fingerprint)
-    assert own is not None
-    assert (own.alias_of, own.files) == (first.fingerprint, [])
-    assert {line.status for line in plan([again], store)} == {"present"}
-    assert set(outcomes(again, store).values()) == {"cached"}
-
-
-def test_an_alias_whose_target_went_is_built_again(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    first, again = toy.squares(toy.numbers(2), SLOW), toy.squares(toy.numbers(2, "down"), SLOW)
-    build_here([first], store)
-    build_here([again], store)
-    shutil.rmtree(first.bound(store).path.parent)
-    with pytest.raises(Damaged, match=f"alias of {first.fingerprint[:8]}, which is gone"):
-        store.find("toy_squares", again.fingerprint)
-    assert outcomes(again, store) == {"toy_numbers": "cached", "toy_squares": "built"}
-    assert again.bound(store).read() == {"0000.json": 0, "0001.json": 1}
-    assert outcomes(first, store) == {"toy_numbers": "cached", "toy_squares": "adopted"}
 
 
 def test_first_publisher_wins(tmp_path: Path) -> None:
@@ -270,35 +233,10 @@ except BuildError as error: print(error)
         assert tree(data) == before
 
 
-@pytest.mark.parametrize(
-    ("record", "said"),
-    [
-        ('{"format": 3, "id": "x"}', "store format 3, this version knows 2; upgrade vbert"),
-        ('{"format": "new"}', "is not a store's record"),
-        ("[]", "is not a store's record"),
-        ("", "is not a store's record"),
-    ],
-)
-def test_a_newer_or_foreign_store_is_refused(tmp_path: Path, record: str, said: str) -> None:
-    (tmp_path / "store.json").write_text(record)
-    with pytest.raises(UserError, match=said):
-        Store(tmp_path)
-
-
 def test_a_file_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file; --store takes a directory"):
         Store(tmp_path / "file")
-
-
-def test_a_newer_manifest_is_not_read(tmp_path: Path) -> None:
-    made = build_here([toy.numbers(2)], tmp_path)[0]
-    path = made.path.parent / "manifest.json"
-    newer = made.manifest.model_copy(update={"format": 2})
-    path.chmod(0o644)
-    path.write_bytes(newer.dumps())
-    with pytest.raises(Damaged, match="format 2, this version reads 1"):
-        Store(tmp_path).find("toy_numbers", made.fingerprint)
 
 
 def test_moving_a_store_is_mv(tmp_path: Path) -> None:
@@ -310,38 +248,6 @@ def test_moving_a_store_is_mv(tmp_path: Path) -> None:
     for order in ("up", "down"):
         assert set(outcomes(toy.graph(2, order=order), tmp_path / "new").values()) == {"cached"}
         assert toy.graph(2, order=order).bound(Store(tmp_path / "new")).read() == 6
-
-
-def test_runs(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    assert store.runs() == {}
-    store.record_run("20260101-a", {"recipe": "a", "status": "running"})
-    store.record_run("20260102-b", {"recipe": "b"})
-    store.record_run("20260101-a", {"recipe": "a", "status": "done"})
-    (tmp_path / "runs" / "torn.json").write_text('{"recipe"')
-    assert store.runs() == {"20260101-a": {"recipe": "a", "status": "done"}, "20260102-b": {"recipe": "b"}}
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["20260101-a.json", "20260102-b.json", "torn.json"]
-    Store(tmp_path).record_run("20260102-b", {"recipe": "c"})  # by another process, and as long as before
-    assert store.runs()["20260102-b"] == {"recipe": "c"}
-
-
-def test_quarantine_moves_only_what_is_still_damaged(tmp_path: Path) -> None:
-    """Two readers see one damage; the first mends it; the second must not move what is whole by now."""
-    store, target = Store(tmp_path), toy.numbers(2)
-    made = build_here([target], store)[0]
-    (made.path / "numbers.json").chmod(0o644)
-    (made.path / "numbers.json").write_text("[9, 9]")
-    other = Store(tmp_path)
-    with pytest.raises(Damaged) as seen:
-        target.bound(other).read()
-    moved = store.quarantine(seen.value)
-    assert moved is not None
-    assert next(Path(moved).glob("*/numbers.json")).read_text() == "[9, 9]"
-    assert Path(moved).parent == tmp_path / "damaged"
-    assert other.quarantine(seen.value) is None  # gone
-    build_here([target], store)
-    assert other.quarantine(seen.value) is None  # whole
-    assert target.bound(Store(tmp_path)).read() == [0, 1]
 
 
 def test_a_publish_between_two_looks_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,33 +268,6 @@ def test_a_publish_between_two_looks_is_no_damage(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "lstat", publishes_after_the_look)
     store.find("toy_numbers", target.fingerprint)  # raises nothing
     assert store.find("toy_numbers", target.fingerprint) is not None
-
-
-def test_force_compares_bits_and_replaces_nothing(tmp_path: Path) -> None:
-    store, target = Store(tmp_path), toy.squares(toy.numbers(2), SLOW)
-    made = build_here([target], store)[0]
-    engine = Engine(store)
-    before = tree(made.path)
-    assert engine.compare(target) == []
-    path = made.path / "0001.json"
-    path.chmod(0o644)
-    path.write_text("2")
-    record = made.manifest.model_copy(
-        update={
-            "files": [
-                e.model_copy(update={"sha256": "0" * 64}) if e.name == "0001.json" else e for e in made.manifest.files
-            ]
-        }
-    )
-    record = record.model_copy(update={"content": content_digest(record.files)})
-    manifest, folder = made.path.parent / "manifest.json", made.path
-    manifest.chmod(0o644)
-    manifest.write_bytes(record.dumps())
-    path = folder.rename(folder.with_name(record.content[:12])) / "0001.json"
-    assert Engine(Store(tmp_path)).compare(target) == ["0001.json"]
-    assert tree(made.path) != before
-    assert path.read_text() == "2"
-    assert list((tmp_path / "unfinished").glob("*/*")) == []
 
 
 def test_two_who_compare_do_not_clear_away_each_others_work(tmp_path: Path) -> None:
