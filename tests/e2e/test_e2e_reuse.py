@@ -96,7 +96,7 @@ def test_a_flipped_byte_is_named_and_rebuilt(
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     summary, said = run("--store", store, "--set", changes)
-    assert f"{stage}/{path.parent.name[:8]}/{file} is damaged" in said
+    assert f"{stage}/{path.parents[1].name[:8]}/{file} is damaged" in said
     assert list((store / "damaged").glob(f"{stage}-*"))
     clean, _ = run("--store", shutil.copytree(finished_store, store.parent / "clean"), "--set", changes)
     assert summary["metrics"] == clean["metrics"]
