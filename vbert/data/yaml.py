@@ -339,7 +339,7 @@ def _names_at(model: Any, path: list[str]) -> set[str]:
 
 
 def _remedy(model: Any, path: list[str]) -> str:
-    """What to do about the field at `path`, where it is one that was removed; else nothing."""
+    """The remedy for the field at `path` if it was removed; else ""."""
     marks = [removed(kind).get(path[-1]) for kind in _models_at(model, path[:-1])]
     return next((f"was removed: {mark.remedy}" for mark in marks if mark is not None), "")
 

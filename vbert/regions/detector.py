@@ -125,7 +125,7 @@ class RegionSettings(Settings):
 
 
 class ExtractionNumerics(Settings):
-    """What changes the bits of features by choice. `fp16` is for GPUs without bf16."""
+    """Settings that change the bits of features. `fp16` is for GPUs without bf16."""
 
     threads: int = Field(1, ge=1, description="operator threads a process")
     processes: ClassVar[Removed] = Removed(
