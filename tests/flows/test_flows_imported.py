@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refused import refused
 from regions import interop_files as files
 
 from flows.graph import graph
@@ -102,5 +103,5 @@ def test_a_detector_that_is_not_trained_here_is_said(tmp_path: Path, monkeypatch
         '{"data": {"photos": {"folder": "."}}, '
         '"detector": {"spec": "detectron2_faster_rcnn_R_50_FPN_3x", "train": {"data": "photos"}}}'
     )
-    with pytest.raises(UserError, match=r"backend 'detectron2' trains no detector; leave out detector.train"):
+    with refused("'detectron2'", "detector.train", error=UserError):
         graph(load_yaml(fields, "a recipe", Recipe, {}))

@@ -49,9 +49,9 @@ def test_a_format_can_be_named_and_is_refused_where_none_fits(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"notes\.txt: none of the formats that can be read; name the one") as caught:
         interop.recognised(tmp_path / "notes.txt")
     assert "lxmert_tsv     LXMERT TSV (10 columns)" in caught.value.details
-    with pytest.raises(UserError, match=r"no format 'lxmert'.*did you mean 'lxmert_tsv'"):
+    with refused("'lxmert'", "'lxmert_tsv'", error=UserError):
         interop.recognised(tmp_path / "notes.txt", "lxmert")
-    with pytest.raises(UserError, match="no such file"):
+    with refused("absent.tsv", error=UserError):
         interop.recognised(tmp_path / "absent.tsv")
 
 
@@ -127,14 +127,14 @@ def test_an_npy_of_128_bytes_that_claims_a_tebibyte(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     with path.open("wb") as out:
         np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": (2**38, 1)})
-    with pytest.raises(BadEntry, match="bytes more"):
+    with refused("a.npy", error=BadEntry):
         read_all(path)
 
 
 def test_companions_must_be_there(tmp_path: Path) -> None:
     path = files.ban_hdf5(tmp_path / "train.hdf5", GIVEN)
     (tmp_path / "train_imgid2idx.pkl").unlink()
-    with pytest.raises(UserError, match=r"train\.hdf5: there is no train_imgid2idx\.pkl beside it"):
+    with refused("train.hdf5", "train_imgid2idx.pkl", error=UserError):
         read_all(path)
 
 
@@ -161,11 +161,11 @@ def test_hostile_pickles_inside_the_formats_run_nothing(tmp_path: Path, monkeypa
     key = f"train2014/{GIVEN[0].name}"
     with lmdb.open(str(mmf)) as env, env.begin(write=True) as txn:
         txn.put(key.encode(), pickle.dumps({"features": Shell()}))
-    with pytest.raises(BadEntry, match=rf"{key}: unsafe pickle: this pickle is not read, because it names"):
+    with refused(key, "unsafe pickle", "system", error=BadEntry):
         read_all(mmf)
     npy = files.mmf_npy(tmp_path / "npy", GIVEN)
     np.save(npy / f"{GIVEN[0].name}_info.npy", np.array(Shell(), dtype=object), allow_pickle=True)
-    with pytest.raises(BadEntry, match=r"_info\.npy: unsafe pickle"):
+    with refused("_info.npy", "unsafe pickle", error=BadEntry):
         read_all(npy)
     assert not (tmp_path / "ran").exists()
 
@@ -178,7 +178,7 @@ def test_hdf5_that_points_to_other_files(tmp_path: Path) -> None:
     with h5py.File(path, "a") as out:
         del out["image_bb"]
         out["image_bb"] = h5py.ExternalLink("other.hdf5", "/image_bb")
-    with pytest.raises(UserError, match="no data set 'image_bb' of numbers in the file itself"):
+    with refused("train.hdf5", "'image_bb'", error=UserError):
         read_all(path)
 
 
@@ -192,7 +192,7 @@ def test_msgpack_with_a_pickle_inside(tmp_path: Path) -> None:
     hostile = {b"nd": True, b"type": "|O", b"kind": b"O", b"shape": (1,), b"data": pickle.dumps(Shell())}
     with lmdb.open(str(path)) as env, env.begin(write=True) as txn:
         txn.put(key, msgpack.dumps({"features": hostile, "norm_bb": hostile}))
-    with pytest.raises(BadEntry, match="no arrays by msgpack"):
+    with refused("x", "msgpack", error=BadEntry):
         read_all(path)
     assert not Path("ran").exists()
 
@@ -203,7 +203,7 @@ def test_keys_that_lead_nowhere(tmp_path: Path) -> None:
     path = files.uniter_lmdb(tmp_path / "x", GIVEN)
     with lmdb.open(str(path)) as env, env.begin(write=True) as txn:
         txn.put(b"__keys__", json.dumps(["gone.npz"]).encode())
-    with pytest.raises(BadEntry, match=r"gone\.npz: missing"):
+    with refused("gone.npz", error=BadEntry):
         read_all(path)
 
 
@@ -328,7 +328,7 @@ def pixels(kind: str) -> list[Image]:
 def test_the_last_six_of_oscars_numbers_are_never_taken_for_features(kind: str, tmp_path: Path) -> None:
     path = files.oscar_tsv(tmp_path / "a.tsv", pixels(kind), boxes=False)
     if kind == "no box":
-        with pytest.raises(BadEntry, match="262 numbers are 256 and the six of a box, but the last six are no box"):
+        with refused("a.tsv:1", "262", "256", error=BadEntry):
             read_all(path)
         return
     for one, read in zip(pixels(kind), read_all(path).values(), strict=True):
@@ -389,5 +389,5 @@ def test_an_lmdb_of_tensorpack_is_named(tmp_path: Path) -> None:
 
     with lmdb.open(str(tmp_path / "x")) as env, env.begin(write=True) as txn:
         txn.put(b"__keys__", b"\x92\xc4\x011\xc4\x012")
-    with pytest.raises(UserError, match="tensorpack's, of ViLBERT's or volta's pre-training"):
+    with refused("x", "tensorpack", error=UserError):
         read_all(tmp_path / "x")
