@@ -20,7 +20,7 @@ def until(condition: Callable[[], T], seconds: float = 200.0, said: Callable[[],
     while not (value := condition()):
         assert time.monotonic() < end, said()
         time.sleep(pause)
-        pause = min(1.5 * pause, 0.05)  # a server is asked too
+        pause = min(1.5 * pause, 0.02)  # a server is asked too
     return value
 
 

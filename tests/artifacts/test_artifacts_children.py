@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from artifacts import toy
+from processes import alive, until
 
 from vbert.artifacts.making import worker_main, workers
 from vbert.artifacts.making.engine import Engine, Events, build_here
@@ -246,7 +247,7 @@ def test_a_long_lived_childs_memory_stays(capsys: pytest.CaptureFixture[str]) ->
     first, last = after(2), after(12)
     process = psutil.Process(pool.run(who))
     pool.run(back, b"x" * (128 << 20))
-    _until(lambda: process.memory_info().rss < first + (64 << 20))
+    until(lambda: process.memory_info().rss < first + (64 << 20))
     with capsys.disabled():
         print(f" {first >> 20}, {last >> 20}, {process.memory_info().rss >> 20} MiB ", end="")
     assert last < first + (32 << 20)  # what the allocator keeps
@@ -257,7 +258,7 @@ def test_sigterm_lets_a_call_leave_off(tmp_path: Path) -> None:
     pool = Workers(1)
     with pool.borrowed(1) as (child,):
         child.start(until_told, (tmp_path / "there",), {})
-        _until((tmp_path / "there").exists)
+        until((tmp_path / "there").exists)
         child.process.terminate()
         with pytest.raises(Stopped):
             child.result(None, time.monotonic() + 20)
@@ -269,7 +270,7 @@ def test_sigterm_while_sigterm_is_handled(tmp_path: Path) -> None:
     """A scheduler tells the whole group, and the parent its children."""
     child = workers.Worker()
     child.start(listening, (tmp_path / "there", 2.0), {})
-    _until((tmp_path / "there").exists)
+    until((tmp_path / "there").exists)
     for n in range(2000):
         child.process.terminate()
         soon = time.perf_counter() + n % 100 / 1e6
@@ -287,7 +288,7 @@ def test_several_that_do_not_heed_are_killed_after_one_grace(tmp_path: Path, mon
     several = [workers.Worker() for _ in range(3)]
     for number, child in enumerate(several):
         child.start(listening, (tmp_path / str(number), 60.0), {})
-        _until((tmp_path / str(number)).exists)
+        until((tmp_path / str(number)).exists)
     began = time.monotonic()
     workers.terminate(several)
     assert time.monotonic() - began < 2.5, "it was a grace each"
@@ -298,19 +299,12 @@ def test_terminate_does_not_wait_for_nothing(tmp_path: Path) -> None:
     """A function that does not listen finishes; its child then goes, long before the grace is over."""
     child = workers.Worker()
     child.start(deaf, (tmp_path / "there",), {})
-    _until((tmp_path / "there").exists)
+    until((tmp_path / "there").exists)
     began = time.monotonic()
     workers.terminate([child])
     assert time.monotonic() - began < workers.GRACE
     assert child.result(None, None) == "finished"
     child.close()
-
-
-def _until(condition: Any, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -331,21 +325,14 @@ with ThreadPoolExecutor(2) as threads: list(threads.map(run, range(2)))
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    _until(lambda: all((tmp_path / str(n)).exists() and (tmp_path / str(n)).read_text() for n in range(2)))
+    until(lambda: all((tmp_path / str(n)).exists() and (tmp_path / str(n)).read_text() for n in range(2)))
     pids = [int((tmp_path / str(n)).read_text()) for n in range(2)]
     os.kill(parent.pid, how)
     parent.wait(60)
     began = time.monotonic()
-    _until(lambda: not any(alive(pid) for pid in pids))
+    until(lambda: not any(alive(pid) for pid in pids))
     with capsys.disabled():
         print(f" {time.monotonic() - began:.2f} s ", end="")
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def busy(report: Path) -> None:

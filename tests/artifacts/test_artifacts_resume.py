@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from artifacts import toy
+from processes import until
 
 from vbert.artifacts.making.engine import build_here
 from vbert.artifacts.making.plan import walk
@@ -79,11 +80,11 @@ def test_killed_at_random_moments(
         before = log.read_text().count("\n")
         # At a piece of work more, then a moment later: in a unit, between two, at a commit, at publishing.
         more, moment = draw.randrange(0, 5), draw.random() * 2 * SECONDS
-        while process.poll() is None and log.read_text().count("\n") < before + more:
-            time.sleep(0.002)
+        wanted = before + more
+        until(lambda: process.poll() is not None or log.read_text().count("\n") >= wanted)  # noqa: B023  at once
         if process.poll() is not None:
             break
-        time.sleep(moment)
+        time.sleep(moment)  # the moment is drawn
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         kills += 1
@@ -112,9 +113,8 @@ def test_a_committed_unit_is_never_made_again(tmp_path: Path, monkeypatch: pytes
     store, log, again = tmp_path / "store", tmp_path / "log", tmp_path / "again"
     process = command(store, log, seconds=1)
     units = store / "unfinished" / "toy_squares"
-    while len(list(units.glob("*/units/*/unit.json"))) < 2:  # two more are being made
-        time.sleep(0.002)
-        assert process.poll() is None
+    until(lambda: len(list(units.glob("*/units/*/unit.json"))) >= 2 or process.poll() is not None)
+    assert process.poll() is None  # two more are being made
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     have = {int(path.parent.name) for path in units.glob("*/units/*/unit.json")}
