@@ -2,6 +2,7 @@
 
 `old_store.tar.xz` holds stages of `toy.py`: finished ones, an alias, one of whose five units three are committed, one
 that was stopped behind its third checkpoint of seven, one that was found damaged, and the records of two runs.
+`old_bucket.tar.xz` is what lay in a bucket likewise.
 """
 
 from __future__ import annotations
@@ -159,3 +160,35 @@ def test_part_of_its_units_can_be_made(store: Store, log: Path) -> None:
     assert (made.done, made.total) == (4, 5)
     assert log.read_text().splitlines() == ["square 3"]
     assert json.loads((store.root / "store.json").read_text())["format"] == 2
+
+
+def test_what_lies_in_a_bucket_is_read_and_gone_on_with(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("obstore", reason="the extra `s3` is not installed")
+    pytest.importorskip("moto", reason="moto is the S3 server of this test")
+    from artifacts.s3 import Site, serving
+
+    with serving() as server, tarfile.open(Path(__file__).parent / "old_bucket.tar.xz") as tar:
+        site = Site(server, tmp_path / "machines", monkeypatch)
+        for member in tar:
+            lines = tar.extractfile(member)
+            assert lines is not None
+            server.put(site.bucket, site.key(member.name), lines.read())
+        store = Store(site.url)
+        assert ONE.bound(store).read() == {"0000.json": 0, "0001.json": 1, "0002.json": 4}
+        assert NESTED.bound(store).read() == {"0": 0, "1": 1}
+        assert ALIAS.bound(store).manifest.fingerprint == ONE.fingerprint
+        (line,) = (line for line in plan([UNITS], store) if line.artifact == UNITS)
+        assert line.begun is not None
+        assert (line.begun.done, line.begun.of) == (3, "units")  # of how many, the machine alone knew that made them
+        events = Seen()
+        again = toy.squares(toy.numbers(3, "sideways").named("third"), FAST).named("third")
+        made, _ = build_here([UNITS, again], store, events=events)
+        assert made.read() == {f"{n:04d}.json": n * n for n in range(5)}
+        assert events.outcomes["toy_squares[third]"] == "adopted"
+        assert sorted(log.read_text().splitlines()) == ["square 3", "square 4"]
+        assert verify(store) == []
+        gc(store, dry_run=False)
+        assert ONE.bound(store).read() == {"0000.json": 0, "0001.json": 1, "0002.json": 4}
+        assert store.runs()["20261128-101500-toy-00000000"]["status"] == "done"
