@@ -14,13 +14,20 @@ from vbert.artifacts.making import worker_main
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], seconds: float = 200.0, said: Callable[[], object] = lambda: "") -> T:
-    """The first value of `condition` that counts as true. Fails with what `said` tells, `seconds` later."""
-    end, pause = time.monotonic() + seconds, 0.002
+def until(
+    condition: Callable[[], T],
+    seconds: float = 200.0,
+    said: Callable[[], object] = lambda: "",
+    pause: float = 0.05,
+) -> T:
+    """The first value of `condition` that counts as true, looked for every `pause` seconds (a server is asked too).
+
+    Fails with what `said` tells, `seconds` later.
+    """
+    end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, said()
         time.sleep(pause)
-        pause = min(1.5 * pause, 0.02)  # a server is asked too
     return value
 
 

@@ -81,7 +81,7 @@ def test_killed_at_random_moments(
         # At a piece of work more, then a moment later: in a unit, between two, at a commit, at publishing.
         more, moment = draw.randrange(0, 5), draw.random() * 2 * SECONDS
         wanted = before + more
-        until(lambda: process.poll() is not None or log.read_text().count("\n") >= wanted)  # noqa: B023  at once
+        until(lambda: process.poll() is not None or log.read_text().count("\n") >= wanted, pause=0.002)  # noqa: B023  at once
         if process.poll() is not None:
             break
         time.sleep(moment)  # the moment is drawn
@@ -113,7 +113,7 @@ def test_a_committed_unit_is_never_made_again(tmp_path: Path, monkeypatch: pytes
     store, log, again = tmp_path / "store", tmp_path / "log", tmp_path / "again"
     process = command(store, log, seconds=1)
     units = store / "unfinished" / "toy_squares"
-    until(lambda: len(list(units.glob("*/units/*/unit.json"))) >= 2 or process.poll() is not None)
+    until(lambda: len(list(units.glob("*/units/*/unit.json"))) >= 2 or process.poll() is not None, pause=0.002)
     assert process.poll() is None  # two more are being made
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()

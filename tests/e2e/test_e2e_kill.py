@@ -34,7 +34,11 @@ def kill_in(store: Path, stage: str, wait: float, log: Path) -> bool:
     """Kill the group `wait` seconds after the stage's work began; False where it was done before."""
     running = start(store, log)
     unfinished = store / "unfinished" / stage
-    until(lambda: running.poll() is not None or (unfinished.is_dir() and any(unfinished.iterdir())), said=log.read_text)
+    until(
+        lambda: running.poll() is not None or (unfinished.is_dir() and any(unfinished.iterdir())),
+        said=log.read_text,
+        pause=0.005,
+    )
     time.sleep(wait)  # the moment is drawn
     alive = running.poll() is None
     os.killpg(running.pid, signal.SIGKILL) if alive else None

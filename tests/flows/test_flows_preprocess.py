@@ -273,7 +273,7 @@ def test_killed_and_run_again_it_goes_on(preprocess: Vbert, tmp_path: Path, dete
     command = [sys.executable, "-m", "flows.cli", "preprocess", "photos", "--out", "out", "--local", "--set", SHARDS]
     process = subprocess.Popen([*command, *detector], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
     units = tmp_path / "store" / "unfinished" / "regions"
-    until(lambda: len(list(units.glob("*/units/*/unit.json"))) >= 2 or process.poll() is not None)
+    until(lambda: len(list(units.glob("*/units/*/unit.json"))) >= 2 or process.poll() is not None, pause=0.005)
     assert process.poll() is None
     done = list(units.glob("*/units/*/unit.json"))
     os.killpg(process.pid, signal.SIGKILL)
