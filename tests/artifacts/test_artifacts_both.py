@@ -878,3 +878,36 @@ def test_lineage(world: World) -> None:
     for mark, error in (("zzzz", "no artifact begins with 'zzzz'"), ("", "artifacts begin with ''")):
         with pytest.raises(UserError, match=error):
             lineage(world.store, mark)
+
+
+def test_parts_that_no_manifest_leads_to_go(world: World) -> None:
+    """Of a builder killed before its manifest, whose artifact another one published with other bits."""
+    store, target = built(world, toy.numbers(2)), toy.numbers(2)
+    run(store, "1", target)
+    stray = f"artifacts/toy_numbers/{target.fingerprint}/{'c' * 12}"
+    world.write(f"{stray}/numbers.json", b"x" * 100)
+    assert gc(world.another()).items == []
+    world.age("artifacts", 8 * DAY)
+    swept = gc(world.another(), dry_run=False)
+    assert [(item.kind, item.name) for item in swept.items] == [("publishing", stray)]
+    assert target.bound(world.another()).read() == [0, 1]
+    assert gc(world.another()).items == []
+
+
+def test_foreign_names_in_the_store_stay_and_are_told(world: World) -> None:
+    store = built(world, toy.numbers(2))
+    run(store, "1", toy.numbers(2))
+    world.write("artifacts/Photos/holiday/1.jpg", b"x")
+    world.age("artifacts", 8 * DAY)
+    swept = gc(world.another(), dry_run=False)
+    assert (swept.items, [note.split(" is ")[0] for note in swept.notes]) == ([], ["artifacts/Photos/holiday"])
+    assert world.names("artifacts/Photos") == ["artifacts/Photos/holiday/1.jpg"]
+
+
+def test_a_record_that_is_none_of_a_run_is_passed_over(world: World) -> None:
+    store = built(world, toy.numbers(2))
+    run(store, "1", toy.numbers(2))
+    for number, text in enumerate(('{"targets": 5}', '{"recipe": 3, "started": "x"}', "[]", '"x"', "{")):
+        world.write(f"runs/odd{number}.json", text.encode())
+    assert set(world.another().runs()) == {"1"}
+    assert gc(world.another(), grace=0).items == []

@@ -192,3 +192,37 @@ def test_what_lies_in_a_bucket_is_read_and_gone_on_with(
         gc(store, dry_run=False)
         assert ONE.bound(store).read() == {"0000.json": 0, "0001.json": 1, "0002.json": 4}
         assert store.runs()["20261128-101500-toy-00000000"]["status"] == "done"
+
+
+def test_it_becomes_a_store_of_this_version_when_something_is_made_and_no_sooner(store: Store) -> None:
+    """Whoever runs an earlier version on it beside this one can go on until then."""
+
+    def format_() -> int:
+        return int(json.loads((store.root / "store.json").read_text())["format"])
+
+    told: list[str] = []
+
+    class Heard(Events):
+        def message(self, artifact: Artifact, sentence: str) -> None:
+            told.append(sentence)
+
+    build_here([ONE, ALIAS], store, events=Heard())
+    store.prepare()
+    gc(store)
+    assert (format_(), told) == (1, [])
+    build_here([toy.numbers(9)], store, events=Heard())
+    build_here([toy.numbers(10)], store, events=Heard())
+    assert format_() == 2
+    assert told == [f"{store.root} is of a later format now: earlier versions of vbert can't open it"]
+
+
+def test_gc_leaves_a_live_builder_of_that_version(store: Store) -> None:
+    """Its files are in `publishing/`, and who it is beside them."""
+    mine = store.root / "publishing" / f"{UNITS.fingerprint}.{'a' * 32}"
+    mine.mkdir(parents=True)
+    (mine / "file").write_text("x")
+    Owner.current().write(store.root / "locks" / f"{UNITS.fingerprint}.holder")
+    Owner.current().write(store.root / "unfinished" / "toy_squares" / UNITS.fingerprint / "scratch" / "1.owner")
+    aged(store, "publishing")
+    assert [item for item in gc(store, dry_run=False).items if item.kind == "publishing"] == []
+    assert (mine / "file").exists()

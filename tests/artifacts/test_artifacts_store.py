@@ -325,3 +325,24 @@ def test_events_tell_what_happened(tmp_path: Path) -> None:
         ("cached", "toy_numbers"),
         ("cached", "toy_squares"),
     ]
+
+
+def test_an_index_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+    """It is no more than a hint."""
+    (tmp_path / "resolved" / "toy_numbers").parent.mkdir()
+    (tmp_path / "resolved" / "toy_numbers").write_text("a file")
+    assert build_here([toy.numbers(2)], tmp_path)[0].read() == [0, 1]
+
+
+def test_a_loose_artifact_by_the_directory_of_its_manifest(tmp_path: Path) -> None:
+    made = build_here([toy.numbers(2)], tmp_path)[0]
+    for directory in (made.path, made.path.parent):
+        loose = toy.Numbers.at(directory)
+        assert (loose.read(), loose.input("count")) == ([0, 1], 2)
+
+
+@pytest.mark.parametrize("name", ["locks", "runs"])
+def test_a_file_where_a_folder_belongs_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=f"{tmp_path / name} is no directory"):
+        build_here([toy.numbers(2)], tmp_path)

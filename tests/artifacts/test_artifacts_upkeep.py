@@ -28,6 +28,7 @@ from vbert.artifacts.store.owner import Owner
 from vbert.artifacts.store.store import Store
 from vbert.artifacts.upkeep.gc import gc
 from vbert.artifacts.upkeep.verify import verify
+from vbert.errors import UserError
 
 SLOW = toy.Slow()
 
@@ -233,3 +234,25 @@ def test_verify_reads_as_fast_as_the_digests_allow(tmp_path: Path, capsys: pytes
     one = 8 / (time.perf_counter() - began)
     with capsys.disabled():
         print(f" verify {32 / seconds:.0f} MB/s, one thread's sha256 {one:.0f} MB/s ", end="")
+
+
+def test_single_files_and_links_among_the_unfinished_go_as_they_are_listed(store: Store) -> None:
+    build_here([toy.numbers(2)], store)
+    run(store, "1", toy.numbers(2))
+    elsewhere = store.root.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "file").write_text("x")
+    (store.root / "damaged" / "file").write_text("x")
+    (store.root / "damaged" / "link").symlink_to(elsewhere)
+    (store.root / "damaged" / "dangling").symlink_to("nowhere")
+    swept = gc(store, dry_run=False, grace=0)
+    assert {item.name for item in swept.items} == {"damaged/file", "damaged/link", "damaged/dangling"}
+    assert list((store.root / "damaged").iterdir()) == []
+    assert (elsewhere / "file").exists()
+
+
+def test_a_store_that_cannot_be_written_is_not_swept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_here([toy.numbers(2)], store)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match=f"{store.root} is read-only for this user"):
+        gc(store, dry_run=False, grace=0)

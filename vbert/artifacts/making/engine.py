@@ -120,7 +120,7 @@ class Engine:
             raise BuildError(
                 f"{artifact.title} is missing and the store {self.store.location} is read-only for this user"
             )
-        self.store.prepare()
+        self._prepare(artifact)
         with self.store.lock(fingerprint, lambda who: self._waits(artifact, who)):
             if (manifest := self.store.find(stage, fingerprint)) is not None:
                 return self._finish(artifact, "cached", 0.0, manifest)
@@ -148,6 +148,12 @@ class Engine:
                 self.store.clear(stage, fingerprint)
                 return self._finish(artifact, "cached", 0.0, manifest)
             return self._finish(artifact, "built", time.monotonic() - began, published)
+
+    def _prepare(self, artifact: Artifact) -> None:
+        self.store.prepare()
+        if self.store.upgrade():
+            sentence = f"{self.store.location} is of a later format now: earlier versions of vbert can't open it"
+            self.events.message(artifact, sentence)
 
     def _waits(self, artifact: Artifact, who: str) -> None:
         self.events.message(artifact, f"{artifact.title}: waiting for {who}")
@@ -202,7 +208,7 @@ class Engine:
         stage, fingerprint = artifact.stage_name, artifact.fingerprint
         if (manifest := self.store.find(stage, fingerprint)) is not None:
             return self._finish(artifact, "cached", 0.0, manifest)
-        self.store.prepare()
+        self._prepare(artifact)
         self._accept(artifact)
         bound = artifact.bound(self.store)
         with self.building(bound) as build:

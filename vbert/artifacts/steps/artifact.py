@@ -5,6 +5,7 @@ It knows its identity (the fingerprint of the step that makes it) before it exis
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,14 @@ from vbert.artifacts.store.store import Store
 from vbert.errors import BuildError
 
 
+def files_of(directory: Path) -> Path:
+    """The directory of an artifact's files: of `<stage>/<fingerprint>` in a store the one that its manifest names."""
+    with suppress(OSError, ValueError):
+        within = directory / Manifest.loads((directory / NAME).read_bytes()).content[:12]
+        return within if within.is_dir() else directory
+    return directory
+
+
 class Artifact(Product):
     """The product of a stage. Subclasses add the readers of their files, beside the functions that write them."""
 
@@ -23,9 +32,9 @@ class Artifact(Product):
 
     @classmethod
     def at(cls, directory: Path) -> Self:
-        """A loose artifact over a bare directory: no manifest, nothing verified."""
+        """A loose artifact over a bare directory, or one in a store: no manifest is asked, nothing verified."""
         loose = cls()
-        loose._directory = Path(directory)
+        loose._directory = files_of(Path(directory))
         return loose
 
     def bound(self, store: Store) -> Self:

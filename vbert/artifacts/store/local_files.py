@@ -48,9 +48,13 @@ class LocalFiles:
         try:
             for directory in inside:
                 durable.make_directories(directory, sync=False)
+                if not directory.is_dir():
+                    raise UserError(f"{directory} is no directory: move it away, or give another --store")
             if durable.shared(self.root) is not None and None in map(durable.shared, inside):
                 durable.share(self.root)  # given to its group after it was made
         except OSError as error:
+            if (self.root / "store.json").exists():
+                raise UserError(f"{self.root} is read-only for this user ({error.strerror})") from error
             raise UserError(f"no store can be made in {self.root} ({error.strerror}); give another --store") from error
 
     def share(self) -> None:
@@ -98,8 +102,11 @@ class LocalFiles:
         return info
 
     def walk(self, folder: str) -> list[FileInfo]:
-        """An empty folder counts as a file of no bytes."""
+        """An empty folder counts as a file of no bytes; so does a name that is a file or a link itself."""
         infos = []
+        if (at := self.root / folder).is_symlink() or at.is_file():
+            info = at.lstat()
+            return [FileInfo(folder, info.st_size, info.st_mtime)]
         for directory, folders, names in os.walk(self.root / folder):
             links = [name for name in folders if (Path(directory) / name).is_symlink()]
             for path in [Path(directory) / name for name in [*names, *links]] or [Path(directory)] * (not folders):
@@ -230,7 +237,7 @@ class LocalFiles:
                 os.link(fresh, path)
             fresh.unlink()
         holder = directory / f"{name}.holder"
-        lock = FileLock(path, mode=stat.S_IMODE(path.stat().st_mode), thread_local=False)
+        lock = FileLock(path, mode=stat.S_IMODE(path.stat().st_mode) | 0o600, thread_local=False)
         try:
             lock.acquire(timeout=0)
         except Timeout:

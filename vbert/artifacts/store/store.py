@@ -25,6 +25,7 @@ from vbert.artifacts.store.contents import complete, damaged_name, damaged_of, t
 from vbert.artifacts.store.files import FileEntry, FileInfo, Files, Say, Wrong, each, no_words
 from vbert.artifacts.store.local_files import LocalFiles
 from vbert.artifacts.store.manifest import NAME, Manifest, content_digest
+from vbert.artifacts.store.run_records import run_record
 from vbert.artifacts.store.units import Units
 from vbert.errors import BuildError, Damaged, UserError
 
@@ -92,22 +93,23 @@ class Store:
         return Store(self.location, alone=True)
 
     def prepare(self) -> None:
-        """Make the store, or bring one of format 1 to this format. Raises UserError where that can't be."""
+        """Make the store where there is none. Raises UserError where that can't be."""
         self.files.prepare(FOLDERS)
+        if self._record() is None:
+            if not self.remote:
+                durable.sync_above(self.root)  # the record is written last: where it is, the root's own name lasts
+            self.files.create("store.json", json.dumps({"format": FORMAT, "id": uuid.uuid4().hex}).encode())
+
+    def upgrade(self) -> bool:
+        """Bring a store of an earlier format to this one, before anything of this one is written; False where it is."""
         record = self._record()
-        if record is not None and record["format"] == FORMAT:
-            return
-        if record is not None:
-            for manifest in self.manifests():
-                if manifest.alias_of is None:
-                    self._index(manifest)
-        if not self.remote:
-            durable.sync_above(self.root)  # the record is written last: where it is, the root's own name lasts
-        fresh = json.dumps((record or {"id": uuid.uuid4().hex}) | {"format": FORMAT}).encode()
-        if record is None:
-            self.files.create("store.json", fresh)
-        else:
-            self.files.replace("store.json", fresh)
+        if record is None or record["format"] == FORMAT:
+            return False
+        for manifest in self.manifests():
+            if manifest.alias_of is None:
+                self._index(manifest)
+        self.files.replace("store.json", json.dumps(record | {"format": FORMAT}).encode())
+        return True
 
     def share(self) -> None:
         """Let the group of the store's directory build in it too. Raises UserError where that is not ours to say."""
@@ -201,8 +203,9 @@ class Store:
         return None
 
     def _index(self, made: Manifest) -> None:
-        if made.resolved:
-            self.files.replace(f"resolved/{made.stage}/{made.resolved}", made.fingerprint.encode())
+        with suppress(IsADirectoryError, NotADirectoryError):  # no more than a hint
+            if made.resolved:
+                self.files.replace(f"resolved/{made.stage}/{made.resolved}", made.fingerprint.encode())
 
     def forget(self, made: Manifest) -> None:
         """Before an artifact is removed: whoever makes it of the same content is not sent to it."""
@@ -375,9 +378,8 @@ class Store:
         return self._run(f"runs/{run_id}.json")
 
     def _run(self, name: str) -> dict[str, Any]:
-        with suppress(ValueError, OSError, Wrong):
-            record = json.loads(self.files.read(name) or b"{}")
-            return record if isinstance(record, dict) else {}
+        with suppress(OSError, Wrong):
+            return run_record(self.files.read(name))
         return {}
 
 

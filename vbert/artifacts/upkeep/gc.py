@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -11,13 +12,14 @@ from typing import Any, Literal
 
 from vbert.artifacts.store.digests import dumps
 from vbert.artifacts.store.files import FileInfo, Files, Wrong
-from vbert.artifacts.store.manifest import Manifest
+from vbert.artifacts.store.manifest import NAME, Manifest
 from vbert.artifacts.store.owner import GRACE
 from vbert.artifacts.store.store import Store
 from vbert.errors import Damaged, UserError, nearest
 
 DAY = 86_400.0
 RECENT = 30 * DAY  # seconds for which a run keeps what it needs, whatever came after it
+FINGERPRINT = re.compile("[0-9a-f]{64}")
 WORKING = "working directory: "  # before the names of what lies on this machine of a store that lies elsewhere
 DEPTHS = {"artifacts": 3, "unfinished": 3, "damaged": 2, "trash": 2, "publishing": 2}  # of a thing, by its folder
 Kind = Literal["artifact", "alias", "unfinished", "publishing", "damaged", "trash"]
@@ -82,12 +84,14 @@ def gc(
     seconds, as does anything whose owner can't be told. Of a store in a bucket, leftovers in this machine's working
     directory go too; other machines' are theirs to sweep.
     """
+    if not dry_run and store.read_only():
+        raise UserError(f"{store.location} is read-only for this user: nothing can be removed")
     sweeping = _Sweeping(store, frozenset(keep_roots), grace, recent)
     items = sweeping.plan()
     if not dry_run:
         items = [item for item in items if sweeping.remove(item)]
     there, swept = {f"artifacts/{stage}/{name}" for stage, name in store.names()}, {item.name for item in items}
-    return Swept(items, len(there - swept), not dry_run, sweeping.notes)
+    return Swept(items, len(there - swept), not dry_run, list(dict.fromkeys(sweeping.notes)))
 
 
 def asked(record: Mapping[str, Any]) -> str:
@@ -110,7 +114,7 @@ class _Thing:
 
     @property
     def fingerprint(self) -> str:
-        return self.name.rpartition("/")[2]
+        return "".join(self.name.split("/")[2:3])
 
     @property
     def stage(self) -> str:
@@ -132,8 +136,11 @@ class _Sweeping:
         items = []
         for place, files in self._places.items():
             live = files.at_work(self.grace)
-            kinds = [(self._kind(thing, needed, live, place), thing) for thing in self._things[place]]
-            items += [Sweep(kind, place + thing.name, thing.bytes) for kind, thing in kinds if kind is not None]
+            for thing in self._things[place]:
+                if (kind := self._kind(thing, needed, live, place)) is not None:
+                    items.append(Sweep(kind, place + thing.name, thing.bytes))
+                elif thing.folder == "artifacts" and place != WORKING:
+                    items += [Sweep("publishing", stray.name, stray.bytes) for stray in self._strays(thing, live)]
         return sorted(items, key=lambda item: item.kind != "alias")  # before their targets: none is left dangling
 
     def _kind(self, thing: _Thing, needed: Collection[str], live: Collection[str], place: str) -> Kind | None:
@@ -141,8 +148,13 @@ class _Sweeping:
         old = time.time() - thing.modified >= self.grace
         if thing.folder == "trash":
             return "trash"
-        if thing.folder in ("damaged", "publishing"):  # publishing/: a builder's own, in format 1 of the store
-            return ("damaged" if thing.folder == "damaged" else "publishing") if old else None
+        if thing.folder == "damaged":
+            return "damaged" if old else None
+        if thing.folder == "publishing":  # a builder's own, in format 1 of the store
+            return "publishing" if old and thing.name.split("/")[1].split(".")[0] not in live else None
+        if not FINGERPRINT.fullmatch(thing.fingerprint):
+            self.notes.append(f"{thing.name} is nothing of this store: it stays")
+            return None
         if thing.fingerprint in live:
             return None
         made = self._manifest(thing.stage, thing.fingerprint)
@@ -154,13 +166,24 @@ class _Sweeping:
             return "artifact" if thing.fingerprint in self._broken else "publishing"  # of a builder that was killed
         return "artifact" if made.alias_of is None else "alias"
 
+    def _strays(self, thing: _Thing, live: Collection[str]) -> list[_Thing]:
+        """Parts of an artifact that its manifest does not lead to: of builders that were killed, or came second."""
+        made = self._manifest(thing.stage, thing.fingerprint)
+        if made is None or thing.fingerprint in live:
+            return []
+        files = self.store.files.folder(thing.name, made.content[:12])
+        if made.alias_of is None and files == thing.name:  # format 1: they lie beside the manifest
+            return []
+        named, now = (files, f"{thing.name}/{NAME}"), time.time()
+        parts = _things(self.store.files, thing.name, 4)
+        return [part for part in parts if part.name not in named and now - part.modified >= self.grace]
+
     def needed(self) -> Collection[str]:
         """Fingerprints that stay, or EVERYTHING where a run does not say what it rests on."""
         names = self.store.names()
         manifests = {fingerprint: self._manifest(stage, fingerprint) for stage, fingerprint in names}
         old = {t.name for t in self._things[""] if time.time() - t.modified >= self.grace}
         live = self.store.files.at_work(self.grace)
-        self.notes.clear()
         roots = set(self.roots) | live
         roots |= {fingerprint for stage, fingerprint in names if f"artifacts/{stage}/{fingerprint}" not in old}
         for run_id, record in self._kept_runs().items():
@@ -233,9 +256,15 @@ class _Sweeping:
         if name.partition("/")[0] not in ("artifacts", "unfinished"):
             files.remove(name)
             return True
-        with self.store.lock(name.rpartition("/")[2]):
-            thing = next((thing for thing in _things(files, name) if thing.name == name), None)
-            if thing is None or self._kind(thing, self.needed(), files.at_work(self.grace), place) != item.kind:
+        owner = "/".join(name.split("/")[:3])
+        with self.store.lock(owner.rpartition("/")[2]):
+            thing = next((thing for thing in _things(files, owner) if thing.name == owner), None)
+            live = files.at_work(self.grace)
+            if thing is not None and name != owner:
+                if stray := [stray.name for stray in self._strays(thing, live) if stray.name == name]:
+                    files.remove(name)
+                return bool(stray)
+            if thing is None or self._kind(thing, self.needed(), live, place) != item.kind:
                 return False
             made = self._manifests.get((thing.stage, thing.fingerprint))
             if made is not None and thing.folder == "artifacts":
@@ -246,10 +275,11 @@ class _Sweeping:
         return True
 
 
-def _things(files: Files, only: str = "") -> list[_Thing]:
-    """All that may go, or `only` the thing of this name: of one listing a folder."""
+def _things(files: Files, only: str = "", deeper: int = 0) -> list[_Thing]:
+    """All that may go, or `only` what has this name, or what lies `deeper` in it: of one listing a folder."""
     files_of: dict[str, list[FileInfo]] = {}
     for folder, depth in DEPTHS.items():
+        depth = deeper or depth
         for info in files.walk(only or folder) if only.startswith(folder) or not only else ():
             parts = info.name.split("/")
             if len(parts) >= depth and ".." not in parts:

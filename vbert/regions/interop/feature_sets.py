@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vbert.artifacts.steps.artifact import files_of
 from vbert.data.folders import names_below
 from vbert.errors import BuildError, UserError
 from vbert.regions import interop
@@ -74,7 +75,7 @@ def opened(
 ) -> Iterator[FeatureSet]:
     """The features at `path`: a folder of our shards, or a file of a recognised (or named) format. `dtype`: of features
     whose type the format doesn't say. Raises UserError."""
-    if format in (None, SHARDS) and (path / OFFSETS).is_file():
+    if format in (None, SHARDS) and (files_of(path) / OFFSETS).is_file():
         if dtype is not None:
             raise UserError(f"--dtype {dtype}: {path} is a folder of shards, which says its type itself; leave it out")
         yield _shards(path)
