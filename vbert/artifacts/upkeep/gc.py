@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -136,11 +136,15 @@ class _Sweeping:
         items = []
         for place, files in self._places.items():
             live = files.at_work(self.grace)
+            parts: dict[str, list[_Thing]] = {}
+            for part in _things(files, "artifacts", 4) if place != WORKING else ():
+                parts.setdefault(part.name.rpartition("/")[0], []).append(part)
             for thing in self._things[place]:
                 if (kind := self._kind(thing, needed, live, place)) is not None:
                     items.append(Sweep(kind, place + thing.name, thing.bytes))
-                elif thing.folder == "artifacts" and place != WORKING:
-                    items += [Sweep("publishing", stray.name, stray.bytes) for stray in self._strays(thing, live)]
+                elif thing.name in parts:
+                    strays = self._strays(thing, parts[thing.name], live)
+                    items += [Sweep("publishing", stray.name, stray.bytes) for stray in strays]
         return sorted(items, key=lambda item: item.kind != "alias")  # before their targets: none is left dangling
 
     def _kind(self, thing: _Thing, needed: Collection[str], live: Collection[str], place: str) -> Kind | None:
@@ -166,8 +170,8 @@ class _Sweeping:
             return "artifact" if thing.fingerprint in self._broken else "publishing"  # of a builder that was killed
         return "artifact" if made.alias_of is None else "alias"
 
-    def _strays(self, thing: _Thing, live: Collection[str]) -> list[_Thing]:
-        """Parts of an artifact that its manifest does not lead to: of builders that were killed, or came second."""
+    def _strays(self, thing: _Thing, parts: Sequence[_Thing], live: Collection[str]) -> list[_Thing]:
+        """The parts of an artifact that its manifest does not lead to: of builders that were killed, or came second."""
         made = self._manifest(thing.stage, thing.fingerprint)
         if made is None or thing.fingerprint in live:
             return []
@@ -175,7 +179,6 @@ class _Sweeping:
         if made.alias_of is None and files == thing.name:  # format 1: they lie beside the manifest
             return []
         named, now = (files, f"{thing.name}/{NAME}"), time.time()
-        parts = _things(self.store.files, thing.name, 4)
         return [part for part in parts if part.name not in named and now - part.modified >= self.grace]
 
     def needed(self) -> Collection[str]:
@@ -261,9 +264,10 @@ class _Sweeping:
             thing = next((thing for thing in _things(files, owner) if thing.name == owner), None)
             live = files.at_work(self.grace)
             if thing is not None and name != owner:
-                if stray := [stray.name for stray in self._strays(thing, live) if stray.name == name]:
+                strays = self._strays(thing, _things(files, owner, 4), live)
+                if stray := any(stray.name == name for stray in strays):
                     files.remove(name)
-                return bool(stray)
+                return stray
             if thing is None or self._kind(thing, self.needed(), live, place) != item.kind:
                 return False
             made = self._manifests.get((thing.stage, thing.fingerprint))
