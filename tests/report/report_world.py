@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from objectives import objectives_world
 from PIL import Image
 
 from flows.graph import graph
 from flows.recipe import Recipe
-from vbert.artifacts.steps.settings import Plugin
 from vbert.artifacts.store.manifest import Manifest
 from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images, write_images
@@ -24,8 +24,6 @@ from vbert.model.config import VisualBertConfig
 from vbert.model.heads import AnswerModel
 from vbert.model.trained import Model, write_model
 from vbert.model.vocabulary import Vocabulary, VocabularySettings, train_tokens, write_vocabulary
-from vbert.regions.boxes import Adaptive, Nms
-from vbert.regions.contract import Contract, Preprocessing
 from vbert.regions.detector import DetectorWeights
 from vbert.regions.shards import RegionSample, Shards, write_contents, write_shard
 from vbert.report.lineage import Lineage, LineageNode, trace_lineage
@@ -36,17 +34,7 @@ PAGE_SETTINGS = ReportSettings(predictions=2, attention=2)
 HOSTILE = '</script><script>window.pwned=1</script><img src=x onerror="window.pwned=1">\'"{{ 7*7 }}&amp;\u202e'
 DIM, SIDE = 8, 24
 ANSWERS = ("yes", "no", "red")
-CONTRACT = Contract(
-    detector="none",
-    backend=Plugin(name="none", version=1),
-    weights="0" * 64,
-    layer="fc7",
-    dim=DIM,
-    boxes=Adaptive(),
-    nms=Nms(),
-    features_of="proposals",
-    preprocessing=Preprocessing(),
-)
+CONTRACT = objectives_world.CONTRACT.model_copy(update={"dim": DIM})
 CURVES = [
     {"step": step, "learning_rate": 1e-3, "loss": 4.0 / step, "validation/accuracy": 1 - 1 / step} for step in (1, 2, 8)
 ]
