@@ -7,12 +7,18 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from artifacts import toy
 from artifacts.s3 import Site, whole_files
 
+from vbert.artifacts.making.engine import Built, Engine, Events
+from vbert.artifacts.making.plan import walk
 from vbert.artifacts.making.work import make_unit
 from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.steps.stage import Build, Figures, stage
+from vbert.artifacts.steps.step_json import steps_as_json
+from vbert.artifacts.store import durable
 from vbert.artifacts.store.lease import Lease
 from vbert.artifacts.store.owner import Owner, _started
 from vbert.artifacts.store.store import Store
@@ -173,3 +179,65 @@ def in_process(title: str, works: object, done: object) -> None:
     """A runner of units that starts no child."""
     for work in works:  # type: ignore[attr-defined]
         done(make_unit(work))  # type: ignore[operator]
+
+
+@stage("both_doubled", makes=toy.Numbers, version=1)
+def doubled(build: Build, numbers: toy.Numbers) -> Figures:
+    """Made of an input, and by no child process."""
+    (build.directory / "numbers.json").write_text(json.dumps([2 * n for n in numbers.read()]))
+    return {}
+
+
+def pair(count: int, order: str = "up") -> toy.Numbers:
+    return doubled(toy.numbers(count, order))
+
+
+class Heard(Events):
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+        self.outcomes: dict[str, str] = {}
+
+    def message(self, artifact: Artifact, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+    def finished(self, built: Built) -> None:
+        self.outcomes[built.artifact.title] = built.outcome
+
+
+def made(store: Store, *targets: Artifact) -> Heard:
+    heard = Heard()
+    Engine(store, events=heard, run_units=in_process).ensure_all(targets)
+    return heard
+
+
+def marks(*targets: Artifact) -> set[str]:
+    return {artifact.fingerprint for target in targets for artifact in walk(target)}
+
+
+def there(world: World) -> set[str]:
+    """Fingerprints of all that lies in artifacts/."""
+    return {name.split("/")[2] for name in world.names("artifacts")}
+
+
+def run(store: Store, run_id: str, target: Artifact, **record: Any) -> None:
+    steps = [artifact.fingerprint for artifact in walk(target)]
+    known = {"recipe": "toy", "targets": [target.fingerprint], "steps": steps, "started": time.time(), "status": "done"}
+    store.record_run(run_id, known | record)
+
+
+def built(world: World, *targets: Artifact) -> Store:
+    """Built longer ago than the grace."""
+    for target in targets:
+        made(world.store, target)
+    world.age("artifacts", 8 * DAY)
+    return world.store
+
+
+def unfinished(store: Store, target: Artifact) -> None:
+    """As a builder of `target` that is dead left it."""
+    store.prepare()
+    store.describe(target.stage_name, target.fingerprint, steps_as_json(target))
+    scratch = durable.make_directories(store.unfinished(target.stage_name, target.fingerprint) / "scratch")
+    (scratch / "1" / "content").mkdir(parents=True, exist_ok=True)
+    (scratch / "1" / "content" / "checkpoint").write_text("here")
+    dead().write(scratch / "1.owner")
