@@ -32,7 +32,7 @@ class Artifact(Product):
 
     @classmethod
     def at(cls, directory: Path) -> Self:
-        """A loose artifact over a bare directory, or one in a store: no manifest is asked, nothing verified."""
+        """A loose artifact over a bare directory, or over one in a store: nothing is verified."""
         loose = cls()
         loose._directory = files_of(Path(directory))
         return loose
@@ -95,6 +95,7 @@ class Artifact(Product):
 
     @property
     def content(self) -> str:
+        """Digest of its files' names and bytes. Raises BuildError where it is not built."""
         return self.manifest.content
 
     @property

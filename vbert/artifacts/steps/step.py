@@ -65,11 +65,6 @@ class Product:
         return self.step.fingerprint
 
     @property
-    def content(self) -> str:
-        """Digest of its files' names and bytes, once it is built."""
-        raise NotImplementedError
-
-    @property
     def stage_name(self) -> str:
         return self.step.stage.name if self.step else type(self).__name__
 
@@ -105,9 +100,9 @@ class Step:
 
     def resolved(self) -> str:
         """Like the fingerprint, but with inputs by the content they turned out to have; they must be built."""
-        return sha256(dumps(self._payload(lambda product: product.content)))
+        return sha256(dumps(self._payload(lambda artifact: artifact.content)))
 
-    def _payload(self, identity: Callable[[Product], str]) -> dict[str, Any]:
+    def _payload(self, identity: Callable[[Any], str]) -> dict[str, Any]:
         def identify(value: Any) -> str | None:
             return identity(value) if isinstance(value, Product) else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -131,18 +131,19 @@ class _Sweeping:
         self._broken: set[str] = set()
 
     def plan(self) -> list[Sweep]:
-        self._things = {place: _things(files) for place, files in self._places.items()}
+        listed = {place: _listed(files) for place, files in self._places.items()}
+        self._things = {place: _things(infos) for place, infos in listed.items()}
         needed = self.needed()
         items = []
         for place, files in self._places.items():
             live = files.at_work(self.grace)
             parts: dict[str, list[_Thing]] = {}
-            for part in _things(files, "artifacts", 4) if place != WORKING else ():
+            for part in _things(listed[place], 4) if place != WORKING else ():
                 parts.setdefault(part.name.rpartition("/")[0], []).append(part)
             for thing in self._things[place]:
                 if (kind := self._kind(thing, needed, live, place)) is not None:
                     items.append(Sweep(kind, place + thing.name, thing.bytes))
-                elif thing.name in parts:
+                elif thing.folder == "artifacts" and thing.name in parts:
                     strays = self._strays(thing, parts[thing.name], live)
                     items += [Sweep("publishing", stray.name, stray.bytes) for stray in strays]
         return sorted(items, key=lambda item: item.kind != "alias")  # before their targets: none is left dangling
@@ -261,10 +262,10 @@ class _Sweeping:
             return True
         owner = "/".join(name.split("/")[:3])
         with self.store.lock(owner.rpartition("/")[2]):
-            thing = next((thing for thing in _things(files, owner) if thing.name == owner), None)
-            live = files.at_work(self.grace)
+            infos, live = files.walk(owner), files.at_work(self.grace)
+            thing = next((thing for thing in _things(infos) if thing.name == owner), None)
             if thing is not None and name != owner:
-                strays = self._strays(thing, _things(files, owner, 4), live)
+                strays = self._strays(thing, _things(infos, 4), live)
                 if stray := any(stray.name == name for stray in strays):
                     files.remove(name)
                 return stray
@@ -279,15 +280,18 @@ class _Sweeping:
         return True
 
 
-def _things(files: Files, only: str = "", deeper: int = 0) -> list[_Thing]:
-    """All that may go, or `only` what has this name, or what lies `deeper` in it: of one listing a folder."""
+def _listed(files: Files) -> list[FileInfo]:
+    return [info for folder in DEPTHS for info in files.walk(folder)]
+
+
+def _things(infos: Iterable[FileInfo], deeper: int = 0) -> list[_Thing]:
+    """Listed files by the thing that they are of or, `deeper`, by the part of one."""
     files_of: dict[str, list[FileInfo]] = {}
-    for folder, depth in DEPTHS.items():
-        depth = deeper or depth
-        for info in files.walk(only or folder) if only.startswith(folder) or not only else ():
-            parts = info.name.split("/")
-            if len(parts) >= depth and ".." not in parts:
-                files_of.setdefault("/".join(parts[:depth]), []).append(info)
+    for info in infos:
+        parts = info.name.split("/")
+        depth = deeper or DEPTHS[parts[0]]
+        if len(parts) >= depth and ".." not in parts:
+            files_of.setdefault("/".join(parts[:depth]), []).append(info)
     return [
         _Thing(name.partition("/")[0], name, sum(info.size for info in infos), max(info.modified for info in infos))
         for name, infos in sorted(files_of.items())
