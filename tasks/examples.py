@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vbert.artifacts.steps.settings import Plugin
@@ -17,7 +17,7 @@ from vbert.errors import BuildError
 @stage(
     "examples",
     makes=Examples,
-    version=2,
+    version=3,
     through=False,
     cost=Cost(seconds_by=("images.images",), bytes_by=("images.images",)),
 )
@@ -45,6 +45,10 @@ def examples(
     dropped = 0
     notes: list[readers.ReaderNote] = []
 
+    def fitted(row: Mapping[str, Any], phrases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        place = f"example {row['example_id']!r:.80}"
+        return [{**p, "boxes": fitting.kept_of(row["image_ids"], p["boxes"], place)} for p in phrases]
+
     def kept() -> Iterator[dict[str, Any]]:
         nonlocal dropped
         for row in rows:
@@ -63,9 +67,9 @@ def examples(
                 continue
             first = row["image_ids"][0]
             if row.get("phrases"):
-                place = f"example {row['example_id']!r:.80}"
-                fitted = [p | {"boxes": fitting.kept_of(row["image_ids"], p["boxes"], place)} for p in row["phrases"]]
-                row = row | {"phrases": fitted}
+                row = row | {"phrases": fitted(row, row["phrases"])}
+            if row.get("choices"):
+                row = row | {"choices": [c | {"phrases": fitted(row, c.get("phrases") or ())} for c in row["choices"]]}
             yield {**row, "split": reading.split(row.get("split"), first) or splits[first]}
 
     counts = write_examples(build.directory, kept())

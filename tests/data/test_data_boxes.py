@@ -154,6 +154,12 @@ def test_boxes_of_phrases_are_fitted_too(mine: Path, tmp_path: Path) -> None:
     (texts,) = built(store, described(dataset(str(written([0, 0, 9, 2], [1, 1, 2, 3]))))[1])
     assert texts.table()["phrases"].to_pylist() == [[{"start": 0, "end": 5, "boxes": [[0, 0, 4, 2], [1, 1, 2, 3]]}]]
     assert texts.figures["boxes_cut"] == 1
+    phrases = [{"start": 3, "end": 5, "boxes": [[0, 0, 9, 2]]}]
+    line = {"image": "cats/1.png", "text": "where?", "choices": [{"text": "on it", "phrases": phrases}, {"text": "in"}]}
+    (tmp_path / "texts.jsonl").write_text(json.dumps(line))
+    (texts,) = built(store, described(dataset(str(mine)))[1])
+    ((first, second),) = texts.table()["choices"].to_pylist()
+    assert (first["phrases"], second["phrases"]) == ([{"start": 3, "end": 5, "boxes": [[0, 0, 4, 2]]}], [])
     said = r"1 of 2 boxes can't be used .*outside \(the first: example 'texts\.jsonl:1'"
     with pytest.raises(NotAccepted, match=said):
         built(store, described(dataset(str(written([8, 0, 9, 2], [1, 1, 2, 3]))))[1])

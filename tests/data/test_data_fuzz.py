@@ -66,6 +66,14 @@ LINES = [
         "phrases": [{"start": 0, "end": 2, "boxes": [[1, 2, 3, 4]]}],
         "negatives": ["x"],
     },
+    {
+        "image": "b.jpg",
+        "text": "where?",
+        "choices": [{"text": "on"}, {"text": "in it", "phrases": [{"start": 3, "end": 5, "boxes": [[1, 2, 3, 4]]}]}],
+        "label": "1",
+        "given": ["in", "on"],
+        "group": "b",
+    },
 ]
 BOXES = [{"image": "a.jpg", "box": [1, 2, 3.5, 4], "class": "cat", "attributes": ["red"]}] * 2
 SCENE = {"image_id": "a", "split": "train", "objects": [{"shape": "c", "color": "r", "size": "s", "box": [1, 2, 3, 4]}]}
@@ -194,6 +202,8 @@ def test_only_sentences_leave_a_reader(reader: str, count: int) -> None:
         (b'{"answers": [{"answer": "a", "score": 1}, "b"]}', "answers: some have a score, some have none"),
         (b'{"answers": [{"answer": "a", "answer_id": 1}]}', r"answers\[0\]: score: is missing"),
         (b'{"phrases": [{"start": 1}]}', r"phrases\[0\]: end: is missing"),
+        (b'{"choices": [{"phrases": []}]}', r"choices\[0\]: text: is missing"),
+        (b'{"choices": [{"text": "a", "box": []}]}', "there is no field 'box'; valid: phrases, text"),
         (
             b'{"phrases": [{"start": 1, "end": 2, "boxes": [], "score": 1}]}',
             "there is no field 'score'; valid: boxes",
@@ -212,10 +222,14 @@ def test_nested_values_are_named(row: bytes, said: str) -> None:
 def test_answers_in_the_ways_they_are_written() -> None:
     line = {"image": "a.jpg", "text": "how many?", "split": None}
 
-    def read(**more: Any) -> list[tuple[str, float]]:
+    def row_of(**more: Any) -> dict[str, Any]:
         held = raws({"t.jsonl": b"\xef\xbb\xbf" + as_lines([line | more]), **PHOTOS})
         (row,) = jsonl.examples(held, set(PHOTOS))
-        return [(answer["answer"], answer["score"]) for answer in row["answers"]]
+        assert isinstance(row, dict)
+        return row
+
+    def read(**more: Any) -> list[tuple[str, float]]:
+        return [(answer["answer"], answer["score"]) for answer in row_of(**more)["answers"]]
 
     assert read(answer="two") == [("two", 1.0)]
     assert read(answers=["two", "2", "two"]) == [("two", 1.0), ("2", 1.0)]
@@ -224,6 +238,10 @@ def test_answers_in_the_ways_they_are_written() -> None:
     assert read(answers=people) == votes
     vqa = [{"answer": answer, "answer_confidence": "yes", "answer_id": n} for n, answer in enumerate(people, 1)]
     assert read(answers=vqa) == votes
+    assert row_of(answers=vqa)["given"] == row_of(answers=people)["given"] == people
+    assert "given" not in row_of(answers=["two", "2", "two"])
+    choices = [{"text": "two"}, {"text": "2"}]
+    assert row_of(choices=choices, label="1")["kind"] == "choice"
     assert read(answers=[{"answer": "two", "score": 0.6}]) == [("two", 0.6)]
     assert set(ExampleRow.__annotations__) < set(jsonl.ExampleLine.__annotations__)
 

@@ -208,12 +208,21 @@ def test_fetched_archive_goes_on_after_a_failed_attempt(tmp_path: Path) -> None:
 
 def test_wrong_examples_are_named(tmp_path: Path) -> None:
     good = {"example_id": "e", "kind": "caption", "image_ids": ["a"], "split": "train", "text": "a red cat"}
-    assert write_examples(tmp_path, [good]) == {"train": 1}
+    choice = good | {"kind": "choice", "choices": [{"text": "on"}, {"text": "in", "phrases": None}], "label": "1"}
+    for valid in (good, choice, choice | {"label": None}):
+        assert write_examples(tmp_path, [valid]) == {"train": 1}
     for row, said in [
         (good | {"image_ids": []}, "'e': no image_ids"),
         (good | {"text": None}, "no 'text'"),
         (good | {"phrases": [{"start": 5, "end": 20, "boxes": []}]}, "'e': phrase 5–20 is outside its text of 9"),
         (good | {"phrases": [{"start": 0, "end": 2, "boxes": [[1, 2, 3]]}]}, "box is x1, y1, x2, y2"),
+        (good | {"kind": "choice"}, "among two or more `choices`, not 0"),
+        (choice | {"label": "2"}, "label '2' is the number of none of its choices, 0–1"),
+        (choice | {"choices": [{"text": "on"}, {"text": ""}]}, r"'e': choices\[1\] has no text"),
+        (
+            choice | {"choices": [{"text": "on"}, {"text": "in", "phrases": [{"start": 0, "end": 3, "boxes": []}]}]},
+            r"'e': choices\[1\]: phrase 0–3 is outside its text of 2",
+        ),
         (good | {"colour": "red"}, "unknown column 'colour'"),
         (good | {"text": 3}, "examples: "),
     ]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.data.acceptance import objection
@@ -14,7 +14,8 @@ from vbert.errors import BuildError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KINDS = ("caption", "question", "pair", "phrases", "sentiment")
+Kind = Literal["caption", "question", "pair", "phrases", "sentiment", "choice"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 SPLITS = ("train", "val", "test")
 
 
@@ -72,11 +73,29 @@ def _checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
     for answer in row.get("answers") or ():
         if not 0.0 <= answer["score"] <= 1.0:
             raise ValueError(f"example {name!r}: answer {answer['answer']!r} has the score {answer['score']}, not 0–1")
-    for phrase in row.get("phrases") or ():
+    _check_phrases(f"example {name!r}", row.get("phrases"), text)
+    choices = row.get("choices") or ()
+    for at, choice in enumerate(choices):
+        if not choice["text"]:
+            raise ValueError(f"example {name!r}: choices[{at}] has no text")
+        _check_phrases(f"example {name!r}: choices[{at}]", choice.get("phrases"), choice["text"])
+    if row["kind"] == "choice":
+        numbers = [str(at) for at in range(len(choices))]
+        if len(choices) < 2:
+            raise ValueError(f"example {name!r}: a choice is among two or more `choices`, not {len(choices)}")
+        if row.get("label") is not None and row["label"] not in numbers:
+            raise ValueError(
+                f"example {name!r}: label {row['label']!r} is the number of none of its choices, 0–{numbers[-1]}"
+            )
+    return row
+
+
+def _check_phrases(where: str, phrases: Iterable[Mapping[str, Any]] | None, text: str | None) -> None:
+    """Raises ValueError where a phrase is no part of `text`, or a box is none."""
+    for phrase in phrases or ():
         if not 0 <= phrase["start"] < phrase["end"] <= len(text or ""):
             raise ValueError(
-                f"example {name!r}: phrase {phrase['start']}–{phrase['end']} is outside its text of {len(text or '')}"
+                f"{where}: phrase {phrase['start']}–{phrase['end']} is outside its text of {len(text or '')}"
             )
         if any(len(box) != 4 for box in phrase["boxes"]):
-            raise ValueError(f"example {name!r}: a phrase's box is x1, y1, x2, y2")
-    return row
+            raise ValueError(f"{where}: a phrase's box is x1, y1, x2, y2")

@@ -23,6 +23,9 @@ def _struct(**kinds: Any) -> Any:
     return pa.struct(list(kinds.items()))
 
 
+# start and end: characters of the text; boxes: x1, y1, x2, y2
+_PHRASES = pa.list_(_struct(start=pa.int32(), end=pa.int32(), boxes=pa.list_(pa.list_(pa.float32()))))
+
 IMAGES_SCHEMA = _schema(
     {
         "image_id": pa.string(),
@@ -59,13 +62,16 @@ EXAMPLES_SCHEMA = _schema(
         "answers": pa.list_(_struct(answer=pa.string(), score=pa.float32())),
         "label": pa.string(),
         "question_type": pa.string(),
-        "phrases": pa.list_(  # start and end: characters of `text`; boxes: x1, y1, x2, y2
-            _struct(start=pa.int32(), end=pa.int32(), boxes=pa.list_(pa.list_(pa.float32())))
-        ),
+        "phrases": _PHRASES,  # of `text`
         "negatives": pa.list_(pa.string()),  # texts false of this image
         "changed": pa.list_(pa.string()),  # the kind of change in each of `negatives`, e.g. color
         "false_of": pa.list_(pa.string()),  # images of the split that the text is known to be false of
         "unique": pa.bool_(),  # a caption true of this image alone within its split
+        "given": pa.list_(pa.string()),  # people's answers as they were given, one each, in the file's order
+        "answer_type": pa.string(),
+        "choices": pa.list_(_struct(text=pa.string(), phrases=_PHRASES)),  # `label`: the right one's number, from 0
+        "group": pa.string(),  # of examples that count together, e.g. the pairs of one sentence
+        "part": pa.string(),  # of the split that a data set publishes in parts, e.g. test1
     },
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
@@ -23,6 +23,11 @@ class PhraseRow(TypedDict):
     start: int
     end: int
     boxes: list[list[int | float]]
+
+
+class ChoiceRow(TypedDict):
+    text: str
+    phrases: NotRequired[list[PhraseRow] | None]
 
 
 @with_config(ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -43,6 +48,11 @@ class ExampleRow(TypedDict, total=False):
     changed: list[str] | None
     false_of: list[str] | None
     unique: bool | None
+    given: list[str] | None
+    answer_type: str | None
+    choices: list[ChoiceRow] | None
+    group: str | None
+    part: str | None
 
 
 @cache
@@ -134,5 +144,8 @@ def _fault(error: ValidationError, kind: Any) -> str:
 
 
 def _fields(kind: Any, path: Sequence[Any]) -> list[str]:
-    """The fields of a row, or of the phrase in it."""
-    return list((PhraseRow if path[:1] == ("phrases",) else kind).__annotations__)
+    """The fields of a row, or of the phrase or choice in it."""
+    for part in reversed(path):
+        if part in ("phrases", "choices"):
+            return list((PhraseRow if part == "phrases" else ChoiceRow).__annotations__)
+    return list(kind.__annotations__)

@@ -13,15 +13,17 @@
 An image's id is its name in the folder: `cats/1.jpg`; lines may write it with `\\`, with a leading `./`, or in another
 case or with another ending where only one can be meant. A line of examples has the columns of EXAMPLES_SCHEMA; `image`
 may stand for `image_ids`, `answer` for a single one of `answers`. Unless given, `example_id` is `file:line`, `split`
-that of the image, and `kind` is `question` with answers and `caption` without:
+that of the image, and `kind` is `question` with answers, `choice` with choices and `caption` otherwise:
 
     {"image": "cats/1.jpg", "text": "a cat on a mat"}
     {"image": "cats/2.jpg", "text": "how many cats?", "answer": "two", "split": "test"}
     {"image_ids": ["a.png", "b.png"], "kind": "pair", "text": "both show a dog", "label": "true"}
+    {"image": "cats/1.jpg", "text": "where is it?", "choices": [{"text": "here"}, {"text": "there"}], "label": "0"}
 
 `answers` are `{"answer": "two", "score": 0.6}` each, or texts, of which each is right. Ten texts, or ten of VQA's own
-objects (`{"answer": "two", "answer_confidence": "yes", "answer_id": 1}`), are answers of ten people: n equal ones make
-the score min(0.3 · n, 1), as in VQA v2.
+objects (`{"answer": "two", "answer_confidence": "yes", "answer_id": 1}`), are answers of ten people, kept as
+`given`: n equal ones make the score min(0.3 · n, 1), as in VQA v2. `label` of a choice is the number of the right one
+of its `choices`, from 0. Examples of one `group` count together.
 
 Boxes, for training a detector: a `boxes.jsonl` among the images, `{"image": "cats/1.jpg", "box": [x1, y1, x2, y2],
 "class": "cat", "attributes": ["black"]}` a line, in pixels of the image as shown, x2 and y2 exclusive. Splits of
@@ -46,7 +48,7 @@ from vbert.errors import UserError
 if TYPE_CHECKING:
     from vbert.data.raw import RawFiles
 
-VERSION = 2
+VERSION = 3
 OWN = (".jsonl",)
 
 PEOPLE = 10  # people that VQA asks for each question
@@ -127,16 +129,18 @@ def examples(raws: Mapping[str, RawFiles], image_ids: Collection[str]) -> Iterat
                 raise UserError(f"{where}: answer: is blank; leave the field out of a question that has none")
             row["answers"] = [{"answer": row.pop("answer"), "score": 1.0}]
         elif "answers" in row:
-            row["answers"] = _answers(row["answers"], where)
+            row["answers"], people = _answers(row["answers"], where)
+            if people and "given" not in row:
+                row["given"] = people
         for field in ("image_ids", "text"):
             value = row.get(field)
             if not (value.strip() if isinstance(value, str) else value):
                 raise UserError(f"{where}: {field}: is missing" + (" (or `image`)" if field == "image_ids" else ""))
         row["image_ids"] = [names.find(image_id, where, "image") for image_id in row["image_ids"]]
-        if "label" in row and "answers" not in row and _asks(row):
+        if "label" in row and "answers" not in row and "choices" not in row and _asks(row):
             misread.append(f"{where}: answer: is missing, and a `label` ({row['label']!r:.80}) is none")
         row.setdefault("example_id", where)
-        row.setdefault("kind", "question" if "answers" in row else "caption")
+        row.setdefault("kind", "question" if "answers" in row else "choice" if "choices" in row else "caption")
         yield row
     if misread:
         sentence = f"{count_of(misread, 'question')} with a label in place of an answer; the first: {misread[0]}"
@@ -156,16 +160,15 @@ def _lines(raws: Mapping[str, RawFiles], end: str, kind: Any) -> Iterator[tuple[
                 yield from lines(raw, name, kind)
 
 
-def _answers(answers: list[Any], where: str) -> list[dict[str, Any]]:
-    """Answers with their scores, from any accepted spelling."""
-    votes = Counter[str]()
-    scored = []
+def _answers(answers: list[Any], where: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Answers with their scores, from any accepted spelling, and those that ten people gave."""
+    given, scored = [], []
     for at, item in enumerate(answers):
         answer = {"answer": item} if isinstance(item, str) else item
         place = f"{where}: answers[{at}]"
         if not isinstance(answer, dict) or not isinstance(answer.get("answer"), str):
             raise UserError(f'{place}: must be text, or {{"answer": …, "score": …}}, not {item!r:.80}')
-        votes[answer["answer"]] += 1
+        given.append(answer["answer"])
         if "score" in answer:
             if type(answer["score"]) not in (int, float):
                 raise UserError(f"{place}: score: must be a number from 0 to 1, not {answer['score']!r:.80}")
@@ -179,6 +182,7 @@ def _answers(answers: list[Any], where: str) -> list[dict[str, Any]]:
     if scored and len(scored) < len(answers):
         raise UserError(f"{where}: answers: some have a score, some have none; give all of them one")
     if scored:
-        return scored
-    every = len(answers) == PEOPLE
-    return [{"answer": answer, "score": min(0.3 * n, 1.0) if every else 1.0} for answer, n in votes.items()]
+        return scored, []
+    if len(given) != PEOPLE:
+        return [{"answer": answer, "score": 1.0} for answer in dict.fromkeys(given)], []
+    return [{"answer": answer, "score": min(0.3 * n, 1.0)} for answer, n in Counter(given).items()], given

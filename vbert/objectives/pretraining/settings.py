@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vbert.artifacts.steps.settings import Since
+from vbert.data.examples import Kind
 from vbert.training.schedule import Schedule
-
-Kind = Literal["caption", "question", "pair", "phrases", "sentiment"]
 
 
 class PretrainSettings(Schedule):
