@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from vbert.data.shapes.oracles import caption_scores, retrieval
 from vbert.data.shapes.scene import COLOURS, GAP, Scene, SceneObject
 from vbert.data.shapes.scenes import ShapesSettings, scene
 from vbert.data.shapes.write import texts, write
+from vbert.data.spec import dataset
 
 GENERATED = {
     "generate": 2,
@@ -196,7 +198,7 @@ def test_crowded_scenes_are_finished() -> None:
 
 
 def test_the_reader_gives_rows_that_fit_the_tables(tmp_path: Path) -> None:
-    raw = make(tmp_path / "raw", ShapesSettings(images=24, size=48, held_out_every=4))
+    raw = make(tmp_path / "raw", ShapesSettings(images=24, size=48, held_out_every=4, choices=1))
     raws = {"generated": raw}
     rows = []
     for row in reader.images(raws):
@@ -216,7 +218,34 @@ def test_the_reader_gives_rows_that_fit_the_tables(tmp_path: Path) -> None:
     assert set(counts) == {"train", "val", "test"}
     table: Any = Examples.at(tmp_path).table()
     assert {i for ids in table["image_ids"].to_pylist() for i in ids} <= kept
-    assert set(table["kind"].to_pylist()) == {"caption", "question", "pair", "phrases", "sentiment"}
+    assert set(table["kind"].to_pylist()) == {"caption", "question", "pair", "phrases", "sentiment", "choice"}
+    assert not any(table["group"].to_pylist())
+    grouped = [
+        row["group"]
+        for row in reader.examples(raws, {f"{i:06d}" for i in range(24)}, group_pairs=True)
+        if row["kind"] == "pair"
+    ]
+    assert len(grouped) == 4 * len(set(grouped)) > 0
+
+
+def test_choices_add_rows_and_change_none() -> None:
+    scenes = [facts(scene(ShapesSettings(), i)) for i in range(60)]
+    without, oracles = texts(ShapesSettings(images=60), scenes)
+    rows, found = texts(ShapesSettings(images=60, choices=1), scenes)
+    assert [row for row in rows if row["kind"] != "choice"] == without
+    assert len(rows) == len(without) + 60
+    assert {name: value for name, value in found.items() if name != "choice"} == oracles
+
+
+def test_shapes_tasks_has_held_out_examples_enough_to_tell_figures_apart() -> None:
+    """That is, what its spec says of the test split."""
+    settings = ShapesSettings.model_validate(dataset("shapes_tasks").generate)
+    scenes = [facts(scene(settings, i)) for i in range(3, settings.images, settings.held_out_every)]
+    rows, _ = texts(settings.model_copy(update={"false_of": 0}), scenes)
+    counts = Counter(row["kind"] for row in rows)
+    assert (counts["pair"], counts["sentiment"], counts["question"], counts["choice"]) == (1600, 1200, 2400, 1600)
+    types = Counter(row["question_type"] for row in rows if row["kind"] == "question")
+    assert (types["count"], types["relation"]) == (400, 210)
 
 
 def test_other_bits_need_another_version(tmp_path: Path) -> None:

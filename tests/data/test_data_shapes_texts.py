@@ -18,7 +18,7 @@ from vbert.data.shapes.write import write
 Json = dict[str, Any]
 
 SETTINGS = {
-    "default": ShapesSettings(images=260, held_out_every=8, pairs=2),
+    "default": ShapesSettings(images=260, held_out_every=8, pairs=2, choices=9),
     "other": ShapesSettings(
         images=90,
         size=56,
@@ -28,6 +28,7 @@ SETTINGS = {
         shapes=("cross", "diamond", "circle"),
         colours=("red", "blue", "teal"),
         captions=8,
+        choices=3,
         held_out_every=4,
     ),
 }
@@ -324,6 +325,28 @@ def test_sentiments_need_both_image_and_text(made: Made) -> None:
     for figures in made.oracles["sentiment"].values():
         assert figures["image"] <= 0.70
         assert figures["text"] <= 0.70
+
+
+def test_one_choice_is_true_and_stands_anywhere(made: Made) -> None:
+    captions = {row["example_id"].replace("caption", "choice"): row for row in made.rows["caption"]}
+    places: Counter[int] = Counter()
+    scenes: Counter[str] = Counter()
+    for row in made.rows["choice"]:
+        texts, label, caption = [c["text"] for c in row["choices"]], int(row["label"]), captions[row["example_id"]]
+        scene = made.scenes[row["image_ids"][0]]
+        assert [true(text, scene) for text in texts] == [k == label for k in range(len(texts))], (texts, scene)
+        assert sorted(texts) == sorted([caption["text"], *caption["negatives"]])
+        assert len(texts) > 2
+        assert (row["split"], row["question_type"]) == (caption["split"], caption["question_type"])
+        places[label] += 1
+        scenes[row["image_ids"][0]] += 1
+    assert min(places[k] for k in range(3)) > 0.2 * places.total()
+    assert max(scenes.values()) <= made.settings.choices
+    assert len(scenes) == len(made.scenes)
+    for figures in made.oracles["choice"].values():
+        assert 0.25 <= figures["random"] < 0.34
+        assert figures["alone"] < 0.5
+        assert figures["compared"] > 0.8
 
 
 def test_phrases_have_all_their_boxes_and_no_other(made: Made) -> None:

@@ -55,8 +55,13 @@ def boxes(raws: Mapping[str, RawFiles]) -> Iterator[dict[str, Any]]:
             yield place | {"class": item["shape"], "attributes": attributes}
 
 
-def examples(raws: Mapping[str, RawFiles], image_ids: set[str]) -> Iterable[dict[str, Any]]:
-    return (row for row in _rows(raws, "texts.jsonl", TextLine) if image_ids.issuperset(row.get("image_ids") or ()))
+def examples(raws: Mapping[str, RawFiles], image_ids: set[str], group_pairs: bool = False) -> Iterable[dict[str, Any]]:
+    """group_pairs: the four pairs of a statement are a group, by the id that they share."""
+    for row in _rows(raws, "texts.jsonl", TextLine):
+        if image_ids.issuperset(row.get("image_ids") or ()):
+            if group_pairs and row["kind"] == "pair":
+                row = row | {"group": row["example_id"].rpartition("/")[0]}
+            yield row
 
 
 def _rows(raws: Mapping[str, RawFiles], name: str, kind: Any) -> Iterator[Any]:

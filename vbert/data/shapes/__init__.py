@@ -1,1 +1,1 @@
-"""The `shapes` data set: a generator of scenes with boxes, captions, questions, statements and their oracles."""
+"""The `shapes` data set: a generator of scenes with boxes, captions, questions, statements, choices and oracles."""

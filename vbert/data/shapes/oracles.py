@@ -57,6 +57,39 @@ def _claim(row: Row) -> str:
     return str(row["example_id"]).rpartition("/")[0]
 
 
+def choices(rows: Sequence[Row]) -> dict[str, Any]:
+    """Choices of val and test, without the image: `random`; `alone`, the text that is most often the right one in
+    train, each judged by itself; `compared`, the one that differs least from the others in words. Ties are drawn."""
+    counts = Counter(text for row in rows if row["split"] == "train" for text in _choice_texts(row))
+    right = Counter(_choice_texts(row)[int(row["label"])] for row in rows if row["split"] == "train")
+    result: dict[str, Any] = {}
+    for split in ("val", "test"):
+        part = [row for row in rows if row["split"] == split]
+        scores: dict[str, list[float]] = {"random": [], "alone": [], "compared": []}
+        for row in part:
+            texts, label = _choice_texts(row), int(row["label"])
+            chance = 1 / len(texts)
+            words = [Counter(text.replace(",", "").split()) for text in texts]
+            differ = [sum(((one - other) + (other - one)).total() for other in words) for one in words]
+            # A text that train has n times counts as if it also stood there once more, right by chance.
+            shares = [(right[text] + chance) / (counts[text] + 1) for text in texts]
+            scores["random"].append(chance)
+            scores["alone"].append(_drawn(shares, label))
+            scores["compared"].append(_drawn([-n for n in differ], label))
+        result[split] = {name: _mean(values) for name, values in scores.items()} | {"examples": len(part)}
+    return result
+
+
+def _choice_texts(row: Row) -> list[str]:
+    return [choice["text"] for choice in row["choices"]]
+
+
+def _drawn(scores: Sequence[float], label: int) -> float:
+    """The chance that `label` is drawn from the places with the highest score."""
+    best = [k for k, score in enumerate(scores) if score == max(scores)]
+    return (label in best) / len(best)
+
+
 def phrases(rows: Sequence[Row], things: Mapping[str, int]) -> dict[str, Any]:
     """Phrases: the share right when each is given a box of its image at random. `things`: image id → boxes."""
     result = {}

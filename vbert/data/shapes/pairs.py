@@ -1,8 +1,9 @@
-"""Texts that need more than one thing at once: statements over two images, sentiments, phrases."""
+"""Texts that need more than one thing at once: statements over two images, sentiments, phrases, choices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import groupby
 from random import Random
 from typing import Any, NamedTuple
 
@@ -163,6 +164,30 @@ def phrases(settings: ShapesSettings, scenes: Sequence[SceneFacts]) -> Iterator[
             text = f"{one} is {relation.how} {other}"
             first = TextSpan(0, len(one), relation.first, 1)
             yield _phrase_row(scene, 1, text, [first, TextSpan(len(text) - len(other), len(text), relation.second, 1)])
+
+
+def choices(settings: ShapesSettings, captioned: Iterable[Row]) -> Iterator[Row]:
+    """Choice rows, up to `choices` a scene: a caption among its negatives, two or more, in an order drawn for each row;
+    `label` is the caption's place, from 0. `captioned`: caption rows, those of a scene together.
+
+    The caption differs from each of the others in one thing, they from one another in two: who compares the texts can
+    find it without the image, who reads each alone can't.
+    """
+    for image_id, captions in groupby(captioned, key=lambda row: row["image_ids"][0]):
+        rng = stream(settings, "choice", image_id)
+        chosen = [row for row in captions if len(row["negatives"]) > 1]
+        for row in rng.sample(chosen, min(settings.choices, len(chosen))):
+            texts = rng.sample([row["text"], *row["negatives"]], 1 + len(row["negatives"]))
+            yield {
+                "example_id": row["example_id"].replace("/caption/", "/choice/"),
+                "kind": "choice",
+                "image_ids": row["image_ids"],
+                "split": row["split"],
+                "text": "",
+                "choices": [{"text": text} for text in texts],
+                "label": str(texts.index(row["text"])),
+                "question_type": row["question_type"],
+            }
 
 
 def _phrase_row(scene: SceneFacts, k: int, text: str, spans: Sequence[TextSpan]) -> Row:

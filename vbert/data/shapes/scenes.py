@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from vbert.artifacts.steps.settings import Settings
+from vbert.artifacts.steps.settings import Settings, Since
 from vbert.data.shapes.scene import COLOURS, GAP, SUBSAMPLES, Colour, Scene, SceneObject, Shape
 
 
@@ -41,6 +41,9 @@ class ShapesSettings(Settings):
     false_of: int = Field(6, ge=0, le=64, description="images that a caption is known to be false of, at most")
     questions: int = Field(6, ge=0, le=32, description="a scene")
     pairs: int = Field(1, ge=0, le=8, description="statements over two images, a scene")
+    choices: Annotated[int, Since(0)] = Field(
+        0, ge=0, le=16, description="captions among two or more of their false variants, a scene, at most"
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> ShapesSettings:

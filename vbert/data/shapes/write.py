@@ -14,7 +14,7 @@ from vbert.data.shapes.captions import captions
 from vbert.data.shapes.draw import png
 from vbert.data.shapes.elsewhere import add_false_of
 from vbert.data.shapes.language import SceneFacts, SplitScenes, facts
-from vbert.data.shapes.pairs import pairs, phrases, sentiments
+from vbert.data.shapes.pairs import choices, pairs, phrases, sentiments
 from vbert.data.shapes.questions import questions
 from vbert.data.shapes.scene import Scene
 from vbert.data.shapes.scenes import ShapesSettings, scene
@@ -57,6 +57,7 @@ def texts(settings: ShapesSettings, scenes: Sequence[SceneFacts]) -> tuple[list[
         rows += pairs(settings, members)
         rows += sentiments(settings, members)
         rows += phrases(settings, members)
+        rows += choices(settings, (row for _, _, row in captioned))
         if name != "train" and members:
             retrieval[name] = oracle.retrieval(
                 split, [(p, row["question_type"], meaning) for p, meaning, row in captioned]
@@ -65,7 +66,7 @@ def texts(settings: ShapesSettings, scenes: Sequence[SceneFacts]) -> tuple[list[
     by_kind: dict[str, list[Row]] = {}
     for row in rows:
         by_kind.setdefault(row["kind"], []).append(row)
-    return rows, {
+    figures = {
         "question": oracle.answers(by_kind.get("question", [])),
         "sentiment": oracle.sentiments(by_kind.get("sentiment", [])),
         "pair": oracle.pairs(by_kind.get("pair", [])),
@@ -73,6 +74,9 @@ def texts(settings: ShapesSettings, scenes: Sequence[SceneFacts]) -> tuple[list[
         "retrieval": retrieval,
         "captioning": captioning,
     }
+    if chosen := by_kind.get("choice"):
+        figures["choice"] = oracle.choices(chosen)
+    return rows, figures
 
 
 def scene_row(made: Scene) -> dict[str, Any]:
