@@ -28,11 +28,12 @@ def examples(
 
     Those of images that a limit left out are dropped; an image that the collection never had is an error. The split is
     the reader's, else that of the first image; `reading.validation` applies to both. Boxes of phrases are fitted to
-    their images (see `vbert.data.boxes`).
+    their images (see `vbert.data.boxes`). What is odd is counted, in the figures and in `notes`.
     """
     from vbert.data import readers
     from vbert.data.boxes import BoxConverter, PhotoHeader
     from vbert.data.examples import write_examples
+    from vbert.data.oddities import Oddities
 
     reading = reading or ReaderOptions()
     module = readers.of(reader)
@@ -42,7 +43,7 @@ def examples(
     fitting = BoxConverter({image_id: PhotoHeader(width, height) for image_id, width, height in sizes})
     left_out = images.left_out()
     rows = readers.call(module, "examples", raws, splits.keys() | left_out, options=reading.options)
-    dropped = 0
+    dropped, odd = 0, Oddities(splits)
     notes: list[readers.ReaderNote] = []
 
     def fitted(row: Mapping[str, Any], phrases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -65,6 +66,7 @@ def examples(
                     )
                 dropped += 1
                 continue
+            odd.see(row)
             first = row["image_ids"][0]
             if row.get("phrases"):
                 row = row | {"phrases": fitted(row, row["phrases"])}
@@ -80,7 +82,8 @@ def examples(
         figures["dropped"] = dropped
     if fitting.counts:
         figures |= {"boxes": fitting.kept, **fitting.figures(), "notes": fitting.sentences()}
-    if notes:
+    if notes := [*notes, *odd.notes()]:
         figures |= {note.figure: note.count for note in notes}
+        figures |= readers.left_out(notes)
         figures["notes"] = [*figures.get("notes", []), *(note.sentence for note in notes)]
     return figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,8 @@ from vbert.artifacts.steps.stage import Build, Cost, Figures, stage
 from vbert.data.images import Images
 from vbert.data.names import IMAGE_ENDINGS, count_of, is_image, kinds
 from vbert.data.raw import RawFiles
-from vbert.data.spec import ReaderOptions, share_of
+from vbert.data.shares import share_of
+from vbert.data.spec import SPLITS, ReaderOptions
 from vbert.errors import BuildError, UserError, nearest
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ def images(
 ) -> Figures:
     """Every image's place, sha256 and size as shown, and the boxes, where there are any.
 
-    `limit`: at most so many images of each split, those whose ids hash lowest; the ids of the others are kept apart.
+    `limit`: at most so many images of each split, those whose clusters (else ids) hash lowest; the ids of the others
+    are kept apart.
     A file that can't be opened stays in the index with size 0×0: `regions` puts it in quarantine with its reason. Boxes
     are fitted to their photos (see `vbert.data.boxes`). Rows and files left out are counted in the figures and
     described in `notes`.
@@ -56,7 +59,8 @@ def images(
             f"images: reader {reader.name!r} finds no image in {', '.join(raws)}{remarks}; are they the right files? "
             f"Images are files that end in {' '.join(IMAGE_ENDINGS)}"
         )
-    kept = listed if limit is None else _limited(listed, limit)
+    clusters = {row["image_id"]: row["cluster"] for row in rows if isinstance(row, dict) and "cluster" in row}
+    kept = listed if limit is None else _limited(listed, limit, clusters)
     ids = {row["image_id"] for row in kept}
     boxes, fitting, photos = None, None, dict[str, PhotoHeader]()
     if hasattr(module, "boxes"):
@@ -71,7 +75,10 @@ def images(
         figures |= fitting.figures()
         sentences += fitting.sentences()
     figures |= {note.figure: note.count for note in notes}
-    without = sum(row["split"] is None for row in kept)
+    figures |= readers.left_out(notes)
+    of = Counter(row["split"] for row in kept)
+    figures |= {split: of[split] for split in SPLITS if split in of}
+    without = of[None]
     if 0 < without < len(kept):
         figures["no_split"] = without
         sentences.append(f"in no split, so neither trained on nor evaluated: {without:,} of {count_of(kept, 'image')}")
@@ -109,14 +116,17 @@ def _placed(row: ImageRow, raws: Mapping[str, RawFiles], reading: ReaderOptions)
     source = row.get("source") or (next(iter(raws)) if len(raws) == 1 else "")
     if source not in raws:
         raise UserError(f"images: {row['image_id']!r} names the source {source!r}; {nearest(source, raws)}")
-    split = reading.split(row.get("split"), row["image_id"])
+    split = reading.split(row.get("split"), row.get("cluster", row["image_id"]))
     return {"image_id": row["image_id"], "path": f"{source}/{row['path']}", "split": split}
 
 
-def _limited(rows: Iterable[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+def _limited(rows: Iterable[dict[str, Any]], limit: int, clusters: Mapping[str, str]) -> list[dict[str, Any]]:
+    def order(row: dict[str, Any]) -> tuple[float, str]:
+        return share_of(clusters.get(row["image_id"], row["image_id"])), row["image_id"]
+
     taken: dict[str | None, int] = {}
     kept = []
-    for row in sorted(rows, key=lambda row: (share_of(row["image_id"]), row["image_id"])):
+    for row in sorted(rows, key=order):
         taken[row["split"]] = taken.get(row["split"], 0) + 1
         if taken[row["split"]] <= limit:
             kept.append(row)

@@ -174,7 +174,7 @@ def test_a_questions_label_is_said_to_be_no_answer(mine: Path, tmp_path: Path) -
     (found,) = built(Store(tmp_path / "store"), described(dataset(str(mine)))[1])
     assert (found.figures["examples"], found.figures["labelled_questions"]) == (6, 2)
     said = "the first: texts.jsonl:5: answer: is missing, and a `label` ('two') is none"
-    assert found.figures["notes"] == [f"2 questions with a label in place of an answer; {said}"]
+    assert found.figures["notes"][0] == f"2 questions with a label in place of an answer; {said}"
 
 
 def test_what_an_option_leaves_out_is_counted(tmp_path: Path) -> None:

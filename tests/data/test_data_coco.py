@@ -21,7 +21,7 @@ from vbert.data.decode import decode
 from vbert.data.readers import coco
 from vbert.data.source import Source
 from vbert.data.spec import dataset
-from vbert.errors import BuildError, UserError
+from vbert.errors import BuildError, NotAccepted, UserError
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "coco"
 
@@ -74,7 +74,14 @@ def test_the_shipped_spec_reads_the_archives_as_published(tmp_path: Path) -> Non
     shipped = dataset("coco_2017")
     assert shipped.read_by("examples") == ("annotations",)
     local = {name: Source(path=str(tmp_path / f"{name}.zip")) for name in places}
-    index, texts = built(Store(tmp_path / "store"), *described(shipped.model_copy(update={"sources": local})))
+    spec, store = shipped.model_copy(update={"sources": local}), Store(tmp_path / "store")
+    with pytest.raises(
+        NotAccepted, match="258 train, 50 val were read, published are 118,287 train, 5,000 val; are all"
+    ):
+        built(store, described(spec)[0])
+    assert spec.examples is not None
+    parts = {part: getattr(spec, part).model_copy(update={"counts": {}}) for part in ("images", "examples")}
+    index, texts = built(store, *described(spec.model_copy(update=parts)))
     assert Counter(index.table().column("split").to_pylist()) == {"train": 258, "val": 50}
     assert index.figures["boxes"] == 2502
     assert texts.figures["examples"] == 900

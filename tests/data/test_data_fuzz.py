@@ -48,6 +48,7 @@ def raws(files: dict[str, bytes]) -> dict[str, RawFiles]:
     return {"data": cast(RawFiles, Held(files))}
 
 
+PHOTOS = {"a.jpg": b"", "b.jpg": b""}
 COCO = {
     "images": [{"id": 1, "file_name": "a.jpg", "width": 20, "height": 10}, {"id": 2, "file_name": "b.jpg"}],
     "annotations": [
@@ -79,8 +80,10 @@ BOXES = [{"image": "a.jpg", "box": [1, 2, 3.5, 4], "class": "cat", "attributes":
 SCENE = {"image_id": "a", "split": "train", "objects": [{"shape": "c", "color": "r", "size": "s", "box": [1, 2, 3, 4]}]}
 TEXT = {"image_ids": ["a"], "kind": "caption", "text": "red", "example_id": "1", "split": "train"}
 QUESTIONS = [["what is the blue shape?", "circle", 3], ["is there a red shape?", "yes", 4]]
+PAIRS = [{"identifier": f"dev-1-0-{n}", "sentence": "two dogs", "label": "True", "directory": 3} for n in (0, 1)]
+ITEM = {"x_loc": 1, "y_loc": 2, "size": 30, "type": "circle", "color": "#0099ff"}
+DRAWN = [{"identifier": "1-0", "sentence": "a dot", "label": "true", "structured_rep": [[ITEM], [], [ITEM]]}]
 EASY = "easy_vqa/data/{}/questions.json"
-PHOTOS = {"a.jpg": b"", "b.jpg": b""}
 
 
 def as_lines(rows: list[Any]) -> bytes:
@@ -110,6 +113,8 @@ FILES: dict[str, tuple[dict[str, Made], dict[str, bytes]]] = {
         {"JPEGImages/a.jpg": b"", "JPEGImages/b.jpg": b""},
     ),
     "folder": ({}, PHOTOS),
+    "nlvr2": ({"dev.json": (PAIRS, as_lines)}, {f"dev-1-0-img{side}.png": b"" for side in (0, 1)}),
+    "nlvr": ({"dev.json": (DRAWN, as_lines)}, {f"dev-1-0-{k}.png": b"" for k in range(6)}),
 }
 VALUES: list[Any] = [
     *(None, True, [], {}, "", "0", "nan", 0, -1, 1.5, 1e308, float("nan"), float("inf"), 10**400, 10**5000),
@@ -302,7 +307,7 @@ def test_captions_without_text_are_counted() -> None:
     assert isinstance(row, dict)
     assert row["text"] == "a cat"
     said = "1 caption without text; the first: captions_train.json: annotations[0]"
-    assert note == readers.ReaderNote("empty_captions", 1, said)
+    assert note == readers.ReaderNote("empty_captions", 1, said, left_out=True)
 
 
 def test_a_listed_name_is_never_cut_to_another_images() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.data.acceptance import objection
+from vbert.data.spec import SPLITS
 from vbert.errors import BuildError
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["caption", "question", "pair", "phrases", "sentiment", "choice"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-SPLITS = ("train", "val", "test")
 
 
 class Examples(Artifact):

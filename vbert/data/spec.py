@@ -6,13 +6,14 @@ A new data set is one such file and, if its format is new, one reader. Two data 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validator
 
 from vbert.artifacts.steps.settings import Acceptance, LocalPath, Plugin, Settings
 from vbert.data import readers
+from vbert.data.shares import share_of
 from vbert.data.source import Source, Url
 from vbert.data.spec_folder import DATA_SPECS, SpecFolder
 from vbert.errors import UserError, nearest
@@ -32,10 +33,13 @@ BoxShare = Annotated[
 ]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 Split = Literal["train", "val", "test"]
+SPLITS = get_args(Split)
+Count = Annotated[int, Field(ge=0)]
 
 
 class HoldOut(Settings):
-    """A validation split where none is official: the images of split `of` whose id hashes into `share`."""
+    """A validation split where none is official: the images of split `of` whose id hashes into `share`; by cluster,
+    where the reader gives one (NLVR's directories)."""
 
     of: Split = Field("train", description="the split that images are taken from")
     share: Share = Field(0.05, description="of its images")
@@ -47,18 +51,13 @@ class ReaderOptions(Settings):
     options: dict[str, JsonValue] = Field({}, description="keyword arguments of the reader")
     validation: HoldOut | None = None
     unusable_boxes: Annotated[BoxShare, Acceptance()] = 0.05
+    counts: Annotated[Mapping[Split, Count], Acceptance()] = Field({}, description="rows, as published")
 
     def split(self, split: str | None, image_id: str) -> str | None:
-        """The split of an image, or of an example by its first image, given the official one."""
+        """The split of an image (by its cluster, where it has one), or of an example by its first image, given the
+        official one."""
         hold_out = self.validation
         return "val" if hold_out is not None and split == hold_out.of and share_of(image_id) < hold_out.share else split
-
-
-def share_of(image_id: str) -> float:
-    """A uniform number in [0, 1) that depends on the id alone."""
-    from hashlib import sha256
-
-    return int.from_bytes(sha256(image_id.encode()).digest()[:6]) / 2**48
 
 
 class ImagesSpec(Settings):
@@ -72,7 +71,7 @@ class ImagesSpec(Settings):
     reader: Annotated[str, AfterValidator(_known_reader)] | None = Field(None, description="what reads the sources")
     sources: tuple[str, ...] | None = Field(None, description="names of those it reads; else all")
     options: dict[str, JsonValue] = Field({}, description="keyword arguments of the reader")
-    counts: dict[Split, Annotated[int, Field(ge=0)]] = Field({}, description="images, as published")
+    counts: dict[Split, Count] = Field({}, description="images, as published; another number is refused")
     unusable_boxes: Annotated[BoxShare, Acceptance()] = 0.05
 
     @model_validator(mode="after")
@@ -90,7 +89,7 @@ class ExamplesSpec(Settings):
     reader: Annotated[str, AfterValidator(_known_reader)] = Field(description="what reads the sources")
     sources: tuple[str, ...] | None = Field(None, description="names of those it reads; else all")
     options: dict[str, JsonValue] = Field({}, description="keyword arguments of the reader")
-    counts: dict[Split, Annotated[int, Field(ge=0)]] = Field({}, description="examples, as published")
+    counts: dict[Split, Count] = Field({}, description="examples, as published; another number is refused")
 
 
 class DatasetSpec(Settings):
@@ -139,12 +138,14 @@ class DatasetSpec(Settings):
         return other
 
     def reading(self, part: Literal["images", "examples"]) -> ReaderOptions:
-        """The options of that part's reader."""
-        if part == "images":
-            accepted = self.images.unusable_boxes
-            return ReaderOptions(options=self.images.options, validation=self.validation, unusable_boxes=accepted)
-        given = self.examples.options if self.examples else {}
-        return ReaderOptions(options=given, validation=self.validation, unusable_boxes=self.images.unusable_boxes)
+        """The options of that part's reader. A generated set has no published counts, since recipes resize it."""
+        of = self.images if part == "images" else self.examples
+        return ReaderOptions(
+            options=of.options if of else {},
+            validation=self.validation,
+            unusable_boxes=self.images.unusable_boxes,
+            counts=of.counts if of and self.generate is None else {},
+        )
 
     def reader(self, part: Literal["images", "examples"]) -> Plugin:
         """The name and version of that part's reader."""

@@ -41,6 +41,7 @@ class ReaderNote:
     figure: str
     count: int
     sentence: str
+    left_out: bool = False  # whether it counts rows that were left out
 
 
 class ImageRow(TypedDict):
@@ -50,6 +51,7 @@ class ImageRow(TypedDict):
     path: str  # member of the RawFiles
     source: NotRequired[str]  # the source whose raw files hold it; may be left out where there is only one
     split: NotRequired[str | None]  # the official split, if the collection has one
+    cluster: NotRequired[str]  # images of one cluster are held out together, and kept together by a limit
 
 
 # x2 and y2 exclusive, in the pixels of `stated`, else of the image as shown; `boxes.BoxConverter` makes rows of
@@ -119,6 +121,12 @@ def call(reader: Reader, part: str, *given: Any, options: Mapping[str, Any]) -> 
             name = reader.__name__.rpartition(".")[2]
             raise UserError(f"reader {name!r} has no option {option!r} for {part}; {nearest(option, valid)}")
     return function(*given, **options)
+
+
+def left_out(notes: Iterable[ReaderNote]) -> dict[str, int]:
+    """The figure `left_out`: how many rows readers left out; nothing where there are none."""
+    count = sum(note.count for note in notes if note.left_out)
+    return {"left_out": count} if count else {}
 
 
 def only(raws: Mapping[str, RawFiles], wanted: str) -> RawFiles:

@@ -85,6 +85,13 @@ def lines(raw: RawFiles, name: str, kind: Any) -> Iterator[tuple[str, Any]]:
                 yield where, checked(line, kind, where)
 
 
+def stated(text: str, where: str, field: str = "sentence") -> str:
+    """The text without blanks around it. Raises UserError where it is empty."""
+    if not text.strip():
+        raise UserError(f"{where}: {field}: is empty; mend the line or take it out")
+    return text.strip()
+
+
 def flag(value: Any, where: str) -> bool:
     """A flag as files write it: 1, true, "1"; 0, false, "0", null, nothing. Raises UserError for anything else."""
     plain = value.strip().lower() if isinstance(value, str) else value

@@ -219,7 +219,7 @@ def examples(
             }
     if empty:
         yield ReaderNote(
-            "empty_captions", len(empty), f"{count_of(empty, 'caption')} without text; the first: {empty[0]}"
+            "empty_captions", len(empty), f"{count_of(empty, 'caption')} without text; the first: {empty[0]}", True
         )
 
 

@@ -1,0 +1,46 @@
+"""For readers: what is odd about labels, questions and answers, counted with the first place of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vbert.data.names import count_of
+from vbert.data.readers import ReaderNote
+from vbert.errors import UserError
+
+# figure → what is counted, and what became of it
+ODDITIES = {
+    "stray_blanks": ("label", "with stray blanks, taken without them"),
+    "empty_answers": ("answer", "that normalise to nothing, no targets of training"),
+    "empty_questions": ("question", "without text, left out"),
+    "unlabelled": ("question", "without answers"),
+}
+
+
+class Odd:
+    """What is odd, with its place in the files; `notes` counts it."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, list[str]] = {}
+
+    def add(self, figure: str, where: str) -> None:
+        self._places.setdefault(figure, []).append(where)
+
+    def label(self, value: str | None, where: str) -> str | None:
+        """The label without the blanks around it, which are counted; None where it is empty."""
+        if value is not None and value != value.strip():
+            self.add("stray_blanks", where)
+        return value.strip() or None if value is not None else None
+
+    def truth(self, value: str | None, where: str) -> str | None:
+        """`true` or `false`, in any case; None for no label. Raises UserError for another one."""
+        label = self.label(value, f"{where}: label")
+        if label is not None and label.lower() not in ("true", "false"):
+            raise UserError(f"{where}: label: must be True or False, not {value!r:.80}")
+        return None if label is None else label.lower()
+
+    def notes(self) -> Iterator[ReaderNote]:
+        for figure, places in self._places.items():
+            word, sentence = ODDITIES[figure]
+            said = f"{count_of(places, word)} {sentence}; the first: {places[0]}"
+            yield ReaderNote(figure, len(places), said, left_out="left out" in sentence)
