@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from flows import cli_features
+from flows import cli_features, cli_score
 from flows.cli_preprocess import preprocess
 from flows.cli_runs import existing_store, gc, keep, runs
 from flows.cli_stages import build, path, why
@@ -40,6 +40,7 @@ app = App(
 )
 
 app.command(cli_features.app)
+app.command(cli_score.app)
 
 
 @app.command

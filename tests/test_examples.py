@@ -13,6 +13,7 @@ import pytest
 from cyclopts import App
 from PIL import Image
 from regions import interop_files
+from scoring import score_world
 
 from flows.cli import app
 from vbert.artifacts.store.store import Store
@@ -52,6 +53,11 @@ vbert features compare own.tsv own.tsv --ids-a '_0*([0-9]+)' --ids-b '_0*([0-9]+
 vbert features compare own.tsv own.tsv --format-a lxmert_tsv --format-b lxmert_tsv --dtype-a float32 --dtype-b float32
 vbert features compare own.tsv own.tsv --boxes-in-a original --boxes-in-b original --images photos
 vbert features compare own.tsv own.tsv --sizes sizes.csv
+vbert score vqa --annotations annotations.json --predictions results.json --missing skip --json
+vbert score nlvr2 --annotations dev.json --predictions nlvr2.csv --missing wrong --json
+vbert score nlvr --annotations nlvr_dev.json --predictions nlvr.csv --missing wrong --json
+vbert score classification --annotations labels.jsonl --predictions labels.csv --id id --label label --missing skip
+vbert score vcr --annotations val.jsonl --predictions leaderboard.csv --missing wrong --json
 """
 # What stands for something of the reader's own, or is published elsewhere.
 MEANT = {
@@ -121,6 +127,7 @@ def call(vbert: Any, demo_folder: Path) -> Any:
         Image.new("RGB", (image.width, image.height), "grey").save(demo_folder / "photos" / f"{image.name}.png")
     for name in ("cat.jpg", "dog.jpg"):
         Image.new("RGB", (64, 48), "grey").save(demo_folder / name)
+    score_world.write(demo_folder)
     (demo_folder / "words").write_text("".join(f"{n}\n" for n in range(9)))
     rows = [f"{image.name},{image.width},{image.height}" for image in given]
     rows += [f"{int(image.name.rpartition('_')[2])},{image.width},{image.height}" for image in given]

@@ -69,7 +69,7 @@ def checked(data: bytes, kind: Any, where: str) -> Any:
     try:
         return adapter(kind).validate_json(data.removeprefix(b"\xef\xbb\xbf"))
     except ValidationError as error:
-        raise UserError(f"{where}: {_fault(error, kind)}") from None
+        raise UserError(f"{where}: {fault(error, kind)}") from None
 
 
 def lines(raw: RawFiles, name: str, kind: Any) -> Iterator[tuple[str, Any]]:
@@ -132,7 +132,7 @@ def check_matched(splits: Mapping[str, str], names: Iterable[str], ends: bool, w
             raise UserError(f"options.splits.{split}: no {what} {how} with {part!r}; {nearest(part, every[:20]):.300}")
 
 
-def _fault(error: ValidationError, kind: Any) -> str:
+def fault(error: ValidationError, kind: Any) -> str:
     """The first of pydantic's faults as a sentence with its field."""
     fault = error.errors(include_url=False)[0]
     at = "".join(

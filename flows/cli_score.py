@@ -1,0 +1,166 @@
+"""`vbert score`: official figures of predictions, from files of any system."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from flows.options import JsonOption
+
+if TYPE_CHECKING:
+    from vbert.scoring.score import Score
+
+app = App(name="score", help="Official figures of predictions, from files of any system: no recipe, no store.")
+
+AnnotationsOption = Annotated[Path, Parameter(help="the published file with the right answers")]
+PredictionsOption = Annotated[Path, Parameter(help="the predictions, in the format that the benchmark takes")]
+MissingOption = Annotated[
+    Literal["error", "wrong", "skip"],
+    Parameter(help="examples without a prediction: an error, counted as wrong, or left out"),
+]
+
+
+@app.command
+def vqa(
+    *,
+    predictions: PredictionsOption,
+    annotations: Path | None = None,
+    questions: Path | None = None,
+    protocol: Literal["vqa", "aokvqa", "gqa", "exact"] = "vqa",
+    missing: MissingOption = "error",
+    json_: JsonOption = False,
+) -> None:
+    """VQA v2 and OK-VQA by their official rule; A-OKVQA, GQA and exact match by --protocol.
+
+    Example: `vbert score vqa --questions questions.json --annotations annotations.json --predictions results.json`
+
+    Parameters
+    ----------
+    annotations
+        the published file with the right answers; of `exact` an object of id and answer.
+    questions
+        VQA's questions, whose ids must be those of the annotations; GQA's, which hold the answers.
+    protocol
+        vqa: on ten human answers; aokvqa: direct answers and multiple choice; gqa and exact: the same string.
+    """
+    from vbert.scoring.vqa import score
+
+    _print(score(protocol, questions, annotations, predictions, missing), missing, json_)
+
+
+@app.command
+def nlvr2(
+    *,
+    annotations: AnnotationsOption,
+    predictions: PredictionsOption,
+    subset: Path | None = None,
+    categories: Path | None = None,
+    missing: MissingOption = "error",
+    json_: JsonOption = False,
+) -> None:
+    """NLVR2: accuracy, consistency over the pairs of a sentence. Predictions are lines like `dev-850-0-0,True`.
+
+    Example: `vbert score nlvr2 --annotations dev.json --predictions nlvr2.csv --subset balanced_dev.json`
+
+    Parameters
+    ----------
+    subset
+        some of the annotations' lines, in which accuracy is given too (balanced_dev.json).
+    categories
+        sentences with their linguistic phenomena (annotated_dev_examples.txt), for accuracy by phenomenon.
+    """
+    from vbert.scoring.nlvr import score_nlvr2
+
+    _print(score_nlvr2(annotations, predictions, subset, categories, missing), missing, json_)
+
+
+@app.command
+def nlvr(
+    *,
+    annotations: AnnotationsOption,
+    predictions: PredictionsOption,
+    missing: MissingOption = "error",
+    json_: JsonOption = False,
+) -> None:
+    """NLVR (2017), over its pictures, six an example. Predictions are lines like `dev-1373-0-0.png,true`.
+
+    Example: `vbert score nlvr --annotations nlvr_dev.json --predictions nlvr.csv`
+    """
+    from vbert.scoring.nlvr import score_nlvr
+
+    _print(score_nlvr(annotations, predictions, missing), missing, json_)
+
+
+@app.command
+def classification(
+    *,
+    annotations: AnnotationsOption,
+    predictions: PredictionsOption,
+    id_: Annotated[str, Parameter(name="--id", help="the column of ids in both files")] = "id",
+    label: str = "label",
+    positive: str | None = None,
+    missing: MissingOption = "error",
+    json_: JsonOption = False,
+) -> None:
+    """Accuracy and F1 of any labels, AUROC of two. Both files are CSV with a header, TSV or JSON lines.
+
+    Example: `vbert score classification --annotations labels.jsonl --predictions labels.csv --positive 1`
+
+    Parameters
+    ----------
+    label
+        the column of labels in both files.
+    positive
+        the label whose probability is the predictions' column `proba`, for AUROC.
+    """
+    from vbert.scoring.classification import score_classification
+
+    _print(score_classification(annotations, predictions, id_, label, positive, missing), missing, json_)
+
+
+@app.command
+def vcr(
+    *,
+    annotations: AnnotationsOption,
+    answers: Path | None = None,
+    rationales: Path | None = None,
+    predictions: Path | None = None,
+    missing: MissingOption = "error",
+    json_: JsonOption = False,
+) -> None:
+    """VCR: the answer, the rationale given the right answer, and both together (Q→A, QA→R, Q→AR).
+
+    Example: `vbert score vcr --annotations val.jsonl --answers answers.npy --rationales rationales.npy`
+
+    Parameters
+    ----------
+    answers
+        scores of the four answers, an array [n, 4] (.npy) in the order of the annotations.
+    rationales
+        scores of the four rationales given the right answer, likewise.
+    predictions
+        instead of both: the leaderboard's CSV, with rationales given each answer.
+    """
+    from vbert.scoring.vcr import score_vcr
+
+    _print(score_vcr(annotations, answers, rationales, predictions, missing), missing, json_)
+
+
+def _print(score: Score, policy: str, as_json: bool) -> None:
+    if score.missing:
+        what = "count as wrong" if policy == "wrong" else "are left out"
+        print(f"vbert: {score.missing:,} of {score.of:,} have no prediction and {what}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({**score.figures, "scored": score.scored, "of": score.of, "missing": score.missing}))
+        return
+    rows: list[tuple[str, float]] = []
+    for figure, value in score.figures.items():
+        rows += [(figure, value)] if isinstance(value, float) else [(f"{figure}/{k}", v) for k, v in value.items()]
+    wide = max(len(name) for name, _ in rows)
+    for name, share in rows:
+        print(f"{name:<{wide}}  {100 * share:6.2f}")
+    print(f"scored {score.scored:,} of {score.of:,}, in percent")

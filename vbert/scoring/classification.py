@@ -1,0 +1,63 @@
+"""Scores of classification: any labels, in CSV or JSON lines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from vbert.errors import UserError
+from vbert.metrics import classification
+from vbert.scoring.files import by_label, number, records, unknown_label
+from vbert.scoring.formats import LABELS
+from vbert.scoring.score import Figures, Missing, Score, match
+
+PROBABILITY = "proba"
+
+
+def score_classification(
+    annotations: Path,
+    predictions: Path,
+    id_column: str = "id",
+    label_column: str = "label",
+    positive: str | None = None,
+    missing: Missing = "error",
+) -> Score:
+    """Accuracy, macro-F1 and weighted F1; with `positive` also AUROC, by the predictions' column `proba`, that label's
+    probability.
+
+    A missing prediction that counts as wrong is of no label, and its probability stands on the wrong end. Raises
+    UserError for a file that isn't of the format, IdsDiffer for ids that don't agree.
+    """
+    rows = records(annotations, (id_column, label_column), (), LABELS)
+    truth = {row[id_column]: row[label_column] for _, row in rows}
+    known = by_label(sorted(set(truth.values())))
+    if positive is not None and (chosen := known(positive)) is None:
+        raise UserError(f"--positive: {unknown_label(positive, set(truth.values()))}")
+    wanted = (id_column, label_column) if positive is None else (id_column, label_column, PROBABILITY)
+    given = records(predictions, wanted, (PROBABILITY,), LABELS)
+    predicted, scores = {}, {}
+    for where, row in given:
+        if (label := known(row[label_column])) is None:
+            raise UserError(f"{where}: {label_column}: {unknown_label(row[label_column], set(truth.values()))}")
+        predicted[row[id_column]] = label
+        if positive is not None:
+            scores[row[id_column]] = number(row[PROBABILITY], where, PROBABILITY)
+    matched = match(
+        [row[id_column] for _, row in rows], [row[id_column] for _, row in given], missing, annotations, predictions
+    )
+    right = [truth[name] for name in matched.scored]
+    named = [predicted.get(name) for name in matched.scored]
+    figures: Figures = {
+        "accuracy": classification.accuracy(right, named),
+        "macro_f1": classification.macro_f1(right, named),
+        "weighted_f1": classification.weighted_f1(right, named),
+    }
+    if positive is not None:
+        sides = [label == chosen for label in right]
+        if len(set(sides)) < 2:
+            only = next(iter(Counter(right)))
+            raise UserError(f"{annotations}: AUROC needs another label beside {only!r}; leave out --positive")
+        worst = [float("-inf") if side else float("inf") for side in sides]
+        values = [scores.get(name, at_worst) for name, at_worst in zip(matched.scored, worst, strict=True)]
+        figures["auroc"] = classification.auroc(sides, values)
+    return matched.score(figures)
