@@ -115,7 +115,7 @@ def classification(
     label
         the column of labels in both files.
     positive
-        the label whose probability is the predictions' column `proba`, for AUROC.
+        the label whose probability is the predictions' column `proba`, for AUROC; of 0 and 1 it is 1.
     """
     from vbert.scoring.classification import score_classification
 

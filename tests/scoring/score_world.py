@@ -100,6 +100,7 @@ def classification(folder: Path) -> None:
     as_lines(
         folder / "labels.jsonl", [{"id": n, "img": "x.png", "label": y, "text": "?"} for n, y in enumerate(labels)]
     )
+    (folder / "only_labels.csv").write_text("id,label\n0,0\n1,1\n2,0\n3,0\n")
     (folder / "labels.csv").write_text("id,proba,label\n0,0.2,0\n1,0.9,1\n2,0.2,0\n3,0.1,0\n")
 
 

@@ -25,6 +25,7 @@ OFFICIAL = json.loads((HERE / "official.json").read_text())
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
+LABELS = {"accuracy": 3 / 4, "macro_f1": (4 / 5 + 2 / 3) / 2, "weighted_f1": (4 / 5 + 2 / 3) / 2}
 VCR = {"answer": 2 / 3, "rationale": 2 / 3, "joint": 1 / 3}
 
 
@@ -114,14 +115,9 @@ def test_the_other_tasks_are_scored_as_by_the_official_code(tmp_path: Path, scor
             },
         ),
         ("nlvr --annotations nlvr_dev.json --predictions nlvr.csv", {"accuracy": 17 / 18, "consistency": 1 / 2}),
-        (
-            "classification --annotations labels.jsonl --predictions labels.csv",
-            {"accuracy": 3 / 4, "macro_f1": (4 / 5 + 2 / 3) / 2, "weighted_f1": (4 / 5 + 2 / 3) / 2},
-        ),
-        (
-            "classification --annotations labels.jsonl --predictions labels.csv --positive 1",
-            {"accuracy": 3 / 4, "macro_f1": (4 / 5 + 2 / 3) / 2, "weighted_f1": (4 / 5 + 2 / 3) / 2, "auroc": 3.5 / 4},
-        ),
+        ("classification --annotations labels.jsonl --predictions labels.csv", LABELS | {"auroc": 3.5 / 4}),
+        ("classification --annotations labels.jsonl --predictions labels.csv --positive 0", LABELS | {"auroc": 1 / 8}),
+        ("classification --annotations labels.jsonl --predictions only_labels.csv", LABELS),
         ("vcr --annotations val.jsonl --answers answers.npy --rationales rationales.npy", VCR),
         ("vcr --annotations val.jsonl --predictions leaderboard.csv", VCR),
     ],

@@ -12,6 +12,7 @@ from vbert.scoring.formats import LABELS
 from vbert.scoring.score import Figures, Missing, Score, match
 
 PROBABILITY = "proba"
+FLAGS = {"0", "1"}  # labels of which 1 is the positive one, unless another is named
 
 
 def score_classification(
@@ -23,22 +24,25 @@ def score_classification(
     missing: Missing = "error",
 ) -> Score:
     """Accuracy, macro-F1 and weighted F1; with `positive` also AUROC, by the predictions' column `proba`, that label's
-    probability.
+    probability. Of labels 0 and 1 with a `proba`, 1 is the positive one.
 
     A missing prediction that counts as wrong is of no label, and its probability stands on the wrong end. Raises
     UserError for a file that isn't of the format, IdsDiffer for ids that don't agree.
     """
     rows = records(annotations, (id_column, label_column), (), LABELS)
     truth = {row[id_column]: row[label_column] for _, row in rows}
-    known = by_label(sorted(set(truth.values())))
+    labels = sorted(set(truth.values()))
+    known = by_label(labels)
     if positive is not None and (chosen := known(positive)) is None:
-        raise UserError(f"--positive: {unknown_label(positive, set(truth.values()))}")
+        raise UserError(f"--positive: {unknown_label(positive, labels)}")
     wanted = (id_column, label_column) if positive is None else (id_column, label_column, PROBABILITY)
     given = records(predictions, wanted, (PROBABILITY,), LABELS)
+    if positive is None and set(labels) == FLAGS and all(PROBABILITY in row for _, row in given):
+        positive = chosen = "1"
     predicted, scores = {}, {}
     for where, row in given:
         if (label := known(row[label_column])) is None:
-            raise UserError(f"{where}: {label_column}: {unknown_label(row[label_column], set(truth.values()))}")
+            raise UserError(f"{where}: {label_column}: {unknown_label(row[label_column], labels)}")
         predicted[row[id_column]] = label
         if positive is not None:
             scores[row[id_column]] = number(row[PROBABILITY], where, PROBABILITY)
