@@ -7,6 +7,7 @@ import io
 import json
 import random
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, BinaryIO, cast
 
 import pytest
@@ -42,6 +43,9 @@ class Held:
 
     def open(self, name: str) -> BinaryIO:
         return io.BytesIO(self._files[name])
+
+    def sha256(self, name: str) -> str:
+        return sha256(self._files[name]).hexdigest()
 
 
 def raws(files: dict[str, bytes]) -> dict[str, RawFiles]:
@@ -80,6 +84,22 @@ BOXES = [{"image": "a.jpg", "box": [1, 2, 3.5, 4], "class": "cat", "attributes":
 SCENE = {"image_id": "a", "split": "train", "objects": [{"shape": "c", "color": "r", "size": "s", "box": [1, 2, 3, 4]}]}
 TEXT = {"image_ids": ["a"], "kind": "caption", "text": "red", "example_id": "1", "split": "train"}
 QUESTIONS = [["what is the blue shape?", "circle", 3], ["is there a red shape?", "yes", 4]]
+ASKED = {"questions": [{"image_id": n, "question": "how many?", "question_id": n} for n in (1, 2)]}
+ANSWERED = {
+    "annotations": [
+        {
+            "question_id": n,
+            "answers": [{"answer": "two"}, {"answer": "a"}] * 5,
+            "question_type": "how",
+            "answer_type": "n",
+        }
+        for n in (1, 2)
+    ]
+}
+RADIOLOGY = [
+    {"qid": n, "image_name": name, "question": "Where?", "answer": n, "answer_type": "OPEN ", "phrase_type": "para"}
+    for n, name in enumerate(sorted(PHOTOS))
+]
 PAIRS = [{"identifier": f"dev-1-0-{n}", "sentence": "two dogs", "label": "True", "directory": 3} for n in (0, 1)]
 ITEM = {"x_loc": 1, "y_loc": 2, "size": 30, "type": "circle", "color": "#0099ff"}
 DRAWN = [{"identifier": "1-0", "sentence": "a dot", "label": "true", "structured_rep": [[ITEM], [], [ITEM]]}]
@@ -113,6 +133,16 @@ FILES: dict[str, tuple[dict[str, Made], dict[str, bytes]]] = {
         {"JPEGImages/a.jpg": b"", "JPEGImages/b.jpg": b""},
     ),
     "folder": ({}, PHOTOS),
+    "table": ({"t.jsonl": ([{"image": "a.jpg", "text": "a"}, {"image": "b"}], as_lines)}, PHOTOS),
+    "mvsa": (
+        {"labelResultAll.txt": ("ID\ttext,image\na\tneutral,positive\n", str.encode), "a.txt": ("x", str.encode)},
+        PHOTOS,
+    ),
+    "vqa_v2": (
+        {"train_questions.json": (ASKED, whole), "train_annotations.json": (ANSWERED, whole)},
+        {"COCO_train2014_000000000001.jpg": b"", "2.jpg": b""},
+    ),
+    "vqa_rad": ({"trainset.json": (RADIOLOGY, whole)}, PHOTOS),
     "nlvr2": ({"dev.json": (PAIRS, as_lines)}, {f"dev-1-0-img{side}.png": b"" for side in (0, 1)}),
     "nlvr": ({"dev.json": (DRAWN, as_lines)}, {f"dev-1-0-{k}.png": b"" for k in range(6)}),
 }

@@ -34,17 +34,26 @@ def split_files(
 ) -> list[SplitFile]:
     """The files whose whole name `named` matches, its first group being one of `words` (word → split), by name.
 
-    splits: the option of that name in place of them: split → an ending of a file's name, or several. Raises UserError,
-    naming the `wanted` files, where there are none, and for an ending that no name has, or several have.
+    splits: the option of that name in place of them (see `ended_files`). Raises UserError, naming the `wanted` files,
+    where there are none.
     """
+    if splits is not None:
+        return ended_files(raws, splits)
+    found = [(raw, name, named.fullmatch(name)) for raw in raws.values() for name in raw.members()]
+    files = [SplitFile(raw, name, words[match[1]], match[1]) for raw, name, match in found if match]
+    if not files:
+        raise UserError(f"{', '.join(raws)} hold no {wanted}; name the files by `options: {{splits: …}}`")
+    return _once(files)
+
+
+def ended_files(raws: Mapping[str, RawFiles], splits: Any) -> list[SplitFile]:
+    """The files of the option `splits`: split → an ending of a file's name, or several. Raises UserError for an ending
+    that no name has, or several have."""
     every = [(raw, name) for raw in raws.values() for name in raw.members() if not is_image(name)]
-    if splits is None:
-        found = [(raw, name, named.fullmatch(name)) for raw, name in every]
-        files = [SplitFile(raw, name, words[match[1]], match[1]) for raw, name, match in found if match]
-        if not files:
-            raise UserError(f"{', '.join(raws)} hold no {wanted}; name the files by `options: {{splits: …}}`")
-    else:
-        files = [_ended(every, split, end) for split, end in _endings(splits)]
+    return _once([_ended(every, split, end) for split, end in _endings(splits)])
+
+
+def _once(files: Sequence[SplitFile]) -> list[SplitFile]:
     if twice := {file.name for file in files if sum(file.name == other.name for other in files) > 1}:
         raise UserError(f"{min(twice)!r:.200} is there twice, or named for two splits; which one is meant?")
     return sorted(files, key=lambda file: file.name)

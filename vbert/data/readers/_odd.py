@@ -13,6 +13,13 @@ ODDITIES = {
     "stray_blanks": ("label", "with stray blanks, taken without them"),
     "empty_answers": ("answer", "that normalise to nothing, no targets of training"),
     "empty_questions": ("question", "without text, left out"),
+    "empty_texts": ("text", "that are empty"),
+    "texts_without_image": ("text", "whose image is not there, left out"),
+    "missing_texts": ("tweet", "without a file of its text, left out"),
+    "texts_not_utf8": ("text", "that are not UTF-8, read as cp1252"),
+    "repeated_pairs": ("pair", "of a text and a photo that occur before, on the same side of the split"),
+    "no_majority": ("tweet", "without a label that two annotators agree on, left out"),
+    "contradictory_labels": ("tweet", "with a positive and a negative label, left out"),
     "unlabelled": ("question", "without answers"),
 }
 
@@ -25,6 +32,9 @@ class Odd:
 
     def add(self, figure: str, where: str) -> None:
         self._places.setdefault(figure, []).append(where)
+
+    def count(self, figure: str) -> int:
+        return len(self._places.get(figure, ()))
 
     def label(self, value: str | None, where: str) -> str | None:
         """The label without the blanks around it, which are counted; None where it is empty."""
