@@ -34,7 +34,7 @@ def check_entries(recipe: Entries, pretrainings: dict[Place, str]) -> None:
             raise NestedError((*place, "captions"), "2, but the model has one segment type: set model.type_vocab to 2")
     for name, settings in recipe.downstream.items():
         place = ("downstream", name)
-        if settings.steps == 0:
+        if settings.steps == 0 and settings.start not in recipe.downstream:
             raise NestedError(
                 (*place, "steps"),
                 "0 evaluates the start as it is, and it has no answer head: train 1 step or more",
@@ -55,11 +55,11 @@ def _schedules(recipe: Entries, pretrainings: dict[Place, str]) -> Iterator[tupl
 
 
 def _bert_behind(recipe: Entries, start: str | None) -> str | None:
-    """The BERT that `start` goes back to, behind all pre-trainings; None: random weights."""
+    """The BERT that `start` goes back to, behind all trainings; None: random weights."""
     if start is None or start == "none":
         return recipe.model.init
-    name, named = recipe.started_by(start), recipe.pretrainings()
-    return _bert_behind(recipe, named[name].start) if name in named else start
+    training = recipe.trained(start)
+    return start if training is None else _bert_behind(recipe, training.start)
 
 
 def _size(recipe: Entries, init: str | None, field: str) -> object:

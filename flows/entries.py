@@ -158,7 +158,7 @@ class Entries(Settings):
     vocabulary: VocabularySettings = VocabularySettings()
     model: ModelEntry = ModelEntry()
     pretrain: Pretrainings | None = Field(None, description="one, or several by name; the last one is `pretrained`")
-    downstream: dict[str, DownstreamEntry] = Field({})
+    downstream: dict[str, DownstreamEntry] = Field({}, description="downstream tasks and their controls, by name")
     numerics: NumericsByStage = NumericsByStage()
     machine: Machine = Machine()
 
@@ -169,8 +169,13 @@ class Entries(Settings):
         return dict(self.pretrain or {})
 
     def started_by(self, start: str) -> str:
-        """The name of the pre-training that `start` names; `pretrained` is the last one."""
+        """The name of the training that `start` names; `pretrained` is the last pre-training."""
         return list(self.pretrainings())[-1] if start == "pretrained" else start
+
+    def trained(self, start: str) -> PretrainEntry | DownstreamSettings | None:
+        """The training whose model `start` names: a pre-training, or an entry under `downstream`; None: a BERT, or
+        none."""
+        return self.pretrainings().get(self.started_by(start)) or self.downstream.get(start)
 
     def seeds_of(self, entry: PretrainEntry | DownstreamSettings) -> tuple[int, ...]:
         return entry.seeds or (self.seed if entry.seed is None else entry.seed,)

@@ -12,8 +12,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from vbert.errors import UserError, nearest
+from vbert.objectives import OBJECTIVES, DownstreamSettings
 
-TOLD_BY = ("rule", "kind")  # fields whose value chooses one of several models
+TOLD_BY = ("rule", "kind", "objective")  # fields whose value chooses one of several models
 ANY = "NAME"  # the part of a path that stands for a key of the user's choice
 
 
@@ -71,12 +72,19 @@ def fields_at(path: str | None) -> list[FieldHelp]:
 
 def below(path: str, alternatives: list[type[BaseModel]]) -> list[FieldHelp]:
     """The fields of the models allowed at `path`; of several models, each field names its own."""
+    alternatives = list(dict.fromkeys(alternatives))
     kinds = {name for model in alternatives for name, _ in members(model) if len(alternatives) > 1 and name in TOLD_BY}
-    fields = []
+    fields: list[FieldHelp] = []
     for model in alternatives:
         for name, info in members(model):
             one = described(f"{path}.{name}" if path else name, info)
-            if kinds and name not in kinds:
+            if model is not DownstreamSettings and issubclass(model, DownstreamSettings) and kinds:
+                if name in DownstreamSettings.model_fields:  # what all of them have, once
+                    if model is alternatives[0]:
+                        fields.append(described(one.path, DownstreamSettings.model_fields[name]))
+                    continue
+                one = replace(one, description=f"({_description(model)}) {one.description}")
+            elif kinds and name not in kinds:
                 one = replace(one, description=f"({_description(model)}) {one.description}")
             elif kinds:
                 one = replace(one, description=" ".join((model.__doc__ or "").split("\n\n")[0].split()))
@@ -85,7 +93,9 @@ def below(path: str, alternatives: list[type[BaseModel]]) -> list[FieldHelp]:
 
 
 def _description(model: type[BaseModel]) -> str:
-    """The value that chooses this model, e.g. `fixed`."""
+    """The value that chooses this model, e.g. `fixed`, `vqa`."""
+    if tasks := [name for name, one in OBJECTIVES.items() if one.settings is model]:
+        return tasks[0] + " …" * (len(tasks) > 1)
     kind = next((kind_of(info.annotation) for name, info in members(model) if name in TOLD_BY), "")
     first, _, more = kind.partition(" | ")
     return first + " …" * bool(more)

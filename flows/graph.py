@@ -41,12 +41,12 @@ from vbert.errors import UserError
 from vbert.model.bert import HubSource, bert_source
 from vbert.model.config import SIZES, ModelSettings
 from vbert.model.start import Initialization
-from vbert.model.trained import Model
 from vbert.objectives import objective
 from vbert.objectives.entry import DownstreamSettings
 from vbert.objectives.pretraining import OBJECTIVE
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.settings import PretrainSettings
+from vbert.objectives.trained import Model
 from vbert.regions.detector import (
     TRAINED_HERE,
     DetectorFile,
@@ -72,10 +72,10 @@ class RecipeData:
 def graph(recipe: Recipe) -> Report:
     """The report-to-be of a recipe; behind it, every step of the experiment."""
     data, detector_weights, shards = preprocessed(recipe)
-    pretrained: dict[tuple[str, int], Model] = {}
+    trained: dict[tuple[str, int], Model] = {}
     for key, entry in recipe.pretrainings().items():
         for seed in recipe.seeds_of(entry):
-            begun = start_for(recipe, entry, seed, pretrained, data)
+            begun = start_for(recipe, entry, seed, trained, data)
             fresh = start_of(recipe, data) if isinstance(begun, Model) else begun
             model = pretrain(
                 {name: PretrainData(texts_of(data, name), shards[name]) for name in entry.data},
@@ -88,7 +88,8 @@ def graph(recipe: Recipe) -> Report:
                 OBJECTIVE,
             )
             label = seeded(key or "pretrained", seed, entry.seeds) if key or entry.seeds else None
-            pretrained[key, seed] = model.named(label) if label else model
+            trained[key, seed] = model.named(label) if label else model
+    last = list(trained.values())[-1] if trained else None
 
     downstream: dict[str, EvaluatedEntry] = {}
     for key, task_entry in recipe.downstream.items():
@@ -96,8 +97,9 @@ def graph(recipe: Recipe) -> Report:
         texts, its_shards = texts_of(data, task_entry.data), shards[task_entry.data]
         for seed in recipe.seeds_of(task_entry):
             name = seeded(key, seed, task_entry.seeds)
-            start = start_for(recipe, task_entry, seed, pretrained, data)
+            start = start_for(recipe, task_entry, seed, trained, data)
             model = finetune(texts, its_shards, start, plugin, task_entry, recipe.numerics.finetune, seed).named(name)
+            trained[key, seed] = model
             for split in task_entry.evaluate.splits:
                 evaluation = evaluate(
                     model, texts, its_shards, plugin, task_entry.evaluate, split, recipe.numerics.evaluate
@@ -105,7 +107,6 @@ def graph(recipe: Recipe) -> Report:
                 downstream[f"{name}/{task_entry.data}/{split}"] = EvaluatedEntry(
                     model, evaluation, data[task_entry.data].photos, texts, its_shards
                 )
-    last = list(pretrained.values())[-1] if pretrained else None
     settings = ReportSettings(again=commands_to_reproduce(recipe))
     return report(recipe.name, detector_weights, scenes_of(recipe, data), last, downstream, settings)
 
@@ -247,17 +248,17 @@ def start_for(
     recipe: Recipe,
     entry: PretrainEntry | DownstreamSettings,
     seed: int,
-    pretrained: Mapping[tuple[str, int], Model],
+    trained: Mapping[tuple[str, int], Model],
     data: Mapping[str, RecipeData],
 ) -> Model | Initialization:
-    """The start of a training with `seed`: of a pre-training with several seeds, the one with the same seed."""
+    """The start of a training with `seed`: of an earlier one with several seeds, the one with the same seed."""
     if entry.start is None or entry.start == "none":
         return start_of(recipe, data)
-    key = recipe.started_by(entry.start)
-    if key not in recipe.pretrainings():
+    earlier = recipe.trained(entry.start)
+    if earlier is None:
         return start_of(recipe, data, entry.start)
-    seeds = recipe.seeds_of(recipe.pretrainings()[key])
-    return pretrained[key, seed if len(seeds) > 1 else seeds[0]]
+    seeds = recipe.seeds_of(earlier)
+    return trained[recipe.started_by(entry.start), seed if len(seeds) > 1 else seeds[0]]
 
 
 def plain(settings: S, kind: type[S]) -> S:

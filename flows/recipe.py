@@ -61,6 +61,7 @@ class Recipe(Entries):
             if pretraining.start is not None:
                 self._started(_place(key), pretraining, pretraining.start, known)
             known.append(key)
+        earlier: list[str] = []
         for name, entry in self.downstream.items():
             if "@" in name:
                 raise NestedError(("downstream", name), "a name has no @: it stands before the seed")
@@ -69,7 +70,11 @@ class Recipe(Entries):
                 where = ("downstream", name, "start")
                 raise NestedError(where, "pretrained, but there is no `pretrain`; write none")
             if entry.start != "none":
-                self._started(("downstream", name), entry, entry.start, [*known, "pretrained"])
+                self._started(("downstream", name), entry, entry.start, [*known, "pretrained", *earlier])
+            if entry.start in earlier and entry.start in known:
+                where = ("downstream", name, "start")
+                raise NestedError(where, f"a pre-training is called {entry.start!r} too; give one another name")
+            earlier.append(name)
         used = {entry.start for entry in self.downstream.values()}
         used |= {entry.start or "" for entry in self.pretrainings().values()}
         for key in known[:-1]:
@@ -87,7 +92,7 @@ class Recipe(Entries):
     def _started(
         self, where: tuple[str, ...], entry: PretrainEntry | DownstreamSettings, start: str, pretrained: Sequence[str]
     ) -> None:
-        """`start` is a BERT or one of `pretrained`, which then has the seeds of the entry."""
+        """`start` is a BERT or one of `pretrained` (trainings by name), which then has the seeds of the entry."""
         if start not in pretrained:
             if start in model_names() or is_yaml(start) or "/" in start:
                 return
@@ -95,9 +100,11 @@ class Recipe(Entries):
             known = [*(name for name in (*pretrained, *own) if name), *model_names()]
             problem = f"nothing to start from is called {start!r}; {nearest(start, known)}"
             raise NestedError((*where, "start"), problem)
-        seeds = self.seeds_of(self.pretrainings()[self.started_by(start)])
+        training = self.trained(start)
+        assert training is not None, "one of `pretrained`"
+        seeds = self.seeds_of(training)
         if len(seeds) > 1 and (absent := [seed for seed in self.seeds_of(entry) if seed not in seeds]):
-            problem = f"{start} is not pre-trained with seed {absent[0]}, but with {', '.join(map(str, seeds))}"
+            problem = f"{start} is not trained with seed {absent[0]}, but with {', '.join(map(str, seeds))}"
             raise NestedError((*where, "start"), problem)
 
 

@@ -6,8 +6,8 @@ from vbert.artifacts.steps.settings import Numerics, Plugin
 from vbert.artifacts.steps.stage import Build, Cost, Figures, Job, stage
 from vbert.data.examples import Examples
 from vbert.metrics.evaluation import Evaluation
-from vbert.model.trained import Model
 from vbert.objectives import EvaluateSettings
+from vbert.objectives.trained import Model
 from vbert.regions.shards import Shards
 
 
@@ -33,7 +33,7 @@ def evaluate(
     answer and counts as wrong."""
     processes = numerics.processes
     build.process(_predict, model, examples, shards, objective, settings, split, numerics, processes=processes)
-    return build.process(_score, examples, shards, objective, settings, split)
+    return build.process(_score, model, examples, shards, objective, settings, split)
 
 
 def _predict(
@@ -52,8 +52,14 @@ def _predict(
 
 
 def _score(
-    job: Job, examples: Examples, shards: Shards, objective: Plugin, settings: EvaluateSettings, split: str
+    job: Job,
+    model: Model,
+    examples: Examples,
+    shards: Shards,
+    objective: Plugin,
+    settings: EvaluateSettings,
+    split: str,
 ) -> Figures:
     from vbert.objectives.downstream import run_score
 
-    return run_score(job, examples, shards, objective, settings, split)
+    return run_score(job, model, examples, shards, objective, settings, split)

@@ -6,8 +6,8 @@ from vbert.artifacts.steps.settings import Numerics, Plugin
 from vbert.artifacts.steps.stage import Build, Cost, Figures, Job, stage
 from vbert.data.examples import Examples
 from vbert.model.start import Initialization
-from vbert.model.trained import Model
 from vbert.objectives import DownstreamEntry
+from vbert.objectives.trained import Model
 from vbert.regions.shards import Shards
 
 

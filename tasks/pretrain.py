@@ -11,11 +11,11 @@ from vbert.errors import UserError
 from vbert.model.bert import BertWeights
 from vbert.model.config import ModelSettings
 from vbert.model.start import Initialization
-from vbert.model.trained import Model
 from vbert.model.vocabulary import Vocabulary
 from vbert.objectives.pretraining import OBJECTIVE
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.settings import PretrainSettings
+from vbert.objectives.trained import Model
 
 FIRST = Plugin(name="mlm_itm", version=1)  # of steps from before their objective was a parameter
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from vbert.artifacts.steps.stage import Build, Figures, Job, stage
 from vbert.data.images import Images
-from vbert.model.trained import Model
+from vbert.objectives.trained import Model
 from vbert.regions.detector import DetectorWeights
 from vbert.report.page import EvaluatedEntry, Report, ReportSettings
 

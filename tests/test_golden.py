@@ -18,10 +18,10 @@ from tasks.pretrain import pretrain
 from tasks.regions import regions
 from vbert.artifacts.steps.settings import Numerics
 from vbert.model.start import Initialization
-from vbert.model.trained import Model
 from vbert.objectives import EvaluateSettings, objective
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.settings import PretrainSettings
+from vbert.objectives.trained import Model
 from vbert.objectives.vqa import VqaSettings
 from vbert.regions.boxes import Adaptive, Nms
 from vbert.regions.detector import DetectorTraining, ExtractionNumerics, RegionSettings

@@ -20,7 +20,7 @@ _PLACES = {
     "Examples": "vbert.data.examples",
     "Finished": "flows.python",
     "Images": "vbert.data.images",
-    "Model": "vbert.model.trained",
+    "Model": "vbert.objectives.trained",
     "RawFiles": "vbert.data.raw",
     "Recipe": "flows.recipe",
     "Report": "vbert.report.page",

@@ -10,7 +10,7 @@ from vbert.data.raw import RawFiles as RawFiles
 from vbert.errors import BuildError as BuildError
 from vbert.errors import UserError as UserError
 from vbert.metrics.evaluation import Evaluation as Evaluation
-from vbert.model.trained import Model as Model
+from vbert.objectives.trained import Model as Model
 from vbert.regions.shards import Shards as Shards
 from vbert.report.page import Report as Report
 

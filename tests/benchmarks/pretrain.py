@@ -62,9 +62,8 @@ GPU = {"mini": (1024, 10), "base": (256, 5)}  # batch and steps a round on a GPU
 
 @dataclass(frozen=True)
 class Batch:
-    packed: PackedBatch
+    packed: PackedBatch  # read at the masked tokens
     padded: dict[str, Tensor]
-    masked: Tensor  # packed rows of masked tokens
     labels: Tensor  # their words
     match: Tensor
 
@@ -100,7 +99,7 @@ def make_batch(size: Size, draw: np.random.Generator) -> Batch:
     }
     tensors = {name: torch.from_numpy(array) for name, array in padded.items()} | {"sentence_image_labels": match}
     words = torch.from_numpy(labels[labels != -100])
-    return Batch(packed, tensors, torch.from_numpy(np.concatenate(masked)), words, match)
+    return Batch(replace(packed, at=torch.from_numpy(np.concatenate(masked))), tensors, words, match)
 
 
 def batches_of(size: Size, device: str) -> list[Batch]:
@@ -110,7 +109,7 @@ def batches_of(size: Size, device: str) -> list[Batch]:
     for _ in range(BATCHES):
         batch = make_batch(size, draw)
         padded = {name: tensor.to(device) for name, tensor in batch.padded.items()}
-        rest = [tensor.to(device) for tensor in (batch.masked, batch.labels, batch.match)]
+        rest = [tensor.to(device) for tensor in (batch.labels, batch.match)]
         made.append(Batch(batch.packed.to(device), padded, *rest))
     return made
 
@@ -149,7 +148,7 @@ def trainer(size: Size, dtype: str, batches: list[Batch], model: Any, loss_of: C
 
 def ours(size: Size, dtype: str, batches: list[Batch]) -> Any:
     def loss_of(model: PretrainingModel, batch: Batch) -> Tensor:
-        words, matching = model(batch.packed, batch.masked)
+        words, matching = model(batch.packed)
         return F.cross_entropy(words.float(), batch.labels) + F.cross_entropy(matching.float(), batch.match)
 
     model = PretrainingModel(size.config, torch.Generator().manual_seed(0))
@@ -201,7 +200,7 @@ def limit(size: Size, dtype: str, batches: list[Batch]) -> Any:
         plan = linear(len(batch.packed.visual), config.visual_dim, hidden, 1, input_gradient=False)
         for inputs, outputs in ((hidden, 3 * hidden), (hidden, hidden), (hidden, inner), (inner, hidden)):
             plan += linear(tokens, inputs, outputs, config.layers)
-        plan += linear(len(batch.masked), hidden, hidden, 1) + linear(len(batch.masked), hidden, config.vocab_size, 1)
+        plan += linear(len(batch.labels), hidden, hidden, 1) + linear(len(batch.labels), hidden, config.vocab_size, 1)
         plan += linear(size.batch, hidden, hidden, 1)
         for length, count in zip(*np.unique(batch.packed.lengths.numpy(), return_counts=True), strict=True):
             plan += attention(int(count), int(length))

@@ -106,7 +106,7 @@ def test_changes_reach_into_a_named_pre_training(tmp_path: Path) -> None:
     ("pretrain", "fields", "said"),
     [
         (SEVERAL, "start: bith", r"downstream\.a\.start: nothing to start from is called 'bith'; did you mean 'both'"),
-        (SEVERAL, "start: both, seeds: [0, 2]", r"a\.start: both is not pre-trained with seed 2, but with 0, 1"),
+        (SEVERAL, "start: both, seeds: [0, 2]", r"a\.start: both is not trained with seed 2, but with 0, 1"),
         (SEVERAL, "start: none, seeds: [1, 1]", r"a\.seeds: seeds are different whole numbers from 0 on"),
         (SEVERAL, "start: none, seeds: [1], seed: 1", r"a\.seeds: give either seed or seeds"),
         (SEVERAL, "start: none", r"pretrain\.words: nothing starts from it"),

@@ -19,6 +19,7 @@ from flows.graph import graph
 from flows.recipe import Recipe, recipe_names, resolve
 from vbert.artifacts.making.plan import plan, walk
 from vbert.artifacts.store.store import Store
+from vbert.objectives import OBJECTIVES, DownstreamSettings
 from vbert.objectives.pretraining import OBJECTIVE
 
 FINGERPRINTS = Path(__file__).parents[1] / "fingerprints.json"
@@ -169,19 +170,24 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
     "pretrain.max_text": (20, PRETRAINED),
     "pretrain.train_pooler": (False, PRETRAINED),
     "pretrain.validation_examples": (10, PRETRAINED),
+    "downstream.NAME.objective": ("classification", FINETUNED),
+    "downstream.NAME[classification].positive": ("yes", FINETUNED),
     "downstream.NAME.data": ("shapes", FINETUNED),
     "downstream.NAME.start": ("none", FINETUNED),
     "downstream.NAME.seed": (1, FINETUNED),
     "downstream.NAME.seeds": ([0, 1], [*SEEDED, "report"]),
     "downstream.NAME.share": (0.5, FINETUNED),
+    "downstream.NAME.types": (["shape"], FINETUNED),
     "downstream.NAME.images": ("shuffled", FINETUNED),
+    "downstream.NAME.text": ("none", FINETUNED),
+    "downstream.NAME.select_by": ("accuracy/shape", FINETUNED),
     "downstream.NAME.select": ("best", FINETUNED),
     "downstream.NAME.max_text": (20, FINETUNED),
     "downstream.NAME.train_pooler": (False, FINETUNED),
     "downstream.NAME.validation_examples": (10, FINETUNED),
-    "downstream.NAME.loss": ("bce", FINETUNED),
-    "downstream.NAME.answer_at": ("pooled", FINETUNED),
-    "downstream.NAME.minimum_count": (2, FINETUNED),
+    "downstream.NAME[vqa].loss": ("bce", FINETUNED),
+    "downstream.NAME[vqa].answer_at": ("pooled", FINETUNED),
+    "downstream.NAME[vqa].minimum_count": (2, FINETUNED),
     "downstream.NAME.evaluate.splits": (["val", "test"], ["+evaluate[vqa val]", "report"]),
     "downstream.NAME.evaluate.batch_size": (64, EVALUATED),
     "downstream.NAME.evaluate.resamples": (60, EVALUATED),
@@ -222,6 +228,12 @@ def leaves(model: type[BaseModel], path: str = "") -> Iterator[str]:
         if not inner:
             if get_origin(info.annotation) is not Literal or len(get_args(info.annotation)) > 1:
                 yield at
+        elif all(issubclass(one, DownstreamSettings) for one in inner):
+            yield from leaves(DownstreamSettings, at)
+            for one in dict.fromkeys(inner):
+                its = next(name for name, entry in OBJECTIVES.items() if entry.settings is one)
+                inherited = {leaf.rpartition(".")[2] for leaf in leaves(DownstreamSettings)}
+                yield from (leaf for leaf in leaves(one, f"{at}[{its}]") if leaf.rpartition(".")[2] not in inherited)
         elif len(inner) == 1:
             yield from leaves(inner[0], at)
         else:
@@ -234,7 +246,7 @@ def placed(leaf: str) -> tuple[str, dict[str, Any]]:
     """The dotted field of `tiny.yaml` that is meant, and what else must be changed there so that it may stand."""
     beside: dict[str, Any] = {}
     for told in re.findall(r"(.*)\[(.*)\]", leaf):
-        beside[told[0]] = {"rule": told[1]}
+        beside |= {"downstream.vqa.objective": told[1]} if told[0] in PLACES else {told[0]: {"rule": told[1]}}
     field = re.sub(r"\[.*\]", "", leaf)
     at = max((start for start in PLACES if f"{field}.".startswith(f"{start}.")), key=len, default=None)
     if at is None:

@@ -9,6 +9,7 @@ import pytest
 
 from vbert.metrics.bootstrap import interval
 from vbert.metrics.evaluation import Evaluation, write_evaluation
+from vbert.metrics.metric import ExampleScores
 from vbert.metrics.vqa import soft_accuracy
 
 
@@ -90,8 +91,8 @@ def test_evaluation_files(tmp_path: Path) -> None:
     write_evaluation(
         tmp_path,
         predictions=[{"example_id": "a", "answer": "猫", "score": 0.5}],
-        scores={"accuracy": [1.0, 0.0, None, 1.0], "accuracy/none": [None] * 4},
-        groups=["x", "x", "y", "z"],
+        metrics={"accuracy": ExampleScores([1.0, 0.0, None, 1.0]), "accuracy/none": ExampleScores([None] * 4)},
+        images=["x", "x", "y", "z"],
         resamples=100,
         counts={"examples": 4},
         files={"results.json": b"[]"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,17 @@ def hf_config(**changes: Any) -> HuggingFaceConfig:
 
 
 class Both:
-    """One random batch. texts and regions: tokens and regions of each sequence."""
+    """One random batch. texts and regions: tokens and regions of each sequence. aligned: of each, (region, place of the
+    text) of the pieces that name a region."""
 
-    def __init__(self, texts: list[int], regions: list[int], dtype: torch.dtype, visual_types: str = "zero") -> None:
+    def __init__(
+        self,
+        texts: list[int],
+        regions: list[int],
+        dtype: torch.dtype,
+        visual_types: str = "zero",
+        aligned: Sequence[Sequence[tuple[int, int]]] = (),
+    ) -> None:
         draw = np.random.default_rng(5)
         self.texts, self.regions = texts, regions
         ids = [draw.integers(1, VOCABULARY, n) for n in texts]
@@ -54,7 +63,7 @@ class Both:
             "mixed": lambda n: np.arange(n) % 2,
         }
         visual_types_of = [kinds[visual_types](n) for n in regions]
-        self.packed = PackedBatch.of(ids, types, visuals, visual_types_of)
+        self.packed = PackedBatch.of(ids, types, visuals, visual_types_of, aligned=aligned)
         self.packed.visual = self.packed.visual.to(dtype)
         self.padded: dict[str, Tensor] = {
             "input_ids": _pad(ids, max(texts)),
@@ -64,6 +73,13 @@ class Both:
             "visual_token_type_ids": _pad(visual_types_of, max(regions)),
             "visual_attention_mask": _pad([np.ones(n, int) for n in regions], max(regions)),
         }
+
+        if aligned:
+            places = np.full((len(regions), max(regions), 4), -1)
+            for places_of, pairs in zip(places, aligned, strict=True):
+                for region, place in pairs:
+                    places_of[region][np.argmax(places_of[region] == -1)] = place
+            self.padded["image_text_alignment"] = torch.from_numpy(places)
 
     def real(self, padded: Tensor) -> Tensor:
         """The rows of real tokens of a padded [B, L, …], in packed order."""

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ NEW = {  # what no BERT has, and the visual tables that are copies
 def outputs(model: Any, both: Both) -> list[Tensor]:
     with torch.no_grad():
         if isinstance(model, PretrainingModel):
-            words, matching = model(both.packed, torch.arange(len(both.packed.order)))
+            words, matching = model(replace(both.packed, at=torch.arange(len(both.packed.order))))
             return [words, matching]
         out = model(**both.padded)
     return [both.real(out.prediction_logits), out.seq_relationship_logits]
@@ -111,15 +112,19 @@ def test_the_statistics_of_features_are_folded_exactly(tmp_path: Path) -> None:
 def test_question_answering_models_go_both_ways(tmp_path: Path) -> None:
     theirs = randomised(VisualBertForQuestionAnswering(hf_config(num_labels=5)))
     theirs.save_pretrained(tmp_path / "theirs")
-    ours, report = load_pretrained(tmp_path / "theirs")
+    with pytest.raises(UserError, match=r"5 rows without the answers that they stand for: give .* \(`answers: FILE`\)"):
+        load_pretrained(tmp_path / "theirs")
+    (tmp_path / "answers.txt").write_text("yes\nno\nred\ntwo\n<unk>\n")
+    ours, report = load_pretrained(tmp_path / "theirs", answers=tmp_path / "answers.txt")
     assert isinstance(ours, AnswerModel)
-    assert report.ignored == ()
+    assert (report.ignored, report.answers) == ((), ("yes", "no", "red", "two", "<unk>"))
     both = batch()
     mask_at = both.packed.starts() + torch.tensor(both.texts) - 2  # theirs reads the last but one token of the text
     with torch.no_grad():
-        mine = ours(both.packed, mask_at)
+        mine = ours(replace(both.packed, at=mask_at))
         torch.testing.assert_close(mine, theirs(**both.padded).logits, atol=1e-5, rtol=1e-5)
-        save_pretrained(ours, tmp_path / "back")
+        save_pretrained(ours, tmp_path / "back", answers=report.answers)
+        assert load_pretrained(tmp_path / "back")[1].answers == report.answers
         back = VisualBertForQuestionAnswering.from_pretrained(tmp_path / "back").eval()
         assert torch.equal(back(**both.padded).logits, theirs(**both.padded).logits)
 

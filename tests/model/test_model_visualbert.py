@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,7 +51,7 @@ def test_all_outputs_are_those_of_transformers(
         pooled = theirs.visual_bert(**both.padded).pooler_output
         states, maps = ours.encoder.trace(both.packed)
         hidden = ours.encoder(both.packed)
-        words, matching = ours(both.packed, torch.arange(len(hidden)))
+        words, matching = ours(replace(both.packed, at=torch.arange(len(hidden))))
 
     def close(mine: torch.Tensor, other: torch.Tensor) -> None:
         torch.testing.assert_close(mine, other, atol=absolute, rtol=relative)
@@ -77,7 +79,7 @@ def test_gradients_are_those_of_transformers() -> None:
     out = theirs(**both.padded)
     loss = torch.nn.functional.cross_entropy(both.real(out.prediction_logits)[masked], labels)
     (loss + torch.nn.functional.cross_entropy(out.seq_relationship_logits, match)).backward()
-    words, matching = ours(both.packed, masked)
+    words, matching = ours(replace(both.packed, at=masked))
     loss = torch.nn.functional.cross_entropy(words, labels)
     (loss + torch.nn.functional.cross_entropy(matching, match)).backward()
     gradients = {name: p.grad for name, p in theirs.named_parameters()}

@@ -16,12 +16,12 @@ from vbert.artifacts.steps.settings import Numerics
 from vbert.data.examples import Examples, write_examples
 from vbert.errors import BuildError, UserError
 from vbert.model.start import Initialization
-from vbert.model.trained import Model
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.mlm_itm import Pretraining
 from vbert.objectives.pretraining.run import run_pretrain
 from vbert.objectives.pretraining.sequences import PretrainingSequence, PretrainingSequences
 from vbert.objectives.pretraining.settings import PretrainSettings
+from vbert.objectives.trained import Model
 from vbert.training.ranks import Ranks
 from vbert.training.sampler import generator
 
@@ -46,11 +46,11 @@ def samples(task: Pretraining, epochs: int = 3) -> list[tuple[Sequence[str], lis
     for epoch in range(epochs):
         for i in range(task.size()):
             for _, sample in task._training_samples(i, epoch):
-                ids = list(sample.text.ids)
-                for place, piece in zip(sample.at, sample.true, strict=True):
+                ids = list(sample.input.text.ids)
+                for place, piece in zip(sample.input.at, sample.true, strict=True):
                     ids[place] = piece
                 texts = task.encoder.text(ids).removeprefix("[CLS] ").removesuffix(" [SEP]").split(" [SEP] ")
-                out.append((sample.images, texts, sample.match))
+                out.append((sample.input.images, texts, sample.match))
     return out
 
 
@@ -173,7 +173,7 @@ def test_kinds_that_are_not_matched_are_masked_alone(world: World) -> None:
         found = sample(pretraining, i)
         name = pretraining.train[0].ids[i]
         assert (found.match >= 0) == ("c" in name)
-        assert not found.at or found.match < 0
+        assert not found.input.at or found.match < 0
 
 
 def test_two_captions_first_is_true(world: World) -> None:
@@ -188,14 +188,14 @@ def test_two_captions_first_is_true(world: World) -> None:
 def test_unmasked_rows_are_either_matched_or_masked(world: World) -> None:
     pretraining = task(world, itm_rows="unmasked", itm_share=0.4)
     made = [sample(pretraining, i) for i in range(pretraining.size())]
-    assert all(not sample.at for sample in made if sample.match >= 0)
+    assert all(not sample.input.at for sample in made if sample.match >= 0)
     assert sum(sample.match >= 0 for sample in made) / len(made) == pytest.approx(0.4, abs=0.06)
     batch = pretraining.collate([(i, 0) for i in range(16)])
     assert len(batch.tensors["matched"]) + len({*_sequence_of(batch)}) <= 16
 
 
 def _sequence_of(batch: object) -> list[int]:
-    packed, masked = batch.packed, batch.tensors["masked"]  # type: ignore[attr-defined]
+    packed, masked = batch.packed, batch.packed.at  # type: ignore[attr-defined]
     return torch.bucketize(masked, packed.lengths.cumsum(0), right=True).tolist()
 
 
@@ -205,10 +205,10 @@ def test_masked_positions_hold_their_words(world: World) -> None:
     items = [(i, 0) for i in range(12)]
     batch, made = pretraining.collate(items), [sample(pretraining, i, e) for i, e in items]
     tokens = torch.cat([batch.packed.text_ids, torch.full((len(batch.packed.visual),), -1)])[batch.packed.order]
-    tokens[batch.tensors["masked"]] = batch.tensors["words"]
+    tokens[batch.packed.at] = batch.tensors["words"]
     for start, found in zip(batch.packed.starts().tolist(), made, strict=True):
-        ids = list(found.text.ids)
-        for place, piece in zip(found.at, found.true, strict=True):
+        ids = list(found.input.text.ids)
+        for place, piece in zip(found.input.at, found.true, strict=True):
             ids[place] = piece
         assert tokens[start : start + len(ids)].tolist() == ids
 
@@ -256,7 +256,7 @@ def test_answers_have_a_share_of_their_own(rows: str, most: int, world: World) -
     for i in range(pretraining.size()):
         for _, found in pretraining._training_samples(i, 0):
             question = "c" not in pretraining.train[0].ids[i]
-            assert found.at == ([len(found.text.ids) - 2] if question else [])
+            assert list(found.input.at) == ([len(found.input.text.ids) - 2] if question else [])
             if question:
                 (answer,) = pretraining.train[0].answers[i].as_py()
                 assert pretraining.encoder.text(found.true) == answer["answer"]

@@ -11,10 +11,10 @@ from objectives.objectives_world import MODEL, World, job, make_world
 from vbert.artifacts.steps.settings import Numerics
 from vbert.errors import UserError
 from vbert.model.start import Initialization
-from vbert.model.trained import Model
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.run import run_pretrain
 from vbert.objectives.pretraining.settings import PretrainSettings
+from vbert.objectives.trained import Model
 from vbert.regions.shards import Shards
 
 SETTINGS = PretrainSettings(steps=2, batch_size=8, learning_rate=1e-3, validation_examples=4)

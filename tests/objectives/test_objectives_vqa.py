@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,13 +17,14 @@ from vbert.artifacts.steps.settings import Numerics
 from vbert.errors import UserError
 from vbert.metrics.evaluation import Evaluation
 from vbert.model.start import Initialization
-from vbert.model.trained import Model
 from vbert.model.vocabulary import SPECIAL, TextRules, WordPieceEncoder
 from vbert.objectives import OBJECTIVES, DownstreamEntry, EvaluateSettings, Objective, load, objective, vqa
 from vbert.objectives.downstream import run_finetune, run_predict, run_score
+from vbert.objectives.trained import Model
 from vbert.objectives.vqa import VqaSettings
 from vbert.regions.shards import Shards
 
+BRIEF = {"data": "x", "steps": 1, "learning_rate": 1}
 SETTINGS = VqaSettings(data="world", steps=200, batch_size=64, learning_rate=5e-3)
 ENCODER = WordPieceEncoder([*SPECIAL, "what", "is", "it", "?", "？"], TextRules())
 
@@ -51,21 +53,24 @@ def finetune(
 def evaluate(folder: Path, world: World, model: Path, split: str = "test", batch_size: int = 64) -> Evaluation:
     settings, plugin = EvaluateSettings(batch_size=batch_size, resamples=200), objective("vqa")
     run_predict(job(folder), Model.at(model), world.examples, world.shards, plugin, settings, split, Numerics())
-    run_score(job(folder), world.examples, world.shards, plugin, settings, split)
+    run_score(job(folder), Model.at(model), world.examples, world.shards, plugin, settings, split)
     return Evaluation.at(folder / "out")
 
 
 @pytest.mark.parametrize("question", ["what is it?", "what is it", "what is it ??", "what is it？"])
 def test_questions_are_read_as_the_original(question: str) -> None:
-    head = {"answer_at": "mask", "max_text": 20}
-    ids, types, at = vqa.texts({"text": question}, ENCODER, head)
-    assert [ENCODER.tokens[i] for i in ids] == ["[CLS]", "what", "is", "it", "?", "[MASK]", "[SEP]"]
-    assert ids[at] == ENCODER.mask
-    assert set(types) == {0}
-    ids, _, _ = vqa.texts({"text": question}, ENCODER, {**head, "max_text": 6})
-    assert [ENCODER.tokens[i] for i in ids] == ["[CLS]", "what", "is", "?", "[MASK]", "[SEP]"]
-    ids, _, _ = vqa.texts({"text": question}, ENCODER, {**head, "answer_at": "pooled"})
-    assert ENCODER.mask not in ids
+    rows, head = Mock(), {"answer_at": "mask", "max_text": 20}
+    rows.row.return_value = {"text": question, "image_ids": ["a"]}
+    (read,) = vqa.inputs(rows, 0, ENCODER, head, None)
+    assert [ENCODER.tokens[i] for i in read.text.ids] == ["[CLS]", "what", "is", "it", "?", "[MASK]", "[SEP]"]
+    assert [read.text.ids[at] for at in read.at] == [ENCODER.mask]
+    assert set(read.text.types) == {0}
+    assert read.images == ["a"]
+    (read,) = vqa.inputs(rows, 0, ENCODER, {**head, "max_text": 6}, None)
+    assert [ENCODER.tokens[i] for i in read.text.ids] == ["[CLS]", "what", "is", "?", "[MASK]", "[SEP]"]
+    (read,) = vqa.inputs(rows, 0, ENCODER, {**head, "answer_at": "pooled"}, None)
+    assert ENCODER.mask not in read.text.ids
+    assert read.at == ()
 
 
 def test_labels_are_frequent_first_and_scored_ones() -> None:
@@ -94,7 +99,7 @@ def test_losses_are_their_formulas() -> None:
 
 def test_what_is_no_answer_is_never_predicted() -> None:
     outputs = torch.tensor([[9.0, 1.0, 2.0]])
-    (found,) = vqa.decode(outputs, [{"example_id": "7"}], {"labels": ["<unk>", "yes", "no"], "loss": "kl"})
+    (found,) = vqa.decode(outputs, {}, [{"example_id": "7"}], {"labels": ["<unk>", "yes", "no"], "loss": "kl"})
     assert found["answer"] == "no"
 
 
@@ -253,14 +258,11 @@ def test_predictions_go_on_where_they_stopped(
 def test_every_objective_is_reached_by_its_name() -> None:
     """The registry, the settings' `objective` and the module are one thing."""
     for name, (settings, _) in OBJECTIVES.items():
-        assert settings.model_fields["objective"].default == name
+        chosen = TypeAdapter(DownstreamEntry).validate_python({"objective": name, **BRIEF})
+        assert (type(chosen), chosen.objective) == (settings, name)
         module = load(name)
         assert all(hasattr(module, part) for part in vars(Objective) if not part.startswith("_"))
         assert module.KINDS
-    entry = TypeAdapter(DownstreamEntry).validate_python(
-        {"objective": "vqa", "data": "x", "steps": 1, "learning_rate": 1}
-    )
-    assert isinstance(entry, VqaSettings)
 
 
 def test_names_are_checked() -> None:

@@ -20,10 +20,11 @@ from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images, write_images
 from vbert.data.raw import RawFiles, RawWriter
 from vbert.metrics.evaluation import Evaluation, write_evaluation
+from vbert.metrics.metric import ExampleScores, Metric
 from vbert.model.config import VisualBertConfig
 from vbert.model.heads import AnswerModel
-from vbert.model.trained import Model, write_model
 from vbert.model.vocabulary import Vocabulary, VocabularySettings, train_tokens, write_vocabulary
+from vbert.objectives.trained import Model, write_model
 from vbert.regions.detector import DetectorWeights
 from vbert.regions.shards import RegionSample, Shards, write_contents, write_shard
 from vbert.report.lineage import Lineage, LineageNode, trace_lineage
@@ -101,16 +102,18 @@ def make_world(folder: Path, word: str = "", count: int = 6) -> World:
     predictions = [
         {"example_id": row["example_id"], "answer": answers[0], "score": 0.5 + 0.01 * i} for i, row in enumerate(rows)
     ]
-    scores: Mapping[str, Sequence[float | None]] = {
-        "accuracy": [float(row["answers"][0]["answer"] == answers[0]) for row in rows],
-        f"accuracy/kind 0{word}": [1.0 if row["question_type"].startswith("kind 0") else None for row in rows],
+    metrics: Mapping[str, Metric] = {
+        "accuracy": ExampleScores([float(row["answers"][0]["answer"] == answers[0]) for row in rows]),
+        f"accuracy/kind 0{word}": ExampleScores(
+            [1.0 if row["question_type"].startswith("kind 0") else None for row in rows]
+        ),
     }
     counts = {"examples": count + 1, "answered": count, "quarantined": 1}
     write_evaluation(
         folder / "evaluation",
         predictions=predictions,
-        scores=scores,
-        groups=sorted(ids),
+        metrics=metrics,
+        images=sorted(ids),
         resamples=20,
         counts=counts,
         files={},

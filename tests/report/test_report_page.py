@@ -257,7 +257,7 @@ def test_predictions_without_labels_are_shown_without_verdict(world: World, tmp_
         (tmp_path / part).mkdir()
     rows = [{**row, "answers": None} for row in held.examples.table().to_pylist()]
     write_examples(tmp_path / "examples", rows)
-    write_evaluation(tmp_path / "evaluation", predictions=held.evaluation.predictions(), scores={}, groups=[],
+    write_evaluation(tmp_path / "evaluation", predictions=held.evaluation.predictions(), metrics={}, images=[],
                      resamples=0, counts={"examples": 6, "answered": 6, "quarantined": 0}, files={})  # fmt: skip
     unlabelled = replace(
         held, examples=Examples.at(tmp_path / "examples"), evaluation=Evaluation.at(tmp_path / "evaluation")

@@ -17,7 +17,7 @@ from flows.graph import graph
 from flows.recipe import resolve
 from vbert.data.images import Images, write_images
 from vbert.data.raw import RawFiles, RawWriter
-from vbert.model.trained import Model
+from vbert.objectives.trained import Model
 from vbert.report.comparison import comparisons
 from vbert.report.page import EvaluatedEntry
 from vbert.report.plots import VALIDATED, Point, line_chart, losses, shares
@@ -76,6 +76,7 @@ def of_seed(
 ) -> EvaluatedEntry:
     """The entry as the recipe would have trained it with `seed`; the answers to the examples `right` are right."""
     from vbert.metrics.evaluation import Evaluation, write_evaluation
+    from vbert.metrics.metric import ExampleScores
 
     made = graph(resolve(str(TINY), {"downstream.vqa.seed": seed, **changes}))
     assert made.step is not None
@@ -90,8 +91,8 @@ def of_seed(
         {"example_id": row["example_id"], "answer": row["answers"][0]["answer"] if i in right else "?", "score": 0.5}
         for i, row in enumerate(rows)
     ]
-    scores = {"accuracy": [float(i in right) for i in range(len(rows))]}
-    write_evaluation(folder, predictions=predictions, scores=scores, groups=[row["image_ids"][0] for row in rows],
+    metrics = {"accuracy": ExampleScores([float(i in right) for i in range(len(rows))])}
+    write_evaluation(folder, predictions=predictions, metrics=metrics, images=[row["image_ids"][0] for row in rows],
                      resamples=20, counts={"examples": len(rows)}, files={})  # fmt: skip
     return replace(held, model=model, evaluation=Evaluation.at(folder))
 

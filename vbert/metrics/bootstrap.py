@@ -1,9 +1,9 @@
-"""Intervals of a mean by resampling whole clusters of examples (all those of an image)."""
+"""Intervals of a metric by resampling whole clusters of examples (all those of an image)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,26 +19,30 @@ Method = Literal["bootstrap", "clopper-pearson", "none"]
 
 @dataclass(frozen=True)
 class ConfidenceInterval:
-    """A 95 % interval of a mean. `groups`: images that count as drawn; `effective`: how many independent examples
-    theirs are worth (by the design effect; at 0 or 1, where nothing is seen of that, the number of images)."""
+    """A 95 % interval of a metric. `groups`: images that count as drawn; `effective`: how many independent examples
+    theirs are worth (by the design effect; at 0 or 1, where nothing is seen of that, the number of images). `of`: what
+    was resampled, images or the metric's own groups."""
 
     low: float
     high: float
     method: Method
     groups: int
     effective: float
+    of: str = "images"
 
     @property
     def in_words(self) -> str:
         """The method in words."""
         if self.method == "bootstrap":
-            return f"{self.groups:,} images resampled"
+            return f"{self.groups:,} {self.of} resampled"
         if self.method == "clopper-pearson":
-            return f"Clopper–Pearson for {self.effective:,.0f} independent examples from {self.groups:,} images"
-        return "one image alone says nothing"
+            return f"Clopper–Pearson for {self.effective:,.0f} independent examples from {self.groups:,} {self.of}"
+        return f"one of the {self.of} alone says nothing" if self.of != "images" else "one image alone says nothing"
 
 
-def interval(scores: Sequence[float], groups: Sequence[str], resamples: int, seed: int = 0) -> ConfidenceInterval:
+def interval(
+    scores: Sequence[float], groups: Sequence[str], resamples: int, seed: int = 0, of: str = "images"
+) -> ConfidenceInterval:
     """95 % interval of the mean of scores in [0, 1], where those of one group (an image's) go together.
 
     Groups are resampled, not examples: answers about one image stand or fall together, and taken as independent their
@@ -60,14 +64,40 @@ def interval(scores: Sequence[float], groups: Sequence[str], resamples: int, see
     variance = count / max(1, count - 1) * float(np.square(residual / sizes.sum()).sum())
     wrong, right = int((sizes - sums > 0).sum()), int((sums > 0).sum())
     if count < 2:
-        return ConfidenceInterval(0.0, 1.0, "none", count, float(count))
+        return ConfidenceInterval(0.0, 1.0, "none", count, float(count), of)
     if not wrong or not right:
         effective = float(sizes.sum() ** 2 / np.square(sizes).sum())
     else:
         effective = min(float(sizes.sum()), float(mean * (1 - mean) / variance)) if variance else float(sizes.sum())
     if min(wrong, right) < FEW:
-        return ConfidenceInterval(*_clopper_pearson(float(mean), effective), "clopper-pearson", count, effective)
-    return ConfidenceInterval(*_bootstrap(sums, sizes, resamples, seed), "bootstrap", count, effective)
+        return ConfidenceInterval(*_clopper_pearson(float(mean), effective), "clopper-pearson", count, effective, of)
+    return ConfidenceInterval(*_bootstrap(sums, sizes, resamples, seed), "bootstrap", count, effective, of)
+
+
+def interval_of(
+    metric: Callable[[NDArray[np.int64]], float | None],
+    examples: Sequence[int],
+    groups: Sequence[str],
+    resamples: int,
+    seed: int = 0,
+) -> ConfidenceInterval:
+    """95 % interval of a function of examples (their indices, with repeats) by the percentile bootstrap over groups,
+    its level widened as in `interval`; draws in which it isn't defined are left out. groups: of each of `examples`."""
+    import numpy as np
+
+    _, places = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
+    order = np.argsort(places, kind="stable")
+    chosen = np.asarray(examples, np.int64)[order]
+    clusters = np.split(chosen, np.flatnonzero(np.diff(places[order])) + 1)
+    count, rng = len(clusters), np.random.default_rng(seed)
+    if count < 2:
+        return ConfidenceInterval(0.0, 1.0, "none", count, float(count))
+    drawn = (metric(np.concatenate([clusters[k] for k in rng.integers(0, count, count)])) for _ in range(resamples))
+    values = [value for value in drawn if value is not None]
+    if not values:
+        return ConfidenceInterval(0.0, 1.0, "none", count, float(len(examples)))
+    low, high = np.quantile(values, [tail := _tail(count), 1 - tail])
+    return ConfidenceInterval(float(low), float(high), "bootstrap", count, float(len(examples)))
 
 
 def clustered(values: NDArray[np.float64], groups: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -80,10 +110,10 @@ def clustered(values: NDArray[np.float64], groups: Sequence[str]) -> tuple[NDArr
 
 def _bootstrap(sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples: int, seed: int) -> tuple[float, float]:
     import numpy as np
-    from scipy.stats import bootstrap, norm, t
+    from scipy.stats import bootstrap
 
     count = len(sums)
-    tail = norm.cdf(math.sqrt(count / (count - 1)) * t.ppf((1 - CONFIDENCE) / 2, count - 1))
+    tail = _tail(count)
     result = bootstrap(
         (sums, sizes),
         lambda a, b, axis: a.sum(axis) / b.sum(axis),
@@ -96,6 +126,13 @@ def _bootstrap(sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples:
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(result.low), float(result.high)
+
+
+def _tail(count: int) -> float:
+    """The quantile of either end for `count` groups (the expanded percentile interval)."""
+    from scipy.stats import norm, t
+
+    return float(norm.cdf(math.sqrt(count / (count - 1)) * t.ppf((1 - CONFIDENCE) / 2, count - 1)))
 
 
 def _clopper_pearson(mean: float, count: float) -> tuple[float, float]:

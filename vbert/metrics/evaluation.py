@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vbert.artifacts.steps.artifact import Artifact
-from vbert.metrics.bootstrap import ConfidenceInterval, interval
+from vbert.metrics.bootstrap import ConfidenceInterval
+from vbert.metrics.metric import Metric
 
 
 class Evaluation(Artifact):
@@ -47,28 +47,28 @@ def write_evaluation(
     directory: Path,
     *,
     predictions: Iterable[Mapping[str, Any]],
-    scores: Mapping[str, Sequence[float | None]],
-    groups: Sequence[str],
+    metrics: Mapping[str, Metric],
+    images: Sequence[str],
     resamples: int,
     counts: Mapping[str, int],
     files: Mapping[str, bytes],
 ) -> dict[str, float]:
-    """Writes the files of an `Evaluation`; scores: metric → each example's in [0, 1], None where it doesn't count.
-    groups: each example's image. Returns the metrics."""
-    metrics, intervals, numbers = {}, {}, dict(counts)
-    for name, each in scores.items():
-        counted = [i for i, score in enumerate(each) if score is not None]
-        if not counted:
+    """Writes the files of an `Evaluation`; images: each example's, for the intervals. Returns the metrics' values;
+    one without a value (no example counts) is left out."""
+    values, intervals, numbers = {}, {}, dict(counts)
+    for name, metric in metrics.items():
+        value = metric.value()
+        if value is None:
             continue
-        values = [score for score in each if score is not None]
-        metrics[name] = math.fsum(values) / len(values)
-        numbers[name] = len(values)
+        values[name] = value
+        numbers[name] = len(metric.counted())
         if resamples:
-            intervals[name] = asdict(interval(values, [groups[i] for i in counted], resamples))
+            bounds = asdict(metric.interval(images, resamples))
+            intervals[name] = {key: bound for key, bound in bounds.items() if (key, bound) != ("of", "images")}
     lines = (json.dumps(prediction, ensure_ascii=False, sort_keys=True) for prediction in predictions)
     (directory / "predictions.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
-    document = {"metrics": metrics, "intervals": intervals, "counts": numbers}
+    document = {"metrics": values, "intervals": intervals, "counts": numbers}
     (directory / "metrics.json").write_bytes((json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
     for name, content in files.items():
         (directory / name).write_bytes(content)
-    return metrics
+    return values

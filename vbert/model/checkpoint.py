@@ -16,8 +16,7 @@ from torch import Tensor
 from vbert.data.weight_files import read_weights, some_of, unwrapped
 from vbert.errors import UserError
 from vbert.model.config import SIZES, ModelSettings
-from vbert.model.trained import write_json
-from vbert.model.vocabulary import CONFIG, VOCABULARY, TextRules, read_rules, read_tokens, write_vocabulary
+from vbert.model.vocabulary import CONFIG, VOCABULARY, TextRules, read_rules, read_tokens, write_json, write_vocabulary
 
 # The first one found is read.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")

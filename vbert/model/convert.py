@@ -9,8 +9,8 @@ exchanges the rows of the visual segment table and of the matching head: an exac
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,13 +18,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from vbert.data.answers import read_answers
 from vbert.errors import UserError
 from vbert.model.bert import BertWeights
 from vbert.model.checkpoint import INSIDE, WEIGHTS, Tensors, current_names, read_json, read_tensors, write_tensors
 from vbert.model.config import BOX_NUMBERS, SIZES, VisualBertConfig
-from vbert.model.heads import AnswerModel, PretrainingModel
-from vbert.model.trained import write_json
-from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary, read_rules, read_tokens, write_vocabulary
+from vbert.model.heads import AnswerModel, MaskedLanguageHead, MatchingHead, PhraseModel, PretrainingModel
+from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary, read_rules, read_tokens, write_json, write_vocabulary
 
 log = logging.getLogger(__name__)
 Conventions = Literal["original", "hf"]
@@ -58,6 +58,10 @@ HEADS = {
     "matching.dense.bias": "cls.seq_relationship.bias",
 }
 ANSWER = {"answer.dense.weight": "cls.weight", "answer.dense.bias": "cls.bias"}
+PHRASE = {
+    f"phrase.{part}.{kind}": f"attention.{part}.{kind}" for part in ("query", "key") for kind in ("weight", "bias")
+}
+UNUSED = ("attention.value.weight", "attention.value.bias")  # of the phrase head: nothing reads them
 STATISTICS = ("encoder.embeddings.feature_mean", "encoder.embeddings.feature_std")
 VISUAL = ("visual_position.", "visual_token_type.", "visual_projection.")  # names that no BERT has
 SWAPPED = ("encoder.embeddings.visual_token_type.weight", "matching.dense.weight", "matching.dense.bias")
@@ -72,10 +76,44 @@ class LoadReport:
     loaded: tuple[str, ...]
     created: tuple[str, ...]
     ignored: tuple[str, ...]
+    answers: tuple[str, ...] = ()  # of a model for question answering, in the order of its logits
 
     def __str__(self) -> str:
         parts = (("loaded", self.loaded), ("created", self.created), ("ignored", self.ignored))
         return "\n".join(f"{what} {len(names)}: {', '.join(names) or '-'}" for what, names in parts)
+
+
+AnyModel = PretrainingModel | AnswerModel | PhraseModel
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A class of transformers: `make` builds ours for a number of outputs, `heads` are the names of its heads' tensors
+    here and there. optional: heads that a checkpoint may lack."""
+
+    make: Callable[[VisualBertConfig, int], AnyModel]
+    heads: Mapping[str, str]
+    optional: bool = False
+
+
+ARCHITECTURES = {
+    "VisualBertForPreTraining": Architecture(lambda config, _: PretrainingModel(config), HEADS, optional=True),
+    "VisualBertForQuestionAnswering": Architecture(lambda config, n: AnswerModel(config, n), ANSWER),
+    "VisualBertForVisualReasoning": Architecture(lambda config, n: AnswerModel(config, n, "pooled"), ANSWER),
+    "VisualBertForMultipleChoice": Architecture(lambda config, n: AnswerModel(config, n, "pooled"), ANSWER),
+    "VisualBertForRegionToPhraseAlignment": Architecture(lambda config, _: PhraseModel(config), PHRASE),
+}
+
+
+def architecture_of(model: AnyModel) -> str:
+    """The class of transformers that computes the same."""
+    if isinstance(model, PretrainingModel):
+        return "VisualBertForPreTraining"
+    if isinstance(model, PhraseModel):
+        return "VisualBertForRegionToPhraseAlignment"
+    if model.reads == "at":
+        return "VisualBertForQuestionAnswering"
+    return f"VisualBertFor{'MultipleChoice' if model.answer.dense.out_features == 1 else 'VisualReasoning'}"
 
 
 def sources(config: VisualBertConfig, heads: Mapping[str, str], prefix: str) -> dict[str, tuple[str, ...]]:
@@ -113,61 +151,87 @@ def load_bert(model: PretrainingModel, bert: BertWeights | Mapping[str, Tensor])
 
 
 def load_pretrained(
-    folder: Path, conventions: Conventions = "original", box_input: Literal["none", "append6"] | None = None
-) -> tuple[PretrainingModel | AnswerModel, LoadReport]:
-    """A model that `save_pretrained` (transformers' or the one below) wrote, by its `architectures`.
+    folder: Path,
+    conventions: Conventions = "original",
+    box_input: Literal["none", "append6"] | None = None,
+    answers: Path | None = None,
+) -> tuple[AnyModel, LoadReport]:
+    """A model that `save_pretrained` (transformers' or the one below) wrote, by its `architectures`; one without is
+    taken for a pre-trained one.
 
     box_input: the kind of the last inputs of its visual projection; by default that of config.json, else none.
+    answers: the file of the answer vocabulary of a model for question answering (`vbert.data.answers`), which is
+    refused without one: several of 3,129 answers are about, in different orders. config.json's `id2label` counts too.
     """
     given = read_json(folder / "config.json")
     config = _config(given, box_input, folder)
     tensors = current_names(read_tensors(folder))
-    answers = "VisualBertForQuestionAnswering" in (given.get("architectures") or ())
-    model: PretrainingModel | AnswerModel
-    if answers:
-        if "cls.bias" not in tensors or tensors["cls.bias"].dim() != 1:
-            raise UserError(f"{folder}: a model for question answering without `cls.bias`")
-        model = AnswerModel(config, len(tensors["cls.bias"]))
-    else:
-        model = PretrainingModel(config)
-    prefixed = any(name.startswith("visual_bert.") for name in tensors)
-    prefix = "visual_bert." if prefixed else ""
-    table = sources(config, ANSWER if answers else HEADS, prefix)
-    optional = () if answers else tuple(HEADS)
-    report = fill(model, tensors, table, optional, inside=(prefix,) if prefix else INSIDE)
+    name = next((a for a in given.get("architectures") or () if a in ARCHITECTURES), "VisualBertForPreTraining")
+    architecture = ARCHITECTURES[name]
+    outputs = tensors.get("cls.bias")
+    if architecture.heads is ANSWER and (outputs is None or outputs.dim() != 1):
+        raise UserError(f"{folder}: a {name} without `cls.bias`")
+    count = 0 if outputs is None else len(outputs)
+    words = _answers(given, answers, count, folder) if name == "VisualBertForQuestionAnswering" else ()
+    model = architecture.make(config, count)
+    if isinstance(model, PhraseModel):  # transformers' class carries pre-training's heads too, and reads none of them
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
+    prefix = "visual_bert." if any(tensor.startswith("visual_bert.") for tensor in tensors) else ""
+    table = sources(config, architecture.heads, prefix)
+    optional = tuple(architecture.heads) if architecture.optional else ()
+    report = replace(fill(model, tensors, table, optional, inside=(prefix,) if prefix else INSIDE), answers=words)
     if conventions == "hf":
         _exchange(dict(model.named_parameters()))
     log.info("%s\n%s", folder, report)
     return model.eval(), report
 
 
+def _answers(given: Mapping[str, Any], path: Path | None, count: int, folder: Path) -> tuple[str, ...]:
+    """The answer vocabulary of a head with `count` rows: the file's, else config.json's."""
+    if path is not None:
+        words, where = read_answers(path), str(path)
+    else:
+        labels = given.get("id2label")
+        named = {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
+        words, where = [named.get(str(k), "") for k in range(count)], f"{folder}/config.json: id2label"
+        if len(set(words)) < count or words[:1] == ["LABEL_0"]:
+            raise UserError(
+                f"{folder}: an answer head of {count:,} rows without the answers that they stand for: give the file of "
+                "its vocabulary (`answers: FILE`); vocabularies of equal length differ in order and content"
+            )
+    if len(words) != count:
+        raise UserError(f"answers: {where} has {len(words):,} answers, the head of {folder} {count:,} rows")
+    return tuple(words)
+
+
 def save_pretrained(
-    model: PretrainingModel | AnswerModel,
+    model: AnyModel,
     folder: Path,
     conventions: Conventions = "original",
     vocabulary: Vocabulary | None = None,
+    answers: Sequence[str] = (),
 ) -> None:
     """Writes `model` so that transformers' `from_pretrained(folder)` gives the same numbers.
 
     The standardisation of the visual input is folded into the visual projection, so the folder's model takes raw
-    features. `box_input` is written to config.json.
+    features. `box_input` and the answers (`id2label`) are written to config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = model.encoder.config
     state = folded({name: t.detach().clone() for name, t in model.state_dict().items()})
     if conventions == "hf":
         _exchange(state)
-    answers = isinstance(model, AnswerModel)
-    if answers and model.answer_at != "mask":
-        raise UserError(f"answer_at {model.answer_at!r}: VisualBertForQuestionAnswering reads the [MASK] token; `mask`")
-    table = sources(config, ANSWER if answers else HEADS, "visual_bert.")
+    name = architecture_of(model)
+    table = sources(config, ARCHITECTURES[name].heads, "visual_bert.")
     tensors: Tensors = {}
     for ours, theirs in table.items():
         tensors.update(zip(theirs, state[ours].chunk(len(theirs)), strict=True))
+    if isinstance(model, PhraseModel):
+        tensors |= _unread(config, tensors)
     write_tensors(folder / WEIGHTS[0], tensors)
     exported: dict[str, Any] = {theirs: getattr(config, ours) for ours, theirs in SIZES.items()}
     exported |= {
-        "architectures": ["VisualBertForQuestionAnswering" if answers else "VisualBertForPreTraining"],
+        "architectures": [name],
         "model_type": "visual_bert",
         "vocab_size": config.vocab_size,
         "visual_embedding_dim": config.visual_input,
@@ -176,11 +240,27 @@ def save_pretrained(
         "box_input": config.box_input,
         "pad_token_id": 0,
     }
+    if isinstance(model, AnswerModel):
+        exported |= {"num_labels": model.answer.dense.out_features}
     if answers:
-        exported |= {"num_labels": len(state["answer.dense.bias"])}
+        exported |= {
+            "id2label": {str(k): answer for k, answer in enumerate(answers)},
+            "label2id": {answer: k for k, answer in enumerate(answers)},
+        }
     write_json(folder / "config.json", exported)
     if vocabulary is not None:
         write_vocabulary(folder, read_tokens(vocabulary.file(VOCABULARY)), read_rules(vocabulary.file(CONFIG)))
+
+
+def _unread(config: VisualBertConfig, tensors: Tensors) -> Tensors:
+    """What transformers' class for phrases holds and never reads: values, as zeros, and pre-training's heads, fresh."""
+    like = ("attention.key.weight", "attention.key.bias")
+    draw = torch.Generator().manual_seed(0)
+    heads = nn.ModuleDict(
+        {"masked_language": MaskedLanguageHead(config, draw), "matching": MatchingHead(config, draw)}
+    ).state_dict()
+    values = {theirs: torch.zeros_like(tensors[key]) for theirs, key in zip(UNUSED, like, strict=True)}
+    return values | {theirs: heads[ours] for ours, theirs in HEADS.items()}
 
 
 def folded(state: Tensors) -> Tensors:

@@ -1,15 +1,14 @@
-"""The heads on the encoder, and the two models made of encoder and heads."""
+"""The heads on the encoder, and the models made of encoder and heads."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vbert.errors import BuildError, nearest
 from vbert.model.dropout import dropout
 from vbert.model.visualbert import PackedBatch, VisualBert, VisualBertConfig, activate, initialise
 
@@ -49,16 +48,32 @@ class MatchingHead(nn.Module):
 
 
 class AnswerHead(nn.Module):
-    """Dropout and one linear layer: vectors [B, H] -> logits [B, labels], as the original's VQA classifier."""
+    """Dropout and one linear layer: vectors [N, H] -> logits [N, outputs], as the original's classifiers."""
 
-    def __init__(self, config: VisualBertConfig, labels: int, generator: torch.Generator | None = None) -> None:
+    def __init__(self, config: VisualBertConfig, outputs: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.dropout = config.hidden_dropout
-        self.dense = nn.Linear(config.hidden_size, labels)
+        self.dense = nn.Linear(config.hidden_size, outputs)
         initialise(self, config.initializer_range, generator)
 
     def forward(self, vectors: Tensor) -> Tensor:
         return self.dense(dropout(vectors, self.dropout, self.training))  # type: ignore[no-any-return]
+
+
+class PhraseHead(nn.Module):
+    """Scores of regions for a phrase: one attention head of hidden_size / heads, query the phrase, keys the regions,
+    without values (the original's `FlickrAttention`)."""
+
+    def __init__(self, config: VisualBertConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.size = config.hidden_size // config.heads
+        self.query = nn.Linear(config.hidden_size, self.size)
+        self.key = nn.Linear(config.hidden_size, self.size)
+        initialise(self, config.initializer_range, generator)
+
+    def forward(self, phrases: Tensor, regions: Tensor) -> Tensor:
+        """[P, H] and [R, H] -> scores [P, R]."""
+        return self.query(phrases) @ self.key(regions).mT / math.sqrt(self.size)  # type: ignore[no-any-return]
 
 
 class PretrainingModel(nn.Module):
@@ -70,45 +85,57 @@ class PretrainingModel(nn.Module):
         self.masked_language = MaskedLanguageHead(config, generator)
         self.matching = MatchingHead(config, generator)
 
-    def forward(self, batch: PackedBatch, masked: Tensor) -> tuple[Tensor, Tensor]:
-        """(word logits [M, vocab_size] at the packed rows `masked`, matching logits [B, 2])."""
+    def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """(word logits [A, vocab_size] at the packed rows `batch.at`, matching logits [B, 2])."""
         hidden = self.encoder(batch)
-        words = self.masked_language(hidden, masked, self.encoder.embeddings.word.weight)
+        words = self.masked_language(hidden, batch.at, self.encoder.embeddings.word.weight)
         return words, self.matching(self.encoder.pool(hidden, batch))
 
 
 class AnswerModel(nn.Module):
-    """Encoder with an answer head (`transformers.VisualBertForQuestionAnswering` where `answer_at` is mask).
+    """Encoder with a linear head, for every task that chooses an answer.
 
-    answer_at: mask reads the hidden state of the [MASK] token behind the question (the original), pooled the
-    pooled [CLS] vector.
+    reads: "at", one vector a place in `batch.at` (`transformers.VisualBertForQuestionAnswering`: the [MASK] behind the
+    question); "pooled", the pooled [CLS] vector (`VisualBertForVisualReasoning`, and with one output a sequence
+    `VisualBertForMultipleChoice`).
     """
 
     def __init__(
         self,
         config: VisualBertConfig,
-        labels: int,
-        answer_at: Literal["mask", "pooled"] = "mask",
+        outputs: int,
+        reads: Literal["at", "pooled"] = "at",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.answer_at = answer_at
+        self.reads = reads
         self.encoder = VisualBert(config, generator)
-        self.answer = AnswerHead(config, labels, generator)
+        self.answer = AnswerHead(config, outputs, generator)
 
-    def forward(self, batch: PackedBatch, mask_at: Tensor) -> Tensor:
-        """Answer logits [B, labels]; mask_at: int64 [B], the packed row of each sequence's [MASK]."""
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Logits [B, outputs]; of places [A, outputs]."""
         hidden = self.encoder(batch)
-        if self.answer_at == "mask":
-            return self.answer(hidden.index_select(0, mask_at))  # type: ignore[no-any-return]
+        if self.reads == "at":
+            return self.answer(hidden.index_select(0, batch.at))  # type: ignore[no-any-return]
         return self.answer(self.encoder.pool(hidden, batch))  # type: ignore[no-any-return]
 
 
-def assemble(config: VisualBertConfig, head: Mapping[str, Any]) -> nn.Module:
-    """The empty model that a `head.json` describes: kind pretraining, or answer with labels and answer_at."""
-    kind = head["kind"]
-    if kind == "pretraining":
-        return PretrainingModel(config)
-    if kind == "answer":
-        return AnswerModel(config, len(head["labels"]), head.get("answer_at", "mask"))
-    raise BuildError(f"head.json: kind: unknown {kind!r}; {nearest(str(kind), ['pretraining', 'answer'])}")
+class PhraseModel(nn.Module):
+    """Encoder with a phrase head (`transformers.VisualBertForRegionToPhraseAlignment`)."""
+
+    def __init__(self, config: VisualBertConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.encoder = VisualBert(config, generator)
+        self.phrase = PhraseHead(config, generator)
+
+    def forward(self, batch: PackedBatch) -> list[Tensor]:
+        """Of each sequence, scores [its places in `batch.at`, its regions]."""
+        hidden = self.encoder(batch)
+        ends = batch.lengths.cumsum(0)
+        owner = torch.bucketize(batch.at.cpu(), ends, right=True)
+        is_region = batch.order >= len(batch.text_ids)
+        scores = []
+        for b, (start, end) in enumerate(zip((ends - batch.lengths).tolist(), ends.tolist(), strict=True)):
+            rows, regions = hidden[start:end], is_region[start:end]
+            scores.append(self.phrase(hidden[batch.at[owner == b]], rows[regions]))
+        return scores

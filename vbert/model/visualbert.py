@@ -8,7 +8,7 @@ only; query, key and value are one product; see `vbert.model.attention` for the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -40,6 +40,8 @@ class PackedBatch:
     visual: float32 [T_vis, visual_input]; visual_types: int64 [T_vis].
     order: int64 [T], the index of each packed token in cat(text, visual).
     lengths: int64 [B], tokens of each sequence; stays on the CPU, where attention is planned.
+    at: int64 [A], the packed rows that a head reads, sequence after sequence; empty where it reads the pooled vector.
+    aligned: int64 [2, P], pairs of a row of `visual` and a row of `text_ids`: the pieces that name a region.
     """
 
     text_ids: Tensor
@@ -49,6 +51,8 @@ class PackedBatch:
     visual_types: Tensor
     order: Tensor
     lengths: Tensor
+    at: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
+    aligned: Tensor = field(default_factory=lambda: torch.zeros(2, 0, dtype=torch.int64))
 
     @classmethod
     def of(
@@ -57,10 +61,13 @@ class PackedBatch:
         types: Sequence[Sequence[int]],
         visuals: Sequence[np.ndarray],
         visual_types: Sequence[Sequence[int] | np.ndarray] | None = None,
+        at: Sequence[Sequence[int]] = (),
+        aligned: Sequence[Sequence[tuple[int, int]]] = (),
     ) -> PackedBatch:
         """Packs B texts (ids with special tokens, segment types) and B visual inputs (float [n, visual_input]).
 
-        Visual types are 0 unless given, as the original's. Row starts: `starts()`.
+        Visual types are 0 unless given, as the original's. at: of each text, the places that are read. aligned: of
+        each, (region, place of the text). Row starts: `starts()`.
         """
         text_lengths = np.array([len(t) for t in texts], np.int64)
         visual_lengths = np.array([len(v) for v in visuals], np.int64)
@@ -72,6 +79,14 @@ class PackedBatch:
         shift = np.where(is_text, np.repeat(text_starts, lengths), np.repeat(visual_starts - text_lengths, lengths))
         if visual_types is None:
             visual_types = [np.zeros(n, np.int64) for n in visual_lengths]
+        starts = np.cumsum(lengths) - lengths
+        read = [start + place for start, places in zip(starts.tolist(), at, strict=False) for place in places]
+        first_region = visual_starts - text_lengths.sum()
+        pairs = [
+            (first_region[b] + region, text_starts[b] + place)
+            for b, each in enumerate(aligned)
+            for region, place in each
+        ]
         return cls(
             text_ids=torch.from_numpy(np.concatenate([np.asarray(t, np.int64) for t in texts])),
             text_types=torch.from_numpy(np.concatenate([np.asarray(t, np.int64) for t in types])),
@@ -80,6 +95,8 @@ class PackedBatch:
             visual_types=torch.from_numpy(np.concatenate([np.asarray(t, np.int64) for t in visual_types])),
             order=torch.from_numpy(within + shift),
             lengths=torch.from_numpy(lengths),
+            at=torch.tensor(read, dtype=torch.int64),
+            aligned=torch.from_numpy(np.array(pairs, np.int64).reshape(-1, 2).T.copy()),
         )
 
     def starts(self) -> Tensor:
@@ -97,7 +114,11 @@ class PackedBatch:
 
 
 class Embeddings(nn.Module):
-    """Text: word + position + segment. Visual: projected feature + visual segment + visual position 0. LayerNorm."""
+    """Text: word + position + segment. Visual: projected feature + visual segment + visual position 0. LayerNorm.
+
+    To a region that words of the text name (VCR), the mean of the text position embeddings of their pieces is added
+    (`image_text_alignment` of the original and of transformers).
+    """
 
     feature_mean: Tensor | None
     feature_std: Tensor | None
@@ -126,8 +147,19 @@ class Embeddings(nn.Module):
         regions = self.visual_projection(visual) + (
             self.visual_token_type(batch.visual_types) + self.visual_position.weight[0]
         )
+        if batch.aligned.shape[1]:
+            regions = regions + self._named_at(batch)
         tokens = torch.cat([text, regions.to(text.dtype)]).index_select(0, batch.order)
         return dropout(self.norm(tokens), self.dropout, self.training)
+
+    def _named_at(self, batch: PackedBatch) -> Tensor:
+        """For each region the mean of the position embeddings of the pieces that name it, [T_vis, H]; 0 for none."""
+        region, place = batch.aligned
+        positions = self.position(batch.text_positions.index_select(0, place))
+        size = (len(batch.visual), positions.shape[1])
+        sums = positions.new_zeros(size).index_add(0, region, positions)
+        count = positions.new_zeros(size[0]).index_add(0, region, torch.ones_like(positions[:, 0]))
+        return sums / count.clamp(min=1)[:, None]  # type: ignore[no-any-return]
 
 
 class FusedLinear(nn.Linear):

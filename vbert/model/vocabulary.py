@@ -200,3 +200,8 @@ def _repeated(words: Mapping[str, int]) -> Iterator[str]:
     for word in sorted(words):
         for _ in range(words[word]):
             yield word
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Sorted keys, one field a line: same value, same bytes."""
+    path.write_bytes((json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())

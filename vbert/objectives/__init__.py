@@ -1,37 +1,61 @@
-"""Objectives of downstream tasks. A further one is a module here with the interface `Objective`, and a line in
-OBJECTIVES."""
+"""Objectives of downstream tasks. A further one is a module here with the interface `Objective`, of which `defaults`
+has what it doesn't define, and a line in OBJECTIVES; a task that an objective fits as it is, is a line alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, Union, cast
 
-from pydantic import Field
+from pydantic import Discriminator, Tag
 
 from vbert.artifacts.steps.settings import Plugin
-from vbert.errors import UserError, nearest
+from vbert.errors import BuildError, UserError, nearest
+from vbert.objectives import pretraining
+from vbert.objectives.classification import ClassificationSettings
 from vbert.objectives.entry import DownstreamSettings, EvaluateSettings
 from vbert.objectives.vqa import VqaSettings
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
+    from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
     from vbert.model.vocabulary import WordPieceEncoder
+    from vbert.objectives.batches import ExampleRows, Input, ObjectiveDataset
+    from vbert.objectives.sections import Section
 
 __all__ = ["DownstreamEntry", "DownstreamSettings", "EvaluateSettings", "Objective", "load", "objective"]
 
-# name → (settings of its entry in a recipe, version); the version is raised by hand when the objective's results
-# change. The module that defines the settings is the objective.
-OBJECTIVES: dict[str, tuple[type[DownstreamSettings], int]] = {"vqa": (VqaSettings, 1)}
+
+class Registered(NamedTuple):
+    """settings: of its entry in a recipe; the module that defines them is the objective. version: raised by hand when
+    the objective's results change."""
+
+    settings: type[DownstreamSettings]
+    version: int
+
+
+OBJECTIVES = {
+    "vqa": Registered(VqaSettings, 1),
+    "classification": Registered(ClassificationSettings, 1),
+}
+
+
+def _named(entry: Any) -> str:
+    """The objective that an entry names, in the form that tags its settings."""
+    name = entry.get("objective") if isinstance(entry, Mapping) else getattr(entry, "objective", None)
+    return str(name)
+
 
 if TYPE_CHECKING:
     DownstreamEntry = DownstreamSettings
 else:  # a recipe's entry under `downstream`: any objective's settings, told apart by their field `objective`
-    DownstreamEntry = Union[tuple(settings for settings, _ in OBJECTIVES.values())]  # noqa: UP007
-    if len(OBJECTIVES) > 1:
-        DownstreamEntry = Annotated[DownstreamEntry, Field(discriminator="objective")]
+    DownstreamEntry = Annotated[
+        Union[tuple(Annotated[one.settings, Tag(name)] for name, one in OBJECTIVES.items())],  # noqa: UP007
+        Discriminator(_named),
+    ]
 
 Row = dict[str, Any]  # an example, by the columns of EXAMPLES_SCHEMA
 Head = dict[str, Any]  # head.json of the trained model
@@ -39,10 +63,10 @@ Prediction = dict[str, Any]  # example_id, answer, score, and further fields of 
 
 
 class Objective(Protocol):
-    """The interface of a module of `vbert.objectives`: examples → sequences → head → loss → decode → metric →
+    """The interface of a module of `vbert.objectives`: examples → inputs → head → loss → decode → metrics →
     predictions.
 
-    All of it is deterministic; `texts` and `targets` run in loader workers.
+    All of it is deterministic; `inputs` and `targets` run in loader workers.
     """
 
     KINDS: Sequence[str]  # of examples
@@ -52,42 +76,86 @@ class Objective(Protocol):
         """Whether the example has a label, so that its prediction can be scored."""
 
     def head(self, rows: Sequence[Row], settings: Any) -> Head:
-        """The head's description from the training examples: kind, labels, the token that is read."""
+        """The head's description from the training examples: labels, and what the functions below need to know."""
 
     def model(self, config: VisualBertConfig, head: Head, seed: int) -> nn.Module:
-        """The model of `config` and `head`, its head drawn from `seed`; the encoder is filled by the caller."""
+        """The model of `config` and `head`, with an `encoder`, its head drawn from `seed`."""
 
-    def texts(self, row: Row, encoder: WordPieceEncoder, head: Head) -> tuple[list[int], list[int], int]:
-        """(piece ids with special tokens, segment types, place that is read) of an example."""
+    def begin(self, model: nn.Module, head: Head, source: nn.Module, source_head: Head) -> None:
+        """Fills `model` with what it keeps of the start: the encoder, and of the heads what fits."""
+
+    def inputs(
+        self, rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: Head, draw: np.random.Generator | None
+    ) -> list[Input]:
+        """The inputs of example `i`, one or several. draw: a generator of (seed, epoch, example id) in training, None
+        in evaluation."""
 
     def targets(self, rows: Sequence[Row], head: Head) -> dict[str, Tensor]:
         """The targets of the loss."""
 
-    def counts(self, targets: Mapping[str, Tensor]) -> dict[str, int]:
+    def counts(self, tensors: Mapping[str, Tensor]) -> dict[str, int]:
         """Loss → the number of terms in the batch that its mean is over."""
 
-    def loss(self, outputs: Tensor, targets: Mapping[str, Tensor], head: Head) -> dict[str, Tensor]:
-        """Loss → its sum over the batch; a single one is called "loss". The sum of their means is minimised."""
+    def loss(self, outputs: Any, tensors: Mapping[str, Tensor], head: Head) -> dict[str, Tensor]:
+        """Loss → its sum over the batch; a single one is called "loss". The sum of their means is minimised.
 
-    def decode(self, outputs: Tensor, rows: Sequence[Row], head: Head) -> list[Prediction]:
+        tensors: the targets, and `example`, int64 [inputs]: which example each input belongs to.
+        """
+
+    def decode(self, outputs: Any, tensors: Mapping[str, Tensor], rows: Sequence[Row], head: Head) -> list[Prediction]:
         """One prediction an example."""
 
-    def scores(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, list[float | None]]:
-        """metric → each example's score, None where it does not count; `metric/part` for parts of the examples.
-        Empty where the examples have no labels."""
+    def metrics(self, rows: Sequence[Row], predictions: Sequence[Prediction], head: Head) -> dict[str, Metric]:
+        """By name; `metric/part` for parts of the examples. Empty where the examples have no labels. A prediction
+        with `quarantined` is that of an example without regions, and counts as wrong."""
 
-    def submission(self, rows: Sequence[Row], predictions: Sequence[Prediction]) -> dict[str, bytes]:
+    def submission(self, rows: Sequence[Row], predictions: Sequence[Prediction], head: Head) -> dict[str, bytes]:
         """File name → content, in the format of an official evaluation server."""
+
+    def predict(
+        self, model: nn.Module, side: ObjectiveDataset[Any], indices: Sequence[int], settings: EvaluateSettings
+    ) -> Iterator[Prediction]:
+        """The predictions of the examples `indices`, without gradients."""
+
+    def frozen(self, head: Head, settings: Any) -> Sequence[str]:
+        """Prefixes of the names of parameters that no loss reaches; DDP would wait for their gradients."""
+
+    def sections(self, rows: Sequence[Row], predictions: Sequence[Prediction], head: Head) -> list[Section]:
+        """What the report shows of the predictions beside the gallery, as data."""
+
+
+class _WithDefaults:
+    """A module of an objective; what it doesn't define is that of `defaults`."""
+
+    def __init__(self, module: str) -> None:
+        self._modules = (import_module(module), import_module("vbert.objectives.defaults"))
+
+    def __getattr__(self, name: str) -> Any:
+        own, defaults = self._modules
+        return getattr(own if hasattr(own, name) else defaults, name)
 
 
 def objective(name: str) -> Plugin:
     """Name and version of an objective, as they enter fingerprints. Raises UserError with the nearest name."""
     if name not in OBJECTIVES:
         raise UserError(f"no objective {name!r} in vbert/objectives; {nearest(name, OBJECTIVES)}")
-    return Plugin(name=name, version=OBJECTIVES[name][1])
+    return Plugin(name=name, version=OBJECTIVES[name].version)
 
 
 def load(name: str) -> Objective:
     """The objective `name`."""
     objective(name)
-    return cast(Objective, import_module(OBJECTIVES[name][0].__module__))
+    return cast(Objective, _WithDefaults(OBJECTIVES[name].settings.__module__))
+
+
+def built(config: VisualBertConfig, head: Head, title: str) -> nn.Module:
+    """The model that a `head.json` describes, its weights to be filled. Raises BuildError for an unknown objective."""
+    name = head.get("objective")
+    if name == pretraining.OBJECTIVE.name:
+        from vbert.model.heads import PretrainingModel
+
+        return PretrainingModel(config)
+    if name not in OBJECTIVES:
+        known = [pretraining.OBJECTIVE.name, *OBJECTIVES]
+        raise BuildError(f"{title}: head.json: objective: unknown {name!r}; {nearest(str(name), known)}")
+    return load(name).model(config, head, 0)

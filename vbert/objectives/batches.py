@@ -6,10 +6,10 @@ Runs in loader workers: nothing here draws from a process's global random state.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -30,8 +30,35 @@ STATISTICS_IMAGES = 20_000  # images that mean and deviation are taken of, at mo
 
 
 @dataclass
+class TokenizedText:
+    """A tokenised text: piece ids with special tokens, segment types, words (see `mask`), and whether each piece
+    belongs to an answer."""
+
+    ids: list[int]
+    types: list[int]
+    words: list[int]
+    answer: list[bool]
+
+
+@dataclass
+class Input:
+    """One pass of the encoder: a text beside the regions of images.
+
+    images: () for a text alone; regions of the second and later ones have visual segment 1. at: places of `text` that
+    the head reads ([MASK], masked words, the ends of phrases); () where it reads the pooled vector. aligned: (region,
+    place of `text`) of the pieces that name a region, VCR's tags.
+    """
+
+    text: TokenizedText
+    images: Sequence[str]
+    at: Sequence[int] = ()
+    aligned: Sequence[tuple[int, int]] = ()
+
+
+@dataclass
 class Batch:
-    """Packed sequences, and the objective's tensors by name."""
+    """Packed inputs, and the objective's tensors by name; those of a downstream task have `example`, int64 [B]: which
+    example each input belongs to."""
 
     packed: PackedBatch
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -47,8 +74,9 @@ class Batch:
 class ExampleRows:
     """The examples of some splits and kinds whose images all have regions, in the order of the table.
 
-    types: question types, None for all. share: of the examples, drawn by `share_mask` with `seed`. every: the table
-    with examples without regions.
+    types: question types, None for all. share: of the examples, drawn by `share_mask` with `seed`. text: "own";
+    "shuffled", where each has the text of another; "none", where texts are empty. every: the table with examples
+    without regions, with their own texts.
     """
 
     def __init__(
@@ -60,6 +88,7 @@ class ExampleRows:
         share: float = 1.0,
         seed: int = 0,
         types: Collection[str] | None = None,
+        text: str = "own",
     ) -> None:
         table = examples.table()
         chosen = pc.and_(
@@ -75,15 +104,23 @@ class ExampleRows:
         with_regions = set(shards.image_ids())
         image_ids: list[list[str]] = list(table["image_ids"].to_pylist())  # type: ignore[arg-type]
         whole = [with_regions.issuperset(images) for images in image_ids]
-        self.every = table
+        self.every, self.shards = table, shards
         self.dropped = whole.count(False)  # their images are in quarantine
-        self.table = table.filter(pa.array(whole, pa.bool_())).combine_chunks() if self.dropped else table
+        table = table.filter(pa.array(whole, pa.bool_())).combine_chunks() if self.dropped else table
+        self.table = _with_texts(table, text)
+        self._read: dict[int, dict[str, Any]] = {}
 
     def __len__(self) -> int:
         return self.table.num_rows
 
     def __getitem__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        return self.table.take(pa.array(indices, pa.int64())).to_pylist()
+        rows: list[dict[str, Any]] = self.table.take(pa.array(indices, pa.int64())).to_pylist()
+        self._read = dict(zip(indices, rows, strict=True))
+        return rows
+
+    def row(self, index: int) -> dict[str, Any]:
+        """One example; those of the last `rows[indices]` are at hand."""
+        return self._read[index] if index in self._read else self[[index]][0]
 
     def column(self, name: str) -> list[Any]:
         return list(self.table[name].to_pylist())
@@ -91,9 +128,35 @@ class ExampleRows:
     def replacements(self, images: str) -> dict[str, str]:
         """Image → the image whose regions replace its own; empty for `own`, another image of these rows for
         `shuffled`."""
-        if images == "own":
+        if images != "shuffled":
             return {}
         return shuffled_images(sorted({image for images in self.column("image_ids") for image in images}))
+
+
+def _with_texts(table: pa.Table, text: str) -> pa.Table:
+    """The table with its own texts, with those of other examples of the same kind, or without."""
+    if text == "own":
+        return table
+    columns = {name: table[name].to_pylist() for name in ("text", "text_b")}
+    if text == "none":
+        empty: dict[str, list[Any]] = {"text": [""] * table.num_rows, "text_b": [None] * table.num_rows}
+        return _replaced(table, empty)
+    of_kind: dict[str, list[int]] = {}
+    for i, kind in enumerate(table["kind"].to_pylist()):
+        of_kind.setdefault(str(kind), []).append(i)
+    source = list(range(table.num_rows))
+    for kind, rows in of_kind.items():
+        order = [rows[k] for k in generator("other examples' texts", kind).permutation(len(rows)).tolist()]
+        for i, j in zip(order, order[1:] + order[:1], strict=True):
+            source[i] = j
+    return _replaced(table, {name: [values[j] for j in source] for name, values in columns.items()})
+
+
+def _replaced(table: pa.Table, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    return table
 
 
 class RegionInputs:
@@ -127,6 +190,8 @@ class RegionInputs:
 
     def of(self, image_ids: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The inputs of all images of an example and their segment types: 0 for the first image, 1 for the others."""
+        if not image_ids:
+            return self.empty()
         parts = [self(image_id) for image_id in image_ids]
         types = np.repeat(np.minimum(np.arange(len(parts)), 1), [len(part) for part in parts])
         return (parts[0] if len(parts) == 1 else np.concatenate(parts)), types
@@ -240,15 +305,17 @@ def _random_piece(encoder: WordPieceEncoder, draw: float) -> int:
     return piece
 
 
-@dataclass
-class TokenizedText:
-    """A tokenised text: piece ids with special tokens, segment types, words (see `mask`), and whether each piece
-    belongs to an answer."""
-
-    ids: list[int]
-    types: list[int]
-    words: list[int]
-    answer: list[bool]
+def pack(inputs: Sequence[Input], regions: Iterable[tuple[np.ndarray, np.ndarray]]) -> PackedBatch:
+    """The inputs as one batch. regions: of each, what `RegionInputs.of` gives for its images."""
+    visuals, types = zip(*regions, strict=True)
+    return PackedBatch.of(
+        [one.text.ids for one in inputs],
+        [one.text.types for one in inputs],
+        visuals,
+        types,
+        at=[one.at for one in inputs],
+        aligned=[one.aligned for one in inputs],
+    )
 
 
 def sentence(encoder: WordPieceEncoder, texts: Sequence[tuple[str, str]], limit: int) -> TokenizedText:
@@ -274,3 +341,58 @@ def sentence(encoder: WordPieceEncoder, texts: Sequence[tuple[str, str]], limit:
         out.answer.append(False)
         out.types += [segment] * (sum(cut) + 1)
     return out
+
+
+class ReadsExamples(Protocol):
+    """The part of an objective (`vbert.objectives.Objective`) that makes batches of examples, and predictions of what a
+    model gives for them."""
+
+    def inputs(
+        self,
+        rows: ExampleRows,
+        i: int,
+        encoder: WordPieceEncoder,
+        head: dict[str, Any],
+        draw: np.random.Generator | None,
+        /,
+    ) -> list[Input]: ...
+
+    def targets(self, rows: Sequence[dict[str, Any]], head: dict[str, Any], /) -> dict[str, Tensor]: ...
+
+    def decode(
+        self, outputs: Any, tensors: Mapping[str, Tensor], rows: Sequence[dict[str, Any]], head: dict[str, Any], /
+    ) -> list[dict[str, Any]]: ...
+
+
+Its = TypeVar("Its", bound=ReadsExamples)
+
+
+class ObjectiveDataset(Generic[Its]):
+    """Rows of examples as an objective's batches. seed: of what `inputs` draws in training."""
+
+    def __init__(
+        self,
+        objective: Its,
+        head: dict[str, Any],
+        encoder: WordPieceEncoder,
+        rows: ExampleRows,
+        shards: Shards,
+        box_input: str,
+        seed: int = 0,
+    ) -> None:
+        self.objective, self.head, self.encoder, self.rows, self.seed = objective, head, encoder, rows, seed
+        self.visuals = RegionInputs(shards, box_input, rows.replacements(head["images"]))
+
+    def batch(self, items: Sequence[tuple[int, int | None]]) -> tuple[Batch, list[dict[str, Any]]]:
+        """The batch of (index, epoch) of examples, and their rows; the epoch is None in evaluation."""
+        rows = self.rows[[i for i, _ in items]]
+        inputs, owners = [], []
+        for k, ((i, epoch), row) in enumerate(zip(items, rows, strict=True)):
+            draw = None if epoch is None else generator(self.seed, epoch, row["example_id"])
+            its = self.objective.inputs(self.rows, i, self.encoder, self.head, draw)
+            inputs += its
+            owners += [k] * len(its)
+        blind = self.head["images"] == "none"
+        regions = (self.visuals.of(() if blind else one.images) for one in inputs)
+        packed = pack([replace(one, aligned=()) for one in inputs] if blind else inputs, regions)
+        return Batch(packed, {"example": torch.tensor(owners), **self.objective.targets(rows, self.head)}), rows

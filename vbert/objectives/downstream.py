@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,11 +16,9 @@ from vbert.device import device_of, of_rank
 from vbert.errors import UserError
 from vbert.model.config import text_limit
 from vbert.model.start import Initialization
-from vbert.model.trained import Model, write_model
-from vbert.model.visualbert import PackedBatch
-from vbert.model.vocabulary import WordPieceEncoder
 from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load
-from vbert.objectives.batches import Batch, ExampleRows, RegionInputs, image_groups, statistics
+from vbert.objectives.batches import Batch, ExampleRows, ObjectiveDataset, image_groups, statistics
+from vbert.objectives.trained import Model, write_model
 from vbert.regions.contract import check
 from vbert.regions.shards import Shards
 from vbert.training.loop import run_training
@@ -32,80 +28,46 @@ from vbert.training.sampler import derive
 CHUNK = 2048  # examples in one file of predictions
 
 
-class ObjectiveDataset:
-    """Rows of examples as an objective's batches."""
-
-    def __init__(
-        self,
-        objective: Objective,
-        head: dict[str, Any],
-        encoder: WordPieceEncoder,
-        rows: ExampleRows,
-        shards: Shards,
-        box_input: str,
-    ) -> None:
-        self.objective, self.head, self.encoder, self.rows = objective, head, encoder, rows
-        self.visuals = RegionInputs(shards, box_input, rows.replacements(head["images"]))
-
-    def batch(self, indices: list[int]) -> tuple[Batch, list[dict[str, Any]]]:
-        rows = self.rows[indices]
-        texts = [self.objective.texts(row, self.encoder, self.head) for row in rows]
-        visuals, visual_types = zip(*(self.visuals.of(row["image_ids"]) for row in rows), strict=True)
-        packed = PackedBatch.of([ids for ids, _, _ in texts], [types for _, types, _ in texts], visuals, visual_types)
-        at = packed.starts() + torch.tensor([place for _, _, place in texts])
-        return Batch(packed, {"at": at, **self.objective.targets(rows, self.head)}), rows
-
-    def outputs(self, model: nn.Module, indices: list[int], size: int) -> Iterator[tuple[Tensor, list[dict[str, Any]]]]:
-        """The model's outputs for the examples, `size` at once, without gradients."""
-        device = next(model.parameters()).device
-        with torch.no_grad():
-            for start in range(0, len(indices), size):
-                batch, rows = self.batch(indices[start : start + size])
-                batch = batch.to(device)
-                yield model(batch.packed, batch.tensors["at"]), rows
-
-
 class Finetuning:
     """Fine-tuning for a downstream task, as a `Trainable` of the training loop."""
 
     def __init__(
-        self, model: nn.Module, train: ObjectiveDataset, held_out: ObjectiveDataset, settings: DownstreamSettings
+        self,
+        model: nn.Module,
+        train: ObjectiveDataset[Objective],
+        held_out: ObjectiveDataset[Objective],
+        settings: DownstreamSettings,
     ) -> None:
         self.model, self.train, self.held_out, self.settings = model, train, held_out, settings
         self.weights: dict[str, float] = {}
         ids = held_out.rows.column("example_id")
         chosen = sorted(range(len(ids)), key=lambda i: derive("validation", ids[i]))
         self.chosen = sorted(chosen[: settings.validation_examples])
-        pooled = train.head.get("answer_at") != "mask"
+        frozen = tuple(train.objective.frozen(train.head, settings))
         for name, parameter in model.named_parameters():
-            if name.startswith("encoder.pooler."):  # DDP would wait for parameters that no loss reaches
-                parameter.requires_grad_(pooled and settings.train_pooler)
+            if name.startswith(frozen):
+                parameter.requires_grad_(False)
 
     def size(self) -> int:
         return len(self.train.rows)
 
     def collate(self, items: list[tuple[int, int]]) -> Batch:
-        return self.train.batch([i for i, _ in items])[0]
+        return self.train.batch(items)[0]
 
     def counts(self, batch: Batch) -> dict[str, int]:
         return self.train.objective.counts(batch.tensors)
 
     def loss(self, batch: Batch, model: nn.Module) -> dict[str, Tensor]:
-        return self.train.objective.loss(model(batch.packed, batch.tensors["at"]), batch.tensors, self.train.head)
+        return self.train.objective.loss(model(batch.packed), batch.tensors, self.train.head)
 
     def validate(self, ranks: Ranks) -> dict[str, float] | None:
         if ranks.rank:
             return None
         objective, head = self.held_out.objective, self.held_out.head
-        predictions, validated = [], []
-        for outputs, rows in self.held_out.outputs(self.model, self.chosen, 256):
-            predictions += objective.decode(outputs, rows, head)
-            validated += rows
-        figures = {}
-        for name, each in objective.scores(validated, predictions).items():
-            if values := [score for score in each if score is not None]:
-                figures[f"validation/{name}"] = math.fsum(values) / len(values)
-        return figures or None
+        predictions = list(objective.predict(self.model, self.held_out, self.chosen, EvaluateSettings()))
+        metrics = objective.metrics(self.held_out.rows[self.chosen], predictions, head)
+        figures = {f"validation/{name}": metric.value() for name, metric in metrics.items()}
+        return {name: value for name, value in figures.items() if value is not None} or None
 
 
 def run_finetune(
@@ -121,20 +83,24 @@ def run_finetune(
     """Trains on the split `train`, validates on `val`, writes a `Model`."""
     torch.set_num_threads(numerics.threads)
     objective = load(plugin.name)
-    train = ExampleRows(examples, shards, ["train"], objective.KINDS, settings.share, seed)
-    held_out = ExampleRows(examples, shards, ["val"], objective.KINDS)
+    types, text = settings.types, settings.text
+    train = ExampleRows(examples, shards, ["train"], objective.KINDS, settings.share, seed, types, text)
+    held_out = ExampleRows(examples, shards, ["val"], objective.KINDS, types=types, text=text)
+    if not len(train):
+        raise UserError(f"{examples.title}: no training examples of {_asked_for(objective, settings)}")
     head = {**_head(objective, train, start, settings), "objective": plugin.name, "images": settings.images}
-    model, vocabulary, contract = _model(objective, head, train, start, shards, seed)
+    head |= ({"types": list(types)} if types else {}) | ({"text": text} if text != "own" else {})
+    model, vocabulary, contract = _model(objective, head, start, shards, seed)
     head["max_text"] = text_limit(head["max_text"], model.encoder.config.max_positions)
     encoder = vocabulary.encoder()
     box_input = model.encoder.config.box_input
-    training = ObjectiveDataset(objective, head, encoder, train, shards, box_input)
+    training = ObjectiveDataset(objective, head, encoder, train, shards, box_input, seed)
     validation = ObjectiveDataset(objective, head, encoder, held_out, shards, box_input)
     if isinstance(start, Initialization) and start.model.standardise:
         used = [image for images in train.column("image_ids") for image in images]
         model.encoder.set_statistics(*statistics([(training.visuals, used)]))
     trainable = Finetuning(model, training, validation, settings)
-    best = f"validation/{objective.SELECTS}" if settings.select == "best" else None
+    best = f"validation/{settings.select_by or objective.SELECTS}" if settings.select == "best" else None
     if best and not any(map(objective.labelled, held_out[trainable.chosen])):
         raise UserError(
             f"select: best, but there are no labelled held-out examples to select by in {examples.title} (split val); "
@@ -168,34 +134,27 @@ def _head(
 
 
 def _model(
-    objective: Objective,
-    head: dict[str, Any],
-    train: ExampleRows,
-    start: Model | Initialization,
-    shards: Shards,
-    seed: int,
+    objective: Objective, head: dict[str, Any], start: Model | Initialization, shards: Shards, seed: int
 ) -> tuple[Any, Any, Any]:
-    """(model, vocabulary, contract): the start's encoder under the objective's head. Of the start's head,
-    the rows of answers known to both are kept."""
+    """(model, vocabulary, contract): the objective's model, with what it keeps of the start."""
     source: Any
     if isinstance(start, Initialization):
         source = start.build(shards.dim, seed)
         config, vocabulary = source.encoder.config, start.vocabulary
-        contract = shards.contract().with_box_input(config.box_input)
-        labels: list[str] = []
+        contract, source_head = shards.contract().with_box_input(config.box_input), {}
     else:
         config, vocabulary, contract = start.config(), start.vocabulary(), start.contract()
         check(contract, shards.contract())
-        source, labels = start.load(), start.labels()
+        source, source_head = start.load(), start.head()
     model: Any = objective.model(config, head, seed)
-    model.encoder.load_state_dict(source.encoder.state_dict())
-    both = [k for k, label in enumerate(head["labels"]) if label in labels] if "labels" in head else []
-    with torch.no_grad():
-        for k in both:
-            row = labels.index(head["labels"][k])
-            model.answer.dense.weight[k] = source.answer.dense.weight[row]
-            model.answer.dense.bias[k] = source.answer.dense.bias[row]
+    objective.begin(model, head, source, source_head)
     return model, vocabulary, contract
+
+
+def _asked_for(objective: Objective, settings: DownstreamSettings) -> str:
+    """What the examples must be, in words."""
+    kinds = " or ".join(objective.KINDS)
+    return f"kind {kinds}" + (f" with a question type among {', '.join(settings.types)}" if settings.types else "")
 
 
 def last_figures(curves: list[dict[str, float]]) -> Figures:
@@ -223,7 +182,7 @@ def run_predict(
     objective, head, network = load(plugin.name), model.head(), model.load()
     device = of_rank(device_of(job.machine.device), job.rank)
     network = network.to(device)
-    rows = ExampleRows(examples, shards, [split], objective.KINDS)
+    rows = _evaluated_rows(examples, shards, split, objective, head)
     side = ObjectiveDataset(objective, head, model.vocabulary().encoder(), rows, shards, model.config().box_input)
     folder = durable.make_directories(job.scratch / "predictions")
     chunks = range(-(-len(rows) // CHUNK))
@@ -231,10 +190,9 @@ def run_predict(
         target = folder / f"{chunk:06d}.jsonl"
         if not target.exists():
             indices = list(range(chunk * CHUNK, min(len(rows), (chunk + 1) * CHUNK)))
-            lines = []
             with torch.autocast(device.type, torch.bfloat16, enabled=numerics.precision == "bf16"):
-                for outputs, part in side.outputs(network, indices, settings.batch_size):
-                    lines += [json.dumps(p, ensure_ascii=False) for p in objective.decode(outputs, part, head)]
+                predictions = objective.predict(network, side, indices, settings)
+                lines = [json.dumps(p, ensure_ascii=False) for p in predictions]
             making = folder / f"{chunk:06d}.{job.rank}.part"
             making.unlink(missing_ok=True)
             durable.write_file(making, "".join(f"{line}\n" for line in lines).encode())
@@ -245,35 +203,37 @@ def run_predict(
     return {}
 
 
+def _evaluated_rows(
+    examples: Examples, shards: Shards, split: str, objective: Objective, head: dict[str, Any]
+) -> ExampleRows:
+    """The examples of the split that the model answers, as `head` says."""
+    return ExampleRows(
+        examples, shards, [split], objective.KINDS, types=head.get("types"), text=head.get("text", "own")
+    )
+
+
 def run_score(
-    job: Job, examples: Examples, shards: Shards, plugin: Plugin, settings: EvaluateSettings, split: str
+    job: Job, model: Model, examples: Examples, shards: Shards, plugin: Plugin, settings: EvaluateSettings, split: str
 ) -> Figures:
     """Scores the predictions in scratch and writes an `Evaluation` over all examples of the split. An example whose
     image is in quarantine counts as wrong and has an empty answer in the submission."""
     from vbert.metrics.evaluation import write_evaluation
 
-    objective = load(plugin.name)
-    table = ExampleRows(examples, shards, [split], objective.KINDS)
+    objective, head = load(plugin.name), model.head()
+    table = _evaluated_rows(examples, shards, split, objective, head)
     rows = table.every.to_pylist()
     files = sorted((job.scratch / "predictions").glob("*.jsonl"))
     made = {p["example_id"]: p for path in files for p in map(json.loads, path.read_text("utf-8").splitlines())}
     absent = {"answer": "", "score": 0.0, "quarantined": True}
     predictions = [made.get(row["example_id"], {"example_id": row["example_id"], **absent}) for row in rows]
-    scores = {
-        name: [
-            0.0 if score is not None and "quarantined" in p else score
-            for score, p in zip(each, predictions, strict=True)
-        ]
-        for name, each in objective.scores(rows, predictions).items()
-    }
     counts = {"examples": len(rows), "answered": len(made), "quarantined": table.dropped}
     metrics = write_evaluation(
         job.directory,
         predictions=predictions,
-        scores=scores,
-        groups=image_groups(table.every),
+        metrics=objective.metrics(rows, predictions, head),
+        images=image_groups(table.every),
         resamples=settings.resamples,
         counts=counts,
-        files=objective.submission(rows, predictions),
+        files=objective.submission(rows, predictions, head),
     )
     return {**counts, **metrics}

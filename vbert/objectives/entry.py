@@ -21,18 +21,19 @@ class EvaluateSettings(Settings):
 
 
 class DownstreamSettings(Schedule):
-    """images: shuffled trains and evaluates with other images' features, so that only the language helps. select: the
-    model that is kept. steps: 0 leaves the start as it is. share: of the training examples, in whole images drawn by
-    the seed; with one seed a smaller share is part of a larger one.
+    """images and text: controls of either side, in training and evaluation; with `images: shuffled` or `none` only the
+    language helps, with `text: shuffled` or `none` only the images. select: the model that is kept. steps: 0 leaves the
+    start as it is. share: of the training examples, in whole images drawn by the seed; with one seed a smaller share is
+    part of a larger one.
     """
 
     objective: str = Field(description="the downstream task; else the name of the entry")
     data: Annotated[str, Wiring] = Field(description="a name under `data`")
     start: Annotated[str, Wiring, LocalPath(or_name=True)] = Field(
         "pretrained",
-        description="a name under `pretrain`, pretrained (the last one), none (as pre-training starts: from "
-        "`model.init` or from random weights), or a BERT: a name in data_specs/models, a folder (./my_bert), or a "
-        ".yaml file of your own",
+        description="a name under `pretrain`, pretrained (the last one), an entry before this one under `downstream`, "
+        "none (as pre-training starts: from `model.init` or from random weights), or a BERT: a name in "
+        "data_specs/models, a folder (./my_bert), or a .yaml file of your own",
     )
     seed: Annotated[int | None, Wiring] = Field(
         None, ge=0, description="of the heads, the order of examples and the share; None: the recipe's"
@@ -42,11 +43,20 @@ class DownstreamSettings(Schedule):
     )
     share: Annotated[float, Since(1.0)] = Field(1.0, gt=0, le=1, description="of the training examples, by image")
     evaluate: Annotated[EvaluateSettings, Wiring] = EvaluateSettings()  # read by the stage `evaluate` alone
-    images: Literal["own", "shuffled"] = Field(
-        "own", description="shuffled trains and evaluates with other images' features: language alone"
+    types: Annotated[tuple[str, ...] | None, Since(None)] = Field(
+        None, min_length=1, description="question types of the examples: relation, count, … as the data says; None: all"
+    )
+    images: Literal["own", "shuffled", "none"] = Field(
+        "own", description="shuffled: other images' regions stand beside a text; none: no regions. Language alone"
+    )
+    text: Annotated[Literal["own", "shuffled", "none"], Since("own")] = Field(
+        "own", description="shuffled: other examples' texts stand beside an image; none: no text. The image alone"
     )
     select: Literal["best", "last"] = Field(
         "last", description="which model is kept: of the best validation, or the last"
+    )
+    select_by: Annotated[str | None, Since(None)] = Field(
+        None, description="the metric that `select: best` goes by; None: the objective's main one"
     )
     max_text: int | None = Field(
         None, ge=4, description="tokens of a text, special ones included; None: max_positions, 128 at most"

@@ -17,10 +17,13 @@ from vbert.errors import BuildError
 from vbert.objectives.entry import DownstreamSettings
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor, nn
 
+    from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
     from vbert.model.vocabulary import WordPieceEncoder
+    from vbert.objectives.batches import ExampleRows, Input
 
 KINDS = ("question",)
 SELECTS = "accuracy"
@@ -38,7 +41,7 @@ class VqaSettings(DownstreamSettings):
 
 
 def labelled(row: dict[str, Any]) -> bool:
-    return bool(row["answers"])
+    return bool(row["answers"] or row["given"])
 
 
 def head(rows: Sequence[dict[str, Any]], settings: VqaSettings) -> dict[str, Any]:
@@ -64,16 +67,23 @@ def model(config: VisualBertConfig, head: dict[str, Any], seed: int) -> nn.Modul
     from vbert.training.sampler import derive
 
     drawn = torch.Generator().manual_seed(derive(seed, "answer head"))
-    return AnswerModel(config, len(head["labels"]), head["answer_at"], drawn)
+    return AnswerModel(config, len(head["labels"]), "at" if head["answer_at"] == "mask" else "pooled", drawn)
 
 
-def texts(row: dict[str, Any], encoder: WordPieceEncoder, head: dict[str, Any]) -> tuple[list[int], list[int], int]:
+def inputs(
+    rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: dict[str, Any], draw: np.random.Generator | None
+) -> list[Input]:
     """The question with one question mark, cut at `max_text`, then [MASK] where the answer is read from it."""
-    question = encoder(row["text"].rstrip("?？ ")).ids
-    question_mark = encoder("?").ids
-    tail = [*question_mark, encoder.mask, encoder.sep] if head["answer_at"] == "mask" else [*question_mark, encoder.sep]
-    ids = [encoder.cls, *question[: head["max_text"] - 1 - len(tail)], *tail]
-    return ids, [0] * len(ids), len(ids) - 2
+    from vbert.objectives.batches import Input, TokenizedText
+
+    row, at_mask = rows.row(i), head["answer_at"] == "mask"
+    question = encoder(row["text"].rstrip("?？ "))
+    tail = [*encoder("?").ids, *([encoder.mask] if at_mask else []), encoder.sep]
+    kept = head["max_text"] - 1 - len(tail)
+    ids = [encoder.cls, *question.ids[:kept], *tail]
+    words = [-1, *question.words[:kept], *[-1] * len(tail)]
+    text = TokenizedText(ids, [0] * len(ids), words, [False] * len(ids))
+    return [Input(text, row["image_ids"], (len(ids) - 2,) if at_mask else ())]
 
 
 def targets(rows: Sequence[dict[str, Any]], head: dict[str, Any]) -> dict[str, Tensor]:
@@ -89,22 +99,24 @@ def targets(rows: Sequence[dict[str, Any]], head: dict[str, Any]) -> dict[str, T
     return {"scores": scores}
 
 
-def counts(targets: Mapping[str, Tensor]) -> dict[str, int]:
+def counts(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Both losses are means over examples."""
-    return {"loss": len(targets["scores"])}
+    return {"loss": len(tensors["scores"])}
 
 
-def loss(outputs: Tensor, targets: Mapping[str, Tensor], head: dict[str, Any]) -> dict[str, Tensor]:
+def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: dict[str, Any]) -> dict[str, Tensor]:
     """kl: Σ s (log s − log softmax) against scores that are not normalised. bce: summed over labels."""
     import torch.nn.functional as F
 
-    scores = targets["scores"]
+    scores = tensors["scores"]
     if head["loss"] == "kl":
         return {"loss": F.kl_div(outputs.log_softmax(-1), scores, reduction="sum")}
     return {"loss": F.binary_cross_entropy_with_logits(outputs, scores, reduction="sum")}
 
 
-def decode(outputs: Tensor, rows: Sequence[dict[str, Any]], head: dict[str, Any]) -> list[dict[str, Any]]:
+def decode(
+    outputs: Tensor, tensors: Mapping[str, Tensor], rows: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> list[dict[str, Any]]:
     """The best answer and its probability, rounded to 6 digits."""
     import torch
 
@@ -119,25 +131,34 @@ def decode(outputs: Tensor, rows: Sequence[dict[str, Any]], head: dict[str, Any]
     ]
 
 
-def scores(rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]]) -> dict[str, list[float | None]]:
-    """accuracy: the soft score of each predicted answer, also by question type."""
-    from vbert.metrics.vqa import soft_accuracy
+def metrics(
+    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> dict[str, Metric]:
+    """accuracy: by the official rule on people's answers where the data has them (`given`), else the score of the
+    predicted answer; also by question type and by answer type."""
+    from vbert.metrics.metric import by_part
+    from vbert.metrics.vqa import accuracy, soft_accuracy
+
+    def score(answer: str, row: dict[str, Any]) -> float:
+        return accuracy(answer, row["given"]) if row["given"] else soft_accuracy(answer, row["answers"])
 
     if not any(map(labelled, rows)):
         return {}
-    each: list[float | None] = [
-        soft_accuracy(p["answer"], row["answers"]) if labelled(row) else None
+    each = [
+        (0.0 if "quarantined" in p else score(p["answer"], row)) if labelled(row) else None
         for row, p in zip(rows, predictions, strict=True)
     ]
-    columns = {"accuracy": each}
-    for kind in sorted({row["question_type"] for row in rows if row["question_type"]}):
-        columns[f"accuracy/{kind}"] = [
-            score if row["question_type"] == kind else None for row, score in zip(rows, each, strict=True)
-        ]
-    return columns
+    return by_part("accuracy", each, *([row[column] for row in rows] for column in ("question_type", "answer_type")))
 
 
-def submission(rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]]) -> dict[str, bytes]:
+def frozen(head: dict[str, Any], settings: VqaSettings) -> Sequence[str]:
+    pooled = head["answer_at"] == "pooled" and settings.train_pooler
+    return () if pooled else ("encoder.pooler.",)
+
+
+def submission(
+    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> dict[str, bytes]:
     """results.json of the VQA challenge: question_id (a number where the example's id is one) and answer."""
     answers = [
         {"question_id": int(p["example_id"]) if p["example_id"].isdigit() else p["example_id"], "answer": p["answer"]}

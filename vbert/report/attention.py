@@ -50,8 +50,7 @@ def attention_examples(
     Raises BuildError or UserError where the model can't be run on them.
     """
     from vbert.objectives import OBJECTIVES, load
-    from vbert.objectives.batches import ExampleRows
-    from vbert.objectives.downstream import ObjectiveDataset
+    from vbert.objectives.batches import ExampleRows, ObjectiveDataset
 
     entry = run.evaluated
     head = entry.model.head()
@@ -60,7 +59,14 @@ def attention_examples(
     objective = load(run.objective)
     model: Any = entry.model.load()
     encoder = entry.model.vocabulary().encoder()
-    rows = ExampleRows(entry.examples, entry.shards, ["train", "val", "test"], objective.KINDS)
+    rows = ExampleRows(
+        entry.examples,
+        entry.shards,
+        ["train", "val", "test"],
+        objective.KINDS,
+        types=head.get("types"),
+        text=head.get("text", "own"),
+    )
     places = {example_id: i for i, example_id in enumerate(rows.column("example_id"))}
     chosen = [one for one in chosen if one.example_id in places]
     if not chosen:
@@ -68,9 +74,11 @@ def attention_examples(
     examined = ObjectiveDataset(objective, head, encoder, rows, entry.shards, entry.model.config().box_input)
     examples = []
     for one in chosen:
-        batch, (row,) = examined.batch([places[one.example_id]])
-        ids, _, place = objective.texts(row, encoder, head)
-        _, (maps,) = model.encoder.trace(batch.packed)
+        i = places[one.example_id]
+        batch, _ = examined.batch([(i, None)])
+        chosen_input = objective.inputs(examined.rows, i, encoder, head, None)[one.input]
+        ids, place = chosen_input.text.ids, next(iter(chosen_input.at), 0)
+        maps = model.encoder.trace(batch.packed)[1][one.input]
         weights = maps.mean(1)[:, place].double()  # [layers, tokens]: mean over heads, of the token that is read
         drawn = _spread(len(weights))
         parts = weights[drawn, : len(ids)], weights[drawn, len(ids) :]

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 from vbert.data.images import Images
 from vbert.data.majority import majority
 from vbert.errors import BuildError, Damaged, UserError
-from vbert.model.trained import Model
+from vbert.metrics.metric import Metric
+from vbert.objectives.trained import Model
 from vbert.regions.detector import DetectorWeights
 from vbert.report.results import DownstreamRun
 
@@ -42,32 +43,45 @@ def answer_baselines(run: DownstreamRun, splits: Sequence[str]) -> dict[str, dic
 
     if run.objective not in OBJECTIVES or run.metric is None:
         return {}
-    objective = load(run.objective)
+    objective, head = load(run.objective), run.evaluated.model.head()
+    types = head.get("types")
 
     def of(split: str) -> list[dict[str, Any]]:
         table = run.evaluated.examples.table()
         rows: list[dict[str, Any]] = table.filter(pc.is_in(table["split"], pa.array([split]))).to_pylist()
-        return [row for row in rows if row["kind"] in objective.KINDS and objective.labelled(row)]
+        return [
+            row
+            for row in rows
+            if row["kind"] in objective.KINDS
+            and objective.labelled(row)
+            and (types is None or row["question_type"] in types)
+        ]
 
-    def scores(rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> dict[str, list[float | None]]:
-        pairs = zip(rows, answers, strict=True)
-        return objective.scores(rows, [{"example_id": r["example_id"], "answer": a, "score": 1.0} for r, a in pairs])
+    def metrics(rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> dict[str, Metric]:
+        predictions = [
+            {
+                "example_id": row["example_id"],
+                "answer": answer,
+                "score": 1.0,
+                "probabilities": [float(label == answer) for label in head.get("labels", ())],
+            }
+            for row, answer in zip(rows, answers, strict=True)
+        ]
+        return objective.metrics(rows, predictions, head)
 
     training = of("train")
     best = [_best(row) for row in training]
-    counts = {
-        name: Counter(answer for answer, score in zip(best, each, strict=True) if score is not None)
-        for name, each in scores(training, best).items()
-    }
+    counts = {name: Counter(best[i] for i in metric.counted()) for name, metric in metrics(training, best).items()}
     baselines: dict[str, dict[str, MajorityBaseline]] = {}
     for split in splits:
         rows = of(split)
-        for name, each in scores(rows, [""] * len(rows)).items():
+        for name, metric in metrics(rows, [""] * len(rows)).items():
             if counts.get(name):
                 answer = majority(counts[name])
-                labelled = [row for row, score in zip(rows, each, strict=True) if score is not None]
-                values = [s for s in scores(labelled, [answer] * len(labelled))[name] if s is not None]
-                baselines.setdefault(split, {})[name] = MajorityBaseline(answer, sum(values) / len(values))
+                labelled = [rows[i] for i in metric.counted()]
+                value = metrics(labelled, [answer] * len(labelled))[name].value()
+                if value is not None:
+                    baselines.setdefault(split, {})[name] = MajorityBaseline(answer, value)
     return baselines
 
 
@@ -109,5 +123,7 @@ def word_baseline(model: Model) -> MajorityBaseline | None:
 
 
 def _best(row: Mapping[str, Any]) -> str:
-    """The example's highest-scoring answer."""
-    return str(max(row["answers"], key=lambda a: a["score"])["answer"]) if row["answers"] else ""
+    """The example's highest-scoring answer, or its label."""
+    if row["answers"]:
+        return str(max(row["answers"], key=lambda a: a["score"])["answer"])
+    return str(row["label"] or "")

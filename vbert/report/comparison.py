@@ -9,8 +9,8 @@ from typing import Any
 from vbert.artifacts.steps.stage import Figures
 from vbert.metrics.paired import PairedDifference, paired_difference
 from vbert.model.bert import BertWeights
-from vbert.model.trained import Model
-from vbert.report.results import FLOOR, SCRATCH, DownstreamRun, RunGroup
+from vbert.objectives.trained import Model
+from vbert.report.results import CONTROLS, SCRATCH, DownstreamRun, RunGroup
 
 RESAMPLES = 2000
 
@@ -68,9 +68,9 @@ def _comparison(group: RunGroup) -> StartComparison | None:
             entries.setdefault(run.entry, []).append(run)
     if metric is None or len(entries) < 2:
         return None
-    scores: dict[str, tuple[list[float], list[str]]] = {}
+    scores: dict[str, tuple[list[float], list[str]] | None] = {}
 
-    def scored(run: DownstreamRun) -> tuple[list[float], list[str]]:
+    def scored(run: DownstreamRun) -> tuple[list[float], list[str]] | None:
         if run.key not in scores:
             scores[run.key] = _scores(run, metric)
         return scores[run.key]
@@ -81,7 +81,8 @@ def _comparison(group: RunGroup) -> StartComparison | None:
         gain = None
         if baseline is not None:
             theirs = {run.seed: run for run in baseline}
-            pairs = [(scored(run), scored(theirs[run.seed])) for run in runs if run.seed in theirs]
+            both = [(scored(run), scored(theirs[run.seed])) for run in runs if run.seed in theirs]
+            pairs = [(ours, others) for ours, others in both if ours is not None and others is not None]
             if pairs and len({tuple(groups) for pair in pairs for _, groups in pair}) == 1:  # the same examples
                 ours, others = zip(*pairs, strict=True)
                 gain = paired_difference([s for s, _ in ours], [s for s, _ in others], ours[0][1], RESAMPLES)
@@ -93,7 +94,7 @@ def _comparison(group: RunGroup) -> StartComparison | None:
 
 def _baseline(run: DownstreamRun, entries: Mapping[str, Sequence[DownstreamRun]]) -> Sequence[DownstreamRun] | None:
     """The entry like that of `run` without pre-training, of as many steps where there is one."""
-    if run.role in (SCRATCH, FLOOR):
+    if run.role in (SCRATCH, *CONTROLS):
         return None
     like = [
         others
@@ -112,11 +113,13 @@ def _origin(run: DownstreamRun) -> str:
     return bert.fingerprint if bert else ""
 
 
-def _scores(run: DownstreamRun, metric: str) -> tuple[list[float], list[str]]:
-    """Each labelled example's score and its image, in the order of the examples."""
+def _scores(run: DownstreamRun, metric: str) -> tuple[list[float], list[str]] | None:
+    """Each labelled example's score and its image, in the order of the examples; None for a metric that is no mean over
+    examples."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from vbert.metrics.metric import ExampleScores
     from vbert.objectives import load
 
     predictions = {p["example_id"]: p for p in run.evaluated.evaluation.predictions()}
@@ -124,8 +127,8 @@ def _scores(run: DownstreamRun, metric: str) -> tuple[list[float], list[str]]:
     table = table.filter(pc.is_in(table["example_id"], pa.array(list(predictions), pa.string())))
     rows = table.to_pylist()
     answered = [predictions[row["example_id"]] for row in rows]
-    each = load(run.objective).scores(rows, answered)[metric]
-    kept = [
-        (0.0 if "quarantined" in p else s, row) for p, s, row in zip(answered, each, rows, strict=True) if s is not None
-    ]
+    scores = load(run.objective).metrics(rows, answered, run.evaluated.model.head())[metric]
+    if not isinstance(scores, ExampleScores) or scores.group is not None:
+        return None
+    kept = [(s, row) for s, row in zip(scores.scores, rows, strict=True) if s is not None]
     return [score for score, _ in kept], [(row["image_ids"] or [row["example_id"]])[0] for _, row in kept]

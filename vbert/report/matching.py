@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vbert.model.trained import Model
 from vbert.objectives.pretraining.matching import NEGATIVES, matching_warning
+from vbert.objectives.trained import Model
 from vbert.report import plots
 
 PREFIX = "validation/match/"

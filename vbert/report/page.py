@@ -13,7 +13,7 @@ from vbert.artifacts.steps.settings import Settings, Wiring
 from vbert.data.examples import Examples
 from vbert.data.images import Images
 from vbert.metrics.evaluation import Evaluation
-from vbert.model.trained import Model
+from vbert.objectives.trained import Model
 from vbert.regions.shards import Shards
 
 PAGE = "report.html"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vbert.errors import BuildError
-from vbert.report.results import DownstreamRun
+from vbert.report.results import DownstreamRun, example_scores
 from vbert.report.thumbnails import Thumbnail, ThumbnailAlbum
 
 SAMPLED = 50_000  # predictions considered, at most
@@ -30,6 +30,7 @@ class ShownPrediction:
     confidence: float | None
     score: float | None
     image_ids: list[str]
+    input: int = 0  # the one of the example's inputs whose attention is shown
     pictures: list[Thumbnail] = field(default_factory=list)
 
     @property
@@ -95,8 +96,6 @@ def _every(run: DownstreamRun) -> list[ShownPrediction]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from vbert.objectives import OBJECTIVES, load
-
     answered = (p for p in run.evaluated.evaluation.predictions() if "quarantined" not in p)
     by_id = {str(p["example_id"]): p for p in answered}
     if len(by_id) > SAMPLED:
@@ -104,9 +103,7 @@ def _every(run: DownstreamRun) -> list[ShownPrediction]:
     table = run.evaluated.examples.table()
     rows: list[dict[str, Any]] = table.filter(pc.is_in(table["example_id"], pa.array(list(by_id)))).to_pylist()
     predictions = [by_id[row["example_id"]] for row in rows]
-    scores: Sequence[float | None] = [None] * len(rows)
-    if run.objective in OBJECTIVES and run.metric:
-        scores = load(run.objective).scores(rows, predictions).get(run.metric, scores)
+    scores = example_scores(run, rows, predictions)
     return [_shown(row, p, score) for row, p, score in zip(rows, predictions, scores, strict=True)]
 
 

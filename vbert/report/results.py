@@ -14,7 +14,9 @@ from vbert.report.page import EvaluatedEntry
 
 MAIN, FLOOR, SCRATCH = "trained", "language-only floor", "without pre-training"
 UNPAIRED = "pre-trained on unpaired texts"
-ROLES = (MAIN, UNPAIRED, SCRATCH, FLOOR)
+TEXT_ALONE, IMAGE_ALONE, OTHER_TEXT = "text alone", "image alone", "images with other texts"
+CONTROLS = (FLOOR, TEXT_ALONE, OTHER_TEXT, IMAGE_ALONE)  # what one side alone gives
+ROLES = (MAIN, UNPAIRED, SCRATCH, *CONTROLS)
 SPLITS = ("test", "val", "train")
 PARTS = 24  # parts of the examples (question types) shown, the largest first
 
@@ -60,7 +62,12 @@ class DownstreamRun:
     @property
     def note(self) -> str:
         """Role and training in words."""
-        about = {FLOOR: f"{FLOOR}: other images’ features", MAIN: ""}.get(self.role, self.role)
+        about = {
+            FLOOR: f"{FLOOR}: other images’ features",
+            TEXT_ALONE: f"{TEXT_ALONE}: no regions",
+            IMAGE_ALONE: f"{IMAGE_ALONE}: no text",
+            MAIN: "",
+        }.get(self.role, self.role)
         share = f"{100 * self.share:g} % of the examples" if self.share < 1 else ""
         seed = f"seed {self.seed}" if self.name != self.entry else ""
         steps = f"{self.steps:,} steps" if self.steps else "not trained"
@@ -96,7 +103,7 @@ class RunGroup:
     def tones(self) -> dict[str, int]:
         """Run → its colour in the style sheet: controls always have the same one."""
         mains = iter((0, 2, 3, 5, 6))
-        fixed = {SCRATCH: 1, UNPAIRED: 4, FLOOR: 7}
+        fixed = {SCRATCH: 1, UNPAIRED: 4, **dict.fromkeys(CONTROLS, 7)}
         return {run.key: fixed[run.role] if run.role in fixed else next(mains, 0) for run in self.runs}
 
     @property
@@ -190,8 +197,10 @@ def _run(key: str, entry: EvaluatedEntry, pretrained: bool) -> DownstreamRun:
 
 
 def _role(model: Artifact, head: Mapping[str, Any], pretrained: bool) -> str:
-    if head.get("images") == "shuffled":
-        return FLOOR
+    if (images := head.get("images", "own")) != "own":
+        return FLOOR if images == "shuffled" else TEXT_ALONE
+    if (text := head.get("text", "own")) != "own":
+        return OTHER_TEXT if text == "shuffled" else IMAGE_ALONE
     start = model.step.arguments.get("start") if model.step else None
     if pretrained and model.step is not None and not isinstance(start, Artifact):
         return SCRATCH
@@ -206,6 +215,22 @@ def _start(start: Any) -> str:
         return start.label or "pre-trained"
     bert = getattr(start, "bert", None)
     return f"{bert.label or 'a BERT'}, as published" if bert else "none"
+
+
+def example_scores(
+    run: DownstreamRun, rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]]
+) -> Sequence[float | None]:
+    """Each example's score in the main metric, or in the first one that is a mean over examples where the main one is
+    none; None without labels."""
+    from vbert.metrics.metric import ExampleScores
+    from vbert.objectives import OBJECTIVES, load
+
+    if run.objective in OBJECTIVES and run.metric:
+        metrics = load(run.objective).metrics(rows, predictions, run.evaluated.model.head())
+        for metric in (metrics.get(run.metric), *metrics.values()):
+            if isinstance(metric, ExampleScores) and metric.group is None:
+                return metric.scores
+    return [None] * len(rows)
 
 
 def _main_metric(objective: str, values: Mapping[str, MetricValue]) -> str | None:

@@ -14,7 +14,7 @@ from vbert.artifacts.steps.stage import Figures
 from vbert.artifacts.store.manifest import environment
 from vbert.data.images import Images
 from vbert.errors import BuildError, Damaged, UserError
-from vbert.model.trained import Model
+from vbert.objectives.trained import Model
 from vbert.regions.detector import DetectorWeights
 from vbert.report import baselines, plots, results
 from vbert.report.baselines import DetectorBaselines, MajorityBaseline

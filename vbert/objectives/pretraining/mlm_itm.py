@@ -62,23 +62,15 @@ class Pretraining(PretrainingSequences):
         """shown: gives the visual inputs of a pair's images; by default their own regions."""
         import torch
 
-        from vbert.model.visualbert import PackedBatch
-        from vbert.objectives.batches import Batch
+        from vbert.objectives.batches import Batch, pack
 
         shown = shown or (lambda corpus, images: corpus.visuals.of(images))
-        visuals, visual_types = zip(*(shown(corpus, sample.images) for corpus, sample in samples), strict=True)
-        all_samples = [sample for _, sample in samples]
-        packed = PackedBatch.of(
-            [s.text.ids for s in all_samples], [s.text.types for s in all_samples], visuals, visual_types
-        )
-        starts = packed.starts().tolist()
-        at = [start + place for start, s in zip(starts, all_samples, strict=True) for place in s.at]
-        matched = [k for k, s in enumerate(all_samples) if s.match >= 0]
+        packed = pack([s.input for _, s in samples], [shown(corpus, s.input.images) for corpus, s in samples])
+        matched = [k for k, (_, s) in enumerate(samples) if s.match >= 0]
         tensors = {
-            "masked": at,
-            "words": [piece for s in all_samples for piece in s.true],
+            "words": [piece for _, s in samples for piece in s.true],
             "matched": matched,
-            "match": [all_samples[k].match for k in matched],
+            "match": [samples[k][1].match for k in matched],
         }
         return Batch(packed, {name: torch.tensor(values, dtype=torch.int64) for name, values in tensors.items()})
 
@@ -94,7 +86,7 @@ class Pretraining(PretrainingSequences):
         """Summed cross entropies of words and matches, and how many of each are right."""
         import torch.nn.functional as F
 
-        words, match = model(batch.packed, batch.tensors["masked"])
+        words, match = model(batch.packed)
         match = match.index_select(0, batch.tensors["matched"])
         true_words, true_match = batch.tensors["words"], batch.tensors["match"]
         return (
@@ -178,5 +170,5 @@ class Pretraining(PretrainingSequences):
         for start in range(0, len(pairs), VALIDATED):
             part = [(t.corpus, self._sample(t.pair, 1, None)) for t in pairs[start : start + VALIDATED]]
             batch = self._packed(part, shown).to(device)
-            matches += (self.model(batch.packed, batch.tensors["masked"])[1].argmax(1) == 1).tolist()
+            matches += (self.model(batch.packed)[1].argmax(1) == 1).tolist()
         return matches

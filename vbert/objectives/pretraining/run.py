@@ -10,11 +10,11 @@ import torch
 from vbert.artifacts.steps.settings import Numerics
 from vbert.artifacts.steps.stage import Figures, Job
 from vbert.model.start import Initialization
-from vbert.model.trained import Model, write_model
 from vbert.objectives.downstream import last_figures
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.mlm_itm import Pretraining
 from vbert.objectives.pretraining.settings import PretrainSettings
+from vbert.objectives.trained import Model, write_model
 from vbert.regions.contract import check
 from vbert.training.loop import run_training
 

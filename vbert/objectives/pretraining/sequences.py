@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -18,19 +18,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vbert.model.vocabulary import WordPieceEncoder
-    from vbert.objectives.batches import TokenizedText
+    from vbert.objectives.batches import Input, TokenizedText
 
 COUNTED = 2_000  # training examples whose masked pieces are counted
 
 
 @dataclass
 class PretrainingSequence:
-    """A sequence before packing. match: 1 a true pair, 0 a wrong one, -1 not to be matched."""
+    """A sequence before packing, read at its masked pieces. true: what these are. match: 1 a true pair, 0 a wrong one,
+    -1 not to be matched."""
 
-    text: TokenizedText
-    at: list[int]
+    input: Input
     true: list[int]
-    images: Sequence[str]
     match: int
 
 
@@ -97,14 +96,14 @@ class PretrainingSequences:
 
     def _sample(self, pair: TextImagePair, match: int, rng: np.random.Generator | None) -> PretrainingSequence:
         """The sequence of a pair; masked by `rng` where there is one."""
-        from vbert.objectives.batches import mask, sentence
+        from vbert.objectives.batches import Input, mask, sentence
 
         text = sentence(self.encoder, pair.texts, self.max_text)
         if rng is None:
-            return PretrainingSequence(text, [], [], pair.images, match)
+            return PretrainingSequence(Input(text, pair.images), [], match)
         hidden = mask(text.ids, text.words, self.encoder, rng, self._shares(text), self.settings.whole_word)
         text.ids = hidden.ids
-        return PretrainingSequence(text, hidden.at, hidden.true, pair.images, match)
+        return PretrainingSequence(Input(text, pair.images, hidden.at), hidden.true, match)
 
     def _shares(self, text: TokenizedText) -> list[float]:
         """The probability of each piece to be masked."""

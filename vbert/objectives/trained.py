@@ -11,7 +11,7 @@ from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.fingerprint import digest
 from vbert.errors import BuildError
 from vbert.model.config import VisualBertConfig
-from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary, read_rules, read_tokens, write_vocabulary
+from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary, read_rules, read_tokens, write_json, write_vocabulary
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +24,7 @@ WEIGHTS = "model.safetensors"
 class Model(Artifact):
     """model.safetensors, config.json, vocab.txt, contract.json, head.json, curves.jsonl.
 
-    head.json: kind (`pretraining` or `answer`) and what belongs to it; an answer head's labels in the order of its
+    head.json: the objective, which builds the model of it, and what belongs to its head; labels in the order of the
     logits, with their digest.
 
     >>> model = vbert.run("demo").artifact("finetune[vqa]", vbert.Model)  # or vbert.Model.at(directory)
@@ -35,11 +35,11 @@ class Model(Artifact):
     """
 
     def load(self) -> nn.Module:
-        """The model on the CPU in eval mode: a `PretrainingModel` or an `AnswerModel` (vbert.model.heads)."""
+        """The model on the CPU in eval mode, one of `vbert.model.heads`, as its objective builds it."""
         from vbert.data.weight_files import read_safetensors
-        from vbert.model.heads import assemble
+        from vbert.objectives import built
 
-        module = assemble(self.config(), self.head())
+        module = built(self.config(), self.head(), self.title)
         tensors = read_safetensors(self.file(WEIGHTS))
         try:
             module.load_state_dict(tensors)
@@ -68,7 +68,7 @@ class Model(Artifact):
         return head
 
     def labels(self) -> list[str]:
-        """The answers, in the order of the logits; empty for a model without an answer head."""
+        """The labels (answers, classes), in the order of the logits; empty for a head without labels."""
         return list(self.head().get("labels", ()))
 
     def curves(self) -> list[dict[str, float]]:
@@ -102,8 +102,3 @@ def write_model(
     write_vocabulary(directory, read_tokens(vocabulary.file(VOCABULARY)), read_rules(vocabulary.file(CONFIG)))
     lines = (json.dumps(row, sort_keys=True, allow_nan=True) for row in curves)
     (directory / "curves.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Sorted keys, one field a line: same value, same bytes."""
-    path.write_bytes((json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,86 @@
+"""A metric of an evaluation: a score an example, or a function of a set of examples; either has an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vbert.metrics.bootstrap import ConfidenceInterval, interval, interval_of
+from vbert.metrics.means import mean, smallest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ExampleScores:
+    """Each example's score in [0, 1], None where it doesn't count; the metric is their mean.
+
+    group: the name of each example's group. A group then counts once, as the smallest score in it: consistency (all
+    statements about a pair right), Q→AR (answer and rationale right).
+    """
+
+    scores: Sequence[float | None]
+    group: Sequence[str] | None = None
+
+    def counted(self) -> list[int]:
+        """The examples that count."""
+        return [i for i, score in enumerate(self.scores) if score is not None]
+
+    def terms(self) -> Mapping[str, float] | Mapping[int, float]:
+        """The terms of the mean: by example, or by group."""
+        if self.group is None:
+            return {i: score for i, score in enumerate(self.scores) if score is not None}
+        counted = self.counted()
+        return smallest([float(self.scores[i] or 0) for i in counted], [self.group[i] for i in counted])
+
+    def value(self) -> float | None:
+        """None where no example counts."""
+        terms = self.terms()
+        return mean(list(terms.values())) if terms else None
+
+    def interval(self, images: Sequence[str], resamples: int) -> ConfidenceInterval:
+        """images: each example's, whose examples are resampled together; of a grouped metric its groups are."""
+        terms = self.terms()
+        if self.group is None:
+            return interval(list(terms.values()), [images[int(i)] for i in terms], resamples)
+        return interval(list(terms.values()), [str(name) for name in terms], resamples, of="groups")
+
+
+@dataclass(frozen=True)
+class SetMetric:
+    """A function of a set of examples that is no mean over them: macro-F1, AUROC.
+
+    of: indices of examples, int64, with repeats → the metric in [0, 1], None where it isn't defined. examples: those
+    that count.
+    """
+
+    of: Callable[[NDArray[np.int64]], float | None]
+    examples: Sequence[int]
+
+    def counted(self) -> list[int]:
+        return list(self.examples)
+
+    def value(self) -> float | None:
+        import numpy as np
+
+        return self.of(np.asarray(self.examples, np.int64)) if self.examples else None
+
+    def interval(self, images: Sequence[str], resamples: int) -> ConfidenceInterval:
+        return interval_of(self.of, self.examples, [images[i] for i in self.examples], resamples)
+
+
+Metric = ExampleScores | SetMetric
+
+
+def by_part(name: str, scores: Sequence[float | None], *parts: Sequence[str | None]) -> dict[str, Metric]:
+    """`name` over all examples, then `name/part` for each part of them. parts: each example's, by one or several
+    divisions (question type, answer type), which share no names."""
+    metrics: dict[str, Metric] = {name: ExampleScores(scores)}
+    for division in parts:
+        for part in sorted({part for part in division if part}):
+            chosen = [score if its == part else None for score, its in zip(scores, division, strict=True)]
+            metrics[f"{name}/{part}"] = ExampleScores(chosen)
+    return metrics

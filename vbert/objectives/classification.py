@@ -1,0 +1,116 @@
+"""Classification of a text beside its images: sentiment, hateful memes, visual entailment.
+
+`[CLS] text [SEP]`, with a second text `[CLS] text [SEP] text_b [SEP]`; the pooled vector; cross entropy over the labels
+of the training examples.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from vbert.errors import BuildError, nearest
+from vbert.objectives import defaults
+from vbert.objectives.entry import DownstreamSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vbert.metrics.metric import Metric
+    from vbert.model.vocabulary import WordPieceEncoder
+    from vbert.objectives.batches import ExampleRows, Input
+    from vbert.objectives.sections import Section
+
+KINDS = ("sentiment",)  # a text with a label
+SELECTS = "accuracy"
+
+
+class ClassificationSettings(DownstreamSettings):
+    """Of any data set whose examples have a label."""
+
+    positive: str | None = Field(
+        None, description="the label that AUROC and the submission's probability are of; None: neither"
+    )
+
+
+def head(rows: Sequence[dict[str, Any]], settings: ClassificationSettings) -> dict[str, Any]:
+    described = defaults.head(rows, settings)
+    if (positive := settings.positive) is not None:
+        if positive not in described["labels"]:
+            raise BuildError(
+                f"positive: no training example has the label {positive!r}; {nearest(positive, described['labels'])}"
+            )
+        described["positive"] = positive
+    return described
+
+
+def inputs(
+    rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: dict[str, Any], draw: np.random.Generator | None
+) -> list[Input]:
+    from vbert.objectives.batches import Input, sentence
+
+    row = rows.row(i)
+    texts = [(row["text"], "")] + ([(row["text_b"], "")] if row["text_b"] else [])
+    return [Input(sentence(encoder, texts, head["max_text"]), row["image_ids"])]
+
+
+def metrics(
+    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> dict[str, Metric]:
+    """accuracy, macro_f1 and weighted_f1; with a positive label auroc."""
+    import numpy as np
+
+    from vbert.metrics.classification import auroc, macro_f1, weighted_f1
+    from vbert.metrics.metric import SetMetric
+
+    found = defaults.metrics(rows, predictions, head)
+    if not found:
+        return {}
+    counted = [i for i, row in enumerate(rows) if row["label"] is not None]
+    true = np.array([row["label"] for row in rows], object)
+    guess = np.array([None if "quarantined" in p else p["answer"] for p in predictions], object)
+    found["macro_f1"] = SetMetric(lambda i: macro_f1(true[i].tolist(), guess[i].tolist()), counted)
+    found["weighted_f1"] = SetMetric(lambda i: weighted_f1(true[i].tolist(), guess[i].tolist()), counted)
+    if positive := head.get("positive"):
+        chosen = np.array([row["label"] == positive for row in rows])
+        score = np.array([proba(row, p, head) for row, p in zip(rows, predictions, strict=True)])
+
+        def area(i: NDArray[np.int64]) -> float | None:
+            return None if chosen[i].all() or not chosen[i].any() else auroc(chosen[i], score[i])
+
+        found["auroc"] = SetMetric(area, counted)
+    return found
+
+
+def proba(row: dict[str, Any], prediction: dict[str, Any], head: dict[str, Any]) -> float:
+    """The probability of the positive label; of an example without regions the wrong end."""
+    if "quarantined" in prediction:
+        return float(row["label"] != head["positive"])
+    return float(prediction["probabilities"][head["labels"].index(head["positive"])])
+
+
+def submission(
+    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> dict[str, bytes]:
+    """predictions.csv: id and label; with a positive label `id,proba,label`, as the Hateful Memes Challenge asks."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    positive = head.get("positive")
+    writer.writerow(["id", "proba", "label"] if positive else ["id", "label"])
+    for row, p in zip(rows, predictions, strict=True):
+        writer.writerow([p["example_id"], *([repr(proba(row, p, head))] if positive else []), p["answer"]])
+    return {"predictions.csv": out.getvalue().encode()}
+
+
+def sections(
+    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> list[Section]:
+    """The confusion matrix."""
+    from vbert.objectives.sections import confusion
+
+    return [confusion(rows, predictions, head["labels"])] if any(map(defaults.labelled, rows)) else []

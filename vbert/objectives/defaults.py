@@ -1,0 +1,154 @@
+"""What an objective is unless its module says otherwise: one label an example, read from the pooled vector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from vbert.errors import BuildError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from vbert.metrics.metric import Metric
+    from vbert.model.config import VisualBertConfig
+    from vbert.objectives.batches import ObjectiveDataset
+    from vbert.objectives.entry import DownstreamSettings, EvaluateSettings
+    from vbert.objectives.sections import Section
+
+
+def labelled(row: dict[str, Any]) -> bool:
+    return row["label"] is not None
+
+
+def head(rows: Sequence[dict[str, Any]], settings: DownstreamSettings) -> dict[str, Any]:
+    """The labels of the training examples, in the order of their names."""
+    labels = sorted({row["label"] for row in rows if row["label"] is not None})
+    if len(labels) < 2:
+        known = f"have the label {labels[0]!r} alone" if labels else "have no label"
+        raise BuildError(
+            f"{settings.objective}: the training examples {known}: look at the splits and the reader of the data"
+        )
+    return {"kind": "answer", "labels": labels}
+
+
+def model(config: VisualBertConfig, head: dict[str, Any], seed: int) -> nn.Module:
+    """A linear layer of one output a label on the pooled vector."""
+    return answer_model(config, len(head["labels"]), seed)
+
+
+def answer_model(config: VisualBertConfig, outputs: int, seed: int) -> nn.Module:
+    import torch
+
+    from vbert.model.heads import AnswerModel
+    from vbert.training.sampler import derive
+
+    drawn = torch.Generator().manual_seed(derive(seed, "answer head"))
+    return AnswerModel(config, outputs, "pooled", drawn)
+
+
+def begin(model: Any, head: dict[str, Any], source: Any, source_head: dict[str, Any]) -> None:
+    """The encoder; the head too where its labels are the same, or the rows of those that both know."""
+    model.encoder.load_state_dict(source.encoder.state_dict())
+    if "labels" in head and "labels" in source_head and hasattr(source, "answer"):
+        keep_rows(model.answer.dense, source.answer.dense, head["labels"], source_head["labels"])
+
+
+def keep_rows(ours: Any, theirs: Any, labels: Sequence[str], before: Sequence[str]) -> None:
+    """Copies weight and bias of the labels that stood in the start's head too. Both: linear layers of the head."""
+    import torch
+
+    if len(theirs.bias) != len(before):
+        return
+    places = {label: k for k, label in enumerate(before)}
+    with torch.no_grad():
+        for k, label in enumerate(labels):
+            if (row := places.get(label)) is not None:
+                ours.weight[k] = theirs.weight[row]
+                ours.bias[k] = theirs.bias[row]
+
+
+def targets(rows: Sequence[dict[str, Any]], head: dict[str, Any]) -> dict[str, Tensor]:
+    """label: int64 [B]; -1 for none, or for one that no training example has."""
+    import torch
+
+    places = {label: k for k, label in enumerate(head["labels"])}
+    return {"label": torch.tensor([places.get(row["label"], -1) for row in rows], dtype=torch.int64)}
+
+
+def counts(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The loss is a mean over the examples with a label."""
+    return {"loss": int((tensors["label"] >= 0).sum())}
+
+
+def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: dict[str, Any]) -> dict[str, Tensor]:
+    """Cross entropy."""
+    import torch.nn.functional as F
+
+    return {"loss": F.cross_entropy(outputs, tensors["label"], ignore_index=-1, reduction="sum")}
+
+
+def decode(
+    outputs: Tensor, tensors: Mapping[str, Tensor], rows: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The most probable label, its probability rounded to 6 digits, and those of all labels in their order."""
+    probabilities = outputs.double().softmax(-1)
+    return [
+        {
+            "example_id": row["example_id"],
+            "answer": head["labels"][k],
+            "score": round(each[k], 6),
+            "probabilities": each,
+        }
+        for row, k, each in zip(rows, probabilities.argmax(-1).tolist(), probabilities.tolist(), strict=True)
+    ]
+
+
+def right(rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]]) -> list[float | None]:
+    """1 where the predicted label is the example's, 0 where it isn't, None where the example has none."""
+    return [
+        float(p["answer"] == row["label"] and "quarantined" not in p) if row["label"] is not None else None
+        for row, p in zip(rows, predictions, strict=True)
+    ]
+
+
+def metrics(
+    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> dict[str, Metric]:
+    """accuracy, also by question type."""
+    from vbert.metrics.metric import by_part
+
+    if all(row["label"] is None for row in rows):
+        return {}
+    return by_part("accuracy", right(rows, predictions), [row["question_type"] for row in rows])
+
+
+def submission(
+    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> dict[str, bytes]:
+    """No official file."""
+    return {}
+
+
+def predict(
+    model: nn.Module, side: ObjectiveDataset[Any], indices: Sequence[int], settings: EvaluateSettings
+) -> Iterator[dict[str, Any]]:
+    """Batches of `settings.batch_size` examples through the model, decoded."""
+    import torch
+
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        for start in range(0, len(indices), settings.batch_size):
+            batch, rows = side.batch([(i, None) for i in indices[start : start + settings.batch_size]])
+            batch = batch.to(device)
+            yield from side.objective.decode(model(batch.packed), batch.tensors, rows, side.head)
+
+
+def frozen(head: dict[str, Any], settings: DownstreamSettings) -> Sequence[str]:
+    return () if settings.train_pooler else ("encoder.pooler.",)
+
+
+def sections(
+    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> list[Section]:
+    return []
