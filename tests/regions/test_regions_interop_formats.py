@@ -129,6 +129,9 @@ def test_an_npy_of_128_bytes_that_claims_a_tebibyte(tmp_path: Path) -> None:
         np.lib.format.write_array_header_1_0(out, {"descr": "<f4", "fortran_order": False, "shape": (2**38, 1)})
     with refused("a.npy", error=BadEntry):
         read_all(path)
+    path.write_bytes(path.read_bytes().replace(b"), }", b"(, }"))  # numpy's tokenizer has an error of its own
+    with refused("a.npy", "header", error=BadEntry):
+        read_all(path)
 
 
 def test_companions_must_be_there(tmp_path: Path) -> None:

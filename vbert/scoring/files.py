@@ -153,7 +153,7 @@ def _csv_records(
         raise UserError(f"{where}: the column {twice[0]!r} occurs twice")
     for column in columns:
         if column not in header:
-            raise UserError(f"{where}: there is no column {column!r}; {nearest(column, header)}")
+            raise UserError(f"{where}: there is no column {column!r}; {nearest(column, header):.300}")
     places = {column: header.index(column) for column in (*columns, *optional) if column in header}
     for where, cells in rows:
         if len(cells) != len(header):
@@ -178,7 +178,7 @@ def _json_records(
             if value is None and column in columns:
                 if column in row:
                     raise UserError(f"{where}: {column}: is null")
-                raise UserError(f"{where}: {column}: is missing; {nearest(column, row)}")
+                raise UserError(f"{where}: {column}: is missing; {nearest(column, row):.300}")
             if value is not None:
                 record[column] = _as_text(value, column in optional, f"{where}: {column}")
         yield where, record

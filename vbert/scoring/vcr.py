@@ -84,13 +84,17 @@ def _leaderboard(rows: Sequence[Example], ids: Sequence[str], path: Path, annota
 
 def _array(path: Path, examples: int, annotations: Path) -> NDArray[Any]:
     """[examples, 4], numbers without NaN, of an `.npy` that holds no pickle."""
+    import warnings
+    from tokenize import TokenError
+
     import numpy as np
 
     if not read(path).startswith(NPY):
         refuse(path, formats.VCR_ARRAY)
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError, OverflowError) as error:
+        with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError, OverflowError, TypeError, SyntaxError, TokenError, MemoryError) as error:
         if "object" in str(error).lower():
             raise UserError(f"{path}: holds a pickle (an array of objects), which is not read: save numbers") from None
         raise UserError(f"{path}: no whole .npy: {str(error).splitlines()[0]:.200}") from None

@@ -36,6 +36,8 @@ def read_npy(file: IO[bytes], size: int, where: str) -> NDArray[Any] | bytes:
 
 
 def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    from tokenize import TokenError  # of numpy's reading of headers that Python 2 wrote
+
     from numpy.lib import format as npy
 
     try:
@@ -44,7 +46,7 @@ def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtyp
         shape, fortran, dtype = read(file)
     except KeyError:
         raise BadEntry(where, "damaged", "an .npy of a version that numpy doesn't write for numbers") from None
-    except (ValueError, EOFError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+    except (ValueError, EOFError, TypeError, SyntaxError, TokenError, MemoryError, RecursionError) as error:
         raise BadEntry(where, "damaged", f"no .npy header ({str(error)[:200]})") from None
     if any(n < 0 for n in shape):
         raise BadEntry(where, "damaged", f"its header says the shape {shape}")
