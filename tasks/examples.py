@@ -17,7 +17,7 @@ from vbert.errors import BuildError
 @stage(
     "examples",
     makes=Examples,
-    version=3,
+    version=4,
     through=False,
     cost=Cost(seconds_by=("images.images",), bytes_by=("images.images",)),
 )
@@ -70,6 +70,9 @@ def examples(
             first = row["image_ids"][0]
             if row.get("phrases"):
                 row = row | {"phrases": fitted(row, row["phrases"])}
+            if row.get("boxes"):
+                place = f"example {row['example_id']!r:.80}"
+                row = row | {"boxes": fitting.kept_of(row["image_ids"], row["boxes"], place)}
             if row.get("choices"):
                 row = row | {"choices": [c | {"phrases": fitted(row, c.get("phrases") or ())} for c in row["choices"]]}
             yield {**row, "split": reading.split(row.get("split"), first) or splits[first]}

@@ -103,6 +103,19 @@ RADIOLOGY = [
 PAIRS = [{"identifier": f"dev-1-0-{n}", "sentence": "two dogs", "label": "True", "directory": 3} for n in (0, 1)]
 ITEM = {"x_loc": 1, "y_loc": 2, "size": 30, "type": "circle", "color": "#0099ff"}
 DRAWN = [{"identifier": "1-0", "sentence": "a dot", "label": "true", "structured_rep": [[ITEM], [], [ITEM]]}]
+STILL = {"boxes": [[1, 2, 3, 4, 0.5], [2, 2, 9, 9, 1]], "names": ["person", "cup"], "width": 20, "height": 10}
+WORDS = ["a", [1, 0]]
+NAMES = {"annot_id": "v", "img_fn": "still.jpg", "metadata_fn": "still.json", "objects": ["person", "cup"]}
+CHOSEN = {f"{part}_choices": [WORDS] * 4 for part in ("answer", "rationale")} | {
+    "answer_label": 1,
+    "rationale_label": 2,
+}
+VCR = NAMES | {"question": WORDS} | CHOSEN
+AOKVQA = {
+    **{"image_id": 1, "question_id": "q", "question": "why?", "choices": ["a", "b"], "correct_choice_idx": 1},
+    **{"direct_answers": ["a", "b", ""], "difficult_direct_answer": False},
+}
+GQA = {"question": "is it?", "imageId": "a", "answer": "no", "types": {"structural": "verify", "semantic": "object"}}
 EASY = "easy_vqa/data/{}/questions.json"
 
 
@@ -133,6 +146,9 @@ FILES: dict[str, tuple[dict[str, Made], dict[str, bytes]]] = {
         {"JPEGImages/a.jpg": b"", "JPEGImages/b.jpg": b""},
     ),
     "folder": ({}, PHOTOS),
+    "vcr": ({"val.jsonl": ([VCR], as_lines), "still.json": (STILL, whole)}, {"still.jpg": b""}),
+    "aokvqa": ({"train.json": ([AOKVQA] * 2, whole)}, {}),
+    "gqa": ({"val_balanced_questions.json": ({"7": GQA, "8": GQA}, whole)}, PHOTOS),
     "table": ({"t.jsonl": ([{"image": "a.jpg", "text": "a"}, {"image": "b"}], as_lines)}, PHOTOS),
     "mvsa": (
         {"labelResultAll.txt": ("ID\ttext,image\na\tneutral,positive\n", str.encode), "a.txt": ("x", str.encode)},
@@ -197,7 +213,7 @@ def all_read(reader: str, files: dict[str, bytes]) -> list[str]:
     module, held = readers.load(reader), raws(files)
     image_ids: set[str] = set()
     try:
-        for row in readers.call(module, "images", held, options={}):
+        for row in readers.call(module, "images", held, options={}) if hasattr(module, "images") else ():
             if not isinstance(row, readers.ReaderNote):
                 image_ids.add(row["image_id"])
         if hasattr(module, "boxes"):

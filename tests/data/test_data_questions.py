@@ -180,3 +180,78 @@ def test_a_miniature_of_vqa_rad(tmp_path: Path) -> None:
     assert figures["stray_blanks"] == 2
     assert {row["answer_type"] for row in rows} == {"OPEN", "CLOSED"}
     assert figures["duplicate_questions"] > 400
+
+
+AOKVQA: dict[str, Any] = {
+    "image_id": 7,
+    "question_id": "22Mba",
+    "question": "What is it for?",
+    "choices": ["race", "work", "fun", "war"],
+    "correct_choice_idx": 0,
+    "direct_answers": ["race", "race", "Race", "racing"] + ["the race"] * 6,
+    "difficult_direct_answer": False,
+}
+
+
+def written(folder: Path, **files: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_questions_with_direct_answers_and_choices(tmp_path: Path) -> None:
+    """Direct answers are not normalised, and score n / 3; difficult ones don't count."""
+    hidden = {"correct_choice_idx", "direct_answers"}
+    test = {field: value for field, value in AOKVQA.items() if field not in hidden} | {"question_id": "t"}
+    difficult = AOKVQA | {"question_id": "d", "difficult_direct_answer": True}
+    folder = written(tmp_path / "a", aokvqa_v1p0_val=[AOKVQA, difficult], aokvqa_v1p0_test=[test])
+    (folder / "7.png").write_bytes(png(7))
+    images = {"reader": "folder", "sources": ["files"]}
+    rows, figures, _ = rows_of(spec_of("aokvqa", folder, images=images), tmp_path / "store")
+    by_id = {row["example_id"]: row for row in rows}
+    assert list(by_id) == ["22Mba", "22Mba/choice", "d", "d/choice", "t", "t/choice"]
+    direct, choice = by_id["22Mba"], by_id["22Mba/choice"]
+    assert direct["given"] == AOKVQA["direct_answers"]
+    assert {a["answer"]: a["score"] for a in direct["answers"]} == pytest.approx(
+        {"race": 2 / 3, "Race": 1 / 3, "racing": 1 / 3, "the race": 1.0}
+    )
+    assert [c["text"] for c in choice["choices"]] == AOKVQA["choices"]
+    assert (choice["kind"], choice["label"], by_id["t/choice"]["label"]) == ("choice", "0", None)
+    assert by_id["d"]["answers"] is by_id["d"]["given"] is by_id["t"]["answers"] is None
+    assert (figures["difficult_answers"], figures["unlabelled"]) == (1, 1)
+    one = spec_of("aokvqa", folder, {"forms": ["choice"]}, images=images)
+    assert {row["kind"] for row in rows_of(one, tmp_path / "store")[0]} == {"choice"}
+    written(folder, aokvqa_v1p0_val=[AOKVQA | {"correct_choice_idx": 4}])
+    with pytest.raises(UserError, match=r"val\.json\[0\]: correct_choice_idx: must be from 0 to 3, not 4"):
+        rows_of(spec_of("aokvqa", folder, images=images), tmp_path / "store")
+
+
+def test_questions_of_scene_graphs(tmp_path: Path) -> None:
+    row = {
+        "question": "Is it?",
+        "imageId": "n1",
+        "answer": "no",
+        "types": {"structural": "verify", "semantic": "attr "},
+    }
+    test = {"question": "Who?", "imageId": "n2", "isBalanced": True}
+    files = {"train_balanced_questions": {"07": row}, "testdev_balanced_questions": {"08": test}}
+    folder = written(tmp_path / "gqa", **files, train_all_questions={"09": row})
+    for name in ("n1", "n2"):
+        (folder / f"{name}.jpg").write_bytes(png(len(name)))
+    rows, figures, images = rows_of(spec_of("gqa", folder), tmp_path / "store")
+    assert rows[0] == {
+        "example_id": "07",
+        "kind": "question",
+        "image_ids": ["n1"],
+        "split": "train",
+        "text": "Is it?",
+        "answers": [{"answer": "no", "score": 1.0}],
+        "question_type": "verify",
+        "answer_type": "attr",
+    }
+    assert (rows[1]["split"], rows[1]["answers"], figures["unlabelled"]) == ("test", None, 1)
+    assert (images["train"], images["test"]) == (1, 1)
+    written(folder, val_balanced_questions={"10": row})
+    with pytest.raises(UserError, match=r"10: photo n1 is in val and in train; part them"):
+        rows_of(spec_of("gqa", folder), tmp_path / "store")

@@ -73,6 +73,8 @@ def _checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
     for answer in row.get("answers") or ():
         if not 0.0 <= answer["score"] <= 1.0:
             raise ValueError(f"example {name!r}: answer {answer['answer']!r} has the score {answer['score']}, not 0–1")
+    if any(len(box) != 4 for box in row.get("boxes") or ()):
+        raise ValueError(f"example {name!r}: one of its boxes is not x1, y1, x2, y2")
     _check_phrases(f"example {name!r}", row.get("phrases"), text)
     choices = row.get("choices") or ()
     for at, choice in enumerate(choices):

@@ -23,8 +23,8 @@ def _struct(**kinds: Any) -> Any:
     return pa.struct(list(kinds.items()))
 
 
-# start and end: characters of the text; boxes: x1, y1, x2, y2
-_PHRASES = pa.list_(_struct(start=pa.int32(), end=pa.int32(), boxes=pa.list_(pa.list_(pa.float32()))))
+_BOXES = pa.list_(pa.list_(pa.float32()))  # x1, y1, x2, y2
+_PHRASES = pa.list_(_struct(start=pa.int32(), end=pa.int32(), boxes=_BOXES))  # start and end: characters of the text
 
 IMAGES_SCHEMA = _schema(
     {
@@ -71,6 +71,7 @@ EXAMPLES_SCHEMA = _schema(
         "answer_type": pa.string(),
         "choices": pa.list_(_struct(text=pa.string(), phrases=_PHRASES)),  # `label`: the right one's number, from 0
         "group": pa.string(),  # of examples that count together, e.g. the pairs of one sentence
+        "boxes": _BOXES,  # of the image's given boxes, those that the example is about; null: all
         "part": pa.string(),  # of the split that a data set publishes in parts, e.g. test1
     },
 )

@@ -13,6 +13,7 @@ ODDITIES = {
     "stray_blanks": ("label", "with stray blanks, taken without them"),
     "empty_answers": ("answer", "that normalise to nothing, no targets of training"),
     "empty_questions": ("question", "without text, left out"),
+    "difficult_answers": ("question", "with difficult direct answers, which don't count"),
     "empty_texts": ("text", "that are empty"),
     "texts_without_image": ("text", "whose image is not there, left out"),
     "missing_texts": ("tweet", "without a file of its text, left out"),

@@ -52,6 +52,7 @@ class ExampleRow(TypedDict, total=False):
     answer_type: str | None
     choices: list[ChoiceRow] | None
     group: str | None
+    boxes: list[list[int | float]] | None
     part: str | None
 
 
