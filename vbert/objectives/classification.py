@@ -88,21 +88,24 @@ def metrics(
 
 
 def proba(row: dict[str, Any], prediction: dict[str, Any], head: dict[str, Any]) -> float:
-    """The probability of the positive label; of an example without regions the wrong end."""
+    """The probability of the positive label; of an example without regions beyond the wrong end."""
     if "quarantined" in prediction:
-        return float(row["label"] != head["positive"])
+        return float("inf") if row["label"] != head["positive"] else float("-inf")
     return float(prediction["probabilities"][head["labels"].index(head["positive"])])
 
 
 def submission(
     rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
 ) -> dict[str, bytes]:
-    """predictions.csv: id and label; with a positive label `id,proba,label`, as the Hateful Memes Challenge asks."""
+    """predictions.csv: id and label; with a positive label `id,proba,label`, as the Hateful Memes Challenge asks.
+    Examples without regions are left out."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     positive = head.get("positive")
     writer.writerow(["id", "proba", "label"] if positive else ["id", "label"])
     for row, p in zip(rows, predictions, strict=True):
+        if "quarantined" in p:
+            continue
         writer.writerow([p["example_id"], *([repr(proba(row, p, head))] if positive else []), p["answer"]])
     return {"predictions.csv": out.getvalue().encode()}
 
