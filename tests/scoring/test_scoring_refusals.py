@@ -115,6 +115,14 @@ def test_ids_that_do_not_agree(
     assert said in refused(line, 1)
 
 
+def test_questions_of_other_annotations_cannot_be_forgiven(world: Path, refused: Callable[..., str]) -> None:
+    swap('"question_id": 1', '"question_id": 4')(world / "questions.json")
+    for policy in ("error", "skip"):
+        said = refused(f"{VQA} --missing {policy}", 1)
+        assert said.startswith("questions.json is not of the 3 ids of annotations.json: 1 unknown, 1 missing")
+        assert "--missing" not in said
+
+
 def test_nothing_to_score_is_no_score(world: Path, refused: Callable[..., str]) -> None:
     (world / "results.json").write_text("[]")
     for policy in ("error", "wrong", "skip"):

@@ -50,8 +50,10 @@ def match(
     expecting: Path | str,
     giving: Path | str,
     allowed: Iterable[str] = (),
+    forgivable: bool = True,
 ) -> Matched:
-    """Ids of examples against those of predictions. `allowed`: ids that may have a prediction and don't count.
+    """Ids of examples against those of predictions. `allowed`: ids that may have a prediction and don't count;
+    `forgivable`: whether another policy would let missing ones pass.
 
     Raises IdsDiffer for ids that are doubled on either side, unknown, or (policy `error`) missing, and where nothing
     would be left to score.
@@ -68,12 +70,14 @@ def match(
     if policy == "error" or len(missing) == len(known):
         faults[f"{giving}: missing"] = missing
     if any(faults.values()) or not known:
-        raise IdsDiffer(_sentence(faults, len(known), expecting, giving))
+        raise IdsDiffer(_sentence(faults, len(known), expecting, giving, forgivable))
     left_out = set(missing) if policy == "skip" else set()
     return Matched([name for name in wanted if name not in left_out], len(wanted), len(missing))
 
 
-def _sentence(faults: Mapping[str, Sequence[str]], of: int, expecting: Path | str, giving: Path | str) -> str:
+def _sentence(
+    faults: Mapping[str, Sequence[str]], of: int, expecting: Path | str, giving: Path | str, forgivable: bool
+) -> str:
     if not of:
         return f"{expecting}: holds no example"
     counts = [f"{len(names):,} {sort.rpartition(': ')[2]}" for sort, names in faults.items() if names]
@@ -82,6 +86,6 @@ def _sentence(faults: Mapping[str, Sequence[str]], of: int, expecting: Path | st
         if names:
             more = ", …" if len(names) > NAMED else ""
             lines.append(f"{sort}: {', '.join(f'{name!s:.80}' for name in names[:NAMED])}{more}")
-    if 0 < len(faults.get(f"{giving}: missing", ())) < of:
+    if forgivable and 0 < len(faults.get(f"{giving}: missing", ())) < of:
         lines.append("`--missing wrong` counts missing ones as 0, `--missing skip` leaves them out")
     return "\n".join(lines)

@@ -118,7 +118,7 @@ def score_vqa(questions: Path | None, annotations: Path, predictions: Path, miss
     ids = [str(row["question_id"]) for row in rows.content["annotations"]]
     if questions is not None:
         asked = document(questions, Questions, formats.VQA_QUESTIONS).content["questions"]
-        match(ids, [str(row["question_id"]) for row in asked], "error", annotations, questions)
+        match(ids, [str(row["question_id"]) for row in asked], "error", annotations, questions, forgivable=False)
     given = _results(predictions, formats.VQA_RESULTS)
     matched = match(ids, [name for name, _ in given], missing, annotations, predictions)
     answers = dict(given)
