@@ -66,8 +66,10 @@ def one_answer(folder: Path) -> None:
     truth = {"1": "yes", "2": "red", "3": "two"}
     as_json(folder / "truth.json", truth)
     as_json(folder / "answers.json", truth | {"3": "Two"})
-    as_json(folder / "gqa.json", {n: {"answer": a, "question": "?", "imageId": "7"} for n, a in truth.items()})
-    guesses = [{"questionId": n, "prediction": a} for n, a in (truth | {"3": "Two"}).items()]
+    questions = {n: {"answer": a, "question": "?", "imageId": "7", "isBalanced": True} for n, a in truth.items()}
+    questions |= {n: questions["1"] | {"isBalanced": False} for n in ("8", "9")}  # these don't count
+    as_json(folder / "gqa.json", questions)
+    guesses = [{"questionId": n, "prediction": a} for n, a in (truth | {"3": "Two", "9": "no"}).items()]
     as_json(folder / "gqa_predictions.json", guesses)
 
 

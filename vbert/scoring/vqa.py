@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired
 
@@ -74,6 +74,7 @@ class AokvqaPrediction(TypedDict, total=False):
 @with_config(STRICT)
 class GqaQuestion(TypedDict):
     answer: str
+    isBalanced: NotRequired[bool]
 
 
 @with_config(STRICT)
@@ -196,11 +197,12 @@ def _direct_answer(given: Document[Any], name: str, answer: str, rows: Document[
 
 
 def score_gqa(questions: Path, predictions: Path, missing: Missing) -> Score:
-    """GQA's accuracy: the same string."""
+    """GQA's accuracy (its `eval.py`): the same string; questions that aren't balanced need no answer, nor count."""
     rows = document(questions, dict[str, GqaQuestion], formats.GQA_QUESTIONS).content
     given = document(predictions, list[GqaPrediction], formats.GQA_PREDICTIONS).content
-    truth = {name: row["answer"] for name, row in rows.items()}
-    return _exact(truth, [(row["questionId"], row["prediction"]) for row in given], missing, questions, predictions)
+    truth = {name: row["answer"] for name, row in rows.items() if row.get("isBalanced", True)}
+    pairs = [(row["questionId"], row["prediction"]) for row in given]
+    return _exact(truth, pairs, missing, questions, predictions, allowed=rows)
 
 
 def score_exact(annotations: Path, predictions: Path, missing: Missing) -> Score:
@@ -212,9 +214,14 @@ def score_exact(annotations: Path, predictions: Path, missing: Missing) -> Score
 
 
 def _exact(
-    truth: Mapping[str, str], given: Sequence[tuple[str, str]], missing: Missing, expecting: Path, giving: Path
+    truth: Mapping[str, str],
+    given: Sequence[tuple[str, str]],
+    missing: Missing,
+    expecting: Path,
+    giving: Path,
+    allowed: Iterable[str] = (),
 ) -> Score:
-    matched = match(truth, [name for name, _ in given], missing, expecting, giving)
+    matched = match(truth, [name for name, _ in given], missing, expecting, giving, allowed)
     answers = dict(given)
     return matched.score(
         {"accuracy": mean([vqa.exact(answers[n], truth[n]) if n in answers else 0.0 for n in matched.scored])}
