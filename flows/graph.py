@@ -98,7 +98,17 @@ def graph(recipe: Recipe) -> Report:
         for seed in recipe.seeds_of(task_entry):
             name = seeded(key, seed, task_entry.seeds)
             start = start_for(recipe, task_entry, seed, trained, data)
-            model = finetune(texts, its_shards, start, plugin, task_entry, recipe.numerics.finetune, seed).named(name)
+            given = None if task_entry.answers == "training" else download(located(task_entry.answers).pinned())
+            model = finetune(
+                texts,
+                its_shards,
+                start,
+                plugin,
+                task_entry,
+                recipe.numerics.finetune,
+                seed,
+                given.named(f"{key} answers") if given else None,
+            ).named(name)
             trained[key, seed] = model
             for split in task_entry.evaluate.splits:
                 evaluation = evaluate(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from vbert.artifacts.steps.settings import Numerics, Plugin
+from typing import Annotated
+
+from vbert.artifacts.steps.settings import Numerics, Plugin, Since
 from vbert.artifacts.steps.stage import Build, Cost, Figures, Job, stage
 from vbert.data.examples import Examples
+from vbert.data.raw import RawFiles
 from vbert.model.start import Initialization
 from vbert.objectives import DownstreamEntry
 from vbert.objectives.trained import Model
@@ -28,10 +31,12 @@ def finetune(
     settings: DownstreamEntry,
     numerics: Numerics,
     seed: int,
+    answers: Annotated[RawFiles | None, Since(None)] = None,
 ) -> Figures:
-    """`settings.steps: 0` keeps the start's weights, and its head where it has one."""
-    processes = numerics.processes
-    return build.process(_finetune, examples, shards, start, objective, settings, numerics, seed, processes=processes)
+    """`settings.steps: 0` keeps the start's weights, and its head where it has one. answers: the file of the labels; by
+    default they are those of the training examples."""
+    arguments = (examples, shards, start, objective, settings, numerics, seed, answers)
+    return build.process(_finetune, *arguments, processes=numerics.processes)
 
 
 def _finetune(
@@ -43,7 +48,8 @@ def _finetune(
     settings: DownstreamEntry,
     numerics: Numerics,
     seed: int,
+    answers: RawFiles | None,
 ) -> Figures:
     from vbert.objectives.downstream import run_finetune
 
-    return run_finetune(job, examples, shards, start, objective, settings, numerics, seed)
+    return run_finetune(job, examples, shards, start, objective, settings, numerics, seed, answers)

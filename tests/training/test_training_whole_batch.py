@@ -17,7 +17,8 @@ from training.training_toy import in_processes, job
 from vbert.artifacts.steps.settings import Numerics
 from vbert.model.start import Initialization
 from vbert.objectives import load
-from vbert.objectives.batches import ExampleRows, ObjectiveDataset
+from vbert.objectives.batches import ExampleRows
+from vbert.objectives.dataset import ObjectiveDataset
 from vbert.objectives.downstream import Finetuning
 from vbert.objectives.pretraining.mlm_itm import PretrainData, Pretraining
 from vbert.objectives.pretraining.settings import PretrainSettings

@@ -12,13 +12,19 @@ MAX_BYTES = 16 << 20
 
 
 def read_answers(path: Path) -> list[str]:
-    """The answers in the order of a head's rows, of one of: text, one a line (Pythia's answers_vqa.txt); a JSON list
-    (LXMERT's trainval_label2ans.json); a JSON object of answer → row (UNITER's ans2label.json). Raises UserError."""
+    """The answers in the file; see `answers_of`. Raises UserError."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UserError(f"answers: {path}: {error.strerror}; give the file of the answer vocabulary") from None
+    return answers_of(data, str(path))
+
+
+def answers_of(data: bytes, path: str) -> list[str]:
+    """The answers in the order of a head's rows, of one of: text, one a line (Pythia's answers_vqa.txt); a JSON list
+    (LXMERT's trainval_label2ans.json); a JSON object of answer → row (UNITER's ans2label.json). path: for errors.
+    Raises UserError."""
     if len(data) > MAX_BYTES:
         raise UserError(f"answers: {path}: larger than {MAX_BYTES >> 20} MiB: no answer vocabulary")
     try:
@@ -35,14 +41,14 @@ def read_answers(path: Path) -> list[str]:
     return answers
 
 
-def _of_json(text: str, path: Path) -> Any:
+def _of_json(text: str, path: str) -> Any:
     try:
         return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"answers: {path}: not JSON: {error}") from None
 
 
-def _in_rows(given: Any, path: Path) -> list[str]:
+def _in_rows(given: Any, path: str) -> list[str]:
     if isinstance(given, dict):
         rows = list(given.values())
         if any(type(row) is not int for row in rows) or sorted(rows) != list(range(len(rows))):

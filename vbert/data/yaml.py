@@ -253,7 +253,7 @@ def _is_path(value: Any, marker: LocalPath, base: Path) -> bool:
         return False
     if not marker.or_name or "/" in value or is_yaml(value):
         return True
-    return marker.names is not None and value not in marker.names() and (base / value).is_dir()
+    return marker.names is not None and value not in marker.names() and (base / value).exists()
 
 
 def _likeliest(root: YamlNode, faults: Sequence[Any]) -> list[Any]:

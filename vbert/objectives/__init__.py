@@ -12,8 +12,10 @@ from pydantic import Discriminator, Tag
 from vbert.artifacts.steps.settings import Plugin
 from vbert.errors import BuildError, UserError, nearest
 from vbert.objectives import pretraining
+from vbert.objectives.choice import ChoiceSettings
 from vbert.objectives.classification import ClassificationSettings
 from vbert.objectives.entry import DownstreamSettings, EvaluateSettings
+from vbert.objectives.nlvr2 import Nlvr2Settings
 from vbert.objectives.vqa import VqaSettings
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
     from vbert.model.vocabulary import WordPieceEncoder
-    from vbert.objectives.batches import ExampleRows, Input, ObjectiveDataset
+    from vbert.objectives.batches import ExampleRows, Input
+    from vbert.objectives.dataset import ObjectiveDataset
     from vbert.objectives.sections import Section
 
 __all__ = ["DownstreamEntry", "DownstreamSettings", "EvaluateSettings", "Objective", "load", "objective"]
@@ -39,7 +42,9 @@ class Registered(NamedTuple):
 
 OBJECTIVES = {
     "vqa": Registered(VqaSettings, 1),
+    "nlvr2": Registered(Nlvr2Settings, 1),
     "classification": Registered(ClassificationSettings, 1),
+    "choice": Registered(ChoiceSettings, 1),
 }
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -109,6 +109,7 @@ class ExampleRows:
         table = table.filter(pa.array(whole, pa.bool_())).combine_chunks() if self.dropped else table
         self.table = _with_texts(table, text)
         self._read: dict[int, dict[str, Any]] = {}
+        self._boxes: dict[str, NDArray[np.float32] | None] = {}
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -121,6 +122,12 @@ class ExampleRows:
     def row(self, index: int) -> dict[str, Any]:
         """One example; those of the last `rows[indices]` are at hand."""
         return self._read[index] if index in self._read else self[[index]][0]
+
+    def boxes(self, image_id: str) -> NDArray[np.float32] | None:
+        """The regions' boxes, [n, 4], xyxy in pixels of the image as shown."""
+        if image_id not in self._boxes:
+            self._boxes = {image_id: self.shards.read(image_id).boxes}
+        return self._boxes[image_id]
 
     def column(self, name: str) -> list[Any]:
         return list(self.table[name].to_pylist())
@@ -341,58 +348,3 @@ def sentence(encoder: WordPieceEncoder, texts: Sequence[tuple[str, str]], limit:
         out.answer.append(False)
         out.types += [segment] * (sum(cut) + 1)
     return out
-
-
-class ReadsExamples(Protocol):
-    """The part of an objective (`vbert.objectives.Objective`) that makes batches of examples, and predictions of what a
-    model gives for them."""
-
-    def inputs(
-        self,
-        rows: ExampleRows,
-        i: int,
-        encoder: WordPieceEncoder,
-        head: dict[str, Any],
-        draw: np.random.Generator | None,
-        /,
-    ) -> list[Input]: ...
-
-    def targets(self, rows: Sequence[dict[str, Any]], head: dict[str, Any], /) -> dict[str, Tensor]: ...
-
-    def decode(
-        self, outputs: Any, tensors: Mapping[str, Tensor], rows: Sequence[dict[str, Any]], head: dict[str, Any], /
-    ) -> list[dict[str, Any]]: ...
-
-
-Its = TypeVar("Its", bound=ReadsExamples)
-
-
-class ObjectiveDataset(Generic[Its]):
-    """Rows of examples as an objective's batches. seed: of what `inputs` draws in training."""
-
-    def __init__(
-        self,
-        objective: Its,
-        head: dict[str, Any],
-        encoder: WordPieceEncoder,
-        rows: ExampleRows,
-        shards: Shards,
-        box_input: str,
-        seed: int = 0,
-    ) -> None:
-        self.objective, self.head, self.encoder, self.rows, self.seed = objective, head, encoder, rows, seed
-        self.visuals = RegionInputs(shards, box_input, rows.replacements(head["images"]))
-
-    def batch(self, items: Sequence[tuple[int, int | None]]) -> tuple[Batch, list[dict[str, Any]]]:
-        """The batch of (index, epoch) of examples, and their rows; the epoch is None in evaluation."""
-        rows = self.rows[[i for i, _ in items]]
-        inputs, owners = [], []
-        for k, ((i, epoch), row) in enumerate(zip(items, rows, strict=True)):
-            draw = None if epoch is None else generator(self.seed, epoch, row["example_id"])
-            its = self.objective.inputs(self.rows, i, self.encoder, self.head, draw)
-            inputs += its
-            owners += [k] * len(its)
-        blind = self.head["images"] == "none"
-        regions = (self.visuals.of(() if blind else one.images) for one in inputs)
-        packed = pack([replace(one, aligned=()) for one in inputs] if blind else inputs, regions)
-        return Batch(packed, {"example": torch.tensor(owners), **self.objective.targets(rows, self.head)}), rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vbert.errors import BuildError
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
-    from vbert.objectives.batches import ObjectiveDataset
+    from vbert.objectives.dataset import ObjectiveDataset
     from vbert.objectives.entry import DownstreamSettings, EvaluateSettings
     from vbert.objectives.sections import Section
 
@@ -37,14 +37,16 @@ def model(config: VisualBertConfig, head: dict[str, Any], seed: int) -> nn.Modul
     return answer_model(config, len(head["labels"]), seed)
 
 
-def answer_model(config: VisualBertConfig, outputs: int, seed: int) -> nn.Module:
+def answer_model(
+    config: VisualBertConfig, outputs: int, seed: int, reads: Literal["at", "pooled"] = "pooled"
+) -> nn.Module:
     import torch
 
     from vbert.model.heads import AnswerModel
     from vbert.training.sampler import derive
 
     drawn = torch.Generator().manual_seed(derive(seed, "answer head"))
-    return AnswerModel(config, outputs, "pooled", drawn)
+    return AnswerModel(config, outputs, reads, drawn)
 
 
 def begin(model: Any, head: dict[str, Any], source: Any, source_head: dict[str, Any]) -> None:

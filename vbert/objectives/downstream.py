@@ -11,13 +11,16 @@ from torch import Tensor, nn
 from vbert.artifacts.steps.settings import Numerics, Plugin
 from vbert.artifacts.steps.stage import Figures, Job, Stopped
 from vbert.artifacts.store import durable
+from vbert.data.answers import answers_of
 from vbert.data.examples import Examples
+from vbert.data.raw import RawFiles
 from vbert.device import device_of, of_rank
 from vbert.errors import UserError
 from vbert.model.config import text_limit
 from vbert.model.start import Initialization
 from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load
-from vbert.objectives.batches import Batch, ExampleRows, ObjectiveDataset, image_groups, statistics
+from vbert.objectives.batches import Batch, ExampleRows, image_groups, statistics
+from vbert.objectives.dataset import ObjectiveDataset
 from vbert.objectives.trained import Model, write_model
 from vbert.regions.contract import check
 from vbert.regions.shards import Shards
@@ -79,6 +82,7 @@ def run_finetune(
     settings: DownstreamSettings,
     numerics: Numerics,
     seed: int,
+    answers: RawFiles | None = None,
 ) -> Figures:
     """Trains on the split `train`, validates on `val`, writes a `Model`."""
     torch.set_num_threads(numerics.threads)
@@ -88,7 +92,7 @@ def run_finetune(
     held_out = ExampleRows(examples, shards, ["val"], objective.KINDS, types=types, text=text)
     if not len(train):
         raise UserError(f"{examples.title}: no training examples of {_asked_for(objective, settings)}")
-    head = {**_head(objective, train, start, settings), "objective": plugin.name, "images": settings.images}
+    head = {**_head(objective, train, start, settings, answers), "objective": plugin.name, "images": settings.images}
     head |= ({"types": list(types)} if types else {}) | ({"text": text} if text != "own" else {})
     model, vocabulary, contract = _model(objective, head, start, shards, seed)
     head["max_text"] = text_limit(head["max_text"], model.encoder.config.max_positions)
@@ -122,15 +126,26 @@ def run_finetune(
 
 
 def _head(
-    objective: Objective, train: ExampleRows, start: Model | Initialization, settings: DownstreamSettings
+    objective: Objective,
+    train: ExampleRows,
+    start: Model | Initialization,
+    settings: DownstreamSettings,
+    answers: RawFiles | None,
 ) -> dict[str, Any]:
-    """The head's description. With 0 steps the start's head is kept; raises UserError where it has none."""
+    """The head's description; answers: the file of its labels. With 0 steps the start's head is kept; raises UserError
+    where it has none."""
     head = {"max_text": settings.max_text}
     if not settings.steps:
         if isinstance(start, Initialization) or start.head()["kind"] == "pretraining":
             raise UserError("steps: 0 evaluates the start as it is, and it has no answer head: train 1 step or more")
         return {**head, **start.head()}
-    return {**head, **objective.head(train[list(range(len(train)))], settings)}
+    head |= objective.head(train[list(range(len(train)))], settings)
+    if answers is None:
+        return head
+    if "labels" not in head:
+        raise UserError(f"answers: {settings.objective} has no labels to give in a file; leave it out")
+    (name,) = answers.members()
+    return {**head, "labels": answers_of(answers.read(name), name), "name": name}
 
 
 def _model(

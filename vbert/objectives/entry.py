@@ -43,6 +43,11 @@ class DownstreamSettings(Schedule):
     )
     share: Annotated[float, Since(1.0)] = Field(1.0, gt=0, le=1, description="of the training examples, by image")
     evaluate: Annotated[EvaluateSettings, Wiring] = EvaluateSettings()  # read by the stage `evaluate` alone
+    answers: Annotated[str, Wiring, LocalPath(or_name=True, names=lambda: ("training",))] = Field(
+        "training",
+        description="the labels, in the order of the head's rows: those of the training examples, or those of a "
+        "published file, text or JSON",
+    )
     types: Annotated[tuple[str, ...] | None, Since(None)] = Field(
         None, min_length=1, description="question types of the examples: relation, count, … as the data says; None: all"
     )

@@ -6,15 +6,17 @@ UNITER, MMF).
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from vbert.artifacts.steps.settings import Since
 from vbert.errors import BuildError
+from vbert.objectives import defaults, vqa_protocols
 from vbert.objectives.entry import DownstreamSettings
+from vbert.objectives.vqa_protocols import SCORES, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +40,9 @@ class VqaSettings(DownstreamSettings):
     loss: Literal["kl", "bce"] = Field("kl", description="of the answers")
     answer_at: Literal["mask", "pooled"] = Field("mask", description="the token that the answer is read from")
     minimum_count: int = Field(1, ge=1, description="training examples an answer scores in, at least")
+    protocol: Annotated[Protocol, Since("vqa")] = Field(
+        "vqa", description="whose rule scores the answers, and whose submission file is written"
+    )
 
 
 def labelled(row: dict[str, Any]) -> bool:
@@ -51,23 +56,18 @@ def head(rows: Sequence[dict[str, Any]], settings: VqaSettings) -> dict[str, Any
     labels = [answer for _, answer in sorted(kept, key=lambda item: (-item[0], item[1]))]
     if not labels:
         raise BuildError("vqa: no training example has an answer: look at the splits and the reader of the data")
-    return {
+    described = {
         "kind": "answer",
         "labels": labels,
         "name": f"training answers, {settings.minimum_count} times or more",
         "answer_at": settings.answer_at,
         "loss": settings.loss,
     }
+    return described if settings.protocol == "vqa" else {**described, "protocol": settings.protocol}
 
 
 def model(config: VisualBertConfig, head: dict[str, Any], seed: int) -> nn.Module:
-    import torch
-
-    from vbert.model.heads import AnswerModel
-    from vbert.training.sampler import derive
-
-    drawn = torch.Generator().manual_seed(derive(seed, "answer head"))
-    return AnswerModel(config, len(head["labels"]), "at" if head["answer_at"] == "mask" else "pooled", drawn)
+    return defaults.answer_model(config, len(head["labels"]), seed, "at" if head["answer_at"] == "mask" else "pooled")
 
 
 def inputs(
@@ -134,16 +134,12 @@ def decode(
 def metrics(
     rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
 ) -> dict[str, Metric]:
-    """accuracy: by the official rule on people's answers where the data has them (`given`), else the score of the
-    predicted answer; also by question type and by answer type."""
+    """accuracy by the rule of `protocol`, also by question type and by answer type."""
     from vbert.metrics.metric import by_part
-    from vbert.metrics.vqa import accuracy, soft_accuracy
-
-    def score(answer: str, row: dict[str, Any]) -> float:
-        return accuracy(answer, row["given"]) if row["given"] else soft_accuracy(answer, row["answers"])
 
     if not any(map(labelled, rows)):
         return {}
+    score = SCORES[head.get("protocol", "vqa")]
     each = [
         (0.0 if "quarantined" in p else score(p["answer"], row)) if labelled(row) else None
         for row, p in zip(rows, predictions, strict=True)
@@ -159,9 +155,4 @@ def frozen(head: dict[str, Any], settings: VqaSettings) -> Sequence[str]:
 def submission(
     rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
 ) -> dict[str, bytes]:
-    """results.json of the VQA challenge: question_id (a number where the example's id is one) and answer."""
-    answers = [
-        {"question_id": int(p["example_id"]) if p["example_id"].isdigit() else p["example_id"], "answer": p["answer"]}
-        for p in predictions
-    ]
-    return {"results.json": (json.dumps(answers, ensure_ascii=False) + "\n").encode()}
+    return vqa_protocols.submission(head.get("protocol", "vqa"), predictions)

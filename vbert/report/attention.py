@@ -50,7 +50,8 @@ def attention_examples(
     Raises BuildError or UserError where the model can't be run on them.
     """
     from vbert.objectives import OBJECTIVES, load
-    from vbert.objectives.batches import ExampleRows, ObjectiveDataset
+    from vbert.objectives.batches import ExampleRows
+    from vbert.objectives.dataset import ObjectiveDataset
 
     entry = run.evaluated
     head = entry.model.head()

@@ -24,7 +24,7 @@ class LocalPath:
     """`Annotated[str, LocalPath()]`: a file or folder, relative to the file that names it; a URL stays as it is.
 
     `or_name`: what has no slash and doesn't end in .yaml is the name of something, and no path. With the `names` that
-    there are, what is none of them and a folder that is there is that folder.
+    there are, what is none of them and a file or folder that is there is that one.
     """
 
     or_name: bool = False

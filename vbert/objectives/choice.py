@@ -1,0 +1,135 @@
+"""Choices: VCR's answers and rationales, A-OKVQA's multiple choice, a caption among false ones.
+
+Each choice is an input, `[CLS] context [SEP] choice [SEP]`; the pooled vector; one number a choice, softmax over an
+example's choices, cross entropy. A region that words name takes their mean position (VCR's tags, the original).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from vbert.objectives import defaults
+from vbert.objectives.entry import DownstreamSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from vbert.metrics.metric import Metric
+    from vbert.model.config import VisualBertConfig
+    from vbert.model.vocabulary import WordPieceEncoder
+    from vbert.objectives.batches import ExampleRows, Input
+
+KINDS = ("choice",)
+SELECTS = "accuracy"
+
+
+class ChoiceSettings(DownstreamSettings):
+    """Of examples with `choices`; `types: [answer]` or `[rationale]` takes VCR's Q→A or QA→R alone."""
+
+    align: bool = Field(True, description="whether regions that words name take their positions: the original's VCR")
+    cut: Literal["both", "choice"] = Field(
+        "both",
+        description="the front that is cut of too long a text: half off the context, the rest off the choice; or, as "
+        "the original does unintendedly, all off the choice",
+    )
+
+
+def head(rows: Sequence[dict[str, Any]], settings: ChoiceSettings) -> dict[str, Any]:
+    return {"kind": "choice", "align": settings.align, "cut": settings.cut}
+
+
+def model(config: VisualBertConfig, head: dict[str, Any], seed: int) -> nn.Module:
+    return defaults.answer_model(config, 1, seed)
+
+
+def begin(model: Any, head: dict[str, Any], source: Any, source_head: dict[str, Any]) -> None:
+    """The encoder; of another model of choices the head too; of a matching head how much more it says match than
+    mismatch."""
+    import torch
+
+    defaults.begin(model, head, source, source_head)
+    with torch.no_grad():
+        if source_head.get("kind") == "choice":
+            model.answer.load_state_dict(source.answer.state_dict())
+        elif hasattr(source, "matching"):
+            dense = source.matching.dense
+            model.answer.dense.weight.copy_(dense.weight[1:] - dense.weight[:1])
+            model.answer.dense.bias.copy_(dense.bias[1:] - dense.bias[:1])
+
+
+def inputs(
+    rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: dict[str, Any], draw: np.random.Generator | None
+) -> list[Input]:
+    from vbert.objectives.batches import Input
+    from vbert.objectives.named_regions import TaggedText, joined
+
+    row = rows.row(i)
+    images, boxes = row["image_ids"], None
+    if head["align"]:
+        boxes = rows.boxes(images[0]) if images else None
+    context = TaggedText.of(encoder, row["text"], row["phrases"], boxes)
+    made = []
+    for choice in row["choices"]:
+        tagged = TaggedText.of(encoder, choice["text"], choice["phrases"], boxes)
+        text, aligned = joined(encoder, context, tagged, head["max_text"], head["cut"])
+        made.append(Input(text, images, aligned=aligned))
+    return made
+
+
+def targets(rows: Sequence[dict[str, Any]], head: dict[str, Any]) -> dict[str, Tensor]:
+    """label: int64 [B], the number of the right choice, -1 for none."""
+    import torch
+
+    return {"label": torch.tensor([-1 if row["label"] is None else int(row["label"]) for row in rows])}
+
+
+def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: dict[str, Any]) -> dict[str, Tensor]:
+    """Cross entropy over the choices of each example."""
+    import torch.nn.functional as F
+
+    return {"loss": F.cross_entropy(_by_example(outputs, tensors), tensors["label"], ignore_index=-1, reduction="sum")}
+
+
+def _by_example(outputs: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The scores of each example's choices [B, most choices], -inf where it has fewer."""
+    import torch
+
+    example = tensors["example"]
+    count = torch.bincount(example, minlength=len(tensors["label"]))
+    within = torch.arange(len(example), device=example.device) - (count.cumsum(0) - count)[example]
+    scores = outputs.new_full((len(count), int(count.max())), float("-inf"))
+    return scores.index_put((example, within), outputs[:, 0])
+
+
+def decode(
+    outputs: Tensor, tensors: Mapping[str, Tensor], rows: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """answer: the number of the best choice, the first of equal ones; its probability; those of all."""
+    probabilities = _by_example(outputs.double(), tensors).softmax(-1)
+    return [
+        {
+            "example_id": row["example_id"],
+            "answer": str(best),
+            "score": round(each[best], 6),
+            "probabilities": each[: len(row["choices"])],
+        }
+        for row, best, each in zip(rows, probabilities.argmax(-1).tolist(), probabilities.tolist(), strict=True)
+    ]
+
+
+def metrics(
+    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> dict[str, Metric]:
+    """accuracy, also by question type (VCR's answer and rationale); joint: the share of groups that are wholly right
+    (Q→AR)."""
+    from vbert.metrics.metric import ExampleScores
+
+    found = defaults.metrics(rows, predictions, head)
+    if found and any(row["group"] for row in rows):
+        groups = [row["group"] or row["example_id"] for row in rows]
+        found["joint"] = ExampleScores(defaults.right(rows, predictions), groups)
+    return found

@@ -1,0 +1,71 @@
+"""The examples of an objective as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vbert.model.vocabulary import WordPieceEncoder
+from vbert.objectives.batches import Batch, ExampleRows, Input, RegionInputs, pack
+from vbert.regions.shards import Shards
+from vbert.training.sampler import generator
+
+
+class ReadsExamples(Protocol):
+    """The part of an objective (`vbert.objectives.Objective`) that makes batches of examples, and predictions of what a
+    model gives for them."""
+
+    def inputs(
+        self,
+        rows: ExampleRows,
+        i: int,
+        encoder: WordPieceEncoder,
+        head: dict[str, Any],
+        draw: np.random.Generator | None,
+        /,
+    ) -> list[Input]: ...
+
+    def targets(self, rows: Sequence[dict[str, Any]], head: dict[str, Any], /) -> dict[str, Tensor]: ...
+
+    def decode(
+        self, outputs: Any, tensors: Mapping[str, Tensor], rows: Sequence[dict[str, Any]], head: dict[str, Any], /
+    ) -> list[dict[str, Any]]: ...
+
+
+Its = TypeVar("Its", bound=ReadsExamples)
+
+
+class ObjectiveDataset(Generic[Its]):
+    """Rows of examples as an objective's batches. seed: of what `inputs` draws in training."""
+
+    def __init__(
+        self,
+        objective: Its,
+        head: dict[str, Any],
+        encoder: WordPieceEncoder,
+        rows: ExampleRows,
+        shards: Shards,
+        box_input: str,
+        seed: int = 0,
+    ) -> None:
+        self.objective, self.head, self.encoder, self.rows, self.seed = objective, head, encoder, rows, seed
+        self.visuals = RegionInputs(shards, box_input, rows.replacements(head["images"]))
+
+    def batch(self, items: Sequence[tuple[int, int | None]]) -> tuple[Batch, list[dict[str, Any]]]:
+        """The batch of (index, epoch) of examples, and their rows; the epoch is None in evaluation."""
+        rows = self.rows[[i for i, _ in items]]
+        inputs, owners = [], []
+        for k, ((i, epoch), row) in enumerate(zip(items, rows, strict=True)):
+            draw = None if epoch is None else generator(self.seed, epoch, row["example_id"])
+            its = self.objective.inputs(self.rows, i, self.encoder, self.head, draw)
+            inputs += its
+            owners += [k] * len(its)
+        blind = self.head["images"] == "none"
+        regions = (self.visuals.of(() if blind else one.images) for one in inputs)
+        packed = pack([replace(one, aligned=()) for one in inputs] if blind else inputs, regions)
+        return Batch(packed, {"example": torch.tensor(owners), **self.objective.targets(rows, self.head)}), rows

@@ -1,0 +1,93 @@
+"""Statements over images that are true or false: NLVR2 (two photos), NLVR (one drawing), pairs of `shapes`.
+
+`[CLS] statement [SEP]` and the regions of all images in one pass, those of the second with visual segment 1, as the
+original; the pooled vector; cross entropy. Starts from the matching head, where the start has one: the original's
+pre-training on NLVR2 trains it on the same labels.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from vbert.objectives import defaults
+from vbert.objectives.entry import DownstreamSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vbert.metrics.metric import Metric
+    from vbert.model.vocabulary import WordPieceEncoder
+    from vbert.objectives.batches import ExampleRows, Input
+    from vbert.objectives.sections import Section
+
+KINDS = ("pair",)
+SELECTS = "accuracy"
+LABELS = ["false", "true"]  # as the matching head's rows: MATCH is 1
+
+
+class Nlvr2Settings(DownstreamSettings):
+    """Of examples of kind `pair` with the labels true and false."""
+
+
+def head(rows: Sequence[dict[str, Any]], settings: Nlvr2Settings) -> dict[str, Any]:
+    defaults.head(rows, settings)  # refuses training examples of one label
+    return {"kind": "answer", "labels": LABELS}
+
+
+def begin(model: Any, head: dict[str, Any], source: Any, source_head: dict[str, Any]) -> None:
+    defaults.begin(model, head, source, source_head)
+    if hasattr(source, "matching"):
+        defaults.keep_rows(model.answer.dense, source.matching.dense, head["labels"], LABELS)
+
+
+def inputs(
+    rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: dict[str, Any], draw: np.random.Generator | None
+) -> list[Input]:
+    from vbert.objectives.batches import Input, sentence
+
+    row = rows.row(i)
+    return [Input(sentence(encoder, [(row["text"], "")], head["max_text"]), row["image_ids"])]
+
+
+def metrics(
+    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> dict[str, Metric]:
+    """accuracy, also by question type and by part of the split; consistency: the share of groups (the pairs of one
+    statement) that are wholly right."""
+    from vbert.metrics.metric import ExampleScores, by_part
+
+    if all(row["label"] is None for row in rows):
+        return {}
+    each = defaults.right(rows, predictions)
+    found = by_part("accuracy", each, [row["question_type"] for row in rows], [row["part"] for row in rows])
+    if any(row["group"] for row in rows):
+        groups = [row["group"] or row["example_id"] for row in rows]
+        found["consistency"] = ExampleScores(each, groups)
+        for part in sorted({row["part"] for row in rows if row["part"]}):
+            chosen = [score if row["part"] == part else None for row, score in zip(rows, each, strict=True)]
+            found[f"consistency/{part}"] = ExampleScores(chosen, groups)
+    return found
+
+
+def submission(
+    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> dict[str, bytes]:
+    """predictions.csv, a line an example without a header: `identifier,True`; for parts of a split one file each,
+    `predictions-test1.csv`."""
+    files: dict[str, io.StringIO] = {}
+    for row, p in zip(rows, predictions, strict=True):
+        name = f"predictions-{row['part']}.csv" if row["part"] else "predictions.csv"
+        writer = csv.writer(files.setdefault(name, io.StringIO()), lineterminator="\n")
+        writer.writerow([p["example_id"], p["answer"].capitalize()])
+    return {name: text.getvalue().encode() for name, text in files.items()}
+
+
+def sections(
+    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> list[Section]:
+    from vbert.objectives.sections import confusion
+
+    return [confusion(rows, predictions, LABELS)] if any(map(defaults.labelled, rows)) else []
