@@ -45,13 +45,15 @@ class Input:
     """One pass of the encoder: a text beside the regions of images.
 
     images: () for a text alone; regions of the second and later ones have visual segment 1. at: places of `text` that
-    the head reads ([MASK], masked words, the ends of phrases); () where it reads the pooled vector. aligned: (region,
-    place of `text`) of the pieces that name a region, VCR's tags.
+    the head reads ([MASK], masked words, the ends of phrases); () where it reads the pooled vector. regions: those of
+    the images' regions that are shown, in order; None: all. aligned: (shown region, place of `text`) of the pieces that
+    name a region, VCR's tags.
     """
 
     text: TokenizedText
     images: Sequence[str]
     at: Sequence[int] = ()
+    regions: Sequence[int] | None = None
     aligned: Sequence[tuple[int, int]] = ()
 
 
@@ -195,13 +197,17 @@ class RegionInputs:
             raise UserError(f"{self.shards.title}: image {image_id!r} has no boxes; set model.box_input to none")
         return np.concatenate([features, append6(regions.boxes, regions.width, regions.height)], axis=1)
 
-    def of(self, image_ids: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The inputs of all images of an example and their segment types: 0 for the first image, 1 for the others."""
+    def of(
+        self, image_ids: Sequence[str], chosen: Sequence[int] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The inputs of all images of an example and their segment types: 0 for the first image, 1 for the others;
+        those of the `chosen` regions alone, where these are given."""
         if not image_ids:
             return self.empty()
         parts = [self(image_id) for image_id in image_ids]
         types = np.repeat(np.minimum(np.arange(len(parts)), 1), [len(part) for part in parts])
-        return (parts[0] if len(parts) == 1 else np.concatenate(parts)), types
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return (whole, types) if chosen is None else (whole[list(chosen)], types[list(chosen)])
 
     def empty(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The input without regions: shape [0, d]."""

@@ -65,18 +65,22 @@ def inputs(
     rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: dict[str, Any], draw: np.random.Generator | None
 ) -> list[Input]:
     from vbert.objectives.batches import Input
-    from vbert.objectives.named_regions import TaggedText, joined
+    from vbert.objectives.named_regions import TaggedText, joined, region_of
 
     row = rows.row(i)
-    images, boxes = row["image_ids"], None
-    if head["align"]:
-        boxes = rows.boxes(images[0]) if images else None
+    images, boxes, regions = row["image_ids"], None, None
+    if images and (head["align"] or row["boxes"]):
+        boxes = rows.boxes(images[0])
+    if boxes is not None and row["boxes"]:
+        regions = sorted({region for box in row["boxes"] if (region := region_of(box, boxes)) is not None})
+        boxes = boxes[regions]
+    boxes = boxes if head["align"] else None
     context = TaggedText.of(encoder, row["text"], row["phrases"], boxes)
     made = []
     for choice in row["choices"]:
         tagged = TaggedText.of(encoder, choice["text"], choice["phrases"], boxes)
         text, aligned = joined(encoder, context, tagged, head["max_text"], head["cut"])
-        made.append(Input(text, images, aligned=aligned))
+        made.append(Input(text, images, regions=regions, aligned=aligned))
     return made
 
 

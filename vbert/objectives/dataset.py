@@ -65,7 +65,11 @@ class ObjectiveDataset(Generic[Its]):
             its = self.objective.inputs(self.rows, i, self.encoder, self.head, draw)
             inputs += its
             owners += [k] * len(its)
-        blind = self.head["images"] == "none"
-        regions = (self.visuals.of(() if blind else one.images) for one in inputs)
-        packed = pack([replace(one, aligned=()) for one in inputs] if blind else inputs, regions)
+        if (shown := self.head["images"]) != "own":  # regions of other images, or none, have no names
+            images = None if shown == "shuffled" else ()
+            inputs = [
+                replace(one, regions=None, aligned=(), images=one.images if images is None else images)
+                for one in inputs
+            ]
+        packed = pack(inputs, (self.visuals.of(one.images, one.regions) for one in inputs))
         return Batch(packed, {"example": torch.tensor(owners), **self.objective.targets(rows, self.head)}), rows

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vbert.errors import BuildError
+from vbert.objectives.sections import Section
 from vbert.report.results import DownstreamRun, example_scores
-from vbert.report.thumbnails import Thumbnail, ThumbnailAlbum
+from vbert.report.thumbnails import DrawnBox, Thumbnail, ThumbnailAlbum, boxed
 
 SAMPLED = 50_000  # predictions considered, at most
 UNSURE = 0.8  # below this probability a right answer counts as uncertain
 RIGHT = 0.5  # from this score on an answer counts as right
 LONGEST = 400  # characters of a text that are shown
+OPTIONS = 6  # of what was chosen among, the most probable ones
+
+
+@dataclass(frozen=True)
+class Option:
+    """One of what the model chose among, with its probability."""
+
+    text: str
+    probability: float
+    right: bool
+    chosen: bool
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,8 @@ class ShownPrediction:
     confidence: float | None
     score: float | None
     image_ids: list[str]
+    options: list[Option] = field(default_factory=list)
+    named: list[DrawnBox] = field(default_factory=list)  # boxes in the first image that words of the text name
     input: int = 0  # the one of the example's inputs whose attention is shown
     pictures: list[Thumbnail] = field(default_factory=list)
 
@@ -48,19 +62,21 @@ class PredictionShelf:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A run's shelves of predictions; `wrong` of `looked_at` predictions are wrong (None without labels)."""
+    """A run's shelves of predictions; `wrong` of `looked_at` predictions are wrong (None without labels). sections:
+    what its objective shows of all of them."""
 
     run: DownstreamRun
     shelves: list[PredictionShelf]
     looked_at: int
     wrong: int | None
     reason: str = ""  # why there are no shelves
+    sections: list[Section] = field(default_factory=list)
 
 
 def gallery(run: DownstreamRun, album: ThumbnailAlbum, count: int) -> Gallery:
     """Shelves of `count` predictions each. Deterministic: ties are broken by the example's digest."""
     try:
-        every = _every(run)
+        every, sections = _every(run)
     except BuildError as error:
         return Gallery(run, [], 0, None, str(error))
     if not every:
@@ -68,9 +84,8 @@ def gallery(run: DownstreamRun, album: ThumbnailAlbum, count: int) -> Gallery:
     labelled = [one for one in every if one.score is not None]
     if not labelled:
         chosen = _varied(sorted(every, key=lambda one: (-(one.confidence or 0.0), _tie(one))), count)
-        return Gallery(
-            run, [PredictionShelf("Most certain", "", "unsure", _pictured(run, album, chosen))], len(every), None
-        )
+        shelf = PredictionShelf("Most certain", "", "unsure", _pictured(run, album, chosen))
+        return Gallery(run, [shelf], len(every), None, sections=sections)
     wrong = sorted((o for o in labelled if not o.right), key=lambda o: (-(o.confidence or 0.0), _tie(o)))
     right = sorted((o for o in labelled if o.right), key=lambda o: (o.confidence or 0.0, _tie(o)))
     doubtful = [one for one in right if (one.confidence or 0.0) < UNSURE]
@@ -88,13 +103,17 @@ def gallery(run: DownstreamRun, album: ThumbnailAlbum, count: int) -> Gallery:
         ),
         PredictionShelf("Right", "the most certain of each kind and answer", "good", _pictured(run, album, sure)),
     ]
-    return Gallery(run, [shelf for shelf in shelves if shelf.shown], len(labelled), len(wrong))
+    shelves = [shelf for shelf in shelves if shelf.shown]
+    return Gallery(run, shelves, len(labelled), len(wrong), sections=sections)
 
 
-def _every(run: DownstreamRun) -> list[ShownPrediction]:
-    """The run's predictions joined with their examples and scored; a fixed sample of very many."""
+def _every(run: DownstreamRun) -> tuple[list[ShownPrediction], list[Section]]:
+    """The run's predictions joined with their examples and scored, a fixed sample of very many; what the objective
+    shows of them."""
     import pyarrow as pa
     import pyarrow.compute as pc
+
+    from vbert.objectives import OBJECTIVES, load
 
     answered = (p for p in run.evaluated.evaluation.predictions() if "quarantined" not in p)
     by_id = {str(p["example_id"]): p for p in answered}
@@ -104,24 +123,52 @@ def _every(run: DownstreamRun) -> list[ShownPrediction]:
     rows: list[dict[str, Any]] = table.filter(pc.is_in(table["example_id"], pa.array(list(by_id)))).to_pylist()
     predictions = [by_id[row["example_id"]] for row in rows]
     scores = example_scores(run, rows, predictions)
-    return [_shown(row, p, score) for row, p, score in zip(rows, predictions, scores, strict=True)]
+    head = run.evaluated.model.head()
+    sections = load(run.objective).sections(rows, predictions, head) if run.objective in OBJECTIVES else []
+    shown = [_shown(row, p, score, head) for row, p, score in zip(rows, predictions, scores, strict=True)]
+    return shown, sections
 
 
-def _shown(row: dict[str, Any], prediction: dict[str, Any], score: float | None) -> ShownPrediction:
+def _shown(
+    row: dict[str, Any], prediction: dict[str, Any], score: float | None, head: Mapping[str, Any]
+) -> ShownPrediction:
     answers = sorted(row["answers"] or (), key=lambda a: (-a["score"], a["answer"]))
-    wanted = [str(a["answer"]) for a in answers if a["score"] > 0] or ([row["label"]] if row["label"] else [])
+    choices = [choice["text"] for choice in row["choices"] or ()]
+    called = {str(k): text for k, text in enumerate(choices)}  # labels of a choice are numbers
+    label = called.get(row["label"] or "", row["label"])
+    wanted = [str(a["answer"]) for a in answers if a["score"] > 0] or ([label] if label else [])
+    answer = str(prediction.get("answer", ""))
+    names, probabilities = choices or head.get("labels", ()), prediction.get("probabilities", ())
+    options = [
+        Option(name[:LONGEST], float(share), name in wanted, name == called.get(answer, answer))
+        for name, share in zip(names, probabilities, strict=len(names) == len(probabilities))
+    ]
+    options = sorted(options, key=lambda option: -option.probability)[:OPTIONS]
     text = " / ".join(part for part in (row["text"], row["text_b"]) if part)
     confidence = prediction.get("score")
     return ShownPrediction(
         example_id=row["example_id"],
         text=text if len(text) <= LONGEST else text[:LONGEST] + "…",
         kind=row["question_type"] or "",
-        predicted=str(prediction.get("answer", ""))[:LONGEST],
+        predicted=called.get(answer, answer)[:LONGEST],
         wanted=[answer[:LONGEST] for answer in wanted[:3]],
         confidence=float(confidence) if isinstance(confidence, int | float) else None,
         score=score,
         image_ids=list(row["image_ids"]),
+        options=options,
+        named=_named_boxes(row),
+        input=int(answer) if answer in called else 0,
     )
+
+
+def _named_boxes(row: Mapping[str, Any]) -> list[DrawnBox]:
+    """The boxes that words of the text and of the choices name, each once, with the words."""
+    words: dict[tuple[float, ...], str] = {}
+    for part in (row, *(row["choices"] or ())):
+        for phrase in part["phrases"] or ():
+            for box in phrase["boxes"]:
+                words.setdefault(tuple(box), part["text"][phrase["start"] : phrase["end"]])
+    return boxed(list(words), list(words.values()), range(len(words)))
 
 
 def _varied(ordered: Iterable[ShownPrediction], count: int) -> list[ShownPrediction]:
@@ -137,7 +184,11 @@ def _varied(ordered: Iterable[ShownPrediction], count: int) -> list[ShownPredict
 
 def _pictured(run: DownstreamRun, album: ThumbnailAlbum, chosen: Sequence[ShownPrediction]) -> list[ShownPrediction]:
     images = run.evaluated.images
-    return [replace(one, pictures=[album.picture(images, i) for i in one.image_ids]) for one in chosen]
+
+    def pictures(one: ShownPrediction) -> list[Thumbnail]:
+        return [album.picture(images, i).over([] if k else one.named) for k, i in enumerate(one.image_ids)]
+
+    return [replace(one, pictures=pictures(one)) for one in chosen]
 
 
 def _tie(one: ShownPrediction) -> str:
