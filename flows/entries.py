@@ -44,6 +44,9 @@ class DataEntry(Settings):
     features: Annotated[FeaturesEntry | None, Wiring] = Field(
         None, description="of another system, in place of those that the detector makes"
     )
+    files: Annotated[dict[str, str], Wiring, LocalPath()] = Field(
+        {}, description="a folder or file of your own in place of a source of the spec, or of the one with its photos"
+    )
     images: int | None = Field(None, ge=1, description="how many to generate, for generated sets")
     size: int | None = Field(None, ge=1, description="side of a generated image in pixels")
     seed: int | None = Field(None, ge=0, description="of a generated set")
@@ -53,6 +56,8 @@ class DataEntry(Settings):
     def _one_kind(self) -> DataEntry:
         if (self.spec is None) == (self.folder is None):
             raise ValueError("give either spec or folder")
+        if self.folder is not None and self.files:
+            raise ValueError("files belong to a spec")
         return self
 
 

@@ -37,7 +37,7 @@ from vbert.data.raw import RawFiles
 from vbert.data.shapes.scenes import ShapesSettings
 from vbert.data.source import Source
 from vbert.data.spec import DatasetSpec, dataset
-from vbert.errors import UserError
+from vbert.errors import UserError, nearest
 from vbert.model.bert import HubSource, bert_source
 from vbert.model.config import SIZES, ModelSettings
 from vbert.model.start import Initialization
@@ -151,8 +151,12 @@ def data_set(name: str, entry: DataEntry, recipe: Recipe) -> RecipeData:
         return RecipeData(images(raws, readers.reader("folder"), recipe.limit).named(name), None)
     assert entry.spec is not None, "the recipe's own check"
     spec = dataset(entry.spec)
-    own = sources_of(spec, entry)
     collection = spec.collection()
+    for key in entry.files:
+        known = [*spec.sources, *collection.sources]
+        if key not in known:
+            raise UserError(f"data.{name}.files: the spec has no source {key!r}; {nearest(key, known)}")
+    own = sources_of(spec, entry)
     sources = own if collection is spec else sources_of(collection, entry)
     accepted = {} if entry.unusable_boxes is None else {"unusable_boxes": entry.unusable_boxes}
     photos = images(
@@ -171,12 +175,15 @@ def data_set(name: str, entry: DataEntry, recipe: Recipe) -> RecipeData:
 def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str, RawFiles]:
     """The raw files of a spec, a step a source; sizes that the recipe gives replace those of the generator."""
     if spec.generate is None:
-        several = len(spec.sources) > 1
+        several, given = len(spec.sources) > 1, entry.files if entry else {}
+        placed = {key: source.placed(given.get(key), f"{spec.name} {key}") for key, source in spec.sources.items()}
         return {
             key: download(source.pinned()).named(f"{spec.name} {key}" if several else spec.name)
-            for key, source in spec.sources.items()
+            for key, source in placed.items()
         }
-    changed = entry.model_dump(exclude={"spec", "features", "unusable_boxes"}, exclude_none=True) if entry else {}
+    changed = (
+        entry.model_dump(exclude={"spec", "files", "features", "unusable_boxes"}, exclude_none=True) if entry else {}
+    )
     try:
         settings = ShapesSettings.model_validate({**spec.generate, **changed})
     except ValidationError as error:

@@ -6,8 +6,9 @@ from typing import Any
 
 from flows.graph import sources_of
 from vbert.artifacts.store.store import Store
-from vbert.data.spec import dataset, dataset_names
-from vbert.errors import Damaged
+from vbert.data.raw import RawFiles
+from vbert.data.spec import DatasetSpec, dataset, dataset_names
+from vbert.errors import Damaged, UserError
 from vbert.objectives import OBJECTIVES
 
 
@@ -17,7 +18,7 @@ def dataset_rows(store: Store) -> list[dict[str, Any]]:
     for name in dataset_names():
         spec = dataset(name)
         sizes: list[int] = []
-        raws = sources_of(spec).values()
+        raws = _raws(spec)
         for raw in raws:
             try:
                 manifest = store.find(raw.stage_name, raw.fingerprint)
@@ -34,11 +35,20 @@ def dataset_rows(store: Store) -> list[dict[str, Any]]:
                 "size": sum(source.size or 0 for source in spec.sources.values()) or None,
                 "licence": spec.licence,
                 "tasks": [task for task in spec.tasks if task in OBJECTIVES],
-                "present": len(sizes) == len(raws),
+                "present": 0 < len(raws) == len(sizes),
+                "by_hand": sorted(key for key, source in spec.sources.items() if source.manual),
                 "held": sum(sizes),
             }
         )
     return rows
+
+
+def _raws(spec: DatasetSpec) -> list[RawFiles]:
+    """The raw files of a spec; none where files that a person must fetch aren't there."""
+    try:
+        return list(sources_of(spec).values())
+    except UserError:
+        return []
 
 
 def print_datasets(rows: list[dict[str, Any]]) -> None:
@@ -54,7 +64,7 @@ def print_datasets(rows: list[dict[str, Any]]) -> None:
             row["name"],
             f"{row['images']:,}",
             f"{row['examples']:,}",
-            size(row["size"]) if row["size"] else "generated",
+            size(row["size"]) if row["size"] else "by hand" if row["by_hand"] else "generated",
             row["licence"],
             ", ".join(row["tasks"]),
             f"yes, {size(row['held'])}" if row["present"] else "no",

@@ -84,6 +84,7 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
     "limit": (40, [*PHOTOS[1:], *EASY, *DETECTED, "vocabulary"]),
     "data.NAME.spec": ("coco_2017", [*COCO, "-download[easy_vqa]", *EASY, "regions[easy_vqa]", *TEXTS]),
     "data.NAME.folder": ("$FOLDER/photos", ["download[others]", "images[others]", *DETECTED]),
+    "data.NAME.files": ({"package": "$FOLDER/photos"}, ["download[easy_vqa]", *EASY, "regions[easy_vqa]", *TEXTS]),
     "data.NAME.images": (90, [*PHOTOS, *DETECTED, "vocabulary"]),
     "data.NAME.size": (72, [*PHOTOS, *DETECTED, "vocabulary"]),
     "data.NAME.seed": (5, [*PHOTOS, *DETECTED, "vocabulary"]),
@@ -207,6 +208,7 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
 PLACES: dict[str, tuple[str, dict[str, Any]]] = {
     "data.NAME": ("data.shapes", {}),
     "data.NAME.spec": ("data.easy_vqa.spec", {}),
+    "data.NAME.files": ("data.easy_vqa.files", {}),
     "data.NAME.folder": ("data.others.folder", {"data.others": {"folder": "$FOLDER"}, "detector.train.data": "others"}),
     "data.NAME.features": (
         "data.easy_vqa.features",

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from vbert.artifacts.steps.settings import LocalPath, Location, Settings, Since
+from vbert.data.manual import Manual, check, place_of, unplaced
 from vbert.data.names import safe_name
 from vbert.errors import UserError
 
@@ -69,13 +70,15 @@ Sha256 = Annotated[str, AfterValidator(_sha256)]
 
 
 class Source(Settings):
-    """Where one file (or folder) of a data set comes from. Exactly one of `url`, `python_package`, `path` is given.
+    """Where one file (or folder) of a data set comes from. Exactly one of `url`, `python_package`, `path` and `manual`
+    is given.
 
     - `url`: fetched over http(s), resumed, checked by `sha256`. Without a `sha256` the URL is the identity, and the
       digest of the file is recorded. `auth: env:NAME` sends the variable NAME as a bearer token.
     - `python_package`: `name==version`, a wheel fetched by pip and checked by `sha256`.
     - `path`: a local file or folder, kept by reference; `~` and paths relative to the spec are allowed. Its identity is
       its content: `pinned` fills in `sha256`.
+    - `manual`: files that a person must fetch; `placed` makes a `path` of it.
 
     Archives (.zip .whl .tar .tar.gz .tgz .tar.bz2 .tar.xz) appear by their members, `.gz .bz2 .xz` by what is in them.
     """
@@ -90,6 +93,7 @@ class Source(Settings):
     only: Annotated[Literal["images"] | None, Since(None)] = Field(
         None, description="images: of a local folder, files of other kinds (a log, notes) are no part"
     )
+    manual: Annotated[Manual | None, Since(None)] = Field(None, description="what a person must do to get the files")
     mirrors: Annotated[tuple[Url, ...], Location] = Field((), description="other URLs of the same file")
     auth: Annotated[Annotated[str, Field(pattern="^env:[A-Za-z_][A-Za-z0-9_]*$")] | None, Location] = Field(
         None, description="env:NAME: a variable whose value is sent as a bearer token"
@@ -101,9 +105,10 @@ class Source(Settings):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Source:
-        given = [kind for kind in ("url", "python_package", "path") if getattr(self, kind) is not None]
+        given = [kind for kind in ("url", "python_package", "path", "manual") if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of url, python_package, path (given: {', '.join(given) or 'none'})")
+            said = ", ".join(given) or "none"
+            raise ValueError(f"give exactly one of url, python_package, path, manual (given: {said})")
         if self.python_package and not self.sha256:
             raise ValueError("a python_package needs the sha256 of its wheel (`pip hash FILE`)")
         if (self.mirrors or self.auth) and not self.url:
@@ -114,8 +119,29 @@ class Source(Settings):
             raise ValueError("mirrors need a sha256: only the digest says that they serve the same file")
         return self
 
+    def placed(self, where: str | None, title: str) -> Source:
+        """The source with its files at hand: those in the folder or file `where`, given by the user in place of what
+        the spec says; a manual source at its own place, checked. `title`: data set and source, for errors.
+
+        Raises UserError, with what to do, where a manual source isn't there as expected.
+        """
+        if where is None and self.manual is None:
+            return self
+        from vbert.data.folders import digest_of, file_digests
+
+        data_set, _, name = title.partition(" ")
+        place = place_of(data_set, name) if where is None else Path(where)
+        if self.manual is not None and not place.is_dir():
+            raise unplaced(self.manual, place, title, "it isn't there" if not place.exists() else "it is no folder")
+        found = file_digests(place)
+        if self.manual is not None:
+            check(self.manual, place, found, title, whole=where is None)
+        file = name if place.is_dir() else place.name
+        return Source(path=str(place), file=file, sha256=digest_of(place, found))
+
     def pinned(self) -> Source:
         """The same source; a local path with its content's digest as `sha256`. Raises UserError where it is missing."""
+        assert self.manual is None, "placed before"
         if self.path is None:
             return self
         from vbert.data.folders import folder_digest

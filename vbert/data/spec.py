@@ -107,6 +107,9 @@ class DatasetSpec(Settings):
     images: ImagesSpec
     examples: ExamplesSpec | None = None
     validation: HoldOut | None = None
+    known_overlap: str | None = Field(
+        None, min_length=1, description="why photos of its evaluation splits may be in a training split"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetSpec:

@@ -236,16 +236,25 @@ def _rooted(place: YamlNode, annotation: Any, folder: Path) -> None:
                 if inner is None:
                     continue
                 marks = [marker for marker in info.metadata if isinstance(marker, LocalPath)]
-                base = Path() if inner.at.startswith(SET) else folder
-                if marks and _is_path(inner.value, marks[0], base):
-                    absolute = os.path.abspath(base / os.path.expanduser(inner.value))
-                    place.value[info.alias or name] = replace(inner, value=absolute)
+                if marks and isinstance(inner.value, dict):
+                    for key, value in inner.value.items():
+                        inner.value[key] = _absolute(value, marks[0], folder)
+                elif marks:
+                    place.value[info.alias or name] = _absolute(inner, marks[0], folder)
                 else:
                     _rooted(inner, info.annotation, folder)
         elif isinstance(place.value, list | dict) and get_args(choice):
             inside = get_args(choice)[0 if get_origin(choice) in (list, tuple) else -1]
             for inner in place.value.values() if isinstance(place.value, dict) else place.value:
                 _rooted(inner, inside, folder)
+
+
+def _absolute(node: YamlNode, marker: LocalPath, folder: Path) -> YamlNode:
+    """The node, made absolute where it is a path; one of a change is relative to the working directory."""
+    base = Path() if node.at.startswith(SET) else folder
+    if not _is_path(node.value, marker, base):
+        return node
+    return replace(node, value=os.path.abspath(base / os.path.expanduser(node.value)))
 
 
 def _is_path(value: Any, marker: LocalPath, base: Path) -> bool:

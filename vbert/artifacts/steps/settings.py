@@ -21,7 +21,8 @@ class Wiring:
 
 @dataclass(frozen=True)
 class LocalPath:
-    """`Annotated[str, LocalPath()]`: a file or folder, relative to the file that names it; a URL stays as it is.
+    """`Annotated[str, LocalPath()]`: a file or folder, relative to the file that names it; a URL stays as it is. Of a
+    mapping its values.
 
     `or_name`: what has no slash and doesn't end in .yaml is the name of something, and no path. With the `names` that
     there are, what is none of them and a file or folder that is there is that one.

@@ -14,6 +14,7 @@ ODDITIES = {
     "empty_answers": ("answer", "that normalise to nothing, no targets of training"),
     "empty_questions": ("question", "without text, left out"),
     "difficult_answers": ("question", "with difficult direct answers, which don't count"),
+    "ids_in_two_files": ("id", "that stand in an earlier file too, now with the file's name"),
     "empty_texts": ("text", "that are empty"),
     "texts_without_image": ("text", "whose image is not there, left out"),
     "missing_texts": ("tweet", "without a file of its text, left out"),

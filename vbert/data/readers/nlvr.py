@@ -3,7 +3,7 @@
 Files: `train.json`, `dev.json` (the split val), `test.json`, `hidden.json` (both test, as parts of these names), one
 object a line: sentence, identifier `n-m`, directory, label "true" or "false" (may be missing), structured_rep. Other
 names of files: `options: {splits: {train: FILE, test: [FILE, FILE]}}`, by their endings. Each example is drawn six
-times, its boxes in all orders: `SPLIT-n-m-0.png` to `-5.png` in any folders, SPLIT being the file's name.
+times, its boxes in all orders: `SPLIT-n-m-0.png` to `-5.png` in any folders, SPLIT being the file's name (its letters).
 
 - A drawing's id is its name without the ending. Each drawing is an example, with its whole name as id, as in the
   official submission.
@@ -123,14 +123,19 @@ def examples(
                     "image_ids": [drawing],
                     "text": text,
                     "label": label,
-                    "group": f"{file.word}-{row['identifier'].partition('-')[0]}",
+                    "group": f"{_prefix(file)}-{row['identifier'].partition('-')[0]}",
                     "part": file.word if file.split in several else None,
                 }
     yield from odd.notes()
 
 
 def _drawings(file: SplitFile, row: StatementLine) -> list[str]:
-    return [f"{file.word}-{row['identifier']}-{k}" for k in range(len(ORDERS))]
+    return [f"{_prefix(file)}-{row['identifier']}-{k}" for k in range(len(ORDERS))]
+
+
+def _prefix(file: SplitFile) -> str:
+    """The letters that the file's name begins with: `hidden` of hidden_final.json."""
+    return re.split("[^A-Za-z]", file.word)[0]
 
 
 def _files(raws: Mapping[str, RawFiles], splits: Mapping[str, Any] | None) -> list[SplitFile]:

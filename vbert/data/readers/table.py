@@ -1,5 +1,6 @@
-"""Your own images and a table about them: a folder (or archive) of images, and a CSV, TSV or JSON-lines file with one
-row an example. `vbert init --table data.csv --images photos --label sentiment` writes a spec of it:
+"""Your own images and a table about them: a CSV, TSV or JSON-lines file with one row an example.
+
+The images are a folder or archive. `vbert init --table data.csv --images photos --label sentiment` writes a spec:
 
     sources: {photos: {path: photos}, table: {path: data.csv}}
     images: {reader: table, options: {image: file, label: sentiment, text: tweet}}
@@ -12,7 +13,8 @@ Options, the same for both, name columns:
     answer | label | caption    what is learnt: the answer to `text`; the label of images and text; a caption, in place
                         of `text`. A row without answer or label is predicted only
     split               train, val (or valid, validation, dev) or test
-    id                  of the example, in predictions too; by default `file:line`
+    id                  of the example, in predictions too; by default `file:line`. One that an earlier file has too
+                        gets the file's name before it: `dev_unseen/7`
 
 and `splits: {train: train.csv, val: [a.csv, b.csv]}` names files of each split by their endings, in place of a column;
 with neither, all rows are `train`, and `validation` of the spec takes a share. `kind` says what an example is, where
@@ -155,7 +157,7 @@ def examples(
     kind = columns.kind() if kind is None else kind
     pictures, odd, count, files = Pictures(image_ids), Odd(), 0, _files(raws, splits)
     several = {file.split for file in files if sum(file.split == other.split for other in files) > 1}
-    missing = ""
+    missing, first = "", dict[str, str]()
     for file in files:
         given = columns.of(file)
         if kind == "question" and "text" not in given:
@@ -177,9 +179,12 @@ def examples(
                 odd.add("empty_questions" if kind == "question" else "empty_texts", where)
                 if kind in ("question", "caption"):
                     continue
-            right = (cells.get("answer") or "").strip()
+            right, name = (cells.get("answer") or "").strip(), (cells.get("id") or "").strip()
+            if name and first.setdefault(name, file.name) != file.name:
+                odd.add("ids_in_two_files", where)
+                name = f"{file.word}/{name}"
             yield {
-                "example_id": (cells.get("id") or "").strip() or where,
+                "example_id": name or where,
                 "kind": kind,
                 "image_ids": found,
                 "split": _split(row, columns, file, where),
