@@ -252,3 +252,16 @@ def test_a_start_s_head_is_kept_where_it_fits(world: World, trained: dict[str, M
         assert all(torch.equal(kept[key], tensor) for key, tensor in trained[name].load().state_dict().items())
     other = finetune(tmp_path / "c", world, "classification", trained["choice"], **still).load().state_dict()
     assert torch.equal(other["encoder.pooler.weight"], trained["choice"].load().state_dict()["encoder.pooler.weight"])
+
+
+def test_the_segment_of_second_images_is_drawn_where_asked_for(
+    world: World, trained: dict[str, Model], tmp_path: Path
+) -> None:
+    name = "encoder.embeddings.visual_token_type.weight"
+    start = trained["nlvr2"].load().state_dict()
+    still = {"steps": 1, "learning_rate": 0.0, "segment": 2.5}
+    found = finetune(tmp_path, world, "nlvr2", trained["nlvr2"], **still).load().state_dict()
+    assert {key for key, tensor in found.items() if not torch.equal(tensor, start[key])} == {name}
+    first, second = found[name]
+    assert torch.equal(first, start[name][0])
+    assert 1.5 < float((second - first).std()) < 3.5
