@@ -154,7 +154,8 @@ def test_validation_is_a_share_of_the_image_ids() -> None:
 
 def test_specs_load_without_heavy_libraries() -> None:
     code = (
-        "import sys; from vbert.data.spec import *; [dataset(n).collection().reader('images') for n in dataset_names()];"
+        "import sys; from vbert.data.spec import *;"
+        "[dataset(n).collection().reader('images') for n in dataset_names()];"
         "print([m for m in ('torch', 'pyarrow', 'PIL', 'numpy', 'httpx', 'prefect') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
