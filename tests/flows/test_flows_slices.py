@@ -173,6 +173,7 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
     "pretrain.validation_examples": (10, PRETRAINED),
     "downstream.NAME.objective": ("classification", FINETUNED),
     "downstream.NAME[classification].positive": ("yes", FINETUNED),
+    "downstream.NAME[nlvr2].segment": (2.5, FINETUNED),
     "downstream.NAME[choice].align": (False, FINETUNED),
     "downstream.NAME[choice].cut": ("choice", FINETUNED),
     "downstream.NAME.data": ("shapes", FINETUNED),
