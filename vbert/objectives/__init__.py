@@ -14,7 +14,7 @@ from vbert.errors import BuildError, UserError, nearest
 from vbert.objectives import pretraining
 from vbert.objectives.choice import ChoiceSettings
 from vbert.objectives.classification import ClassificationSettings
-from vbert.objectives.entry import DownstreamSettings, EvaluateSettings
+from vbert.objectives.entry import DownstreamSettings, EvaluateSettings, Head, Prediction, Predictions, Row, Rows
 from vbert.objectives.nlvr2 import Nlvr2Settings
 from vbert.objectives.vqa import VqaSettings
 
@@ -62,10 +62,6 @@ else:  # a recipe's entry under `downstream`: any objective's settings, told apa
         Discriminator(_named),
     ]
 
-Row = dict[str, Any]  # an example, by the columns of EXAMPLES_SCHEMA
-Head = dict[str, Any]  # head.json of the trained model
-Prediction = dict[str, Any]  # example_id, answer, score, and further fields of the objective
-
 
 class Objective(Protocol):
     """The interface of a module of `vbert.objectives`: examples → inputs → head → loss → decode → metrics →
@@ -80,7 +76,7 @@ class Objective(Protocol):
     def labelled(self, row: Row) -> bool:
         """Whether the example has a label, so that its prediction can be scored."""
 
-    def head(self, rows: Sequence[Row], settings: Any) -> Head:
+    def head(self, rows: Rows, settings: Any) -> Head:
         """The head's description from the training examples: labels, and what the functions below need to know."""
 
     def model(self, config: VisualBertConfig, head: Head, seed: int) -> nn.Module:
@@ -95,7 +91,7 @@ class Objective(Protocol):
         """The inputs of example `i`, one or several. draw: a generator of (seed, epoch, example id) in training, None
         in evaluation."""
 
-    def targets(self, rows: Sequence[Row], head: Head) -> dict[str, Tensor]:
+    def targets(self, rows: Rows, head: Head) -> dict[str, Tensor]:
         """The targets of the loss."""
 
     def counts(self, tensors: Mapping[str, Tensor]) -> dict[str, int]:
@@ -107,14 +103,14 @@ class Objective(Protocol):
         tensors: the targets, and `example`, int64 [inputs]: which example each input belongs to.
         """
 
-    def decode(self, outputs: Any, tensors: Mapping[str, Tensor], rows: Sequence[Row], head: Head) -> list[Prediction]:
+    def decode(self, outputs: Any, tensors: Mapping[str, Tensor], rows: Rows, head: Head) -> list[Prediction]:
         """One prediction an example."""
 
-    def metrics(self, rows: Sequence[Row], predictions: Sequence[Prediction], head: Head) -> dict[str, Metric]:
+    def metrics(self, rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:
         """By name; `metric/part` for parts of the examples. Empty where the examples have no labels. A prediction
         with `quarantined` is that of an example without regions, and counts as wrong."""
 
-    def submission(self, rows: Sequence[Row], predictions: Sequence[Prediction], head: Head) -> dict[str, bytes]:
+    def submission(self, rows: Rows, predictions: Predictions, head: Head) -> dict[str, bytes]:
         """File name → content, in the format of an official evaluation server."""
 
     def predict(
@@ -125,7 +121,7 @@ class Objective(Protocol):
     def frozen(self, head: Head, settings: Any) -> Sequence[str]:
         """Prefixes of the names of parameters that no loss reaches; DDP would wait for their gradients."""
 
-    def sections(self, rows: Sequence[Row], predictions: Sequence[Prediction], head: Head) -> list[Section]:
+    def sections(self, rows: Rows, predictions: Predictions, head: Head) -> list[Section]:
         """What the report shows of the predictions beside the gallery, as data."""
 
 

@@ -13,15 +13,23 @@ if TYPE_CHECKING:
     from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
     from vbert.objectives.dataset import ObjectiveDataset
-    from vbert.objectives.entry import DownstreamSettings, EvaluateSettings
+    from vbert.objectives.entry import (
+        DownstreamSettings,
+        EvaluateSettings,
+        Head,
+        Prediction,
+        Predictions,
+        Row,
+        Rows,
+    )
     from vbert.objectives.sections import Section
 
 
-def labelled(row: dict[str, Any]) -> bool:
+def labelled(row: Row) -> bool:
     return row["label"] is not None
 
 
-def head(rows: Sequence[dict[str, Any]], settings: DownstreamSettings) -> dict[str, Any]:
+def head(rows: Rows, settings: DownstreamSettings) -> Head:
     """The labels of the training examples, in the order of their names."""
     labels = sorted({row["label"] for row in rows if row["label"] is not None})
     if len(labels) < 2:
@@ -32,7 +40,7 @@ def head(rows: Sequence[dict[str, Any]], settings: DownstreamSettings) -> dict[s
     return {"kind": "answer", "labels": labels}
 
 
-def model(config: VisualBertConfig, head: dict[str, Any], seed: int) -> nn.Module:
+def model(config: VisualBertConfig, head: Head, seed: int) -> nn.Module:
     """A linear layer of one output a label on the pooled vector."""
     return answer_model(config, len(head["labels"]), seed)
 
@@ -49,7 +57,7 @@ def answer_model(
     return AnswerModel(config, outputs, reads, drawn)
 
 
-def begin(model: Any, head: dict[str, Any], source: Any, source_head: dict[str, Any]) -> None:
+def begin(model: Any, head: Head, source: Any, source_head: Head) -> None:
     """The encoder; the head too where its labels are the same, or the rows of those that both know."""
     model.encoder.load_state_dict(source.encoder.state_dict())
     if "labels" in head and "labels" in source_head and hasattr(source, "answer"):
@@ -70,7 +78,7 @@ def keep_rows(ours: Any, theirs: Any, labels: Sequence[str], before: Sequence[st
                 ours.bias[k] = theirs.bias[row]
 
 
-def targets(rows: Sequence[dict[str, Any]], head: dict[str, Any]) -> dict[str, Tensor]:
+def targets(rows: Rows, head: Head) -> dict[str, Tensor]:
     """label: int64 [B]; -1 for none, or for one that no training example has."""
     import torch
 
@@ -83,16 +91,14 @@ def counts(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return {"loss": int((tensors["label"] >= 0).sum())}
 
 
-def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: dict[str, Any]) -> dict[str, Tensor]:
+def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: Head) -> dict[str, Tensor]:
     """Cross entropy."""
     import torch.nn.functional as F
 
     return {"loss": F.cross_entropy(outputs, tensors["label"], ignore_index=-1, reduction="sum")}
 
 
-def decode(
-    outputs: Tensor, tensors: Mapping[str, Tensor], rows: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> list[dict[str, Any]]:
+def decode(outputs: Tensor, tensors: Mapping[str, Tensor], rows: Rows, head: Head) -> list[Prediction]:
     """The most probable label, its probability rounded to 6 digits, and those of all labels in their order."""
     probabilities = outputs.double().softmax(-1)
     return [
@@ -106,7 +112,7 @@ def decode(
     ]
 
 
-def right(rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]]) -> list[float | None]:
+def right(rows: Rows, predictions: Predictions) -> list[float | None]:
     """1 where the predicted label is the example's, 0 where it isn't, None where the example has none."""
     return [
         float(p["answer"] == row["label"] and "quarantined" not in p) if row["label"] is not None else None
@@ -114,9 +120,7 @@ def right(rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]])
     ]
 
 
-def metrics(
-    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> dict[str, Metric]:
+def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:
     """accuracy, also by question type."""
     from vbert.metrics.metric import by_part
 
@@ -125,16 +129,14 @@ def metrics(
     return by_part("accuracy", right(rows, predictions), [row["question_type"] for row in rows])
 
 
-def submission(
-    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> dict[str, bytes]:
+def submission(rows: Rows, predictions: Predictions, head: Head) -> dict[str, bytes]:
     """No official file."""
     return {}
 
 
 def predict(
     model: nn.Module, side: ObjectiveDataset[Any], indices: Sequence[int], settings: EvaluateSettings
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Prediction]:
     """Batches of `settings.batch_size` examples through the model, decoded."""
     import torch
 
@@ -146,11 +148,9 @@ def predict(
             yield from side.objective.decode(model(batch.packed), batch.tensors, rows, side.head)
 
 
-def frozen(head: dict[str, Any], settings: DownstreamSettings) -> Sequence[str]:
+def frozen(head: Head, settings: DownstreamSettings) -> Sequence[str]:
     return () if settings.train_pooler else ("encoder.pooler.",)
 
 
-def sections(
-    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> list[Section]:
+def sections(rows: Rows, predictions: Predictions, head: Head) -> list[Section]:
     return []

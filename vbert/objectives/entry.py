@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from vbert.artifacts.steps.settings import LocalPath, Settings, Since, Wiring
 from vbert.training.schedule import Schedule
+
+Row = dict[str, Any]  # an example, by the columns of EXAMPLES_SCHEMA
+Rows = Sequence[Row]
+Head = dict[str, Any]  # head.json of the trained model
+Prediction = dict[str, Any]  # example_id, answer, score, and further fields of the objective
+Predictions = Sequence[Prediction]
 
 
 class EvaluateSettings(Settings):

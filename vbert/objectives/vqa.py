@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from vbert.artifacts.steps.settings import Since
 from vbert.errors import BuildError
 from vbert.objectives import defaults, vqa_protocols
-from vbert.objectives.entry import DownstreamSettings
+from vbert.objectives.entry import DownstreamSettings, Head, Prediction, Predictions, Row, Rows
 from vbert.objectives.vqa_protocols import SCORES, Protocol
 
 if TYPE_CHECKING:
@@ -45,33 +45,28 @@ class VqaSettings(DownstreamSettings):
     )
 
 
-def labelled(row: dict[str, Any]) -> bool:
+def labelled(row: Row) -> bool:
     return bool(row["answers"] or row["given"])
 
 
-def head(rows: Sequence[dict[str, Any]], settings: VqaSettings) -> dict[str, Any]:
+def head(rows: Rows, settings: VqaSettings) -> Head:
     """The answers that score in at least `minimum_count` training examples, the most frequent first."""
     counts = Counter(a["answer"] for row in rows for a in row["answers"] or () if a["score"] > 0)
     kept = [(n, answer) for answer, n in counts.items() if n >= settings.minimum_count]
     labels = [answer for _, answer in sorted(kept, key=lambda item: (-item[0], item[1]))]
     if not labels:
         raise BuildError("vqa: no training example has an answer: look at the splits and the reader of the data")
-    described = {
-        "kind": "answer",
-        "labels": labels,
-        "name": f"training answers, {settings.minimum_count} times or more",
-        "answer_at": settings.answer_at,
-        "loss": settings.loss,
-    }
+    name = f"training answers, {settings.minimum_count} times or more"
+    described = {"kind": "answer", "labels": labels, "name": name, **settings.model_dump(include={"answer_at", "loss"})}
     return described if settings.protocol == "vqa" else {**described, "protocol": settings.protocol}
 
 
-def model(config: VisualBertConfig, head: dict[str, Any], seed: int) -> nn.Module:
+def model(config: VisualBertConfig, head: Head, seed: int) -> nn.Module:
     return defaults.answer_model(config, len(head["labels"]), seed, "at" if head["answer_at"] == "mask" else "pooled")
 
 
 def inputs(
-    rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: dict[str, Any], draw: np.random.Generator | None
+    rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: Head, draw: np.random.Generator | None
 ) -> list[Input]:
     """The question with one question mark, cut at `max_text`, then [MASK] where the answer is read from it."""
     from vbert.objectives.batches import Input, TokenizedText
@@ -86,7 +81,7 @@ def inputs(
     return [Input(text, row["image_ids"], (len(ids) - 2,) if at_mask else ())]
 
 
-def targets(rows: Sequence[dict[str, Any]], head: dict[str, Any]) -> dict[str, Tensor]:
+def targets(rows: Rows, head: Head) -> dict[str, Tensor]:
     """scores: float32 [B, labels]; answers that are no labels are left out."""
     import torch
 
@@ -104,7 +99,7 @@ def counts(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return {"loss": len(tensors["scores"])}
 
 
-def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: dict[str, Any]) -> dict[str, Tensor]:
+def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: Head) -> dict[str, Tensor]:
     """kl: Σ s (log s − log softmax) against scores that are not normalised. bce: summed over labels."""
     import torch.nn.functional as F
 
@@ -114,9 +109,7 @@ def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: dict[str, Any]) -
     return {"loss": F.binary_cross_entropy_with_logits(outputs, scores, reduction="sum")}
 
 
-def decode(
-    outputs: Tensor, tensors: Mapping[str, Tensor], rows: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> list[dict[str, Any]]:
+def decode(outputs: Tensor, tensors: Mapping[str, Tensor], rows: Rows, head: Head) -> list[Prediction]:
     """The best answer and its probability, rounded to 6 digits."""
     import torch
 
@@ -131,9 +124,7 @@ def decode(
     ]
 
 
-def metrics(
-    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> dict[str, Metric]:
+def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:
     """accuracy by the rule of `protocol`, also by question type and by answer type."""
     from vbert.metrics.metric import by_part
 
@@ -147,12 +138,10 @@ def metrics(
     return by_part("accuracy", each, *([row[column] for row in rows] for column in ("question_type", "answer_type")))
 
 
-def frozen(head: dict[str, Any], settings: VqaSettings) -> Sequence[str]:
+def frozen(head: Head, settings: VqaSettings) -> Sequence[str]:
     pooled = head["answer_at"] == "pooled" and settings.train_pooler
     return () if pooled else ("encoder.pooler.",)
 
 
-def submission(
-    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> dict[str, bytes]:
+def submission(rows: Rows, predictions: Predictions, head: Head) -> dict[str, bytes]:
     return vqa_protocols.submission(head.get("protocol", "vqa"), predictions)
