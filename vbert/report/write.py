@@ -31,7 +31,7 @@ from vbert.report.regions import statistics
 from vbert.report.render import render
 from vbert.report.thumbnails import ThumbnailAlbum
 
-GALLERIES = 3  # groups whose predictions are shown
+GALLERIES = 5  # groups whose predictions are shown
 
 
 def write_report(
