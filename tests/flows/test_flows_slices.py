@@ -176,6 +176,7 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
     "downstream.NAME[nlvr2].segment": (2.5, FINETUNED),
     "downstream.NAME[choice].align": (False, FINETUNED),
     "downstream.NAME[choice].cut": ("choice", FINETUNED),
+    "downstream.NAME[choice].protocol": ("vcr", FINETUNED),
     "downstream.NAME.data": ("shapes", FINETUNED),
     "downstream.NAME.start": ("none", FINETUNED),
     "downstream.NAME.seed": (1, FINETUNED),

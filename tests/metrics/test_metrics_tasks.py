@@ -159,3 +159,27 @@ def test_choices() -> None:
     hits = choice.right(scores, [1, 0, 0])  # the first of equal ones
     assert hits == [1, 1, 0]
     assert choice.joint(hits, [0, 1, 1]) == [0, 1, 0]
+
+
+labelled = st.tuples(st.sampled_from("abcd"), st.sampled_from([*"abcde", None]), st.integers(0, 5), st.integers(0, 3))
+
+
+@given(st.lists(labelled, min_size=1, max_size=60))
+@settings(deadline=None)
+def test_figures_of_examples_that_count_several_times_have_the_same_digits(
+    rows: list[tuple[str, str | None, int, int]],
+) -> None:
+    times = np.array([n for *_, n in rows])
+    every = [row for row in rows for _ in range(row[3])]
+    if not every:
+        return
+    confusion = classification.Confusion([a for a, *_ in rows], [b for _, b, *_ in rows])
+    truth, named = [a for a, *_ in every], [b for _, b, *_ in every]
+    assert confusion.macro_f1(times) == classification.macro_f1(truth, named)
+    assert confusion.weighted_f1(times) == classification.weighted_f1(truth, named)
+    ranking = classification.Ranking([a == "a" for a, *_ in rows], [score / 3 for *_, score, _ in rows])
+    chosen = [a == "a" for a in truth]
+    if len(set(chosen)) < 2:
+        assert ranking.auroc(times) is None
+    else:
+        assert ranking.auroc(times) == classification.auroc(chosen, [score / 3 for *_, score, _ in every])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vbert.metrics.bootstrap import interval
+from vbert.metrics.bootstrap import interval, interval_of
 from vbert.metrics.evaluation import Evaluation, write_evaluation
 from vbert.metrics.metric import ExampleScores
 from vbert.metrics.vqa import soft_accuracy
@@ -106,3 +106,15 @@ def test_evaluation_files(tmp_path: Path) -> None:
     assert '"method": "clopper-pearson"' in found.file("metrics.json").read_text()
     assert found.predictions() == [{"example_id": "a", "answer": "猫", "score": 0.5}]
     assert found.names() == ["metrics.json", "predictions.jsonl", "results.json"]
+
+
+def test_counting_what_is_drawn_gives_the_interval_of_gathering_it() -> None:
+    """Whole scores are counted, others gathered; a function of how often examples count draws the same groups."""
+    scores, groups = answers(0.6, 0.5, 60, np.random.default_rng(0))
+    whole = interval(scores, groups, 500)
+    halved = interval([score / 2 for score in scores], groups, 500)
+    each = np.array(scores)
+    function = interval_of(lambda times: float((times * each).sum() / times.sum()), groups, 500)
+    assert whole.method == halved.method == function.method == "bootstrap"
+    for other in ((2 * halved.low, 2 * halved.high), (function.low, function.high)):
+        assert other == pytest.approx((whole.low, whole.high), abs=1e-12)

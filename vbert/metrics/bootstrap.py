@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -76,28 +76,24 @@ def interval(
 
 def interval_of(
     metric: Callable[[NDArray[np.int64]], float | None],
-    examples: Sequence[int],
     groups: Sequence[str],
     resamples: int,
     seed: int = 0,
 ) -> ConfidenceInterval:
-    """95 % interval of a function of examples (their indices, with repeats) by the percentile bootstrap over groups,
-    its level widened as in `interval`; draws in which it isn't defined are left out. groups: of each of `examples`."""
+    """95 % interval of a function of how often each example counts, int64 [n], by the percentile bootstrap over groups,
+    its level widened as in `interval`; draws in which it isn't defined are left out. groups: of each example."""
     import numpy as np
 
     _, places = np.unique(np.asarray(groups, object).astype(str), return_inverse=True)
-    order = np.argsort(places, kind="stable")
-    chosen = np.asarray(examples, np.int64)[order]
-    clusters = np.split(chosen, np.flatnonzero(np.diff(places[order])) + 1)
-    count, rng = len(clusters), np.random.default_rng(seed)
+    count, rng = int(places.max(initial=-1)) + 1, np.random.default_rng(seed)
     if count < 2:
         return ConfidenceInterval(0.0, 1.0, "none", count, float(count))
-    drawn = (metric(np.concatenate([clusters[k] for k in rng.integers(0, count, count)])) for _ in range(resamples))
-    values = [value for value in drawn if value is not None]
+    drawn = _counted(rng, count, resamples)
+    values = [value for times in drawn if (value := metric(times[places])) is not None]
     if not values:
-        return ConfidenceInterval(0.0, 1.0, "none", count, float(len(examples)))
+        return ConfidenceInterval(0.0, 1.0, "none", count, float(len(groups)))
     low, high = np.quantile(values, [tail := _tail(count), 1 - tail])
-    return ConfidenceInterval(float(low), float(high), "bootstrap", count, float(len(examples)))
+    return ConfidenceInterval(float(low), float(high), "bootstrap", count, float(len(groups)))
 
 
 def clustered(values: NDArray[np.float64], groups: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -112,20 +108,39 @@ def _bootstrap(sums: NDArray[np.float64], sizes: NDArray[np.float64], resamples:
     import numpy as np
     from scipy.stats import bootstrap
 
-    count = len(sums)
+    count, rng, before = len(sums), np.random.default_rng(seed), None
+    if np.array_equal(sums, np.rint(sums)):  # then sums of them are exact in any order: drawn groups can be counted
+        drawn = _counted(rng, count, resamples)
+        before = _Drawn(np.array([float((times * sums).sum() / (times * sizes).sum()) for times in drawn]))
     tail = _tail(count)
     result = bootstrap(
         (sums, sizes),
         lambda a, b, axis: a.sum(axis) / b.sum(axis),
         paired=True,
         vectorized=True,
-        n_resamples=resamples,
+        n_resamples=0 if before else resamples,
+        bootstrap_result=before,
         confidence_level=1 - 2 * tail,
         method="percentile",
         batch=max(1, 2_000_000 // count),
-        rng=np.random.default_rng(seed),
+        rng=rng,
     ).confidence_interval
     return float(result.low), float(result.high)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """As scipy's `bootstrap` takes what was drawn before."""
+
+    bootstrap_distribution: NDArray[np.float64]
+
+
+def _counted(rng: np.random.Generator, count: int, resamples: int) -> Iterator[NDArray[np.int64]]:
+    """For each resample how often each of `count` groups is drawn."""
+    import numpy as np
+
+    for _ in range(resamples):
+        yield np.bincount(rng.integers(0, count, count), minlength=count)
 
 
 def _tail(count: int) -> float:

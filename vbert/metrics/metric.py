@@ -53,8 +53,8 @@ class ExampleScores:
 class SetMetric:
     """A function of a set of examples that is no mean over them: macro-F1, AUROC.
 
-    of: indices of examples, int64, with repeats → the metric in [0, 1], None where it isn't defined. examples: those
-    that count.
+    of: how often each of `examples` counts, int64 [n] → the metric in [0, 1], None where it isn't defined. examples:
+    indices of those that count.
     """
 
     of: Callable[[NDArray[np.int64]], float | None]
@@ -66,10 +66,10 @@ class SetMetric:
     def value(self) -> float | None:
         import numpy as np
 
-        return self.of(np.asarray(self.examples, np.int64)) if self.examples else None
+        return self.of(np.ones(len(self.examples), np.int64)) if self.examples else None
 
     def interval(self, images: Sequence[str], resamples: int) -> ConfidenceInterval:
-        return interval_of(self.of, self.examples, [images[i] for i in self.examples], resamples)
+        return interval_of(self.of, [images[i] for i in self.examples], resamples)
 
 
 Metric = ExampleScores | SetMetric

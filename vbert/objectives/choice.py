@@ -7,11 +7,13 @@ example's choices, cross entropy. A region that words name takes their mean posi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from vbert.objectives import defaults
+from vbert.artifacts.steps.settings import Since
+from vbert.objectives import choice_protocols, defaults
+from vbert.objectives.choice_protocols import Protocol
 from vbert.objectives.entry import DownstreamSettings
 
 if TYPE_CHECKING:
@@ -36,10 +38,12 @@ class ChoiceSettings(DownstreamSettings):
         description="the front that is cut of too long a text: half off the context, the rest off the choice; or, as "
         "the original does unintendedly, all off the choice",
     )
+    protocol: Annotated[Protocol, Since("none")] = Field("none", description="whose submission file is written")
 
 
 def head(rows: Sequence[dict[str, Any]], settings: ChoiceSettings) -> dict[str, Any]:
-    return {"kind": "choice", "align": settings.align, "cut": settings.cut}
+    described = {"kind": "choice", "align": settings.align, "cut": settings.cut}
+    return described if settings.protocol == "none" else {**described, "protocol": settings.protocol}
 
 
 def model(config: VisualBertConfig, head: dict[str, Any], seed: int) -> nn.Module:
@@ -128,12 +132,10 @@ def decode(
 def metrics(
     rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
 ) -> dict[str, Metric]:
-    """accuracy, also by question type (VCR's answer and rationale); joint: the share of groups that are wholly right
-    (Q→AR)."""
-    from vbert.metrics.metric import ExampleScores
+    return choice_protocols.metrics(head.get("protocol", "none"), rows, predictions)
 
-    found = defaults.metrics(rows, predictions, head)
-    if found and any(row["group"] for row in rows):
-        groups = [row["group"] or row["example_id"] for row in rows]
-        found["joint"] = ExampleScores(defaults.right(rows, predictions), groups)
-    return found
+
+def submission(
+    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
+) -> dict[str, bytes]:
+    return choice_protocols.submission(head.get("protocol", "none"), rows, predictions)

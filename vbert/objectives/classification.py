@@ -19,7 +19,6 @@ from vbert.objectives.entry import DownstreamSettings
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
 
     from vbert.metrics.metric import Metric
     from vbert.model.vocabulary import WordPieceEncoder
@@ -63,27 +62,21 @@ def metrics(
     rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
 ) -> dict[str, Metric]:
     """accuracy, macro_f1 and weighted_f1; with a positive label auroc."""
-    import numpy as np
-
-    from vbert.metrics.classification import auroc, macro_f1, weighted_f1
+    from vbert.metrics.classification import Confusion, Ranking
     from vbert.metrics.metric import SetMetric
 
     found = defaults.metrics(rows, predictions, head)
     if not found:
         return {}
     counted = [i for i, row in enumerate(rows) if row["label"] is not None]
-    true = np.array([row["label"] for row in rows], object)
-    guess = np.array([None if "quarantined" in p else p["answer"] for p in predictions], object)
-    found["macro_f1"] = SetMetric(lambda i: macro_f1(true[i].tolist(), guess[i].tolist()), counted)
-    found["weighted_f1"] = SetMetric(lambda i: weighted_f1(true[i].tolist(), guess[i].tolist()), counted)
+    pairs = [(rows[i], predictions[i]) for i in counted]
+    guess = [None if "quarantined" in p else p["answer"] for _, p in pairs]
+    confusion = Confusion([row["label"] for row, _ in pairs], guess)
+    found["macro_f1"] = SetMetric(confusion.macro_f1, counted)
+    found["weighted_f1"] = SetMetric(confusion.weighted_f1, counted)
     if positive := head.get("positive"):
-        chosen = np.array([row["label"] == positive for row in rows])
-        score = np.array([proba(row, p, head) for row, p in zip(rows, predictions, strict=True)])
-
-        def area(i: NDArray[np.int64]) -> float | None:
-            return None if chosen[i].all() or not chosen[i].any() else auroc(chosen[i], score[i])
-
-        found["auroc"] = SetMetric(area, counted)
+        chosen = [row["label"] == positive for row, _ in pairs]
+        found["auroc"] = SetMetric(Ranking(chosen, [proba(row, p, head) for row, p in pairs]).auroc, counted)
     return found
 
 

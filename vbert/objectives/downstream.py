@@ -231,7 +231,8 @@ def run_score(
     job: Job, model: Model, examples: Examples, shards: Shards, plugin: Plugin, settings: EvaluateSettings, split: str
 ) -> Figures:
     """Scores the predictions in scratch and writes an `Evaluation` over all examples of the split. An example whose
-    image is in quarantine counts as wrong and has an empty answer in the submission."""
+    image is in quarantine counts as wrong; the submission says nothing of it, or, where an answer must be, an empty
+    one."""
     from vbert.metrics.evaluation import write_evaluation
 
     objective, head = load(plugin.name), model.head()

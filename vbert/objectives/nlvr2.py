@@ -98,9 +98,11 @@ def submission(
     rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
 ) -> dict[str, bytes]:
     """predictions.csv, a line an example without a header: `identifier,True`; for parts of a split one file each,
-    `predictions-test1.csv`."""
+    `predictions-test1.csv`. Examples without regions are left out."""
     files: dict[str, io.StringIO] = {}
     for row, p in zip(rows, predictions, strict=True):
+        if "quarantined" in p:
+            continue
         name = f"predictions-{row['part']}.csv" if row["part"] else "predictions.csv"
         writer = csv.writer(files.setdefault(name, io.StringIO()), lineterminator="\n")
         writer.writerow([p["example_id"], p["answer"].capitalize()])
