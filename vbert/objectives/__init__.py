@@ -45,6 +45,7 @@ OBJECTIVES = {
     "nlvr2": Registered(Nlvr2Settings, 1),
     "classification": Registered(ClassificationSettings, 1),
     "choice": Registered(ChoiceSettings, 1),
+    "visual_entailment": Registered(ClassificationSettings, 1),
 }
 
 
