@@ -22,6 +22,7 @@ from tasks.examples import examples
 from tasks.finetune import finetune
 from tasks.generate import generate
 from tasks.images import images
+from tasks.overlaps import overlaps
 from tasks.pretrain import pretrain
 from tasks.regions import regions
 from tasks.report import report
@@ -33,6 +34,7 @@ from vbert.artifacts.steps.settings import Settings
 from vbert.data import readers
 from vbert.data.examples import Examples
 from vbert.data.images import Images
+from vbert.data.overlaps import Overlaps, PhotosOfSplits
 from vbert.data.raw import RawFiles
 from vbert.data.shapes.scenes import ShapesSettings
 from vbert.data.source import Source
@@ -118,7 +120,31 @@ def graph(recipe: Recipe) -> Report:
                     model, evaluation, data[task_entry.data].photos, texts, its_shards
                 )
     settings = ReportSettings(again=commands_to_reproduce(recipe))
-    return report(recipe.name, detector_weights, scenes_of(recipe, data), last, downstream, settings)
+    return report(
+        recipe.name, overlaps_in(recipe, data), detector_weights, scenes_of(recipe, data), last, downstream, settings
+    )
+
+
+def overlaps_in(recipe: Recipe, data: Mapping[str, RecipeData]) -> Overlaps | None:
+    """The photos that are trained on and evaluated on; None where nothing is evaluated."""
+    if not recipe.downstream:
+        return None
+    names = [name for entry in recipe.pretrainings().values() for name in entry.data]
+    evaluated = list(dict.fromkeys(entry.data for entry in recipe.downstream.values()))
+    trained = {name: PhotosOfSplits(data[name].photos, data[name].texts) for name in (*names, *evaluated)}
+    specs = {name: dataset(entry.spec) for name, entry in recipe.data.items() if entry.spec is not None}
+    known = {name: spec.known_overlap for name, spec in specs.items() if name in trained and spec.known_overlap}
+    elsewhere: dict[str, str] = {}
+    if (of := recipe.detector) is not None and of.train is not None:
+        trained[f"the detector ({of.train.data})"] = PhotosOfSplits(data[of.train.data].photos)
+    elif of is not None and of.weights is None:
+        for source in detector_file(of.spec).trained_on:
+            here = [name for name, spec in specs.items() if spec.collection().name == source]
+            for name in here:
+                trained[f"detector {of.spec} ({name})"] = PhotosOfSplits(data[name].photos)
+            if not here:
+                elsewhere[f"detector {of.spec}"] = source
+    return overlaps(trained, {name: trained[name] for name in evaluated}, known, elsewhere)
 
 
 def seeded(name: str, seed: int, seeds: Sequence[int]) -> str:
@@ -284,6 +310,10 @@ def plain(settings: S, kind: type[S]) -> S:
 
 
 def cut(recipe: Recipe, until: Sequence[str]) -> list[Artifact]:
-    """The artifacts at which to stop: `regions` (all of them) or `regions[easy_vqa]`."""
+    """The artifacts at which to stop: `regions` (all of them) or `regions[easy_vqa]`; before those that are trained
+    or evaluated, whether their photos overlap."""
     whole = walk(graph(recipe), *preprocessed(recipe)[2].values())  # including regions that no training reads
-    return list({a.fingerprint: a for name in until for a in select(whole, name)}.values())
+    chosen = [a for name in until for a in select(whole, name)]
+    if any(a.stage_name in ("pretrain", "finetune", "evaluate") for a in chosen):
+        chosen = [*(a for a in whole if a.stage_name == "overlaps"), *chosen]
+    return list({a.fingerprint: a for a in chosen}.values())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
+from vbert.artifacts.steps.settings import Since
 from vbert.artifacts.steps.stage import Build, Figures, Job, stage
 from vbert.data.images import Images
+from vbert.data.overlaps import Overlaps
 from vbert.objectives.trained import Model
 from vbert.regions.detector import DetectorWeights
 from vbert.report.page import EvaluatedEntry, Report, ReportSettings
@@ -15,22 +18,25 @@ from vbert.report.page import EvaluatedEntry, Report, ReportSettings
 def report(
     build: Build,
     title: str,
+    overlaps: Annotated[Overlaps | None, Since(None)],
     detector: DetectorWeights | None,
     scenes: Images | None,
     pretrained: Model | None,
     downstream: Mapping[str, EvaluatedEntry],
     settings: ReportSettings = ReportSettings(),  # noqa: B008  frozen
 ) -> Figures:
-    """`scenes`: the collection with the detector's held-out images; `downstream`: by `NAME/data/split`.
+    """`scenes`: the collection with the detector's held-out images; `downstream`: by `NAME/data/split`. `overlaps`
+    stands first, so that photos on both sides end a run before it trains.
 
     Returns the metrics by `NAME/data/split/metric`. The page holds times, so its bits are not reproducible.
     """
-    return build.process(_report, title, detector, scenes, pretrained, dict(downstream), settings)
+    return build.process(_report, title, overlaps, detector, scenes, pretrained, dict(downstream), settings)
 
 
 def _report(
     job: Job,
     title: str,
+    overlaps: Overlaps | None,
     detector: DetectorWeights | None,
     scenes: Images | None,
     pretrained: Model | None,
@@ -39,4 +45,4 @@ def _report(
 ) -> Figures:
     from vbert.report.write import write_report
 
-    return write_report(job.directory, title, detector, scenes, pretrained, downstream, settings)
+    return write_report(job.directory, title, detector, scenes, pretrained, downstream, settings, overlaps)

@@ -20,6 +20,7 @@ _PLACES = {
     "Examples": "vbert.data.examples",
     "Finished": "flows.python",
     "Images": "vbert.data.images",
+    "Overlaps": "vbert.data.overlaps",
     "Model": "vbert.objectives.trained",
     "RawFiles": "vbert.data.raw",
     "Recipe": "flows.recipe",

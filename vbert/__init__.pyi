@@ -6,6 +6,7 @@ from flows.recipe import resolve as resolve
 from vbert.artifacts.store.store import Store as Store
 from vbert.data.examples import Examples as Examples
 from vbert.data.images import Images as Images
+from vbert.data.overlaps import Overlaps as Overlaps
 from vbert.data.raw import RawFiles as RawFiles
 from vbert.errors import BuildError as BuildError
 from vbert.errors import UserError as UserError

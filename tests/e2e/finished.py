@@ -13,6 +13,7 @@ STAGES = {  # stage → how many times it is killed
     "generate": 1,
     "images": 1,
     "examples": 1,
+    "overlaps": 1,
     "detector": 2,
     "regions": 2,
     "vocabulary": 1,

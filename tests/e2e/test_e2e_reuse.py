@@ -41,7 +41,7 @@ def store(finished_store: Path, tmp_path: Path) -> Path:
 def test_a_second_run_builds_nothing(store: Path, run: Run) -> None:
     summary, said = run("--store", store)
     assert built(summary) == []
-    assert len(summary["stages"]) == 14
+    assert len(summary["stages"]) == 15
     assert "vqa/easy_vqa/test/accuracy" in summary["metrics"]
     assert "nothing to build" in said
 
@@ -57,7 +57,7 @@ def test_a_reader_whose_tables_come_out_the_same_rebuilds_only_its_stage(
     monkeypatch.setattr(shapes, "VERSION", 99)
     summary, said = run("--store", store)
     assert built(summary) == ["images", "examples"]
-    assert said.count("same content as before") == 8
+    assert said.count("same content as before") == 9
     again, _ = run("--store", store)
     assert built(again) == []
 

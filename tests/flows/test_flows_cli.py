@@ -158,9 +158,9 @@ def test_status_and_path_of_a_finished_recipe(vbert: Any, store: Path) -> None:
 
 def test_the_plan_of_nothing_and_of_all(vbert: Any, store: Path, tmp_path: Path) -> None:
     _, nothing, said = vbert("run", TINY, "--dry-run")
-    assert "14 of 14 stages to build" in nothing
+    assert "15 of 15 stages to build" in nothing
     assert "time: unknown" in nothing
-    assert "size: about 3.2 MB and 13 unknown" in nothing, "the spec says how large the download is"
+    assert "size: about 3.2 MB and 14 unknown" in nothing, "the spec says how large the download is"
     assert said == ""
     assert not (tmp_path / "store").exists()
     _, everything, _ = vbert("run", TINY, "--dry-run", "--store", store)
@@ -177,7 +177,7 @@ def test_what_is_missing_is_estimated_from_the_last_seen_scaled(vbert: Any, stor
     assert there["finetune"]["size"] == before["finetune"]["size"]
     assert there["evaluate"]["seconds"] == pytest.approx(before["evaluate"]["seconds"], abs=0.06)
     _, out, _ = vbert("run", TINY, "--dry-run", "--store", store, "--set", "downstream.vqa.steps=80")
-    assert "3 of 14 stages to build" in out
+    assert "3 of 15 stages to build" in out
     assert "time: about " in out
 
 
@@ -255,7 +255,7 @@ def test_gc_says_first_and_keeps_what_a_run_needs(vbert: Any, store: Path) -> No
     assert "would remove 0 B" in vbert("gc", "--days", "0", "--store", store)[1], "it was made within the grace"
     assert (store / "artifacts" / "report").exists()
     before = next(json.loads(p.read_text()) | {"id": p.stem} for p in runs if p.stem != run)
-    assert len(before["steps"]) == 14
+    assert len(before["steps"]) == 15
     assert vbert("keep", before["id"], "--store", store)[:2] == (0, f"kept {before['id']}\n")
     assert "would remove 0 B" in vbert("gc", "--days", "0", "--grace", "0", "--store", store)[1]
     code, _, error = vbert("keep", run[:-1], "--store", store)

@@ -79,6 +79,9 @@ class DetectorFile(_Fields):
     homepage: str | None = Field(None, description="for people")
     weights: dict[str, Source] = Field({})
     start: Source | None = Field(None, description="a classifier or another detector that training starts from")
+    trained_on: tuple[str, ...] = Field(
+        (), description="data sets whose training photos the published weights have seen, by the names of their specs"
+    )
     import_only: str | None = Field(None, description="why it can be named for imported features but not run")
     boxes: BoxRule = Field(description="which boxes are kept")  # the rule where a recipe names none
 

@@ -17,6 +17,7 @@ FAMILIES = {
     "bert": "raw",
     "images": "data",
     "examples": "data",
+    "overlaps": "data",
     "vocabulary": "data",
     "bert_vocabulary": "data",
     "detector": "regions",

@@ -13,6 +13,7 @@ from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.stage import Figures
 from vbert.artifacts.store.manifest import environment
 from vbert.data.images import Images
+from vbert.data.overlaps import Overlaps
 from vbert.errors import BuildError, Damaged, UserError
 from vbert.objectives.trained import Model
 from vbert.regions.detector import DetectorWeights
@@ -42,10 +43,11 @@ def write_report(
     pretrained: Model | None,
     downstream: Mapping[str, EvaluatedEntry],
     settings: ReportSettings,
+    overlaps: Overlaps | None = None,
 ) -> Figures:
     """Write `report.html` into `directory`. Returns the metrics by `NAME/data/split/metric`."""
     runs = results.runs(downstream, pretrained is not None)
-    page = gather(title, detector, images, pretrained, runs, settings)
+    page = gather(title, detector, images, pretrained, runs, settings, overlaps)
     (directory / PAGE).write_bytes(render(page).encode("utf-8", errors="replace"))
     return results.flat(runs) | {name: value for one in page.comparisons for name, value in one.figures().items()}
 
@@ -57,10 +59,11 @@ def gather(
     pretrained: Model | None,
     runs: Sequence[results.DownstreamRun],
     settings: ReportSettings,
+    overlaps: Overlaps | None = None,
 ) -> Page:
     album = ThumbnailAlbum(settings.side)
     groups = results.groups(runs)
-    roots: list[Artifact | None] = [detector, images, pretrained]
+    roots: list[Artifact | None] = [overlaps, detector, images, pretrained]
     for run in runs:
         roots += [run.evaluated.evaluation, run.evaluated.images]
     lineage = trace_lineage(one for one in roots if one is not None)
