@@ -265,3 +265,6 @@ def test_the_segment_of_second_images_is_drawn_where_asked_for(
     first, second = found[name]
     assert torch.equal(first, start[name][0])
     assert 1.5 < float((second - first).std()) < 3.5
+    for steps in (0, 1):  # one that learnt with it keeps it
+        again = finetune(tmp_path / str(steps), world, "nlvr2", Model.at(tmp_path / "out"), **still | {"steps": steps})
+        assert torch.equal(again.load().state_dict()[name], found[name])

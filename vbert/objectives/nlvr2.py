@@ -58,7 +58,8 @@ def begin(model: Any, head: dict[str, Any], source: Any, source_head: dict[str, 
     defaults.begin(model, head, source, source_head)
     if hasattr(source, "matching"):
         defaults.keep_rows(model.answer.dense, source.matching.dense, head["labels"], LABELS)
-    if deviation := head.get("segment"):
+    deviation = head.get("segment")
+    if deviation and source_head.get("segment") != deviation:  # a start that has it has learnt with it
         drawn = torch.Generator().manual_seed(derive("segment of second images"))
         with torch.no_grad():
             table = model.encoder.embeddings.visual_token_type.weight
