@@ -13,7 +13,7 @@ from vbert.model.vocabulary import Vocabulary, VocabularySettings, train_tokens,
 
 @stage("vocabulary", makes=Vocabulary, version=1)
 def vocabulary(build: Build, examples: Mapping[str, Examples], settings: VocabularySettings) -> Figures:
-    """Texts, second texts, answers and negatives of the split `train`; the other splits stay unseen."""
+    """Texts, second texts, answers, negatives and choices of the split `train`; the other splits stay unseen."""
     texts = [text for name in sorted(examples) for text in training_texts(examples[name])]
     if not texts:
         raise BuildError(f"no training texts in {', '.join(sorted(examples)) or 'no data set'}: nothing to learn from")
@@ -29,12 +29,13 @@ def training_texts(examples: Examples) -> Iterator[str]:
     import pyarrow.compute as pc
 
     table = examples.table()
-    columns = [c for c in ("text", "text_b", "answers", "negatives") if c in table.column_names]
+    columns = [c for c in ("text", "text_b", "answers", "negatives", "choices") if c in table.column_names]
     rows = table.filter(pc.equal(table["split"], pa.scalar("train"))).select(columns)
     for row in rows.to_pylist():
         yield from (row[c] for c in ("text", "text_b") if row.get(c))
         yield from (answer["answer"] for answer in row.get("answers") or ())
         yield from row.get("negatives") or ()
+        yield from (choice["text"] for choice in row.get("choices") or ())
 
 
 @stage("bert_vocabulary", makes=Vocabulary, version=1)

@@ -4,7 +4,6 @@ import json
 import pickle
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,16 +113,16 @@ def test_chinese_goes_through_tokenising_masking_and_encoding(tmp_path: Path, ca
     assert encoder.text(encoder("Cat").ids) == ("Cat" if cased else "cat")
     masked = [encoder.cls, *ids, encoder.sep]
     masked[5] = encoder.mask  # 猫
-    batch = PackedBatch.of([masked], [[0] * len(masked)], [np.ones((2, 10), np.float32)])
+    batch = PackedBatch.of([masked], [[0] * len(masked)], [np.ones((2, 10), np.float32)], at=[[5]])
     model = PretrainingModel(small_config(vocab_size=encoder.size), torch.Generator().manual_seed(0))
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     wanted = torch.tensor([ids[4]])
     for _ in range(30):
-        words_logits, _ = model(replace(batch, at=torch.tensor([5])))
+        words_logits, _ = model(batch)
         optimiser.zero_grad()
         torch.nn.functional.cross_entropy(words_logits, wanted).backward()
         optimiser.step()
-    assert encoder.tokens[int(model.eval()(batch, torch.tensor([5]))[0].argmax())] == "猫"
+    assert encoder.tokens[int(model.eval()(batch)[0].argmax())] == "猫"
 
 
 def test_a_vocabulary_may_hold_other_line_separators_and_windows_line_ends(tmp_path: Path) -> None:

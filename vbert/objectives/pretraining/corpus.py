@@ -203,6 +203,12 @@ class Corpus:
             )
         return LABELS[str(label).lower()]
 
+    def right_choice(self, i: int) -> int:
+        """The number of the right one of an example's choices."""
+        if (label := self.labels[i].as_py()) is None:
+            raise UserError(f"example {self.ids[i]!r} has no label: which of its choices is right must be known")
+        return int(label)
+
     def content_words(self, encoder: WordPieceEncoder) -> set[int]:
         """Pieces that decide the truth: those of one-word answers, and of words that a negative replaces alone in at
         least a twentieth of their pairs of text and negative."""

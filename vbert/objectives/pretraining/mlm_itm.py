@@ -59,13 +59,14 @@ class Pretraining(PretrainingSequences):
     def _packed(
         self, samples: Sequence[tuple[Corpus, PretrainingSequence]], shown: RegionSource | None = None
     ) -> Batch:
-        """shown: gives the visual inputs of a pair's images; by default their own regions."""
+        """shown: gives the visual inputs of a pair's images; by default their own regions, those that are shown."""
         import torch
 
         from vbert.objectives.batches import Batch, pack
 
-        shown = shown or (lambda corpus, images: corpus.visuals.of(images))
-        packed = pack([s.input for _, s in samples], [shown(corpus, s.input.images) for corpus, s in samples])
+        inputs = [(corpus, s.input) for corpus, s in samples]
+        regions = [shown(c, one.images) if shown else c.visuals.of(one.images, one.regions) for c, one in inputs]
+        packed = pack([one for _, one in inputs], regions)
         matched = [k for k, (_, s) in enumerate(samples) if s.match >= 0]
         tensors = {
             "words": [piece for _, s in samples for piece in s.true],

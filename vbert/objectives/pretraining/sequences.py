@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -73,7 +73,7 @@ class PretrainingSequences:
         return self._samples(self.train[k], index - (self.ends[k - 1] if k else 0), epoch)
 
     def _samples(self, corpus: Corpus, i: int, epoch: int | str) -> list[tuple[Corpus, PretrainingSequence]]:
-        """The sequences of an example: one, or two of a matched one where they come in pairs."""
+        """The sequences of an example: one; two of a matched one where they come in pairs; one a choice."""
         from vbert.training.sampler import generator
 
         settings = self.settings
@@ -82,6 +82,8 @@ class PretrainingSequences:
         if settings.itm_rows == "unmasked":
             matched = bool(rng.random() < settings.itm_share) and matched
         masked = settings.itm_rows == "masked" or not matched
+        if corpus.kinds[i] == "choice":
+            return [(corpus, one) for one in self._choices(corpus, i, matched, rng if masked else None)]
         pairs: list[tuple[int, TextImagePair | None]]
         if not matched or settings.itm_target == "task_label":
             pairs = [(corpus.label(i) if matched else -1, corpus.unmatched_pair(i, rng))]
@@ -94,16 +96,34 @@ class PretrainingSequences:
             (corpus, self._sample(pair, match, rng if masked else None)) for match, pair in pairs if pair is not None
         ]
 
+    def _choices(
+        self, corpus: Corpus, i: int, matched: bool, rng: np.random.Generator | None
+    ) -> Iterator[PretrainingSequence]:
+        """`[CLS] context [SEP] choice [SEP]` of every choice, the right one a match; unmatched, of the right one
+        alone. Words name regions, as in fine-tuning."""
+        from vbert.objectives import choice
+
+        right, head = corpus.right_choice(i), {"align": True, "cut": "both", "max_text": self.max_text}
+        for k, one in enumerate(choice.inputs(corpus.rows, i, self.encoder, head, None)):
+            if self.settings.images == "shuffled":  # other images' regions have no names
+                one = replace(one, regions=None, aligned=())
+            if matched or k == right:
+                yield self._masked(one, int(k == right) if matched else -1, rng)
+
     def _sample(self, pair: TextImagePair, match: int, rng: np.random.Generator | None) -> PretrainingSequence:
         """The sequence of a pair; masked by `rng` where there is one."""
-        from vbert.objectives.batches import Input, mask, sentence
+        from vbert.objectives.batches import Input, sentence
 
-        text = sentence(self.encoder, pair.texts, self.max_text)
+        return self._masked(Input(sentence(self.encoder, pair.texts, self.max_text), pair.images), match, rng)
+
+    def _masked(self, whole: Input, match: int, rng: np.random.Generator | None) -> PretrainingSequence:
+        from vbert.objectives.batches import mask
+
         if rng is None:
-            return PretrainingSequence(Input(text, pair.images), [], match)
+            return PretrainingSequence(whole, [], match)
+        text = whole.text
         hidden = mask(text.ids, text.words, self.encoder, rng, self._shares(text), self.settings.whole_word)
-        text.ids = hidden.ids
-        return PretrainingSequence(Input(text, pair.images, hidden.at), hidden.true, match)
+        return PretrainingSequence(replace(whole, text=replace(text, ids=hidden.ids), at=hidden.at), hidden.true, match)
 
     def _shares(self, text: TokenizedText) -> list[float]:
         """The probability of each piece to be masked."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vbert.artifacts.steps.settings import Since
 from vbert.data.examples import Kind
@@ -17,7 +17,8 @@ class PretrainSettings(Schedule):
     matched: kinds whose texts are matched with images; the others are only masked (questions with their answers, as the
     original's pre-training on VQA). captions: texts a sequence; with 2 the first is true and the second is the one
     that may not be (the original). itm_target: mismatch (text and images may not fit), task_label (a true/false label
-    of the examples: the original's task pre-training for NLVR2 and VCR), off. itm_rows: masked, where both losses come
+    of the examples, or which of its choices is right, each of them a sequence: the original's task pre-training for
+    NLVR2 and VCR), off. itm_rows: masked, where both losses come
     from one pass over masked texts (the original); unmasked, where a share `itm_share` of the examples is matched
     without masks and the others are masked and true. itm_draw: drawn, where an example is matched by chance with an
     image that it is true of or not (the original); paired, where it is in the batch twice, with both. In pairs, effects
@@ -61,3 +62,9 @@ class PretrainSettings(Schedule):
     )
     train_pooler: bool = Field(True, description="the original leaves the pooler out of its optimiser")
     validation_examples: int = Field(1000, ge=0, description="held-out examples, a data set")
+
+    @model_validator(mode="after")
+    def _choices_are_labelled(self) -> PretrainSettings:
+        if self.itm_target == "mismatch" and "choice" in {*self.kinds} & {*self.matched}:
+            raise ValueError("matched: choices are right or wrong by their label; write itm_target: task_label")
+        return self
