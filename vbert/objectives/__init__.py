@@ -3,7 +3,7 @@ has what it doesn't define, and a line in OBJECTIVES; a task that an objective f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, Union, cast
 
@@ -77,7 +77,7 @@ class Objective(Protocol):
     def labelled(self, row: Row) -> bool:
         """Whether the example has a label, so that its prediction can be scored."""
 
-    def head(self, rows: Rows, settings: Any) -> Head:
+    def head(self, rows: Iterable[Row], settings: Any) -> Head:
         """The head's description from the training examples: labels, and what the functions below need to know."""
 
     def model(self, config: VisualBertConfig, head: Head, seed: int) -> nn.Module:

@@ -6,7 +6,7 @@ Runs in loader workers: nothing here draws from a process's global random state.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ from vbert.model.vocabulary import WordPieceEncoder
 from vbert.regions.shards import Shards
 from vbert.training.sampler import derive, generator
 
+READ_AT_ONCE = 4096  # rows as Python objects
 CACHE = 256 << 20  # bytes of visual inputs that a process keeps
 STATISTICS_IMAGES = 20_000  # images that mean and deviation are taken of, at most
 
@@ -120,6 +121,11 @@ class ExampleRows:
         rows: list[dict[str, Any]] = self.table.take(pa.array(indices, pa.int64())).to_pylist()
         self._read = dict(zip(indices, rows, strict=True))
         return rows
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Every example, a part of them in memory at once."""
+        for part in self.table.to_batches(max_chunksize=READ_AT_ONCE):
+            yield from part.to_pylist()
 
     def row(self, index: int) -> dict[str, Any]:
         """One example; those of the last `rows[indices]` are at hand."""

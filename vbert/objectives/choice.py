@@ -6,7 +6,7 @@ example's choices, cross entropy. A region that words name takes their mean posi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -14,7 +14,7 @@ from pydantic import Field
 from vbert.artifacts.steps.settings import Since
 from vbert.objectives import choice_protocols, defaults
 from vbert.objectives.choice_protocols import Protocol
-from vbert.objectives.entry import DownstreamSettings
+from vbert.objectives.entry import DownstreamSettings, Head, Prediction, Predictions, Row, Rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,16 +41,16 @@ class ChoiceSettings(DownstreamSettings):
     protocol: Annotated[Protocol, Since("none")] = Field("none", description="whose submission file is written")
 
 
-def head(rows: Sequence[dict[str, Any]], settings: ChoiceSettings) -> dict[str, Any]:
+def head(rows: Iterable[Row], settings: ChoiceSettings) -> Head:
     described = {"kind": "choice", "align": settings.align, "cut": settings.cut}
     return described if settings.protocol == "none" else {**described, "protocol": settings.protocol}
 
 
-def model(config: VisualBertConfig, head: dict[str, Any], seed: int) -> nn.Module:
+def model(config: VisualBertConfig, head: Head, seed: int) -> nn.Module:
     return defaults.answer_model(config, 1, seed)
 
 
-def begin(model: Any, head: dict[str, Any], source: Any, source_head: dict[str, Any]) -> None:
+def begin(model: Any, head: Head, source: Any, source_head: Head) -> None:
     """The encoder; of another model of choices the head too; of a matching head how much more it says match than
     mismatch."""
     import torch
@@ -66,7 +66,7 @@ def begin(model: Any, head: dict[str, Any], source: Any, source_head: dict[str, 
 
 
 def inputs(
-    rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: dict[str, Any], draw: np.random.Generator | None
+    rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: Head, draw: np.random.Generator | None
 ) -> list[Input]:
     from vbert.objectives.batches import Input
     from vbert.objectives.named_regions import TaggedText, joined, region_of
@@ -88,14 +88,14 @@ def inputs(
     return made
 
 
-def targets(rows: Sequence[dict[str, Any]], head: dict[str, Any]) -> dict[str, Tensor]:
+def targets(rows: Rows, head: Head) -> dict[str, Tensor]:
     """label: int64 [B], the number of the right choice, -1 for none."""
     import torch
 
     return {"label": torch.tensor([-1 if row["label"] is None else int(row["label"]) for row in rows])}
 
 
-def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: dict[str, Any]) -> dict[str, Tensor]:
+def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: Head) -> dict[str, Tensor]:
     """Cross entropy over the choices of each example."""
     import torch.nn.functional as F
 
@@ -113,9 +113,7 @@ def _by_example(outputs: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     return scores.index_put((example, within), outputs[:, 0])
 
 
-def decode(
-    outputs: Tensor, tensors: Mapping[str, Tensor], rows: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> list[dict[str, Any]]:
+def decode(outputs: Tensor, tensors: Mapping[str, Tensor], rows: Rows, head: Head) -> list[Prediction]:
     """answer: the number of the best choice, the first of equal ones; its probability; those of all."""
     probabilities = _by_example(outputs.double(), tensors).softmax(-1)
     return [
@@ -129,13 +127,9 @@ def decode(
     ]
 
 
-def metrics(
-    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> dict[str, Metric]:
+def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:
     return choice_protocols.metrics(head.get("protocol", "none"), rows, predictions)
 
 
-def submission(
-    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> dict[str, bytes]:
+def submission(rows: Rows, predictions: Predictions, head: Head) -> dict[str, bytes]:
     return choice_protocols.submission(head.get("protocol", "none"), rows, predictions)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from vbert.errors import BuildError, nearest
 from vbert.objectives import defaults
-from vbert.objectives.entry import DownstreamSettings
+from vbert.objectives.entry import DownstreamSettings, Head, Prediction, Predictions, Row, Rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ class ClassificationSettings(DownstreamSettings):
     )
 
 
-def head(rows: Sequence[dict[str, Any]], settings: ClassificationSettings) -> dict[str, Any]:
+def head(rows: Iterable[Row], settings: ClassificationSettings) -> Head:
     described = defaults.head(rows, settings)
     if (positive := settings.positive) is not None:
         if positive not in described["labels"]:
@@ -49,7 +49,7 @@ def head(rows: Sequence[dict[str, Any]], settings: ClassificationSettings) -> di
 
 
 def inputs(
-    rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: dict[str, Any], draw: np.random.Generator | None
+    rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: Head, draw: np.random.Generator | None
 ) -> list[Input]:
     from vbert.objectives.batches import Input, sentence
 
@@ -58,9 +58,7 @@ def inputs(
     return [Input(sentence(encoder, texts, head["max_text"]), row["image_ids"])]
 
 
-def metrics(
-    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> dict[str, Metric]:
+def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:
     """accuracy, macro_f1 and weighted_f1; with a positive label auroc."""
     from vbert.metrics.classification import Confusion, Ranking
     from vbert.metrics.metric import SetMetric
@@ -80,16 +78,14 @@ def metrics(
     return found
 
 
-def proba(row: dict[str, Any], prediction: dict[str, Any], head: dict[str, Any]) -> float:
+def proba(row: Row, prediction: Prediction, head: Head) -> float:
     """The probability of the positive label; of an example without regions beyond the wrong end."""
     if "quarantined" in prediction:
         return float("inf") if row["label"] != head["positive"] else float("-inf")
     return float(prediction["probabilities"][head["labels"].index(head["positive"])])
 
 
-def submission(
-    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> dict[str, bytes]:
+def submission(rows: Rows, predictions: Predictions, head: Head) -> dict[str, bytes]:
     """predictions.csv: id and label; with a positive label `id,proba,label`, as the Hateful Memes Challenge asks.
     Examples without regions are left out."""
     out = io.StringIO()
@@ -103,9 +99,7 @@ def submission(
     return {"predictions.csv": out.getvalue().encode()}
 
 
-def sections(
-    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> list[Section]:
+def sections(rows: Rows, predictions: Predictions, head: Head) -> list[Section]:
     """The confusion matrix."""
     from vbert.objectives.sections import confusion
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from vbert.errors import BuildError
@@ -29,7 +29,7 @@ def labelled(row: Row) -> bool:
     return row["label"] is not None
 
 
-def head(rows: Rows, settings: DownstreamSettings) -> Head:
+def head(rows: Iterable[Row], settings: DownstreamSettings) -> Head:
     """The labels of the training examples, in the order of their names."""
     labels = sorted({row["label"] for row in rows if row["label"] is not None})
     if len(labels) < 2:

@@ -139,7 +139,7 @@ def _head(
         if isinstance(start, Initialization) or start.head()["kind"] == "pretraining":
             raise UserError("steps: 0 evaluates the start as it is, and it has no answer head: train 1 step or more")
         return {**head, **start.head()}
-    head |= objective.head(train[list(range(len(train)))], settings)
+    head |= objective.head(train, settings)
     if answers is None:
         return head
     if "labels" not in head:

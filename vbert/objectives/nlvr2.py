@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from vbert.artifacts.steps.settings import Since
 from vbert.objectives import defaults
-from vbert.objectives.entry import DownstreamSettings
+from vbert.objectives.entry import DownstreamSettings, Head, Predictions, Row, Rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,12 +45,12 @@ class Nlvr2Settings(DownstreamSettings):
     )
 
 
-def head(rows: Sequence[dict[str, Any]], settings: Nlvr2Settings) -> dict[str, Any]:
+def head(rows: Iterable[Row], settings: Nlvr2Settings) -> Head:
     defaults.head(rows, settings)  # refuses training examples of one label
     return {"kind": "answer", "labels": LABELS} | ({"segment": settings.segment} if settings.segment else {})
 
 
-def begin(model: Any, head: dict[str, Any], source: Any, source_head: dict[str, Any]) -> None:
+def begin(model: Any, head: Head, source: Any, source_head: Head) -> None:
     import torch
 
     from vbert.training.sampler import derive
@@ -67,7 +67,7 @@ def begin(model: Any, head: dict[str, Any], source: Any, source_head: dict[str, 
 
 
 def inputs(
-    rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: dict[str, Any], draw: np.random.Generator | None
+    rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: Head, draw: np.random.Generator | None
 ) -> list[Input]:
     from vbert.objectives.batches import Input, sentence
 
@@ -75,9 +75,7 @@ def inputs(
     return [Input(sentence(encoder, [(row["text"], "")], head["max_text"]), row["image_ids"])]
 
 
-def metrics(
-    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> dict[str, Metric]:
+def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:
     """accuracy, also by question type and by part of the split; consistency: the share of groups (the pairs of one
     statement) that are wholly right."""
     from vbert.metrics.metric import ExampleScores, by_part
@@ -95,9 +93,7 @@ def metrics(
     return found
 
 
-def submission(
-    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> dict[str, bytes]:
+def submission(rows: Rows, predictions: Predictions, head: Head) -> dict[str, bytes]:
     """predictions.csv, a line an example without a header: `identifier,True`; for parts of a split one file each,
     `predictions-test1.csv`. Examples without regions are left out."""
     files: dict[str, io.StringIO] = {}
@@ -110,9 +106,7 @@ def submission(
     return {name: text.getvalue().encode() for name, text in files.items()}
 
 
-def sections(
-    rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], head: dict[str, Any]
-) -> list[Section]:
+def sections(rows: Rows, predictions: Predictions, head: Head) -> list[Section]:
     from vbert.objectives.sections import confusion
 
     return [confusion(rows, predictions, LABELS)] if any(map(defaults.labelled, rows)) else []

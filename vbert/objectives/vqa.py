@@ -7,7 +7,7 @@ UNITER, MMF).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -49,7 +49,7 @@ def labelled(row: Row) -> bool:
     return bool(row["answers"] or row["given"])
 
 
-def head(rows: Rows, settings: VqaSettings) -> Head:
+def head(rows: Iterable[Row], settings: VqaSettings) -> Head:
     """The answers that score in at least `minimum_count` training examples, the most frequent first."""
     counts = Counter(a["answer"] for row in rows for a in row["answers"] or () if a["score"] > 0)
     kept = [(n, answer) for answer, n in counts.items() if n >= settings.minimum_count]
