@@ -1,0 +1,104 @@
+"""Every objective, killed while it trains and while it predicts, with loader workers and without: the same bits."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from objectives.objectives_world import MODEL, World, job
+from objectives.tasks_world import BRIEF, make_tasks_world
+
+from vbert.artifacts.steps.settings import Numerics
+from vbert.metrics.evaluation import Evaluation
+from vbert.model.start import Initialization
+from vbert.objectives import OBJECTIVES, EvaluateSettings, downstream, load, objective
+from vbert.objectives.downstream import Finetuning, run_finetune, run_predict, run_score
+from vbert.objectives.trained import Model
+
+SAME_MODULE = {"visual_entailment"}  # as classification
+OFTEN = ("vqa", "choice")  # one input an example, and several; the others are slow
+TASKS = [
+    name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow)
+    for name in OBJECTIVES
+    if name not in SAME_MODULE
+]
+DROPOUT = MODEL.model_copy(update={"hidden_dropout": 0.1, "attention_dropout": 0.1})
+STEPS = 17
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_tasks_world(tmp_path_factory.mktemp("tasks"))
+
+
+def train(folder: Path, world: World, name: str, workers: int) -> None:
+    settings = OBJECTIVES[name].settings.model_validate(
+        {"objective": name, **BRIEF, "batch_size": 16, "steps": STEPS, "validate_every": 6, "select": "best"}
+    )
+    here = job(folder, loader_workers=workers, checkpoint_steps=4)
+    start = Initialization(world.vocabulary, DROPOUT)
+    run_finetune(here, world.examples, world.shards, start, objective(name), settings, Numerics(), 3)
+
+
+def predict(folder: Path, world: World, name: str, model: Path) -> None:
+    settings, plugin, here = EvaluateSettings(batch_size=6, resamples=50), objective(name), job(folder)
+    inputs = (Model.at(model), world.examples, world.shards, plugin, settings, "test")
+    run_predict(here, *inputs, Numerics())
+    run_score(here, *inputs)
+
+
+def killed(of: Any, method: str, call: int, run: Callable[..., None], *arguments: Any) -> int | None:
+    """`run` in a process of its own, which a SIGKILL ends in that call of the method. Its exit code."""
+
+    def child() -> None:
+        whole, calls = getattr(of, method), iter(range(1, 1000))
+
+        def counted(*given: Any) -> Any:
+            if next(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return whole(*given)
+
+        setattr(of, method, counted)
+        run(*arguments)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def files(folder: Path) -> Mapping[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "out").iterdir())}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_killed_in_training_and_in_prediction_it_ends_in_the_same_bits(
+    name: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained without a break and without workers; and killed twice with two workers. Then predictions in chunks, of
+    which the finished ones stay."""
+    monkeypatch.setattr(downstream, "CHUNK", 12)
+    train(tmp_path / "whole", world, name, 0)
+    for call in (7, 6):  # behind the checkpoints of steps 4 and 8
+        assert killed(Finetuning, "loss", call, train, tmp_path / "cut", world, name, 2) == -signal.SIGKILL
+    train(tmp_path / "cut", world, name, 2)
+    model = files(tmp_path / "whole")
+    assert files(tmp_path / "cut") == model
+    assert "model.safetensors" in model
+
+    trained, owner = tmp_path / "whole" / "out", import_module(load(name).decode.__module__)
+    predict(tmp_path / "in one", world, name, trained)
+    assert killed(owner, "decode", 4, predict, tmp_path / "in two", world, name, trained) == -signal.SIGKILL
+    first, *_ = chunks = sorted((tmp_path / "in two" / "scratch" / "predictions").glob("*.jsonl"))
+    assert len(chunks) == 1
+    kept = first.stat().st_mtime_ns
+    predict(tmp_path / "in two", world, name, trained)
+    assert first.stat().st_mtime_ns == kept
+    assert files(tmp_path / "in two") == files(tmp_path / "in one")
+    assert Evaluation.at(tmp_path / "in one" / "out").counts()["answered"] >= 24
