@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from flows.graph import sources_of
 from vbert.artifacts.store.store import Store
+from vbert.data.alive import Answer, ask
 from vbert.data.raw import RawFiles
 from vbert.data.spec import DatasetSpec, dataset, dataset_names
 from vbert.errors import Damaged, UserError
@@ -41,6 +43,21 @@ def dataset_rows(store: Store) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def asked_sources(name: str | None) -> list[Answer]:
+    """What the sources of the data set `name`, or of all, answer."""
+    specs = [dataset(one) for one in ([name] if name is not None else dataset_names())]
+    sources = [(spec.name, key, source) for spec in specs for key, source in spec.sources.items()]
+    return ask(sources)
+
+
+def print_answers(answers: Sequence[Answer]) -> None:
+    """The dead ones, then how many there are."""
+    dead = [answer for answer in answers if answer.fault]
+    for answer in dead:
+        print(f"{answer.data_set} {answer.source}: {answer.where}: {answer.fault}")
+    print(f"{len(answers) - len(dead)} of {len(answers)} sources answer")
 
 
 def _raws(spec: DatasetSpec) -> list[RawFiles]:

@@ -27,6 +27,11 @@ vbert verify --json
 vbert datasets --store store --json
 vbert schedule demo --cron '0 3 * * *' --set seed=1 --machine units_at_once=1 --store store
 vbert init demo --to mine.yaml
+vbert init --table data.csv --images photos --label sentiment --detector NAME --to labels
+vbert init --table data.csv --images photos --image image --text tweet --answer sentiment --split part --to asked
+vbert init --table data.csv --images photos --id id --label sentiment --weights weights.pth --to named
+vbert init --table data.csv --images photos --image-2 image --label sentiment --detector shapes_cnn --to pairs
+vbert init --table data.csv --images photos --caption tweet --detector shapes_cnn --to captions
 vbert show demo --json
 vbert why demo detector --set seed=1 --store store --json
 vbert path demo detector --set seed=0 --store store --json
@@ -128,6 +133,8 @@ def call(vbert: Any, demo_folder: Path) -> Any:
     for name in ("cat.jpg", "dog.jpg"):
         Image.new("RGB", (64, 48), "grey").save(demo_folder / name)
     score_world.write(demo_folder)
+    rows = [f"{n},{image.name},x,good,train" for n, image in enumerate(given)]
+    (demo_folder / "data.csv").write_text("\n".join(["id,image,tweet,sentiment,part", *rows]))
     (demo_folder / "words").write_text("".join(f"{n}\n" for n in range(9)))
     rows = [f"{image.name},{image.width},{image.height}" for image in given]
     rows += [f"{int(image.name.rpartition('_')[2])},{image.width},{image.height}" for image in given]

@@ -58,7 +58,7 @@ class _Retryable(Exception):
         self.after = after
 
 
-class _Unservable(Exception):
+class Unservable(Exception):
     """This URL won't serve the file."""
 
 
@@ -80,7 +80,7 @@ def fetch(source: Source, scratch: Path, progress: Progress, patience: RetryPoli
         except _WrongDigest as error:
             wrong = True
             faults.append(str(error))
-        except _Unservable as error:
+        except Unservable as error:
             faults.append(f"{without_secrets(url)}: {error}")
     message = f"{source.file} can't be downloaded: {'; '.join(faults)}"
     if wrong:
@@ -88,7 +88,7 @@ def fetch(source: Source, scratch: Path, progress: Progress, patience: RetryPoli
     raise BuildError(message)
 
 
-class _WrongDigest(_Unservable):
+class _WrongDigest(Unservable):
     pass
 
 
@@ -130,7 +130,7 @@ class _PartialFile:
 
 
 def _fetch_url(url: str, source: Source, part: _PartialFile, progress: Progress, patience: RetryPolicy) -> None:
-    """Fetch the whole file into `part` and check its digest. Raises _Unservable."""
+    """Fetch the whole file into `part` and check its digest. Raises Unservable."""
     import httpx
 
     from vbert.retry import attempts
@@ -140,7 +140,7 @@ def _fetch_url(url: str, source: Source, part: _PartialFile, progress: Progress,
             return False
         log.info("%s: %s; trying again", without_secrets(url), error)
         if error.after is not None and error.after > patience.retry_after_max:
-            raise _Unservable(f"{error}, to be tried again in {error.after:.0f} s") from None
+            raise Unservable(f"{error}, to be tried again in {error.after:.0f} s") from None
         return True if error.after is None else error.after
 
     if url == part.url and 0 < part.total == part.size and source.sha256 in (None, part.digest()):
@@ -162,7 +162,7 @@ def _fetch_url(url: str, source: Source, part: _PartialFile, progress: Progress,
                     break
                 except _Retryable as error:
                     if part.size - before < 1 << 20:  # a server that drops connections but makes progress is retried
-                        raise _Unservable(f"{error} ({patience.attempts} attempts)") from None
+                        raise Unservable(f"{error} ({patience.attempts} attempts)") from None
         if source.sha256 is None or part.digest() == source.sha256:
             return
         got, size, sure = part.digest(), part.size, part.total > 0 and not resumed
@@ -177,7 +177,7 @@ def _stream(
     client: httpx.Client, url: str, source: Source, part: _PartialFile, progress: Progress, patience: RetryPolicy
 ) -> bool:
     """Make one request and append its body to `part`; returns whether it continued earlier bytes. Raises _Retryable or
-    _Unservable."""
+    Unservable."""
     import httpx
 
     headers = {"Accept-Encoding": "identity", "User-Agent": "vbert"}
@@ -185,7 +185,7 @@ def _stream(
     if resume:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": part.etag}
     try:
-        response = _open(client, url, headers, source)
+        response = open_source(client, url, headers, source)
         try:
             whole = _begin(response, url, source, part, resume)
             _receive(response, source, part, whole, progress, patience)
@@ -202,7 +202,7 @@ def _stream(
     return resume
 
 
-def _open(client: httpx.Client, url: str, headers: dict[str, str], source: Source) -> httpx.Response:
+def open_source(client: httpx.Client, url: str, headers: dict[str, str], source: Source) -> httpx.Response:
     """The response behind redirects, to http(s) only; a token goes to the first host alone."""
     import httpx
 
@@ -217,10 +217,10 @@ def _open(client: httpx.Client, url: str, headers: dict[str, str], source: Sourc
         response.close()
         place = place.join(location)
         if place.scheme not in ("http", "https") or not place.host:
-            raise _Unservable(f"redirects to {without_secrets(location)!r}, which is not http(s)")
+            raise Unservable(f"redirects to {without_secrets(location)!r}, which is not http(s)")
         if first.scheme == "https" and place.scheme == "http" and source.sha256 is None:
-            raise _Unservable("redirects from https to http, and the spec has no sha256 to check what comes")
-    raise _Unservable("redirects more than 10 times")
+            raise Unservable("redirects from https to http, and the spec has no sha256 to check what comes")
+    raise Unservable("redirects more than 10 times")
 
 
 def _token(source: Source, url: httpx.URL) -> dict[str, str]:
@@ -244,11 +244,9 @@ def _begin(response: httpx.Response, url: str, source: Source, part: _PartialFil
         part.begin("", "", 0)
         raise _Retryable(f"{problem}: the file became shorter", 0.0)
     if status in (401, 403, 407):
-        raise _Unservable(
-            f"{problem}: not allowed" + ("" if source.auth else "; if it needs a token: `auth: env:NAME`")
-        )
+        raise Unservable(f"{problem}: not allowed" + ("" if source.auth else "; if it needs a token: `auth: env:NAME`"))
     if status not in (200, 206):
-        raise _Unservable(problem)
+        raise Unservable(problem)
     length = int(got["content-length"]) if got.get("content-length", "").isdecimal() else None
     if status == 206:
         content_range = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", got.get("content-range", ""))
@@ -265,11 +263,11 @@ def _begin(response: httpx.Response, url: str, source: Source, part: _PartialFil
             raise _Retryable(f"{problem}: another part than was asked for ({got.get('content-range')})", 0.0)
         return part.total
     if source.sha256 is None and got.get("content-encoding", "identity") not in ("", "identity"):
-        raise _Unservable(f"packed on the way ({got['content-encoding']}); without a sha256 what it is can't be told")
+        raise Unservable(f"packed on the way ({got['content-encoding']}); without a sha256 what it is can't be told")
     if source.sha256 is None and "text/html" in got.get("content-type", "") and "htm" not in source.file.lower():
-        raise _Unservable("a web page came instead of the file: does it want a login? If so: `auth: env:NAME`")
+        raise Unservable("a web page came instead of the file: does it want a login? If so: `auth: env:NAME`")
     if source.size is not None and length is not None and length != source.size:
-        raise _Unservable(f"offers {length:,} bytes, the spec says {source.size:,}")
+        raise Unservable(f"offers {length:,} bytes, the spec says {source.size:,}")
     free = shutil.disk_usage(part.path.parent).free
     if length is not None and length > free:
         raise BuildError(f"{source.file} has {length:,} bytes, {free:,} are free at {part.path.parent}; make room")
@@ -290,7 +288,7 @@ def _receive(
         for block in response.iter_raw():
             if part.size + len(block) > most:
                 part.begin("", "", 0)
-                raise _Unservable(f"more than {most:,} bytes came")
+                raise Unservable(f"more than {most:,} bytes came")
             file.write(block)
             part.count(block)
             progress(part.size, most if most < MAX_BYTES else part.size)

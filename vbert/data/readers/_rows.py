@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, NotRequired
+from typing import Any, BinaryIO, NotRequired, Protocol
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from vbert.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from vbert.data.raw import RawFiles
 
 LONGEST_LINE = 1 << 24  # bytes; the whole of an example is below a few KB
 NO, YES = (False, 0, "", "0", "false", "no", None), (True, 1, "1", "true", "yes")
@@ -73,7 +70,13 @@ def checked(data: bytes, kind: Any, where: str) -> Any:
         raise UserError(f"{where}: {fault(error, kind)}") from None
 
 
-def lines(raw: RawFiles, name: str, kind: Any) -> Iterator[tuple[str, Any]]:
+class Openable(Protocol):
+    """Files by name: raw files, or a folder's."""
+
+    def open(self, name: str) -> BinaryIO: ...
+
+
+def lines(raw: Openable, name: str, kind: Any) -> Iterator[tuple[str, Any]]:
     """(`file:line`, row) of every line that isn't empty."""
     with raw.open(name) as file:
         number = 0

@@ -5,14 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from vbert.data.names import ending
-from vbert.data.readers._rows import LONGEST_LINE, lines
+from vbert.data.readers._rows import LONGEST_LINE, Openable, lines
 from vbert.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from vbert.data.raw import RawFiles
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
 DELIMITERS = (",", ";", "\t")  # of a .csv: that which its first line has most of
@@ -20,7 +17,7 @@ DELIMITERS = (",", ";", "\t")  # of a .csv: that which its first line has most o
 Cells = Mapping[str, str | None]
 
 
-def rows(raw: RawFiles, name: str, columns: Mapping[str, str], quotes: bool = True) -> Iterator[tuple[str, Cells]]:
+def rows(raw: Openable, name: str, columns: Mapping[str, str], quotes: bool = True) -> Iterator[tuple[str, Cells]]:
     """(`file:line`, column → text) of every row; empty cells and null are None, numbers and truth values text.
 
     columns: option → the column that it names. Raises UserError where the file lacks one, with the nearest; for other
@@ -43,14 +40,14 @@ def check_columns(columns: Mapping[str, str], known: Sequence[str], name: str) -
             raise UserError(f"{name}: {option}: there is no column {column!r:.80}; {nearest(column, known)}")
 
 
-def columns_of(raw: RawFiles, name: str) -> list[str]:
+def columns_of(raw: Openable, name: str) -> list[str]:
     """The columns of the file: its first line, or the fields of its first object."""
     if ending(name).lower() == ".jsonl":
         return next((list(row) for _, row in lines(raw, name, dict[str, Any])), [])
     return _header(_reader(raw, name, True), name)
 
 
-def _separated(raw: RawFiles, name: str, columns: Mapping[str, str], quotes: bool) -> Iterator[tuple[str, Cells]]:
+def _separated(raw: Openable, name: str, columns: Mapping[str, str], quotes: bool) -> Iterator[tuple[str, Cells]]:
     reader = _reader(raw, name, quotes)
     header = _header(reader, name)
     check_columns(columns, header, name)
@@ -70,12 +67,12 @@ def _separated(raw: RawFiles, name: str, columns: Mapping[str, str], quotes: boo
             yield where, {column: cells[at] or None for column, at in places}
 
 
-def _reader(raw: RawFiles, name: str, quotes: bool) -> Any:
+def _reader(raw: Openable, name: str, quotes: bool) -> Any:
     how: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     return csv.reader(_decoded(raw, name), delimiter=_delimiter(raw, name), quoting=how, strict=True)
 
 
-def _decoded(raw: RawFiles, name: str) -> Iterator[str]:
+def _decoded(raw: Openable, name: str) -> Iterator[str]:
     with raw.open(name) as file:
         for number in count(1):
             line = file.readline(LONGEST_LINE + 1)
@@ -99,7 +96,7 @@ def _header(reader: Iterator[list[str]], name: str) -> list[str]:
     return header
 
 
-def _delimiter(raw: RawFiles, name: str) -> str:
+def _delimiter(raw: Openable, name: str) -> str:
     if ending(name).lower() == ".tsv":
         return "\t"
     with raw.open(name) as file:

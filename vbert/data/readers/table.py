@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 VERSION = 1
 OWN = tables.ENDINGS
 
-SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), "val")
+VALIDATION = "val"
+SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION)
 LEARNT = {"answer": "question", "label": "sentiment", "caption": "caption"}  # and the kind of its examples
 
 
