@@ -87,6 +87,9 @@ def test_questions_pairs_captions_and_files_of_splits(world: Callable[..., Datas
     assert [(row["kind"], *row["image_ids"], row["label"]) for row in rows] == [
         ("pair", "cats/1.png", "2.png", "0"), ("pair", "3.png", "2.png", "1")
     ]  # fmt: skip
+    flags = asked.replace("two,0", ",TRUE").replace(" ,1", ",False")
+    rows, _, _ = rows_of(world({"image_2": "image_2", "label": "label"}, {"t.csv": flags}), store)
+    assert [row["label"] for row in rows] == ["true", "false"]
     more = {"u.csv": asked.replace("3.png", "gone.png")}
     options = {"caption": "text", "splits": {"train": "t.csv", "test": ["u.csv"]}}
     rows, figures, _ = rows_of(world(options, {"t.csv": asked} | more), store)

@@ -16,7 +16,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from vbert.errors import BuildError, UserError
 from vbert.model.start import Initialization
-from vbert.objectives import load
+from vbert.objectives import OBJECTIVES, load
 from vbert.objectives.batches import ExampleRows
 from vbert.objectives.dataset import ObjectiveDataset
 from vbert.objectives.trained import Model
@@ -119,6 +119,13 @@ def test_statements_are_submitted_as_the_official_score_takes_them(
     found = evaluate(tmp_path, world, trained["nlvr2"], "nlvr2")
     lines = found.file("predictions.csv").read_text().splitlines()
     assert lines == [f"{p['example_id']},{p['answer'].capitalize()}" for p in found.predictions()]
+
+
+def test_labels_other_than_true_and_false_are_refused() -> None:
+    """They would be learnt as none."""
+    settings = OBJECTIVES["nlvr2"].settings(objective="nlvr2", data="own", steps=1, learning_rate=1)
+    with pytest.raises(BuildError, match=r"nlvr2: a training example has the label '0', and statements are true or"):
+        load("nlvr2").head([{"label": "0"}, {"label": "1"}], settings)
 
 
 def test_choices_are_scored_against_each_other() -> None:

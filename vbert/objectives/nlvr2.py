@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from vbert.artifacts.steps.settings import Since
+from vbert.errors import BuildError
 from vbert.objectives import defaults
 from vbert.objectives.entry import DownstreamSettings, Head, Predictions, Row, Rows
 
@@ -46,7 +47,12 @@ class Nlvr2Settings(DownstreamSettings):
 
 
 def head(rows: Iterable[Row], settings: Nlvr2Settings) -> Head:
-    defaults.head(rows, settings)  # refuses training examples of one label
+    known = defaults.head(rows, settings)["labels"]  # refuses training examples of one label
+    if others := sorted(set(known) - set(LABELS)):
+        raise BuildError(
+            f"{settings.objective}: a training example has the label {others[0]!r:.80}, and statements are true or "
+            "false: write its labels so"
+        )
     return {"kind": "answer", "labels": LABELS} | ({"segment": settings.segment} if settings.segment else {})
 
 

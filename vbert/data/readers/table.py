@@ -192,11 +192,16 @@ def examples(
                 "part": file.word if file.split in several else None,
                 "text": said,
                 "answers": [{"answer": right, "score": 1.0}] if right else None,
-                "label": odd.label(cells.get("label"), f"{where}: label"),
+                "label": _flag(odd.label(cells.get("label"), f"{where}: label"), kind),
             }
     if missing and 2 * odd.count("texts_without_image") > count:
         raise UserError(f"{missing}, and so it is with {odd.count('texts_without_image'):,} of {count:,} rows")
     yield from odd.notes()
+
+
+def _flag(label: str | None, kind: str) -> str | None:
+    """The label; of pairs true and false in any case, as spreadsheets write TRUE."""
+    return label.lower() if kind == "pair" and label is not None and label.lower() in ("true", "false") else label
 
 
 def _cell(row: tables.Cells, columns: Columns, option: str) -> str | None:
