@@ -116,6 +116,10 @@ AOKVQA = {
     **{"direct_answers": ["a", "b", ""], "difficult_direct_answer": False},
 }
 GQA = {"question": "is it?", "imageId": "a", "answer": "no", "types": {"structural": "verify", "semantic": "object"}}
+ENTAILED = [
+    {"gold_label": label, "pairID": f"{photo}.jpg#0r1", "sentence2": "a cat"}
+    for photo, label in (("a", "neutral"), ("b", "entailment"), ("a", "-"))
+]
 EASY = "easy_vqa/data/{}/questions.json"
 
 
@@ -149,6 +153,10 @@ FILES: dict[str, tuple[dict[str, Made], dict[str, bytes]]] = {
     "vcr": ({"val.jsonl": ([VCR], as_lines), "still.json": (STILL, whole)}, {"still.jpg": b""}),
     "aokvqa": ({"train.json": ([AOKVQA] * 2, whole)}, {}),
     "gqa": ({"val_balanced_questions.json": ({"7": GQA, "8": GQA}, whole)}, PHOTOS),
+    "snli_ve": (
+        {"snli_1.0_train.jsonl": (ENTAILED, as_lines), "flickr30k_train_val.lst": ("a.jpg\n", str.encode)},
+        {"flickr30k_test.lst": b"b.jpg\n", **PHOTOS},
+    ),
     "table": ({"t.jsonl": ([{"image": "a.jpg", "text": "a"}, {"image": "b"}], as_lines)}, PHOTOS),
     "mvsa": (
         {"labelResultAll.txt": ("ID\ttext,image\na\tneutral,positive\n", str.encode), "a.txt": ("x", str.encode)},

@@ -7,9 +7,12 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from data.data_steps import same
+from data.test_data_fuzz import FILES, raws
 from PIL import Image
 
+from vbert.data import readers
 from vbert.data.decode import decode
 from vbert.data.raw import RawFiles, RawWriter
 from vbert.data.readers import jsonl
@@ -61,3 +64,34 @@ def test_decoding() -> None:
         "0e25bbc4eb4f818aec76dd9d3d33a4757b650fd95f2498d39feca2d06e5608f0",
         "vbert/data/decode.py (stage `regions`)",
     )
+
+
+ROWS = {
+    "aokvqa": "e4e237068c1d0c12c24459f6425e32cea1df147a208a74872257fa422603f54f",
+    "gqa": "2ba234895ab35af5fa94bbdb825916517ec2bfe9b77fd216dc4acd1ba703b11d",
+    "mvsa": "0956b3ea08a528ce529e2b85c0d0f8ef360b34d341123d583e9f2b604aabe795",
+    "nlvr": "5d0fc1682101ca052f79421590fd8d355cc40855c8ceef085eeb0f28081a4d66",
+    "nlvr2": "fb72837f573db1296539d3a81fd5c5252f6c161d7655a05247f777cb05558ce7",
+    "snli_ve": "8ec6e51b545372b2c7a8f7ced0b5c96963b60b8365faf28ce87884982f3acf58",
+    "table": "32a1fc547eeb6770899063b3b4e5f717d217a24ce2faf53d17a3773752450082",
+    "vcr": "e0b9034db646025c0a316300ef5d90cb0edee1567370aeb8dbd76df0ba6e8498",
+    "vqa_rad": "2574ababa3fdb42ab17083570fc84f0cde10164dfc2735093d0bcbfa923b517f",
+    "vqa_v2": "9dd2d556f7c11d7318c50b8bdf193701a99bdf7af507f481f312097aad944efe",
+}
+
+
+@pytest.mark.parametrize("reader", ROWS)
+def test_rows_of_texts(reader: str) -> None:
+    """Those of the files that are mutated elsewhere."""
+    module, (files, others) = readers.load(reader), FILES[reader]
+    held = raws({name: make(content) for name, (content, make) in files.items()} | others)
+    found: dict[str, list[object]] = {}
+    for part in ("images", "boxes", "examples"):
+        if hasattr(module, part):
+            given = (set(others),) if part == "examples" else ()
+            rows = readers.call(module, part, held, *given, options={})
+            found[part] = [row for row in rows if isinstance(row, dict)]
+    for box in found.get("boxes", []):
+        assert isinstance(box, dict)
+        box.pop("stated", None)
+    same(found, ROWS[reader], f"vbert/data/readers/{reader}.py")

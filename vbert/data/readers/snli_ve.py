@@ -112,7 +112,11 @@ def _split_of_photos(raws: Mapping[str, RawFiles]) -> dict[str, str]:
         if len(found) != 1:
             raise UserError(f"{', '.join(raws)}: {len(found)} files are called {name}; SNLI's files need it once")
         ((raw, member),) = found
-        photos = [line.split()[0].partition(".")[0] for line in raw.read(member).decode().splitlines() if line.strip()]
+        photos = [
+            line.split()[0].partition(".")[0]
+            for line in raw.read(member).decode("utf-8", "replace").splitlines()
+            if line.strip()
+        ]
         held_out = len(photos) if last == "test" else HELD_OUT
         known |= dict.fromkeys(photos[: len(photos) - held_out], "train")
         known |= dict.fromkeys(photos[len(photos) - held_out :], last)
