@@ -100,7 +100,7 @@ def classification(
     *,
     annotations: AnnotationsOption,
     predictions: PredictionsOption,
-    id_: Annotated[str, Parameter(name="--id", help="the column of ids in both files")] = "id",
+    id_: Annotated[str, Parameter(name="--id", help="the column of ids; `id` does in predictions")] = "id",
     label: str = "label",
     positive: str | None = None,
     missing: MissingOption = "error",
@@ -113,7 +113,7 @@ def classification(
     Parameters
     ----------
     label
-        the column of labels in both files.
+        the column of labels; `label` does in predictions.
     positive
         the label whose probability is the predictions' column `proba`, for AUROC; of 0 and 1 it is 1.
     """

@@ -19,6 +19,8 @@ from vbert.metrics.evaluation import Evaluation, write_evaluation
 from vbert.metrics.nlvr import nlvr2_group
 from vbert.scoring.vcr import rationale_columns
 
+NONE = {"question_type": None, "part": None}
+
 
 @pytest.fixture
 def published(tmp_path: Path) -> Callable[..., Evaluation]:
@@ -106,7 +108,7 @@ def test_classification(
     tmp_path: Path, published: Callable[..., Evaluation], score: Callable[[str], dict[str, Any]]
 ) -> None:
     draw, labels = np.random.default_rng(0), ["a", "b, c", "d"]
-    rows = [{"example_id": f"m{n}", "label": labels[int(draw.integers(3))], "question_type": None} for n in range(300)]
+    rows = [{"example_id": f"m{n}", "label": labels[int(draw.integers(3))], **NONE} for n in range(300)]
     shares = draw.dirichlet([1, 1, 1], 300).round(2)  # so that some are equal
     predictions = [
         {"example_id": row["example_id"], "answer": labels[int(share.argmax())], "probabilities": share.tolist()}
@@ -121,6 +123,34 @@ def test_classification(
     assert {"accuracy", "macro_f1", "weighted_f1", "auroc"} == set(flat(found))
 
 
+def test_labels_of_parts_by_the_names_of_their_own_files(
+    tmp_path: Path, published: Callable[..., Evaluation], score: Callable[[str], dict[str, Any]]
+) -> None:
+    """Hateful Memes' two files of one split, whose ids are in both; the annotations' columns have other names."""
+    draw, rows, truth = np.random.default_rng(6), [], dict[str, list[dict[str, Any]]]()
+    for part in ("seen", "unseen"):
+        for n in range(80):
+            label = str(int(draw.integers(2)))
+            name = f"{part}/{n}" if part == "unseen" and n < 20 else str(n + 100 * (part == "unseen"))
+            rows.append({"example_id": name, "label": label, "question_type": None, "part": part})
+            truth.setdefault(part, []).append({"meme": int(name.rpartition("/")[2]), "hateful": int(label)})
+    predictions = []
+    for row in rows:
+        share = round(float(draw.random()), 1)
+        predictions.append(
+            {"example_id": row["example_id"], "answer": str(int(share > 0.5)), "probabilities": [1 - share, share]}
+        )
+    evaluation = published("classification", rows, without(predictions, 3), {"labels": ["0", "1"], "positive": "1"})
+    metrics, names = evaluation.metrics(), {"accuracy", "macro_f1", "weighted_f1", "auroc"}
+    assert metrics.keys() == names | {f"{name}/{part}" for name in names for part in truth}
+    for part, lines in truth.items():
+        as_lines(tmp_path / "truth.jsonl", lines)
+        files = f"--annotations truth.jsonl --predictions predictions-{part}.csv"
+        found = score(f"classification {files} --id meme --label hateful --positive 1 --missing wrong")
+        assert flat(found) == {name: metrics[f"{name}/{part}"] for name in names}
+        assert found["scored"] == evaluation.counts()[f"accuracy/{part}"] == 80
+
+
 def without(predictions: Sequence[dict[str, Any]], *gone: int) -> list[dict[str, Any]]:
     """Those numbers have no regions."""
     return [
@@ -132,10 +162,7 @@ def without(predictions: Sequence[dict[str, Any]], *gone: int) -> list[dict[str,
 def labelled(names: Sequence[str], draw: np.random.Generator, **more: Any) -> list[dict[str, Any]]:
     """Statements that are true or false."""
     flags = ("false", "true")
-    return [
-        {"example_id": name, "label": flags[int(draw.integers(2))], "question_type": None, "part": None} | more
-        for name in names
-    ]
+    return [{"example_id": name, "label": flags[int(draw.integers(2))], **NONE} | more for name in names]
 
 
 def guessed(rows: Sequence[dict[str, Any]], draw: np.random.Generator, right: float) -> list[dict[str, Any]]:

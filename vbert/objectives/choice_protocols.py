@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from vbert.metrics import vqa
+from vbert.objectives.submissions import as_csv
 
 if TYPE_CHECKING:
     from vbert.metrics.metric import Metric
@@ -74,9 +73,5 @@ def _leaderboard(made: Sequence[tuple[Row, Row]]) -> dict[str, bytes]:
         columns = [column for column in columns if column.startswith("answer")]
     if not columns:
         return {}
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["annot_id", *columns])
-    for name, found in questions.items():
-        writer.writerow([name, *(repr(found[column]) for column in columns)])
-    return {"predictions.csv": out.getvalue().encode()}
+    lines = [[name, *(repr(found[column]) for column in columns)] for name, found in questions.items()]
+    return {"predictions.csv": as_csv([["annot_id", *columns], *lines])}

@@ -6,8 +6,6 @@ of the training examples.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -16,6 +14,7 @@ from pydantic import Field
 from vbert.errors import BuildError, nearest
 from vbert.objectives import defaults
 from vbert.objectives.entry import DownstreamSettings, Head, Prediction, Predictions, Row, Rows
+from vbert.objectives.submissions import as_csv, by_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,22 +58,24 @@ def inputs(
 
 
 def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:
-    """accuracy, macro_f1 and weighted_f1; with a positive label auroc."""
+    """accuracy, macro_f1 and weighted_f1; with a positive label auroc; each also by part of the split."""
     from vbert.metrics.classification import Confusion, Ranking
-    from vbert.metrics.metric import SetMetric
+    from vbert.metrics.metric import SetMetric, by_part
 
-    found = defaults.metrics(rows, predictions, head)
-    if not found:
+    if not any(map(defaults.labelled, rows)):
         return {}
-    counted = [i for i, row in enumerate(rows) if row["label"] is not None]
-    pairs = [(rows[i], predictions[i]) for i in counted]
-    guess = [None if "quarantined" in p else p["answer"] for _, p in pairs]
-    confusion = Confusion([row["label"] for row, _ in pairs], guess)
-    found["macro_f1"] = SetMetric(confusion.macro_f1, counted)
-    found["weighted_f1"] = SetMetric(confusion.weighted_f1, counted)
-    if positive := head.get("positive"):
-        chosen = [row["label"] == positive for row, _ in pairs]
-        found["auroc"] = SetMetric(Ranking(chosen, [proba(row, p, head) for row, p in pairs]).auroc, counted)
+    parts = [row["part"] for row in rows]
+    found = by_part("accuracy", defaults.right(rows, predictions), [row["question_type"] for row in rows], parts)
+    for part in (None, *sorted({*parts} - {None})):
+        counted = [i for i, row in enumerate(rows) if row["label"] is not None and part in (None, row["part"])]
+        pairs, under = [(rows[i], predictions[i]) for i in counted], f"/{part}" if part else ""
+        guess = [None if "quarantined" in p else p["answer"] for _, p in pairs]
+        confusion = Confusion([row["label"] for row, _ in pairs], guess)
+        found[f"macro_f1{under}"] = SetMetric(confusion.macro_f1, counted)
+        found[f"weighted_f1{under}"] = SetMetric(confusion.weighted_f1, counted)
+        if positive := head.get("positive"):
+            chosen, scores = [row["label"] == positive for row, _ in pairs], [proba(*pair, head) for pair in pairs]
+            found[f"auroc{under}"] = SetMetric(Ranking(chosen, scores).auroc, counted)
     return found
 
 
@@ -86,17 +87,15 @@ def proba(row: Row, prediction: Prediction, head: Head) -> float:
 
 
 def submission(rows: Rows, predictions: Predictions, head: Head) -> dict[str, bytes]:
-    """predictions.csv: id and label; with a positive label `id,proba,label`, as the Hateful Memes Challenge asks.
-    Examples without regions are left out."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    """predictions.csv: id and label; with a positive label `id,proba,label`, as the Hateful Memes Challenge asks; for
+    parts of a split one file each. Examples without regions are left out."""
     positive = head.get("positive")
-    writer.writerow(["id", "proba", "label"] if positive else ["id", "label"])
-    for row, p in zip(rows, predictions, strict=True):
-        if "quarantined" in p:
-            continue
-        writer.writerow([p["example_id"], *([repr(proba(row, p, head))] if positive else []), p["answer"]])
-    return {"predictions.csv": out.getvalue().encode()}
+    header = ["id", "proba", "label"] if positive else ["id", "label"]
+    files = {}
+    for file, predicted in by_file(rows, predictions).items():
+        lines = [[name, *([repr(proba(row, p, head))] if positive else []), p["answer"]] for name, row, p in predicted]
+        files[file] = as_csv([header, *lines])
+    return files
 
 
 def sections(rows: Rows, predictions: Predictions, head: Head) -> list[Section]:

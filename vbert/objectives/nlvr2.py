@@ -7,8 +7,6 @@ pre-training on NLVR2 trains it on the same labels.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +16,7 @@ from vbert.artifacts.steps.settings import Since
 from vbert.errors import BuildError
 from vbert.objectives import defaults
 from vbert.objectives.entry import DownstreamSettings, Head, Predictions, Row, Rows
+from vbert.objectives.submissions import as_csv, by_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,14 +101,10 @@ def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metri
 def submission(rows: Rows, predictions: Predictions, head: Head) -> dict[str, bytes]:
     """predictions.csv, a line an example without a header: `identifier,True`; for parts of a split one file each,
     `predictions-test1.csv`. Examples without regions are left out."""
-    files: dict[str, io.StringIO] = {}
-    for row, p in zip(rows, predictions, strict=True):
-        if "quarantined" in p:
-            continue
-        name = f"predictions-{row['part']}.csv" if row["part"] else "predictions.csv"
-        writer = csv.writer(files.setdefault(name, io.StringIO()), lineterminator="\n")
-        writer.writerow([p["example_id"], p["answer"].capitalize()])
-    return {name: text.getvalue().encode() for name, text in files.items()}
+    return {
+        file: as_csv([name, p["answer"].capitalize()] for name, _, p in predicted)
+        for file, predicted in by_file(rows, predictions).items()
+    }
 
 
 def sections(rows: Rows, predictions: Predictions, head: Head) -> list[Section]:

@@ -26,8 +26,9 @@ def score_classification(
     """Accuracy, macro-F1 and weighted F1; with `positive` also AUROC, by the predictions' column `proba`, that label's
     probability. Of labels 0 and 1 with a `proba`, 1 is the positive one.
 
-    A missing prediction that counts as wrong is of no label, and its probability stands on the wrong end. Raises
-    UserError for a file that isn't of the format, IdsDiffer for ids that don't agree.
+    Predictions have the annotations' columns, or `id` and `label`, as an evaluation's submission. A missing prediction
+    that counts as wrong is of no label, and its probability stands on the wrong end. Raises UserError for a file that
+    isn't of the format, IdsDiffer for ids that don't agree.
     """
     rows = records(annotations, (id_column, label_column), (), LABELS)
     truth = {row[id_column]: row[label_column] for _, row in rows}
@@ -36,7 +37,7 @@ def score_classification(
     if positive is not None and (chosen := known(positive)) is None:
         raise UserError(f"--positive: {unknown_label(positive, labels)}")
     wanted = (id_column, label_column) if positive is None else (id_column, label_column, PROBABILITY)
-    given = records(predictions, wanted, (PROBABILITY,), LABELS)
+    given = records(predictions, wanted, (PROBABILITY,), LABELS, {id_column: "id", label_column: "label"})
     if positive is None and set(labels) == FLAGS and all(PROBABILITY in row for _, row in given):
         positive = chosen = "1"
     predicted, scores = {}, {}

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
@@ -119,14 +119,19 @@ def pairs(path: Path, wanted: Format) -> list[tuple[str, str, str]]:
 
 
 def records(
-    path: Path, columns: Sequence[str], optional: Sequence[str], wanted: Format
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str],
+    wanted: Format,
+    instead: Mapping[str, str] | None = None,
 ) -> list[tuple[str, dict[str, str]]]:
     """(`file:line`, column → text) of a CSV or TSV with a header, or of JSON lines, whose strings, whole numbers and
-    flags become text; numbers with a fraction only of `optional` columns."""
+    flags become text; numbers with a fraction only of `optional` columns. instead: column → the name of the one that
+    is read where it isn't there."""
     text = text_of(path, wanted)
     try:
         read_rows = _json_records if text.lstrip()[:1] in ("{", "[") else _csv_records
-        return list(read_rows(path, text, columns, optional))
+        return list(read_rows(path, text, columns, optional, instead or {}))
     except UserError:
         otherwise(path, text, wanted)
         raise
@@ -144,17 +149,22 @@ def number(value: str, where: str, field: str) -> float:
 
 
 def _csv_records(
-    path: Path, text: str, columns: Sequence[str], optional: Sequence[str]
+    path: Path, text: str, columns: Sequence[str], optional: Sequence[str], instead: Mapping[str, str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
     first = text.partition("\n")[0]
     rows = _cells(path, text, "\t" if "\t" in first and "," not in first else ",")
     where, header = next(rows, (f"{path}:1", []))
     if twice := [column for column, count in Counter(header).items() if count > 1]:
         raise UserError(f"{where}: the column {twice[0]!r} occurs twice")
+    names = _there(columns, instead, header)
     for column in columns:
-        if column not in header:
+        if names[column] not in header:
             raise UserError(f"{where}: there is no column {column!r}; {nearest(column, header):.300}")
-    places = {column: header.index(column) for column in (*columns, *optional) if column in header}
+    places = {
+        column: header.index(names.get(column, column))
+        for column in (*columns, *optional)
+        if names.get(column, column) in header
+    }
     for where, cells in rows:
         if len(cells) != len(header):
             raise UserError(f"{where}: has {len(cells)} fields, the header {len(header)}")
@@ -165,23 +175,28 @@ def _csv_records(
 
 
 def _json_records(
-    path: Path, text: str, columns: Sequence[str], optional: Sequence[str]
+    path: Path, text: str, columns: Sequence[str], optional: Sequence[str], instead: Mapping[str, str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         row = checked(line.encode(), dict[str, Any], where)
-        record = {}
+        names, record = _there(columns, instead, row), {}
         for column in (*columns, *optional):
-            value = row.get(column)
+            value = row.get(names.get(column, column))
             if value is None and column in columns:
-                if column in row:
+                if names[column] in row:
                     raise UserError(f"{where}: {column}: is null")
                 raise UserError(f"{where}: {column}: is missing; {nearest(column, row):.300}")
             if value is not None:
                 record[column] = _as_text(value, column in optional, f"{where}: {column}")
         yield where, record
+
+
+def _there(columns: Sequence[str], instead: Mapping[str, str], known: Collection[str]) -> dict[str, str]:
+    """Each column → the name that it has in the file."""
+    return {c: instead[c] if c not in known and instead.get(c) in known else c for c in columns}
 
 
 def _as_text(value: Any, fractions: bool, where: str) -> str:
