@@ -47,6 +47,9 @@ class DataEntry(Settings):
     files: Annotated[dict[str, str], Wiring, LocalPath()] = Field(
         {}, description="a folder or file of your own in place of a source of the spec, or of the one with its photos"
     )
+    known_overlap: Annotated[str | None, Wiring] = Field(
+        None, min_length=1, description="why its photos may be trained on and evaluated on; in place of the spec's"
+    )
     images: int | None = Field(None, ge=1, description="how many to generate, for generated sets")
     size: int | None = Field(None, ge=1, description="side of a generated image in pixels")
     seed: int | None = Field(None, ge=0, description="of a generated set")

@@ -133,7 +133,8 @@ def overlaps_in(recipe: Recipe, data: Mapping[str, RecipeData]) -> Overlaps | No
     evaluated = list(dict.fromkeys(entry.data for entry in recipe.downstream.values()))
     trained = {name: PhotosOfSplits(data[name].photos, data[name].texts) for name in (*names, *evaluated)}
     specs = {name: dataset(entry.spec) for name, entry in recipe.data.items() if entry.spec is not None}
-    known = {name: spec.known_overlap for name, spec in specs.items() if name in trained and spec.known_overlap}
+    reasons = {name: recipe.data[name].known_overlap or spec.known_overlap for name, spec in specs.items()}
+    known = {name: reason for name, reason in reasons.items() if name in trained and reason}
     elsewhere: dict[str, str] = {}
     if (of := recipe.detector) is not None and of.train is not None:
         trained[f"the detector ({of.train.data})"] = PhotosOfSplits(data[of.train.data].photos)
@@ -207,9 +208,8 @@ def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str
             key: download(source.pinned()).named(f"{spec.name} {key}" if several else spec.name)
             for key, source in placed.items()
         }
-    changed = (
-        entry.model_dump(exclude={"spec", "files", "features", "unusable_boxes"}, exclude_none=True) if entry else {}
-    )
+    own = {"spec", "files", "known_overlap", "features", "unusable_boxes"}  # not the generator's
+    changed = entry.model_dump(exclude=own, exclude_none=True) if entry else {}
     try:
         settings = ShapesSettings.model_validate({**spec.generate, **changed})
     except ValidationError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flows.graph import sources_of
@@ -34,7 +34,8 @@ def dataset_rows(store: Store) -> list[dict[str, Any]]:
                 "title": spec.title,
                 "images": sum(spec.images.counts.values()),
                 "examples": sum(spec.examples.counts.values()) if spec.examples else 0,
-                "size": sum(source.size or 0 for source in spec.sources.values()) or None,
+                "size": _size(spec),
+                "generated": spec.generate is not None,
                 "licence": spec.licence,
                 "tasks": [task for task in spec.tasks if task in OBJECTIVES],
                 "present": 0 < len(raws) == len(sizes),
@@ -60,6 +61,16 @@ def print_answers(answers: Sequence[Answer]) -> None:
     print(f"{len(answers) - len(dead)} of {len(answers)} sources answer")
 
 
+def _size(spec: DatasetSpec) -> int | None:
+    """Bytes of the download; None where a source doesn't state its size."""
+    sizes = [source.size for source in spec.sources.values()]
+    return sum(filter(None, sizes)) if sizes and None not in sizes else None
+
+
+def _how(row: Mapping[str, Any]) -> str:
+    return "by hand" if row["by_hand"] else "generated" if row["generated"] else "not stated"
+
+
 def _raws(spec: DatasetSpec) -> list[RawFiles]:
     """The raw files of a spec; none where files that a person must fetch aren't there."""
     try:
@@ -81,7 +92,7 @@ def print_datasets(rows: list[dict[str, Any]]) -> None:
             row["name"],
             f"{row['images']:,}",
             f"{row['examples']:,}",
-            size(row["size"]) if row["size"] else "by hand" if row["by_hand"] else "generated",
+            size(row["size"]) if row["size"] else _how(row),
             row["licence"],
             ", ".join(row["tasks"]),
             f"yes, {size(row['held'])}" if row["present"] else "no",

@@ -27,8 +27,9 @@ def overlaps(
     found, photos, evaluated_on = overlaps_of(trained, evaluated)
     if unknown := [one for one in found if one.evaluated not in known and one.trained not in known]:
         raise BuildError(
-            f"{unknown[0]}; take them out of one, or if it must be so say why in the spec: `known_overlap: REASON`"
-            + (f" (and {len(unknown) - 1:,} more)" if len(unknown) > 1 else "")
+            f"{unknown[0]}{f' (and {len(unknown) - 1:,} more overlaps)' if len(unknown) > 1 else ''}; take them out of "
+            f"one, or if it must be so say why: `--set 'data.{unknown[0].evaluated}.known_overlap=REASON'` (in a spec: "
+            f"`known_overlap: REASON`)"
         )
     write_overlaps(build.directory, found)
     notes = [f"{one}; known: {known.get(one.evaluated) or known[one.trained]}" for one in found]

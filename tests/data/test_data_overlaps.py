@@ -60,8 +60,8 @@ def test_photos_are_compared_by_their_bytes(tmp_path: Path) -> None:
     with pytest.raises(BuildError) as refused:
         made(tmp_path / "refused", both, {"vqa": questions}, {}, {})
     assert str(refused.value) == (
-        "1 photo of vqa's val, trained on in captions: q1; take them out of one, or if it must be so say why in the "
-        "spec: `known_overlap: REASON` (and 1 more)"
+        "1 photo of vqa's val, trained on in captions: q1 (and 1 more overlaps); take them out of one, or if it must "
+        "be so say why: `--set 'data.vqa.known_overlap=REASON'` (in a spec: `known_overlap: REASON`)"
     )
     artifact, figures = made(tmp_path / "known", both, {"vqa": questions}, {"captions": "as published"}, {})
     assert [(one.split, one.count, one.photos) for one in artifact.found()] == [

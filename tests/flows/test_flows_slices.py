@@ -85,6 +85,7 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
     "data.NAME.spec": ("coco_2017", [*COCO, "-download[easy_vqa]", *EASY, "regions[easy_vqa]", *TEXTS]),
     "data.NAME.folder": ("$FOLDER/photos", ["download[others]", "images[others]", "overlaps", *DETECTED]),
     "data.NAME.files": ({"package": "$FOLDER/photos"}, ["download[easy_vqa]", *EASY, "regions[easy_vqa]", *TEXTS]),
+    "data.NAME.known_overlap": ("as in the paper", ["overlaps", "report"]),
     "data.NAME.images": (90, [*PHOTOS, *DETECTED, "vocabulary"]),
     "data.NAME.size": (72, [*PHOTOS, *DETECTED, "vocabulary"]),
     "data.NAME.seed": (5, [*PHOTOS, *DETECTED, "vocabulary"]),
