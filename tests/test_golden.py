@@ -9,6 +9,7 @@ import pytest
 import torch
 from artifacts.golden import check_here
 from objectives.objectives_world import MODEL, World, make_world
+from objectives.tasks_world import make_tasks_world
 from regions.regions_tiny import collection, encoded, picture, scenes, small_spec, untrained
 
 from tasks.detector import detector
@@ -18,7 +19,7 @@ from tasks.pretrain import pretrain
 from tasks.regions import regions
 from vbert.artifacts.steps.settings import Numerics
 from vbert.model.start import Initialization
-from vbert.objectives import EvaluateSettings, objective
+from vbert.objectives import OBJECTIVES, EvaluateSettings, objective
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.objectives.trained import Model
@@ -82,3 +83,28 @@ def test_finetune_and_evaluate(world: World, tmp_path: Path) -> None:
     model = Model.at(check_here(finetune, "tiny", tmp_path / "tiny", *inputs, start, VQA, second, Numerics(), 0))
     scored = EvaluateSettings(batch_size=7, resamples=20)
     check_here(evaluate, "tiny", tmp_path / "evaluated", model, *inputs, VQA, scored, "test", Numerics())
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_tasks_world(tmp_path_factory.mktemp("tasks"))
+
+
+def test_pretrain_on_task_labels(tasks: World, tmp_path: Path) -> None:
+    kinds = {"itm_target": "task_label", "kinds": ("pair", "choice"), "matched": ("pair", "choice")}
+    data = {"tasks": PretrainData(tasks.examples, tasks.shards)}
+    settings = PretrainSettings.model_validate(BRIEF | kinds)
+    check_here(pretrain, "task_labels", tmp_path, data, tasks.vocabulary, None, SMALL, settings, Numerics(), 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("nlvr2", {}), ("classification", {"positive": "glad"}), ("choice", {"protocol": "vcr"})]
+)
+def test_finetune_and_evaluate_labels(name: str, changes: dict[str, object], tasks: World, tmp_path: Path) -> None:
+    """Statements over two images, labels, and choices whose words name regions."""
+    settings = OBJECTIVES[name].settings.model_validate({"objective": name, "data": "tasks", **BRIEF, **changes})
+    inputs, plugin = (tasks.examples, tasks.shards), objective(name)
+    start = Initialization(tasks.vocabulary, SMALL)
+    model = Model.at(check_here(finetune, name, tmp_path / "tuned", *inputs, start, plugin, settings, Numerics(), 0))
+    scored = EvaluateSettings(batch_size=7, resamples=20)
+    check_here(evaluate, name, tmp_path / "evaluated", model, *inputs, plugin, scored, "test", Numerics())
