@@ -135,9 +135,10 @@ def init(
             print(path)
         return
     if recipe is None:
+        width = max(map(len, recipe_names()))
         for name in recipe_names():
             first = (RECIPES / f"{name}.yaml").read_text().splitlines()[0].lstrip("# ")
-            print(f"{name:<16} {first}")
+            print(f"{name:<{width}}  {first}")
         return
     if recipe not in recipe_names():
         raise UserError(f"no recipe {recipe!r}; {nearest(recipe, recipe_names())}")

@@ -37,6 +37,7 @@ def import_features(
     images: ImagesOption = None,
     sizes: SizesOption = None,
     ids: IdsOption = None,
+    id_form: str | None = None,
     cap: int | None = None,
     classes: Path | None = None,
     attributes: Path | None = None,
@@ -65,6 +66,8 @@ def import_features(
         of an unknown detector.
     weights
         sha256 of the detector's weights.
+    id_form
+        the image's id made of what --ids finds, which stands for {}: `img/{}.png`.
     cap
         the most regions of an image, the most confident ones.
     classes
@@ -102,6 +105,7 @@ def import_features(
             dtype=dtype,
             sizes=as_text(images if images is not None else sizes),
             ids=ids,
+            id_form=id_form,
             cap=cap,
             classes=as_text(classes),
             attributes=as_text(attributes),

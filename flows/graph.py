@@ -156,7 +156,11 @@ def seeded(name: str, seed: int, seeds: Sequence[int]) -> str:
 def preprocessed(recipe: Recipe) -> tuple[Mapping[str, RecipeData], DetectorWeights | None, Mapping[str, Shards]]:
     """The chain up to region features: the data sets, the detector, and each data set's shards."""
     data = {name: data_set(name, entry, recipe) for name, entry in recipe.data.items()}
-    shards = {name: imported(entry.features).named(name) for name, entry in recipe.data.items() if entry.features}
+    shards = {
+        name: imported(entry.features, name, photos_of(entry)).named(name)
+        for name, entry in recipe.data.items()
+        if entry.features
+    }
     if recipe.detector is None:
         return data, None, shards
     detector_weights = detector_of(recipe.detector, recipe, data)
@@ -197,6 +201,11 @@ def data_set(name: str, entry: DataEntry, recipe: Recipe) -> RecipeData:
     raws = {key: own[key] for key in spec.read_by("examples")}
     reading = spec.reading("examples").model_copy(update=accepted)
     return RecipeData(photos, examples(raws, photos, spec.reader("examples"), reading).named(name))
+
+
+def photos_of(entry: DataEntry) -> str:
+    """The name of the spec of the photos; that of a plain folder is "folder"."""
+    return "folder" if entry.spec is None else dataset(entry.spec).collection().name
 
 
 def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str, RawFiles]:

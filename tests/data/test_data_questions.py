@@ -51,6 +51,24 @@ def ask(question_id: int, text: str = "Is it?") -> dict[str, Any]:
 TEN = ["Two", "two.", "2", "a 2"] + ["the"] * 2 + ["three", "none", "0", "four cats"]
 
 
+def test_two_official_splits_may_be_one(vqa: Written, tmp_path: Path) -> None:
+    """`merged` comes before `validation`: held-out photos may be of both."""
+    ids = {"train": range(1000, 61000, 1000), "val": range(61000, 121000, 1000)}
+    questions = {word: [ask(number) for number in numbers] for word, numbers in ids.items()}
+    annotations = {
+        word: [people(*["yes"] * 10, question_id=row["question_id"]) for row in rows]
+        for word, rows in questions.items()
+    }
+    merged = {"merged": {"val": "train"}, "validation": {"of": "train", "share": 0.1}}
+    rows, figures, photos = rows_of(spec_of("vqa_v2", vqa(questions, annotations), **merged), tmp_path / "store")
+    held_out = {int(row["example_id"]) for row in rows if row["split"] == "val"}
+    assert held_out & set(ids["train"])
+    assert held_out & set(ids["val"])
+    assert (
+        (figures["train"], figures["val"]) == (photos["train"], photos["val"]) == (120 - len(held_out), len(held_out))
+    )
+
+
 def test_answers_of_ten_people_are_kept_and_normalised(vqa: Written, tmp_path: Path) -> None:
     """Raw ones in `given`, in order; normalised ones score min(0.3 n, 1); none is empty."""
     questions = {"train": [ask(1000), ask(1001)], "test": [ask(2000), ask(2001)], "test-dev": [ask(2001)]}

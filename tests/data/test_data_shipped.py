@@ -82,7 +82,7 @@ def test_vqa_v2_on_coco(name: str, tmp_path: Path) -> None:
     assert figures["test"] == figures["unlabelled"] == 2
     of = {row["example_id"]: row["split"] for row in rows}
     assert (of["1000"], of["3000"]) == (("train", "train") if name == "vqa_v2_trainval" else ("train", "val"))
-    assert [row["part"] for row in rows if row["split"] == "test"] == [None, "test-dev" if name == "vqa_v2" else None]
+    assert [row["part"] for row in rows if row["split"] == "test"] == [None, "test-dev"]
 
 
 def test_ok_vqa_whose_val_is_test(tmp_path: Path) -> None:

@@ -133,6 +133,17 @@ def test_wrong_tables_are_named(
         built(Store(tmp_path / "store"), *described(world(options, {"t.csv": text})))
 
 
+def test_a_file_of_test_may_lack_the_labels(world: Callable[..., DatasetSpec], tmp_path: Path) -> None:
+    options = {"image": "file", "label": "mood", "splits": {"train": "a.csv", "test": ["b.csv", "c.jsonl"]}}
+    files: dict[str, str | bytes] = {"a.csv": "file,mood,text\n1.png,good,x\n", "b.csv": "file,text\n2.png,y\n"}
+    files["c.jsonl"] = '{"file": "3.png", "text": "z"}\n{"file": "3.png", "text": "w", "mood": "bad"}\n'
+    rows, _, _ = rows_of(world(options, files), tmp_path / "store")
+    assert [(row["text"], row["label"]) for row in rows] == [("x", "good"), ("y", None), ("z", None), ("w", "bad")]
+    files["a.csv"] = "file,text\n1.png,x\n"
+    with pytest.raises(UserError, match=r"a\.csv: label: there is no column 'mood'"):
+        rows_of(world(options, files), tmp_path / "store")
+
+
 def test_quotes_may_be_plain_signs(world: Callable[..., DatasetSpec], tmp_path: Path) -> None:
     text = 'image\ttext\tlabel\n2.png\t"so" he said\tgood\n'
     rows, _, _ = rows_of(world({"label": "label", "quotes": False}, {"t.tsv": text}), tmp_path / "store")

@@ -140,6 +140,19 @@ def test_sizes_of_the_resized_image_in_the_file(tmp_path: Path) -> None:
         assert np.abs(read.boxes - one.boxes).max() < 0.7  # recorded sizes are rounded
 
 
+def test_a_folder_of_files_is_one_import(tmp_path: Path) -> None:
+    """VisualBERT's features of several splits; an id may be more than what a file calls the image."""
+    (tmp_path / "features").mkdir()
+    for name, part in {"features_train_150.th": GIVEN[:5], "features_dev_150.th": GIVEN[5:]}.items():
+        files.visualbert_th(tmp_path / "features" / name, part, numpy=name.startswith("features_dev"))
+    settings = {"boxes_in": BoxesIn.parse("none"), "ids": r"_0*(\d+)\.png", "id_form": "img/{}.png"}
+    shards = imported(tmp_path / "store", tmp_path / "features", **settings)
+    named = {f"img/{int(one.name.rpartition('_')[2])}.png": one for one in GIVEN}
+    assert shards.image_ids() == sorted(named)
+    for image_id, one in named.items():
+        assert (shards.read(image_id).features == one.features.astype(np.float16)).all()
+
+
 @real_features
 def test_the_features_of_a_real_detector(tmp_path: Path) -> None:
     """Their boxes are in pixels of the resized image; the photos are here, and say how large they are."""

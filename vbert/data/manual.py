@@ -41,27 +41,37 @@ def place_of(data_set: str, source: str) -> Path:
     return Path(os.environ.get("VBERT_DATA") or "data").expanduser().absolute() / data_set / source
 
 
-def check(manual: Manual, place: Path, found: Mapping[str, tuple[int, str]], title: str, whole: bool = True) -> None:
+def check(
+    manual: Manual,
+    place: Path,
+    found: Mapping[str, tuple[int, str]],
+    title: str,
+    whole: bool = True,
+    setting: str | None = None,
+) -> None:
     """Raises UserError, with the steps, where `found` (name → bytes, sha256) of the folder `place` is not as expected.
 
-    whole: False for a part of the files, in which of each pattern one is enough.
+    whole: False for a part of the files, in which of each pattern one is enough. setting: see `unplaced`.
     """
     expected = manual.files.items()
     faults = (
         _fault(name, known if whole else known.model_copy(update={"count": 1}), found) for name, known in expected
     )
     if fault := next(filter(None, faults), None):
-        raise unplaced(manual, place, title, fault)
+        raise unplaced(manual, place, title, fault, setting)
 
 
-def unplaced(manual: Manual, place: Path, title: str, fault: str) -> UserError:
-    """The error of a source that isn't placed as expected; its details are the steps and the files."""
+def unplaced(manual: Manual, place: Path, title: str, fault: str, setting: str | None = None) -> UserError:
+    """The error of a source that isn't placed as expected; its details are the steps and the files.
+
+    setting: the recipe's field that names another place; None: that of a source.
+    """
     data_set, _, source = title.partition(" ")
     steps = [f"  {number}. {step}" for number, step in enumerate(manual.steps, 1)]
     expected = ", ".join(f"{name}{_known(known)}" for name, known in manual.files.items())
     return UserError(
         f"data set {data_set}: {source} is fetched by hand into {place}, and {fault}; do as follows, or name another "
-        f"place by `--set data.NAME.files.{source}=FOLDER`",
+        f"place by `--set {setting or f'data.NAME.files.{source}'}=FOLDER`",
         "\n".join([*steps, f"  Then {place} holds {expected}."]),
     )
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validator
 
-from vbert.artifacts.steps.settings import Acceptance, LocalPath, Plugin, Settings
+from vbert.artifacts.steps.settings import Acceptance, LocalPath, Plugin, Settings, Since
 from vbert.data import readers
 from vbert.data.shares import share_of
 from vbert.data.source import Source, Url
@@ -49,6 +49,9 @@ class ReaderOptions(Settings):
     """A reader's options, beside its name and version."""
 
     options: dict[str, JsonValue] = Field({}, description="keyword arguments of the reader")
+    merged: Annotated[dict[Split, Split], Since({})] = Field(
+        {}, description="official splits that count as another one"
+    )
     validation: HoldOut | None = None
     unusable_boxes: Annotated[BoxShare, Acceptance()] = 0.05
     counts: Annotated[Mapping[Split, Count], Acceptance()] = Field({}, description="rows, as published")
@@ -57,6 +60,7 @@ class ReaderOptions(Settings):
         """The split of an image (by its cluster, where it has one), or of an example by its first image, given the
         official one."""
         hold_out = self.validation
+        split = next((whole for part, whole in self.merged.items() if part == split), split)
         return "val" if hold_out is not None and split == hold_out.of and share_of(image_id) < hold_out.share else split
 
 
@@ -106,6 +110,9 @@ class DatasetSpec(Settings):
     )
     images: ImagesSpec
     examples: ExamplesSpec | None = None
+    merged: dict[Split, Split] = Field(
+        {}, description="official splits that count as another one, before `validation`: {val: train}"
+    )
     validation: HoldOut | None = None
     known_overlap: str | None = Field(
         None, min_length=1, description="why photos of its evaluation splits may be in a training split"
@@ -145,6 +152,7 @@ class DatasetSpec(Settings):
         of = self.images if part == "images" else self.examples
         return ReaderOptions(
             options=of.options if of else {},
+            merged=self.merged,
             validation=self.validation,
             unusable_boxes=self.images.unusable_boxes,
             counts=of.counts if of and self.generate is None else {},

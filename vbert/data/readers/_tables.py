@@ -47,6 +47,13 @@ def columns_of(raw: Openable, name: str) -> list[str]:
     return _header(_reader(raw, name, True), name)
 
 
+def has_column(raw: Openable, name: str, column: str) -> bool:
+    """Whether the file has the column: in its first line, or in any of its objects."""
+    if ending(name).lower() == ".jsonl":
+        return any(column in row for _, row in lines(raw, name, dict[str, Any]))
+    return column in columns_of(raw, name)
+
+
 def _separated(raw: Openable, name: str, columns: Mapping[str, str], quotes: bool) -> Iterator[tuple[str, Cells]]:
     reader = _reader(raw, name, quotes)
     header = _header(reader, name)

@@ -11,7 +11,8 @@ Options, the same for both, name columns:
     image, image_2      the image's name in the folder (with or without folders and ending), and a second image
     text                the text; by default the column `text`, where there is one
     answer | label | caption    what is learnt: the answer to `text`; the label of images and text; a caption, in place
-                        of `text`. A row without answer or label is predicted only
+                        of `text`. A row without answer or label, or a file of test without that column, is predicted
+                        only
     split               train, val (or valid, validation, dev) or test
     id                  of the example, in predictions too; by default `file:line`. One that an earlier file has too
                         gets the file's name before it: `dev_unseen/7`
@@ -26,7 +27,7 @@ A row without image, or with one that the folder lacks, is left out and counted;
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,9 +103,13 @@ class Columns:
             return "pair"
         return next((LEARNT[option] for option in self.learnt()), "caption")
 
-    def of(self, file: SplitFile) -> dict[str, str]:
-        """Option → column; of the text, `text` where the file has such a column."""
+    def of(self, file: SplitFile, files: Sequence[SplitFile]) -> dict[str, str]:
+        """Option → column; of the text, `text` where the file has such a column. A file of test may lack the column of
+        answers or labels, where another file has it."""
         given = {option: column for option, column in vars(self).items() if column is not None}
+        for option in {"answer", "label"} & given.keys() if file.split == "test" and len(files) > 1 else ():
+            if not tables.has_column(file.raw, file.name, given[option]):
+                del given[option]
         if "text" not in given and self.caption is None and "text" in tables.columns_of(file.raw, file.name):
             given["text"] = "text"
         return given
@@ -128,8 +133,9 @@ def images(
     columns = Columns(image, image_2, text, answer, label, caption, split, id)
     files = [(source, name) for source, raw in raws.items() for name in raw.members() if is_image(name)]
     pictures, of = Pictures(dict.fromkeys(name for _, name in files)), dict[str, set[str]]()
-    for file in _files(raws, splits):
-        for where, row in tables.rows(file.raw, file.name, columns.of(file), quotes):
+    of_splits = _files(raws, splits)
+    for file in of_splits:
+        for where, row in tables.rows(file.raw, file.name, columns.of(file, of_splits), quotes):
             for option in ("image", "image_2"):
                 if (found := pictures.find(_cell(row, columns, option), where)) is not None:
                     of.setdefault(found, set()).add(_split(row, columns, file, where))
@@ -160,7 +166,7 @@ def examples(
     several = {file.split for file in files if sum(file.split == other.split for other in files) > 1}
     missing, first = "", dict[str, str]()
     for file in files:
-        given = columns.of(file)
+        given = columns.of(file, files)
         if kind == "question" and "text" not in given:
             raise UserError(
                 f"{file.name}: text: an answer needs its question; name its column by `options: {{text: …}}`"

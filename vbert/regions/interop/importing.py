@@ -74,12 +74,14 @@ class Provenance(Settings):
 
 
 class ImportSettings(Settings):
-    """`ids`: a regular expression whose first group, found in a file's name of an image, is the image's id here."""
+    """`ids`: a regular expression whose first group, found in a file's name of an image, is the image's id here.
+    `id_form`: the id made of it, which stands for `{}`."""
 
     statement: Provenance
     boxes_in: BoxesIn | None = Field(None, description="None: what the format says")
     dtype: Annotated[Dtype | None, Since(None)] = Field(None, description="of features whose type the file doesn't say")
     ids: str | None = None
+    id_form: Annotated[str | None, Since(None)] = Field(None, pattern=r"^[^{}]*\{\}[^{}]*$")
     cap: int | None = Field(None, ge=1, description="at most so many regions an image, the most confident ones")
     classes: tuple[str, ...] | None = Field(None, description="names of the classes that the file numbers")
     attributes: tuple[str, ...] | None = None
@@ -123,7 +125,7 @@ def import_plan(
     local = paths(files)
     entries: dict[str, list[tuple[str, Place]]] = {}
     for key, place in module.index(local):
-        entries.setdefault(image_id_of(key, settings.ids), []).append((key, place))
+        entries.setdefault(image_id_of(key, settings.ids, settings.id_form), []).append((key, place))
     if not entries:
         raise UserError(f"{local['features']}: there are no images in it")
     rows = [(image_id, entries[image_id]) for image_id in sorted(entries)]
@@ -136,10 +138,16 @@ def import_plan(
     return ImportPlan(units, expected)
 
 
-def image_id_of(key: str, ids: str | None) -> str:
-    """Raises UserError where the expression finds nothing in `key`."""
+def image_id_of(key: str, ids: str | None, form: str | None = None) -> str:
+    """The id of the image that a file calls `key`; see `ImportSettings`. Raises UserError where the expression finds
+    nothing in it."""
     if any("\ud800" <= character <= "\udfff" for character in key):
         raise UserError(f"{key!r:.80} is no text (half of a surrogate pair), so no image's name")
+    found = _found(key, ids)
+    return found if form is None else form.replace("{}", found)
+
+
+def _found(key: str, ids: str | None) -> str:
     if ids is None:
         return key.removesuffix(".npz")
     try:

@@ -1,4 +1,4 @@
-"""VisualBERT's NLVR2 features: `features_<split>_150.th`, one dict saved by torch.
+"""VisualBERT's NLVR2 features: `features_<split>_150.th`, one dict saved by torch, or a folder of such files.
 
 Image file name (`dev-850-0-img0.png`, with or without `.npz`) → (features float32 [n, 1024], boxes [n, 4] x1 y1 x2 y2
 in pixels of the original image, confidences [n]); up to 150 regions in no order, of which the original takes the first
@@ -12,7 +12,7 @@ github.com/uclanlp/visualbert.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,19 +20,20 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from vbert.data.pickles import StoredTensor
 from vbert.data.torch_files import read_torch_file
 from vbert.errors import UserError
-from vbert.regions.interop import Place, Read
+from vbert.regions.interop import Place, Read, folder_files
 from vbert.regions.interop.raw_regions import BadEntry, RawRegions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VERSION = 2
-TITLE = "VisualBERT NLVR2 .th"
+TITLE = "VisualBERT NLVR2 .th (a file, or a folder of them)"
+ENDINGS = (".th", ".pth", ".pt")
 ENDING = ".npz"
 
 
 def holds(path: Path) -> bool:
-    return path.is_file() and path.suffix in (".th", ".pth", ".pt")
+    return any(folder_files.any_of(path, ending) for ending in ENDINGS)
 
 
 def files(path: Path) -> dict[str, Path]:
@@ -40,35 +41,42 @@ def files(path: Path) -> dict[str, Path]:
 
 
 def index(files: Mapping[str, Path]) -> Iterator[tuple[str, Place]]:
-    path = files["features"]
-    file = read_torch_file(path)
-    value = file.value
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__} where a dict of images is wanted: is it VisualBERT's?")
-    for key, entry in value.items():
-        if not isinstance(key, str) or not isinstance(entry, list | tuple) or len(entry) != 3:
+    root = files["features"]
+    for _, (name,) in sorted(one for ending in ENDINGS for one in folder_files.all_of(root, ending)):
+        path = folder_files.file_of(root, (name,))
+        file = read_torch_file(path)
+        if not isinstance(file.value, dict):
             raise UserError(
-                f"{path}: {key!r:.60} is not (features, boxes, confidences) of an image: is it VisualBERT's?"
+                f"{path}: holds a {type(file.value).__name__} where a dict of images is wanted: is it VisualBERT's?"
             )
-        parts = [_place(part, file.starts) for part in entry]
-        yield key.removesuffix(ENDING), (key, None if None in parts else parts)
+        for key, entry in file.value.items():
+            if not isinstance(key, str) or not isinstance(entry, list | tuple) or len(entry) != 3:
+                raise UserError(
+                    f"{path}: {key!r:.60} is not (features, boxes, confidences) of an image: is it VisualBERT's?"
+                )
+            parts = [_place(part, file.starts) for part in entry]
+            yield key.removesuffix(ENDING), (name, key, None if None in parts else parts)
 
 
 @contextmanager
 def opened(files: Mapping[str, Path]) -> Iterator[Read]:
-    path = files["features"]
-    whole: dict[str, Any] = {}
-    with path.open("rb") as file:
+    root = files["features"]
+    opened: dict[str, BinaryIO] = {}
+    whole: dict[str, dict[str, Any]] = {}
+    with ExitStack() as stack:
 
         def read(_: str, place: Place) -> RawRegions:
-            key, parts = place
+            name, key, parts = place
+            path = folder_files.file_of(root, place)
             where = f"{path}: {key}"
             if parts is not None:
-                features, boxes, scores = (_tensor(file, part, where) for part in parts)
+                if name not in opened:
+                    opened[name] = stack.enter_context(path.open("rb"))
+                features, boxes, scores = (_tensor(opened[name], part, where) for part in parts)
             else:
-                if not whole:
-                    whole.update(read_torch_file(path).value)
-                features, boxes, scores = whole[key]
+                if name not in whole:
+                    whole[name] = read_torch_file(path).value
+                features, boxes, scores = whole[name][key]
             return _regions(features, boxes, scores, where)
 
         yield read
