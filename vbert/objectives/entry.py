@@ -68,7 +68,7 @@ class DownstreamSettings(Schedule):
         "last", description="which model is kept: of the best validation, or the last"
     )
     select_by: Annotated[str | None, Since(None)] = Field(
-        None, description="the metric that `select: best` goes by; None: the objective's main one"
+        None, description="the metric that `select: best` goes by, also of a part: auroc/dev_unseen; None: the main one"
     )
     max_text: int | None = Field(
         None, ge=4, description="tokens of a text, special ones included; None: max_positions, 128 at most"
