@@ -26,9 +26,10 @@ def test_nothing_that_counts_has_no_value() -> None:
 
 
 def test_parts_are_over_their_examples_alone() -> None:
-    found = by_part("accuracy", [1.0, 0.0, None, 1.0], ["a", "b", "a", None], ["x", "x", "y", "y"])
+    found = by_part("accuracy", [1.0, 0.0, None, 1.0], kind=["a", "b", "a", None], color=["x", "x", "y", "b"])
     assert {name: metric.value() for name, metric in found.items()} == {
-        "accuracy": pytest.approx(2 / 3), "accuracy/a": 1.0, "accuracy/b": 0.0, "accuracy/x": 0.5, "accuracy/y": 1.0,
+        "accuracy": pytest.approx(2 / 3), "accuracy/a": 1.0, "accuracy/b": 0.0,
+        "accuracy/x": 0.5, "accuracy/y": None, "accuracy/color b": 1.0,
     }  # fmt: skip
 
 

@@ -129,6 +129,34 @@ def test_question_answering_models_go_both_ways(tmp_path: Path) -> None:
         assert torch.equal(back(**both.padded).logits, theirs(**both.padded).logits)
 
 
+def test_labels_go_with_their_heads(tmp_path: Path) -> None:
+    """Of other heads than VQA's too; incomplete ones, and as many as don't fit, are refused."""
+    ours = AnswerModel(small_config(), 3, "pooled")
+    save_pretrained(ours, tmp_path, answers=("yes", "no", "perhaps"))
+    assert load_pretrained(tmp_path)[1].answers == ("yes", "no", "perhaps")
+    with pytest.raises(UserError, match=r"answers: 2 different ones for a head of 3 rows"):
+        save_pretrained(ours, tmp_path, answers=("yes", "no", "no"))
+    (tmp_path / "two.txt").write_text("yes\nno\n")
+    with pytest.raises(UserError, match=r"two\.txt has 2 answers, the head of .* 3 rows"):
+        load_pretrained(tmp_path, answers=tmp_path / "two.txt")
+    asked = tmp_path / "asked"
+    save_pretrained(AnswerModel(small_config(), 3), asked, answers=("yes", "no", "perhaps"))
+    config = json.loads((asked / "config.json").read_text())
+    for labels in ({"0": "yes", "1": "no"}, {"0": "yes", "1": "no", "2": None}):
+        (asked / "config.json").write_text(json.dumps(config | {"id2label": labels}))
+        with pytest.raises(UserError, match=r"3 rows without the answers that they stand for"):
+            load_pretrained(asked)
+
+
+@pytest.mark.parametrize("stated", [["VisualBertForQuestionAnswring"], "BertModel"])
+def test_another_architecture_is_refused(tmp_path: Path, stated: Any) -> None:
+    save_pretrained(PretrainingModel(small_config()), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": stated}))
+    with pytest.raises(UserError, match=r"architectures: .* is no VisualBERT of transformers; "):
+        load_pretrained(tmp_path)
+
+
 def test_a_bare_encoder_loads_and_its_heads_are_reported_as_new(tmp_path: Path) -> None:
     theirs = randomised(VisualBertForPreTraining(hf_config()))
     theirs.visual_bert.save_pretrained(tmp_path)

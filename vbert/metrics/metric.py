@@ -75,12 +75,14 @@ class SetMetric:
 Metric = ExampleScores | SetMetric
 
 
-def by_part(name: str, scores: Sequence[float | None], *parts: Sequence[str | None]) -> dict[str, Metric]:
-    """`name` over all examples, then `name/part` for each part of them. parts: each example's, by one or several
-    divisions (question type, answer type), which share no names."""
+def by_part(name: str, scores: Sequence[float | None], **divisions: Sequence[str | None]) -> dict[str, Metric]:
+    """`name` over all examples, then `name/part` for each part of them. divisions: each example's part by question
+    type, answer type, …; a part of a later one that an earlier one has too is `name/answer_type part`."""
     metrics: dict[str, Metric] = {name: ExampleScores(scores)}
-    for division in parts:
-        for part in sorted({part for part in division if part}):
-            chosen = [score if its == part else None for score, its in zip(scores, division, strict=True)]
-            metrics[f"{name}/{part}"] = ExampleScores(chosen)
+    for division, parts in divisions.items():
+        taken = set(metrics)
+        for part in sorted({part for part in parts if part}):
+            chosen = [score if its == part else None for score, its in zip(scores, parts, strict=True)]
+            called = f"{name}/{part}"
+            metrics[called if called not in taken else f"{name}/{division} {part}"] = ExampleScores(chosen)
     return metrics

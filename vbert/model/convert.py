@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from vbert.data.answers import read_answers
-from vbert.errors import UserError
+from vbert.errors import UserError, nearest
 from vbert.model.bert import BertWeights
 from vbert.model.checkpoint import INSIDE, WEIGHTS, Tensors, current_names, read_json, read_tensors, write_tensors
 from vbert.model.config import BOX_NUMBERS, SIZES, VisualBertConfig
@@ -166,13 +166,14 @@ def load_pretrained(
     given = read_json(folder / "config.json")
     config = _config(given, box_input, folder)
     tensors = current_names(read_tensors(folder))
-    name = next((a for a in given.get("architectures") or () if a in ARCHITECTURES), "VisualBertForPreTraining")
+    name = _architecture(given, folder)
     architecture = ARCHITECTURES[name]
     outputs = tensors.get("cls.bias")
     if architecture.heads is ANSWER and (outputs is None or outputs.dim() != 1):
         raise UserError(f"{folder}: a {name} without `cls.bias`")
     count = 0 if outputs is None else len(outputs)
-    words = _answers(given, answers, count, folder) if name == "VisualBertForQuestionAnswering" else ()
+    labelled = name in ("VisualBertForQuestionAnswering", "VisualBertForVisualReasoning")
+    words = _answers(given, answers, count, folder, needed="Question" in name) if labelled else ()
     model = architecture.make(config, count)
     if isinstance(model, PhraseModel):  # transformers' class carries pre-training's heads too, and reads none of them
         tensors = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
@@ -186,15 +187,31 @@ def load_pretrained(
     return model.eval(), report
 
 
-def _answers(given: Mapping[str, Any], path: Path | None, count: int, folder: Path) -> tuple[str, ...]:
-    """The answer vocabulary of a head with `count` rows: the file's, else config.json's."""
+def _architecture(given: Mapping[str, Any], folder: Path) -> str:
+    """The first of `architectures` that is known; of a bare encoder, or where none is stated, that of pre-training."""
+    stated = given.get("architectures") or ["VisualBertModel"]
+    every = stated if isinstance(stated, list) else [stated]
+    for one in every:
+        if one in ARCHITECTURES:
+            return str(one)
+    if "VisualBertModel" in every:
+        return "VisualBertForPreTraining"
+    known = ["VisualBertModel", *ARCHITECTURES]
+    hint = nearest(str(every[0]), known)
+    raise UserError(f"{folder}/config.json: architectures: {stated!r:.120} is no VisualBERT of transformers; {hint}")
+
+
+def _answers(given: Mapping[str, Any], path: Path | None, count: int, folder: Path, needed: bool) -> tuple[str, ...]:
+    """The labels of a head with `count` rows: the file's, else config.json's; () for neither, unless `needed`."""
     if path is not None:
         words, where = read_answers(path), str(path)
     else:
         labels = given.get("id2label")
-        named = {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
+        named = {str(k): v for k, v in labels.items() if isinstance(v, str)} if isinstance(labels, dict) else {}
         words, where = [named.get(str(k), "") for k in range(count)], f"{folder}/config.json: id2label"
-        if len(set(words)) < count or words[:1] == ["LABEL_0"]:
+        if len(named) < count or len(set(words)) < count or words[:1] == ["LABEL_0"]:
+            if not needed:
+                return ()
             raise UserError(
                 f"{folder}: an answer head of {count:,} rows without the answers that they stand for: give the file of "
                 "its vocabulary (`answers: FILE`); vocabularies of equal length differ in order and content"
@@ -216,6 +233,11 @@ def save_pretrained(
     The standardisation of the visual input is folded into the visual projection, so the folder's model takes raw
     features. `box_input` and the answers (`id2label`) are written to config.json.
     """
+    rows = model.answer.dense.out_features if isinstance(model, AnswerModel) else 0
+    if answers and (len(answers) != rows or len(set(answers)) != rows):
+        raise UserError(
+            f"answers: {len(set(answers)):,} different ones for a head of {rows:,} rows: each needs its own"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     config = model.encoder.config
     state = folded({name: t.detach().clone() for name, t in model.state_dict().items()})

@@ -28,7 +28,7 @@ def metrics(protocol: str, rows: Sequence[Row], predictions: Sequence[Row]) -> d
         None if row["label"] is None else 0.0 if "quarantined" in p else _score(protocol, row, p["answer"])
         for row, p in zip(rows, predictions, strict=True)
     ]
-    found = by_part("accuracy", each, [row["question_type"] for row in rows])
+    found = by_part("accuracy", each, question_type=[row["question_type"] for row in rows])
     groups = Counter(row["group"] for row in rows if row["group"] and row["label"] is not None)
     if any(size > 1 for size in groups.values()):
         found["joint"] = ExampleScores(each, [row["group"] or row["example_id"] for row in rows])

@@ -64,8 +64,8 @@ def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metri
 
     if not any(map(defaults.labelled, rows)):
         return {}
-    parts = [row["part"] for row in rows]
-    found = by_part("accuracy", defaults.right(rows, predictions), [row["question_type"] for row in rows], parts)
+    divisions = {column: [row[column] for row in rows] for column in ("question_type", "part")}
+    found, parts = by_part("accuracy", defaults.right(rows, predictions), **divisions), divisions["part"]
     for part in (None, *sorted({*parts} - {None})):
         counted = [i for i, row in enumerate(rows) if row["label"] is not None and part in (None, row["part"])]
         pairs, under = [(rows[i], predictions[i]) for i in counted], f"/{part}" if part else ""

@@ -126,7 +126,7 @@ def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metri
 
     if all(row["label"] is None for row in rows):
         return {}
-    return by_part("accuracy", right(rows, predictions), [row["question_type"] for row in rows])
+    return by_part("accuracy", right(rows, predictions), question_type=[row["question_type"] for row in rows])
 
 
 def submission(rows: Rows, predictions: Predictions, head: Head) -> dict[str, bytes]:

@@ -88,7 +88,8 @@ def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metri
     if all(row["label"] is None for row in rows):
         return {}
     each = defaults.right(rows, predictions)
-    found = by_part("accuracy", each, [row["question_type"] for row in rows], [row["part"] for row in rows])
+    divisions = {column: [row[column] for row in rows] for column in ("question_type", "part")}
+    found = by_part("accuracy", each, **divisions)
     if any(row["group"] for row in rows):
         groups = [row["group"] or row["example_id"] for row in rows]
         found["consistency"] = ExampleScores(each, groups)

@@ -135,7 +135,8 @@ def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metri
         (0.0 if "quarantined" in p else score(p["answer"], row)) if labelled(row) else None
         for row, p in zip(rows, predictions, strict=True)
     ]
-    return by_part("accuracy", each, *([row[column] for row in rows] for column in ("question_type", "answer_type")))
+    divisions = {column: [row[column] for row in rows] for column in ("question_type", "answer_type")}
+    return by_part("accuracy", each, **divisions)
 
 
 def frozen(head: Head, settings: VqaSettings) -> Sequence[str]:
