@@ -143,7 +143,8 @@ def vcr(
     rationales
         scores of the four rationales given the right answer, likewise.
     predictions
-        instead of both: the leaderboard's CSV, with rationales given each answer.
+        instead of both: the leaderboard's CSV, with rationales given each answer; one with answers or rationales alone
+        gives their figure.
     """
     from vbert.scoring.vcr import score_vcr
 
@@ -154,6 +155,8 @@ def _print(score: Score, policy: str, as_json: bool) -> None:
     if score.missing:
         what = "count as wrong" if policy == "wrong" else "are left out"
         print(f"vbert: {score.missing:,} of {score.of:,} have no prediction and {what}", file=sys.stderr)
+    for note in score.notes:
+        print(f"vbert: {note}", file=sys.stderr)
     if as_json:
         print(json.dumps({**score.figures, "scored": score.scored, "of": score.of, "missing": score.missing}))
         return

@@ -189,6 +189,40 @@ def test_labels_of_words_may_differ_in_case(world: Path, score: Callable[[str], 
     assert found["macro_f1"] == pytest.approx(1 / 3)
 
 
+def test_a_table_may_have_semicolons_and_long_cells(world: Path, score: Callable[[str], Any]) -> None:
+    (world / "truth.csv").write_text(f"id;label;text\n1;a;{'x' * 140_000}\n2;b,c;y\n")
+    (world / "mine.csv").write_text("id;label\n1;a\n2;b,c\n")
+    assert score("classification --annotations truth.csv --predictions mine.csv")["accuracy"] == 1
+
+
+@pytest.mark.parametrize(("kept", "figure"), [("answer_", "answer"), ("rationale_", "rationale")])
+def test_a_leaderboard_file_may_hold_one_of_both(
+    kept: str, figure: str, world: Path, score: Callable[[str], Any]
+) -> None:
+    lines = [line.split(",") for line in (world / "leaderboard.csv").read_text().splitlines()]
+    at = [k for k, name in enumerate(lines[0]) if name.startswith(("annot_id", kept))]
+    (world / "leaderboard.csv").write_text("\n".join(",".join(line[k] for k in at) for line in lines))
+    found = score("vcr --annotations val.jsonl --predictions leaderboard.csv")
+    assert found == {figure: VCR[figure], "scored": 3, "of": 3, "missing": 0}
+
+
+def test_answers_that_the_official_rule_does_not_count_fully_are_noted(vbert: Any, world: Path) -> None:
+    line = ["score", "vqa", "--annotations", "annotations.json", "--predictions", "results.json"]
+    assert vbert(*line)[2] == ""
+    rows = json.loads((world / "annotations.json").read_text())["annotations"]
+    for answer in rows[2]["answers"]:
+        answer["answer_id"] = 1
+    rows[0]["answers"] = rows[0]["answers"][:3]
+    score_world.as_json(world / "annotations.json", {"annotations": rows})
+    score_world.as_json(world / "results.json", [{"question_id": n, "answer": "yes"} for n in (1, 2, 3)])
+    code, out, said = vbert(*line)
+    assert (code, out.splitlines()[0].split()) == (0, ["accuracy", "0.00"]), "all ten are left out together"
+    first, second = said.splitlines()
+    assert first.startswith("vbert: annotations.json: 1 question with answers of the same `answer_id`, or without one")
+    assert second.startswith("vbert: annotations.json: 1 question with fewer than four answers, so that no answer")
+    assert "--protocol exact" in second
+
+
 def test_missing_ones_count_as_wrong_or_are_left_out(vbert: Any, world: Path) -> None:
     (world / "labels.csv").write_text("id,proba,label\n0,0.2,0\n1,0.9,1\n2,0.2,0\n")
     (world / "nlvr2.csv").write_text("dev-1-0-0,True\ndev-2-0-0,true\ndev-2-3-0,false\n")

@@ -97,6 +97,7 @@ def test_missing_doubled_and_unknown_ids_are_counted_and_the_first_five_named(
         (AOKVQA, "aokvqa_v1p0_val.json", swap('"question_id": "a"', '"question_id": "b"'), "1 doubled"),
         (GQA, "gqa_predictions.json", swap('"1"', '"2"'), "1 doubled, 1 missing"),
         (GQA, "gqa_predictions.json", swap('"1"', '"7"'), "1 unknown, 1 missing"),
+        (GQA, "gqa.json", swap('"2": {', '"1": {'), "gqa.json: doubled: 1"),
         (EXACT, "answers.json", swap('"1"', '"2"'), "1 doubled, 1 missing"),
         (EXACT, "truth.json", swap('"1"', '"2"'), "truth.json: doubled: 2"),
         (NLVR, "nlvr.csv", swap("dev-7-0-0", "test-7-0-1"), "nlvr.csv: doubled: 7-0-1"),
@@ -104,6 +105,8 @@ def test_missing_doubled_and_unknown_ids_are_counted_and_the_first_five_named(
         (SUBSET, "balanced_dev.json", swap("dev-2-0-0", "dev-5-0-0"), "balanced_dev.json: unknown: dev-5"),
         (LABELS, "labels.csv", swap("\n3,", "\n4,"), "labels.csv: unknown: 4"),
         (LABELS, "labels.jsonl", swap('"id": 3', '"id": 2'), "labels.jsonl: doubled: 2"),
+        (LABELS, "labels.jsonl", write(b"id,label\n"), "labels.jsonl: holds no example"),
+        (LABELS.replace("--positive 1", ""), "labels.jsonl", write(b"id,label\n"), "labels.jsonl: holds no example"),
         (LEADERBOARD, "leaderboard.csv", swap("v3,", "v1,"), "leaderboard.csv: missing: v3"),
         (ARRAYS, "val.jsonl", swap('"v3"', '"v1"'), "val.jsonl: doubled: v1"),
     ],
@@ -233,6 +236,21 @@ def put(value: Any) -> Callable[[Any], Any]:
         # NaN, and arrays that are not what they must be
         (LABELS, "labels.csv", swap("0.9", "nan"), "labels.csv:3: proba: must be a finite number, not 'nan'"),
         (LABELS, "labels.csv", swap("0.9", "high"), "labels.csv:3: proba: must be a number, not 'high'"),
+        (LABELS, "labels.csv", swap("0.9", "1_0"), "labels.csv:3: proba: must be a number, not '1_0'"),
+        (LABELS, "labels.csv", swap("0.9", ""), "labels.csv:3: proba: is empty"),
+        (
+            LABELS.replace("--positive 1", ""),
+            "labels.csv",
+            swap("0.9", ""),
+            "labels.csv:3: proba: is empty, and others' are not; fill it or take the column out",
+        ),
+        (
+            LABELS,
+            "labels.jsonl",
+            lambda p: score_world.as_json(p, [json.loads(line) for line in p.read_text().splitlines()]),
+            "labels.jsonl: must be JSON lines, one object a line",
+        ),
+        (NLVR2, "dev.json", write(b'[{"identifier": "dev-1-0-0", "label": "True"}]'), "dev.json: must be JSON lines"),
         (
             LEADERBOARD,
             "leaderboard.csv",
@@ -247,6 +265,12 @@ def put(value: Any) -> Callable[[Any], Any]:
         ),
         (ARRAYS, "val.jsonl", swap('"answer_label": 1', '"answer_label": 4'), "val.jsonl:1: answer_label: "),
         (ARRAYS, "answers.npy", array(put(float("nan"))), "answers.npy: row 1, column 2: is NaN"),
+        (
+            ARRAYS,
+            "answers.npy",
+            array(put(float("-inf"))),
+            "answers.npy: row 1, column 2: is infinite; 1 of its numbers",
+        ),
         (
             ARRAYS,
             "answers.npy",
@@ -293,9 +317,13 @@ def test_refused_with_file_line_and_field(
     assert said in found.splitlines()[0]
 
 
-def test_auroc_needs_two_labels(world: Path, refused: Callable[..., str]) -> None:
+def test_auroc_needs_two_labels(vbert: Any, world: Path, refused: Callable[..., str]) -> None:
     (world / "labels.csv").write_text("id,proba,label\n1,0.9,1\n2,0.2,0\n")
-    assert refused(f"{LABELS} --missing skip").startswith("labels.jsonl: AUROC needs another label beside '1'")
+    said = "labels.jsonl: AUROC needs another label beside '1'"
+    assert refused(f"{LABELS} --missing skip") == f"{said}; leave out --positive"
+    code, out, err = vbert("score", *LABELS.replace("--positive 1", "--missing skip").split())
+    assert (code, "auroc" in out) == (0, False)
+    assert f"{said} among the scored examples, and is left out" in err
 
 
 COCO = json.dumps([{"image_id": 42, "caption": "a red square"}])
@@ -356,4 +384,7 @@ def test_a_file_of_another_format_is_recognised(
             data = json.dumps(json.loads(data)).encode()
         (world / file).write_bytes(data)
         found = refused(line)
-        assert found == f"{file}: this looks like {sentence.format(title)}", name
+        protocol = line.split()[2] if "--protocol" in line else ""
+        of_default = "`vbert score vqa --" in sentence and "--protocol" not in sentence
+        also_said = f" and leave out --protocol {protocol}" if protocol and of_default else ""
+        assert found == f"{file}: this looks like {sentence.format(title)}{also_said}", name

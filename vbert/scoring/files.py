@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from vbert.data.file_kinds import ENOUGH, file_kind
 from vbert.data.json_places import line_of
-from vbert.data.readers._rows import adapter, checked, fault
+from vbert.data.readers._rows import LONGEST_LINE, adapter, checked, fault
+from vbert.data.readers._tables import DELIMITERS
 from vbert.errors import UserError, nearest
 from vbert.scoring.formats import Format, otherwise
 
@@ -99,6 +100,7 @@ def lines(path: Path, kind: type[Content], wanted: Format) -> list[tuple[str, Co
                 rows.append((f"{path}:{number}", checked(line.encode(), kind, f"{path}:{number}")))
     except UserError:
         otherwise(path, text, wanted)
+        _refuse_array(path, text)
         raise
     return rows
 
@@ -125,22 +127,29 @@ def records(
     wanted: Format,
     instead: Mapping[str, str] | None = None,
 ) -> list[tuple[str, dict[str, str]]]:
-    """(`file:line`, column → text) of a CSV or TSV with a header, or of JSON lines, whose strings, whole numbers and
-    flags become text; numbers with a fraction only of `optional` columns. instead: column → the name of the one that
-    is read where it isn't there."""
+    """(`file:line`, column → text) of a CSV (or with `;`) or TSV with a header, or of JSON lines, whose strings, whole
+    numbers and flags become text; numbers with a fraction only of `optional` columns, which a row lacks where they are
+    empty. instead: column → the name of the one that is read where it isn't there."""
     text = text_of(path, wanted)
     try:
         read_rows = _json_records if text.lstrip()[:1] in ("{", "[") else _csv_records
         return list(read_rows(path, text, columns, optional, instead or {}))
     except UserError:
         otherwise(path, text, wanted)
+        _refuse_array(path, text)
         raise
+
+
+def _refuse_array(path: Path, text: str) -> None:
+    """Raises UserError for a list in place of JSON lines."""
+    if text.lstrip()[:1] == "[":
+        raise UserError(f"{path}: must be JSON lines, one object a line, not one list of them")
 
 
 def number(value: str, where: str, field: str) -> float:
     """A finite number as text. Raises UserError."""
     try:
-        found = float(value)
+        found = float(value.replace("_", "?"))  # Python's own 1_0 is no number of a file
     except ValueError:
         raise UserError(f"{where}: {field}: must be a number, not {value!r:.80}") from None
     if not abs(found) < float("inf"):
@@ -152,7 +161,7 @@ def _csv_records(
     path: Path, text: str, columns: Sequence[str], optional: Sequence[str], instead: Mapping[str, str]
 ) -> Iterator[tuple[str, dict[str, str]]]:
     first = text.partition("\n")[0]
-    rows = _cells(path, text, "\t" if "\t" in first and "," not in first else ",")
+    rows = _cells(path, text, max(DELIMITERS, key=first.count))
     where, header = next(rows, (f"{path}:1", []))
     if twice := [column for column, count in Counter(header).items() if count > 1]:
         raise UserError(f"{where}: the column {twice[0]!r} occurs twice")
@@ -171,7 +180,7 @@ def _csv_records(
         for column in columns:
             if not cells[places[column]]:
                 raise UserError(f"{where}: {column}: is empty")
-        yield where, {column: cells[at] for column, at in places.items()}
+        yield where, {column: cells[at] for column, at in places.items() if cells[at]}
 
 
 def _json_records(
@@ -211,6 +220,7 @@ def _as_text(value: Any, fractions: bool, where: str) -> str:
 
 def _cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, list[str]]]:
     """(`file:line` of its last line, cells without blanks around them) of every row that isn't empty."""
+    csv.field_size_limit(LONGEST_LINE)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
         for cells in reader:

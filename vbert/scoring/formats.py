@@ -12,6 +12,7 @@ from typing import Any
 from vbert.errors import UserError
 
 ROWS = 5  # rows of a file that are looked at
+PROTOCOL = re.compile(r"--protocol \w+")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ BY_KEYED_FIELDS: tuple[tuple[set[str], Format], ...] = (
 BY_LINE: tuple[tuple[str, Format], ...] = (
     (r"[^,{}\[\]]*-\d+-\d+-\d+\.png,", NLVR_PREDICTIONS),
     (r"[^,{}\[\]]*-\d+-\d+-\d+,", NLVR2_PREDICTIONS),
-    (r"(?=.*\bannot_id\b)(?=.*\banswer_0\b)", VCR_LEADERBOARD),
+    (r"(?=.*\bannot_id\b)(?=.*\b(?:answer_0|rationale_conditioned_on_a0_0)\b)", VCR_LEADERBOARD),
     (r"(?=.*\bid\b)(?=.*\b(?:label|proba)\b)[^{}\[\]]*$", LABELS),
 )
 
@@ -79,6 +80,9 @@ def otherwise(path: Path, text: str | None, wanted: Format) -> None:
     found = VCR_ARRAY if text is None else recognised(text)
     if found is not None and found.title not in (wanted.title, *wanted.also):
         use = f"; use {found.use}" if found.use else ""
+        protocol = PROTOCOL.search(wanted.use or "")
+        if protocol and found.use and found.use.startswith("`vbert score vqa --") and not PROTOCOL.search(found.use):
+            use += f" and leave out {protocol[0]}"
         raise UserError(f"{path}: this looks like {found.title}, not {wanted.title}{use}")
 
 

@@ -19,12 +19,14 @@ NAMED = 5  # ids that an error names of each sort
 @dataclass(frozen=True)
 class Score:
     """`figures`: shares from 0 to 1, in the order of printing. `scored`: examples that count in them, `of` those of the
-    annotations; `missing`: examples without a prediction, which are scored as 0, or left out."""
+    annotations; `missing`: examples without a prediction, which are scored as 0, or left out; `notes`: what the
+    figures don't say, in sentences."""
 
     figures: Figures
     scored: int
     of: int
     missing: int
+    notes: tuple[str, ...] = ()
 
 
 class IdsDiffer(BuildError):
@@ -39,8 +41,8 @@ class Matched:
     of: int
     missing: int
 
-    def score(self, figures: Figures) -> Score:
-        return Score(figures, len(self.scored), self.of, self.missing)
+    def score(self, figures: Figures, *notes: str) -> Score:
+        return Score(figures, len(self.scored), self.of, self.missing, notes)
 
 
 def match(

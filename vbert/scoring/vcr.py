@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +44,7 @@ def score_vcr(
     missing: Missing = "error",
 ) -> Score:
     """Q→A, QA→R (given the right answer) and Q→AR, of arrays [n, 4] in the order of the annotations, or of a
-    leaderboard file, which has rationales given each answer.
+    leaderboard file, which has rationales given each answer; of answers or rationales alone where it has no others.
 
     Raises UserError for a file that isn't of the format, IdsDiffer for ids that don't agree.
     """
@@ -62,28 +62,45 @@ def score_vcr(
     return matched.score(_figures(hits, reasons))
 
 
-def _figures(answers: Sequence[float], rationales: Sequence[float]) -> Figures:
-    return {"answer": mean(answers), "rationale": mean(rationales), "joint": mean(choice.joint(answers, rationales))}
+def _figures(answers: Sequence[float] | None, rationales: Sequence[float] | None) -> Figures:
+    figures: Figures = {}
+    if answers is not None:
+        figures["answer"] = mean(answers)
+    if rationales is not None:
+        figures["rationale"] = mean(rationales)
+    if answers is not None and rationales is not None:
+        figures["joint"] = mean(choice.joint(answers, rationales))
+    return figures
 
 
 def _leaderboard(rows: Sequence[Example], ids: Sequence[str], path: Path, annotations: Path, missing: Missing) -> Score:
-    columns = [*ANSWER_COLUMNS, *(column for answer in range(CHOICES) for column in rationale_columns(answer))]
+    of_rationales = [column for answer in range(CHOICES) for column in rationale_columns(answer)]
+    every = records(path, ("annot_id",), (*ANSWER_COLUMNS, *of_rationales), formats.VCR_LEADERBOARD)
+    there = {column for _, row in every for column in row}
+    with_answers, with_rationales = not there.isdisjoint(ANSWER_COLUMNS), not there.isdisjoint(of_rationales)
+    if not with_answers and not with_rationales:
+        with_answers = with_rationales = True
+    columns = [*(ANSWER_COLUMNS if with_answers else ()), *(of_rationales if with_rationales else ())]
     given = records(path, ("annot_id", *columns), (), formats.VCR_LEADERBOARD)
     values = {row["annot_id"]: {c: number(row[c], where, c) for c in columns} for where, row in given}
     matched = match(ids, [row["annot_id"] for _, row in given], missing, annotations, path)
-    there = [row for row in rows if row["annot_id"] in values]
-    names = [row["annot_id"] for row in there]
-    answers = [[values[name][c] for c in ANSWER_COLUMNS] for name in names]
-    rationales = [[values[row["annot_id"]][c] for c in rationale_columns(row["answer_label"])] for row in there]
-    hits = dict(zip(names, choice.right(answers, [row["answer_label"] for row in there]), strict=True))
-    reasons = dict(zip(names, choice.right(rationales, [row["rationale_label"] for row in there]), strict=True))
-    return matched.score(
-        _figures([hits.get(name, 0.0) for name in matched.scored], [reasons.get(name, 0.0) for name in matched.scored])
-    )
+    scored = [row for row in rows if row["annot_id"] in values]
+
+    def right(columns_of: Callable[[Example], Sequence[str]], labels: Sequence[int]) -> list[float]:
+        scores = [[values[row["annot_id"]][column] for column in columns_of(row)] for row in scored]
+        hits = dict(zip((row["annot_id"] for row in scored), choice.right(scores, labels), strict=True))
+        return [hits.get(name, 0.0) for name in matched.scored]
+
+    hits = right(lambda row: ANSWER_COLUMNS, [row["answer_label"] for row in scored]) if with_answers else None
+    reasons = None
+    if with_rationales:
+        labels = [row["rationale_label"] for row in scored]
+        reasons = right(lambda row: rationale_columns(row["answer_label"]), labels)
+    return matched.score(_figures(hits, reasons))
 
 
 def _array(path: Path, examples: int, annotations: Path) -> NDArray[Any]:
-    """[examples, 4], numbers without NaN, of an `.npy` that holds no pickle."""
+    """[examples, 4], finite numbers, of an `.npy` that holds no pickle."""
     import warnings
     from tokenize import TokenError
 
@@ -105,6 +122,8 @@ def _array(path: Path, examples: int, annotations: Path) -> NDArray[Any]:
             f"{path}: must have the shape ({examples}, {CHOICES}), one row for each line of {annotations}, "
             f"not {array.shape}"
         )
-    if (bad := np.argwhere(np.isnan(array))).size:
-        raise UserError(f"{path}: row {bad[0][0]:,}, column {bad[0][1]}: is NaN; {len(bad):,} numbers are")
+    if (bad := np.argwhere(~np.isfinite(array))).size:
+        row, column = bad[0]
+        said = "NaN" if np.isnan(array[row, column]) else "infinite"
+        raise UserError(f"{path}: row {row:,}, column {column}: is {said}; {len(bad):,} of its numbers are not finite")
     return np.asarray(array)

@@ -10,6 +10,7 @@ from typing import Any, Literal, NotRequired
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
+from vbert.data.names import count_of
 from vbert.errors import UserError, nearest
 from vbert.metrics import vqa
 from vbert.metrics.means import mean, mean_by
@@ -18,6 +19,7 @@ from vbert.scoring.files import Document, check_ids, document, text_of
 from vbert.scoring.score import Figures, Missing, Score, match
 
 Protocol = Literal["vqa", "aokvqa", "gqa", "exact"]
+ENOUGH = 4  # answers of a question; with fewer, no answer has three others like it
 STRICT = ConfigDict(strict=True)
 
 
@@ -129,14 +131,34 @@ def score_vqa(questions: Path | None, annotations: Path, predictions: Path, miss
         kinds = [known[name].get(field) for name in matched.scored]
         typed = [(value, str(kind)) for value, kind in zip(each, kinds, strict=True) if kind is not None]
         figures[figure] = mean_by([value for value, _ in typed], [kind for _, kind in typed])
-    return matched.score(figures)
+    return matched.score(figures, *_notes(annotations, [known[name]["answers"] for name in matched.scored]))
+
+
+def _notes(annotations: Path, every: Sequence[Sequence[Answer]]) -> list[str]:
+    """On questions whose right answers the official rule doesn't count as 1."""
+    notes = []
+    if alike := [answers for answers in every if not _told_apart(answers)]:
+        notes.append(
+            f"{annotations}: {count_of(alike, 'question')} with answers of the same `answer_id`, or without one: the "
+            f"official code then leaves out all equal answers together, and scores less; number them 1 to 10"
+        )
+    if few := [answers for answers in every if len(answers) < ENOUGH]:
+        notes.append(
+            f"{annotations}: {count_of(few, 'question')} with fewer than four answers, so that no answer scores 100; "
+            f"for one answer a question use --protocol exact with an object of id and answer"
+        )
+    return notes
+
+
+def _told_apart(answers: Sequence[Answer]) -> bool:
+    return len({each.get("answer_id") for each in answers}) == len(answers)
 
 
 def _accuracy(answer: str | None, answers: Sequence[Answer]) -> float:
     if answer is None:
         return 0.0
     given = [each["answer"] for each in answers]
-    if len({each.get("answer_id") for each in answers}) == len(answers):
+    if _told_apart(answers):
         return vqa.accuracy(answer, given)
     fields = [json.dumps({k: v for k, v in each.items() if k != "answer"}, sort_keys=True) for each in answers]
     return vqa.accuracy(answer, given, fields)
@@ -198,11 +220,13 @@ def _direct_answer(given: Document[Any], name: str, answer: str, rows: Document[
 
 def score_gqa(questions: Path, predictions: Path, missing: Missing) -> Score:
     """GQA's accuracy (its `eval.py`): the same string; questions that aren't balanced need no answer, nor count."""
-    rows = document(questions, dict[str, GqaQuestion], formats.GQA_QUESTIONS).content
+    rows = document(questions, dict[str, GqaQuestion], formats.GQA_QUESTIONS)
     given = document(predictions, list[GqaPrediction], formats.GQA_PREDICTIONS).content
-    truth = {name: row["answer"] for name, row in rows.items() if row.get("isBalanced", True)}
+    truth = {name: row["answer"] for name, row in rows.content.items() if row.get("isBalanced", True)}
+    names = rows.keys_as_written()
+    match(names, names, "error", questions, questions)
     pairs = [(row["questionId"], row["prediction"]) for row in given]
-    return _exact(truth, pairs, missing, questions, predictions, allowed=rows)
+    return _exact(truth, pairs, missing, questions, predictions, allowed=rows.content)
 
 
 def score_exact(annotations: Path, predictions: Path, missing: Missing) -> Score:
