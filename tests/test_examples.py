@@ -45,7 +45,8 @@ vbert preprocess photos --detector shapes_cnn --weights $(vbert path demo detect
 vbert features show cat.jpg --detector shapes_cnn --weights $(vbert path demo detector) --out all.png \
     --boxes 5 --most 3 --device cpu --store store --shared --json
 vbert features import own.tsv --detector unknown --layer fc6 --format lxmert_tsv --boxes-in original --dtype float32
-vbert features import own.tsv --detector unknown --layer fc7 --ids '_0*([0-9]+)' --cap 3 --sizes sizes.csv --store store
+vbert features import own.tsv --detector unknown --layer fc7 --ids '_0*([0-9]+)' --id-form 'img/{}.png' --cap 3 \
+    --sizes sizes.csv --store store
 vbert features import own.tsv --detector unknown --layer fc7 --images photos --classes words --attributes words --shared
 vbert features import own.tsv --detector unknown --layer fc7 --images-per-shard 1 --quarantine 0.5 --weights SHA256
 vbert features import own.tsv --detector unknown --layer fc7 --machine units_at_once=1 --json
