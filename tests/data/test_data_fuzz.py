@@ -89,7 +89,7 @@ ANSWERED = {
     "annotations": [
         {
             "question_id": n,
-            "answers": [{"answer": "two"}, {"answer": "a"}] * 5,
+            "answers": [{"answer": "a" if k % 2 else "two", "answer_id": k} for k in range(10)],
             "question_type": "how",
             "answer_type": "n",
         }

@@ -104,6 +104,16 @@ def test_answers_of_ten_people_are_kept_and_normalised(vqa: Written, tmp_path: P
             "a second annotation of question 1000",
         ),
         ({"train": [ask(1000)]}, {"train": [people(question_id=1000)]}, r"annotations\[0\]: answers: there is none"),
+        (
+            {"train": [ask(1000)]},
+            {"train": [people(question_id=1000) | {"answers": [{"answer": "x"}] * 2}]},
+            r"annotations\[0\]: answers\[0\]: answer_id: is missing \(question 1000\); number the answers of",
+        ),
+        (
+            {"train": [ask(1000)]},
+            {"train": [people(question_id=1000) | {"answers": [{"answer": "x", "answer_id": 3}] * 2}]},
+            r"answers\[1\]: answer_id: 3 occurs twice \(question 1000\); number",
+        ),
         ({"train": [ask(1000)], "train2": [ask(7)]}, {}, "no source holds the photo"),
         ({"other": [ask(1000)]}, {}, r"hold no …train2014_questions\.json and the like"),
     ],
@@ -115,6 +125,16 @@ def test_files_that_do_not_fit_each_other(
     (folder / "COCO_train22014_000000000000.png").unlink(missing_ok=True)
     with pytest.raises((UserError, BuildError), match=said):
         rows_of(spec_of("vqa_v2", folder), tmp_path / "store")
+
+
+def test_a_single_answer_is_right(vqa: Written, tmp_path: Path) -> None:
+    """By VQA's rule it would score 0, and nothing could be learnt."""
+    folder = vqa({"train": [ask(1000)]}, {"train": [people("Yes.", question_id=1000)]})
+    rows, figures, _ = rows_of(spec_of("vqa_v2", folder), tmp_path / "store")
+    assert rows[0]["answers"] == [{"answer": "yes", "score": 1.0}]
+    assert "given" not in rows[0], "null in all rows"
+    assert figures["single_answers"] == 1
+    assert any(note.startswith("1 question with a single answer, which scores 1") for note in figures["notes"])
 
 
 def test_files_are_named_for_splits(vqa: Written, tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ def test_questions_pairs_captions_and_files_of_splits(world: Callable[..., Datas
         ),
         (COLUMNS, CSV.encode().replace(b"\xc3", b"\xff"), r"t\.csv:4: is not UTF-8; save"),
         (COLUMNS, CSV.replace("id,", "file,"), r"t\.csv:1: two columns are called 'file'"),
+        (COLUMNS, CSV.replace("c,x", "a,x"), r"t\.csv:5: id: 'a' is that of t\.csv:2 too; give each row an id"),
+        (COLUMNS, CSV.partition("\r")[0], r"t\.csv: has columns and no row below them"),
         (
             COLUMNS | {"image": "mood"},
             CSV,
@@ -142,6 +144,23 @@ def test_a_file_of_test_may_lack_the_labels(world: Callable[..., DatasetSpec], t
     files["a.csv"] = "file,text\n1.png,x\n"
     with pytest.raises(UserError, match=r"a\.csv: label: there is no column 'mood'"):
         rows_of(world(options, files), tmp_path / "store")
+
+
+def test_labels_as_numbers_and_in_several_cases(world: Callable[..., DatasetSpec], tmp_path: Path) -> None:
+    options = {"image": "file", "label": "mood"}
+    lines = '{"file": "1.png", "text": "x", "mood": 1.0}\n{"file": "2.png", "text": "y", "mood": 1}\n'
+    rows, figures, _ = rows_of(world(options, {"t.jsonl": lines}), tmp_path / "store")
+    assert [row["label"] for row in rows] == ["1", "1"]
+    assert "labels_alike" not in figures
+    (tmp_path / "tables" / "t.jsonl").write_text(lines.replace("1.0", "NaN"))
+    with pytest.raises(UserError, match=r"t\.jsonl:1: mood: is nan, no text and no number; write null"):
+        rows_of(world(options, {}), tmp_path / "store")
+    (tmp_path / "tables" / "t.jsonl").unlink()
+    spelt = "".join(f"2.png,{'x' * 140_000},{mood}\n" for mood in ("yes", "No", "no ", "YES", "2.0", "2"))
+    rows, figures, _ = rows_of(world(options, {"t.csv": f"file,text,mood\n{spelt}"}), tmp_path / "store")
+    assert [row["label"] for row in rows] == ["yes", "No", "no", "YES", "2", "2"]
+    assert figures["labels_alike"] == 4
+    assert any("'yes' and 'YES', for example; the first: t.csv:5: label" in note for note in figures["notes"])
 
 
 def test_quotes_may_be_plain_signs(world: Callable[..., DatasetSpec], tmp_path: Path) -> None:

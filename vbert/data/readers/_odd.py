@@ -13,6 +13,7 @@ ODDITIES = {
     "stray_blanks": ("label", "with stray blanks, taken without them"),
     "empty_answers": ("answer", "that normalise to nothing, no targets of training"),
     "empty_questions": ("question", "without text, left out"),
+    "single_answers": ("question", "with a single answer, which scores 1"),
     "difficult_answers": ("question", "with difficult direct answers, which don't count"),
     "ids_in_two_files": ("id", "that stand in an earlier file too, now with the file's name"),
     "empty_texts": ("text", "that are empty"),
@@ -31,6 +32,7 @@ class Odd:
 
     def __init__(self) -> None:
         self._places: dict[str, list[str]] = {}
+        self._spelt: dict[str, dict[str, str]] = {}
 
     def add(self, figure: str, where: str) -> None:
         self._places.setdefault(figure, []).append(where)
@@ -44,6 +46,11 @@ class Odd:
             self.add("stray_blanks", where)
         return value.strip() or None if value is not None else None
 
+    def spelling(self, label: str | None, where: str) -> None:
+        """Notices labels that differ in letter case alone, which are counted."""
+        if label is not None:
+            self._spelt.setdefault(label.casefold(), {}).setdefault(label, where)
+
     def truth(self, value: str | None, where: str) -> str | None:
         """`true` or `false`, in any case; None for no label. Raises UserError for another one."""
         label = self.label(value, f"{where}: label")
@@ -56,3 +63,10 @@ class Odd:
             word, sentence = ODDITIES[figure]
             said = f"{count_of(places, word)} {sentence}; the first: {places[0]}"
             yield ReaderNote(figure, len(places), said, left_out="left out" in sentence)
+        if alike := [found for found in self._spelt.values() if len(found) > 1]:
+            count, (one, other) = sum(map(len, alike)), [*alike[0]][:2]
+            said = (
+                f"{count:,} labels that differ from another in letter case alone, each one of its own: {one!r:.80} and "
+            )
+            said += f"{other!r:.80}, for example; the first: {alike[0][other]}"
+            yield ReaderNote("labels_alike", count, said)

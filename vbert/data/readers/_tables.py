@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Literal
@@ -12,13 +14,16 @@ from vbert.data.readers._rows import LONGEST_LINE, Openable, lines
 from vbert.errors import UserError, nearest
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
+HINTED = re.compile("expected after|field limit")  # of csv's errors: a quote may be no quote
+EXACT = 1 << 53  # up to here a float is the whole number that was written
 DELIMITERS = (",", ";", "\t")  # of a .csv: that which its first line has most of
 
 Cells = Mapping[str, str | None]
 
 
 def rows(raw: Openable, name: str, columns: Mapping[str, str], quotes: bool = True) -> Iterator[tuple[str, Cells]]:
-    """(`file:line`, column → text) of every row; empty cells and null are None, numbers and truth values text.
+    """(`file:line`, column → text) of every row; empty cells and null are None, numbers and truth values text; 1.0
+    of JSON is 1, and NaN is refused.
 
     columns: option → the column that it names. Raises UserError where the file lacks one, with the nearest; for other
     encodings than UTF-8 (with or without a byte order mark); and for rows that aren't as long as the first line.
@@ -58,24 +63,29 @@ def _separated(raw: Openable, name: str, columns: Mapping[str, str], quotes: boo
     reader = _reader(raw, name, quotes)
     header = _header(reader, name)
     check_columns(columns, header, name)
+    empty = True
     places = [(column, header.index(column)) for column in dict.fromkeys(columns.values())]
     while True:
         where = f"{name}:{reader.line_num + 1}"
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            hint = "; if quotes are plain signs: `options: {quotes: false}`" if "expected after" in str(error) else ""
+            hint = "; if quotes are plain signs: `options: {quotes: false}`" if HINTED.search(str(error)) else ""
             raise UserError(f"{where}: {error}{hint}") from None
         if cells is None:
-            return
+            break
         if len(cells) not in (0, len(header)):
             raise UserError(f"{where}: has {len(cells)} cells, the first line has {len(header)}")
         if cells:
+            empty = False
             yield where, {column: cells[at] or None for column, at in places}
+    if empty:
+        raise UserError(f"{name}: has columns and no row below them; fill it or take it out")
 
 
 def _reader(raw: Openable, name: str, quotes: bool) -> Any:
     how: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    csv.field_size_limit(LONGEST_LINE)
     return csv.reader(_decoded(raw, name), delimiter=_delimiter(raw, name), quoting=how, strict=True)
 
 
@@ -116,9 +126,11 @@ def _text(value: Any, where: str) -> str | None:
         return value or None
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: is {value}, no text and no number; write null, or leave it out")
     if isinstance(value, int | float):
         try:
-            return str(value)
+            return str(int(value) if abs(value) < EXACT and value == int(value) else value)
         except ValueError:  # a whole number of thousands of digits
             pass
     raise UserError(f"{where}: must be text or a number, not {value!r:.80}")

@@ -12,10 +12,10 @@ Options, the same for both, name columns:
     text                the text; by default the column `text`, where there is one
     answer | label | caption    what is learnt: the answer to `text`; the label of images and text; a caption, in place
                         of `text`. A row without answer or label, or a file of test without that column, is predicted
-                        only
+                        only. The label 1.0 is 1; labels that differ in letter case alone are counted
     split               train, val (or valid, validation, dev) or test
     id                  of the example, in predictions too; by default `file:line`. One that an earlier file has too
-                        gets the file's name before it: `dev_unseen/7`
+                        gets the file's name before it: `dev_unseen/7`; two of one file are refused
 
 and `splits: {train: train.csv, val: [a.csv, b.csv]}` names files of each split by their endings, in place of a column;
 with neither, all rows are `train`, and `validation` of the spec takes a share. `kind` says what an example is, where
@@ -27,6 +27,7 @@ A row without image, or with one that the folder lacks, is left out and counted;
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,11 +42,12 @@ from vbert.errors import UserError, near
 if TYPE_CHECKING:
     from vbert.data.raw import RawFiles
 
-VERSION = 1
+VERSION = 2
 OWN = tables.ENDINGS
 
 VALIDATION = "val"
 SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION)
+WHOLE = re.compile(r"-?[0-9]+\.0+")
 LEARNT = {"answer": "question", "label": "sentiment", "caption": "caption"}  # and the kind of its examples
 
 
@@ -164,7 +166,7 @@ def examples(
     kind = columns.kind() if kind is None else kind
     pictures, odd, count, files = Pictures(image_ids), Odd(), 0, _files(raws, splits)
     several = {file.split for file in files if sum(file.split == other.split for other in files) > 1}
-    missing, first = "", dict[str, str]()
+    missing, places = "", dict[str, tuple[str, str]]()
     for file in files:
         given = columns.of(file, files)
         if kind == "question" and "text" not in given:
@@ -187,9 +189,13 @@ def examples(
                 if kind in ("question", "caption"):
                     continue
             right, name = (cells.get("answer") or "").strip(), (cells.get("id") or "").strip()
-            if name and first.setdefault(name, file.name) != file.name:
+            if name and places.get(name, (file.name,))[0] != file.name:
                 odd.add("ids_in_two_files", where)
                 name = f"{file.word}/{name}"
+            if name and (earlier := places.setdefault(name, (file.name, where))[1]) != where:
+                raise UserError(f"{where}: id: {name!r:.80} is that of {earlier} too; give each row an id of its own")
+            label = _flag(_whole(odd.label(cells.get("label"), f"{where}: label")), kind)
+            odd.spelling(label, f"{where}: label")
             yield {
                 "example_id": name or where,
                 "kind": kind,
@@ -198,11 +204,16 @@ def examples(
                 "part": file.word if file.split in several else None,
                 "text": said,
                 "answers": [{"answer": right, "score": 1.0}] if right else None,
-                "label": _flag(odd.label(cells.get("label"), f"{where}: label"), kind),
+                "label": label,
             }
     if missing and 2 * odd.count("texts_without_image") > count:
         raise UserError(f"{missing}, and so it is with {odd.count('texts_without_image'):,} of {count:,} rows")
     yield from odd.notes()
+
+
+def _whole(label: str | None) -> str | None:
+    """The label; 1.0 as 1, since tables write whole numbers as fractions where a cell of their column is empty."""
+    return label if label is None or WHOLE.fullmatch(label) is None else label.partition(".")[0]
 
 
 def _flag(label: str | None, kind: str) -> str | None:

@@ -6,7 +6,8 @@ answer_confidence, answer_id). The names of the questions' files say the split; 
 test: [FILE, FILE]}}` names them by their endings. Annotations are all files whose names end in `annotations.json`.
 
 - A question's id is its number, `given` its people's answers as they stand in the file, `answers` the normalised ones
-  with their accuracies.
+  with their accuracies. Several answers need an `answer_id` each: the official score tells equal ones apart by it.
+- A question's single answer scores 1, as VQA's rule would give it 0; it has no `given`.
 - Where the annotations hold none of a file's questions, these have no answers (the official test splits); where they
   hold some, they must hold all.
 - Questions of a `test-dev` file that a `test` file holds too are part `test-dev` of the test split.
@@ -23,7 +24,7 @@ from typing_extensions import TypedDict
 
 from vbert.data.names import count_of
 from vbert.data.readers import ImageRow, ReaderNote
-from vbert.data.readers._answers import soft_targets
+from vbert.data.readers._answers import right_answer, soft_targets
 from vbert.data.readers._files import PhotoStems, SplitFile, split_files
 from vbert.data.readers._odd import Odd
 from vbert.data.readers._rows import checked
@@ -32,7 +33,7 @@ from vbert.errors import UserError
 if TYPE_CHECKING:
     from vbert.data.raw import RawFiles
 
-VERSION = 1
+VERSION = 2
 OWN = (".json",)
 
 NAMED = re.compile(r"(?:.*[/_])?((?:train|val|test)(?:-dev)?)[0-9]*_questions\.json")
@@ -52,6 +53,7 @@ class Questions(TypedDict):
 
 class Answer(TypedDict):
     answer: str
+    answer_id: NotRequired[int | str | None]
 
 
 class Annotation(TypedDict):
@@ -125,9 +127,11 @@ def examples(
 
 def _answered(annotation: Annotation, where: str, odd: Odd) -> dict[str, Any]:
     given = [answer["answer"] for answer in annotation["answers"]]
+    if single := len(given) == 1:
+        odd.add("single_answers", where)
     return {
-        "given": given,
-        "answers": soft_targets(given, odd, where),
+        "given": None if single else given,
+        "answers": right_answer(given[0], odd, where) if single else soft_targets(given, odd, where),
         "question_type": odd.label(annotation.get("question_type"), f"{where}: question_type"),
         "answer_type": odd.label(annotation.get("answer_type"), f"{where}: answer_type"),
     }
@@ -143,6 +147,20 @@ def _questions(file: SplitFile) -> Iterator[tuple[str, Question]]:
         yield f"{file.name}: questions[{at}]", row
 
 
+def _check_ids(row: Annotation, where: str) -> None:
+    """Raises UserError for several answers that the official score doesn't tell apart."""
+    seen = set[str]()
+    for at, answer in enumerate(row["answers"] if len(row["answers"]) > 1 else ()):
+        given = answer.get("answer_id")
+        if given is None or str(given) in seen:
+            fault = "is missing" if given is None else f"{given} occurs twice"
+            raise UserError(
+                f"{where}: answers[{at}]: answer_id: {fault} (question {row['question_id']}); number the answers of a "
+                f"question 1 to 10, as the official files do"
+            )
+        seen.add(str(given))
+
+
 def _annotations(raws: Mapping[str, RawFiles]) -> dict[str, tuple[str, Annotation]]:
     """question_id → (place, annotation)"""
     found: dict[str, tuple[str, Annotation]] = {}
@@ -153,6 +171,7 @@ def _annotations(raws: Mapping[str, RawFiles]) -> dict[str, tuple[str, Annotatio
                     place, number = f"{name}: annotations[{at}]", str(row["question_id"])
                     if not row["answers"]:
                         raise UserError(f"{place}: answers: there is none")
+                    _check_ids(row, place)
                     if number in found:
                         raise UserError(f"{place}: a second annotation of question {number}, as {found[number][0]}")
                     found[number] = place, row
