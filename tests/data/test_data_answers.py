@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vbert.data.answers import MAX_BYTES, read_answers
+from vbert.data.answers import MAX_BYTES, lacking, read_answers
 from vbert.errors import UserError
 
 
@@ -53,3 +53,11 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         file.truncate(MAX_BYTES + 1)
     with pytest.raises(UserError, match=r"larger than 16 MiB"):
         read_answers(tmp_path / "answers")
+
+
+def test_what_a_file_lacks_is_counted_and_named() -> None:
+    assert lacking(["yes", "no"], ["no", "yes", "maybe"]) == ""
+    assert lacking(["a", "b", "c", "d", "e"], ["e"]) == "4 of the 5 training labels: 'a', 'b', 'c', …"
+    assert lacking(["yes", "no"], ["yes ", "no"]) == (
+        "1 of the 2 training labels: 'yes' (its 'yes ' has stray blanks: take them out)"
+    )

@@ -87,7 +87,7 @@ def test_types_choose_the_examples(world: World, tmp_path: Path) -> None:
     assert model.head()["types"] == ["answer"]
     found = evaluate(tmp_path / "test", world, model, "choice")
     assert {row["example_id"][-1] for row in found.predictions()} == {"0"}
-    with pytest.raises(UserError, match=r"no training examples of kind choice with a question type among answr"):
+    with pytest.raises(UserError, match=r"with a question type among answr; types: did you mean 'answer'\?"):
         finetune(tmp_path / "none", world, "choice", types=("answr",))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,18 @@ def answers_of(data: bytes, path: str) -> list[str]:
     if len(answers) < 2:
         raise UserError(f"answers: {path}: {len(answers)} answers; a vocabulary has two or more")
     return answers
+
+
+def lacking(wanted: Sequence[str], answers: Collection[str]) -> str:
+    """What the answers of a file lack of the training labels `wanted`, as a part of an error's sentence: how many,
+    three of them, and whether stray blanks are why; "" where all are there."""
+    absent = [label for label in wanted if label not in answers]
+    if not absent:
+        return ""
+    named = ", ".join(repr(label) for label in absent[:3]) + (", …" if len(absent) > 3 else "")
+    blanks = next((answer for answer in answers if answer != answer.strip() and answer.strip() in absent), None)
+    why = "" if blanks is None else f" (its {blanks!r} has stray blanks: take them out)"
+    return f"{len(absent)} of the {len(wanted)} training labels: {named}{why}"
 
 
 def _of_json(text: str, path: str) -> Any:

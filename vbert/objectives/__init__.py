@@ -80,6 +80,10 @@ class Objective(Protocol):
     def head(self, rows: Iterable[Row], settings: Any) -> Head:
         """The head's description from the training examples: labels, and what the functions below need to know."""
 
+    def relabelled(self, head: Head, labels: Sequence[str], path: str) -> Head:
+        """`head` with the labels of a file, in the order of its rows. Raises UserError where training labels that must
+        be there are not."""
+
     def model(self, config: VisualBertConfig, head: Head, seed: int) -> nn.Module:
         """The model of `config` and `head`, with an `encoder`, its head drawn from `seed`."""
 
@@ -148,6 +152,12 @@ def load(name: str) -> Objective:
     """The objective `name`."""
     objective(name)
     return cast(Objective, _WithDefaults(OBJECTIVES[name].settings.__module__))
+
+
+def same_task(one: str, other: str) -> bool:
+    """Whether a head of the objective `one` is one of `other` too."""
+    known = {one, other} <= OBJECTIVES.keys()
+    return one == other or (known and OBJECTIVES[one].settings is OBJECTIVES[other].settings)
 
 
 def built(config: VisualBertConfig, head: Head, title: str) -> nn.Module:

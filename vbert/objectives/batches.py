@@ -6,7 +6,7 @@ Runs in loader workers: nothing here draws from a process's global random state.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -113,6 +113,13 @@ class ExampleRows:
         self.table = _with_texts(table, text)
         self._read: dict[int, dict[str, Any]] = {}
         self._boxes: dict[str, NDArray[np.float32] | None] = {}
+
+    def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
+        """Leaves the examples out that are not `wanted`; returns how many."""
+        kept = [wanted(row) for row in self]
+        if not all(kept):
+            self.table = self.table.filter(pa.array(kept, pa.bool_())).combine_chunks()
+        return kept.count(False)
 
     def __len__(self) -> int:
         return self.table.num_rows

@@ -42,6 +42,7 @@ class ChoiceSettings(DownstreamSettings):
 
 
 def head(rows: Iterable[Row], settings: ChoiceSettings) -> Head:
+    choice_protocols.check(settings.protocol, rows)
     described = {"kind": "choice", "align": settings.align, "cut": settings.cut}
     return described if settings.protocol == "none" else {**described, "protocol": settings.protocol}
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from vbert.errors import UserError
 from vbert.metrics import vqa
 from vbert.objectives.submissions import as_csv
 
@@ -36,10 +37,22 @@ def metrics(protocol: str, rows: Sequence[Row], predictions: Sequence[Row]) -> d
 
 
 def _score(protocol: str, row: Row, answer: str) -> float:
-    """aokvqa compares texts, of which two choices may have the same."""
+    """aokvqa compares texts, of which two choices may have the same. What is no choice's number is wrong."""
+    if not (answer.isdecimal() and int(answer) < len(row["choices"])):
+        return 0.0
     if protocol == "aokvqa":
         return vqa.exact(row["choices"][int(answer)]["text"], row["choices"][int(row["label"])]["text"])
     return float(answer == row["label"])
+
+
+def check(protocol: str, rows: Iterable[Row]) -> None:
+    """Raises UserError where examples lack what the protocol's submission is written by."""
+    for row in rows if protocol == "vcr" else ():
+        if not row["group"]:
+            raise UserError(
+                f"protocol: vcr writes a line for each `group` (annot_id), and example {row['example_id']!r} has none; "
+                "give the field `group`, or write protocol: none"
+            )
 
 
 def submission(protocol: str, rows: Sequence[Row], predictions: Sequence[Row]) -> dict[str, bytes]:
@@ -47,6 +60,7 @@ def submission(protocol: str, rows: Sequence[Row], predictions: Sequence[Row]) -
     leaderboard. Examples without regions are left out."""
     made = [(row, p) for row, p in zip(rows, predictions, strict=True) if "quarantined" not in p]
     if protocol == "vcr":
+        check(protocol, rows)
         return _leaderboard(made)
     if protocol == "aokvqa":
         chosen = {

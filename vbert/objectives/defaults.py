@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from vbert.errors import BuildError
+from vbert.data.answers import lacking
+from vbert.errors import BuildError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +39,14 @@ def head(rows: Iterable[Row], settings: DownstreamSettings) -> Head:
             f"{settings.objective}: the training examples {known}: look at the splits and the reader of the data"
         )
     return {"kind": "answer", "labels": labels}
+
+
+def relabelled(head: Head, labels: Sequence[str], path: str) -> Head:
+    """With the labels of the file `path`, among which every training label must be: one that isn't would be learnt as
+    none."""
+    if lacks := lacking(head["labels"], labels):
+        raise UserError(f"answers: {path}: lacks {lacks}; add what is missing, or write answers: training")
+    return {**head, "labels": list(labels), "name": path}
 
 
 def model(config: VisualBertConfig, head: Head, seed: int) -> nn.Module:

@@ -15,12 +15,13 @@ from vbert.data.answers import answers_of
 from vbert.data.examples import Examples
 from vbert.data.raw import RawFiles
 from vbert.device import device_of, of_rank
-from vbert.errors import UserError
+from vbert.errors import UserError, nearest
 from vbert.model.config import text_limit
 from vbert.model.start import Initialization
-from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load
+from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load, same_task
 from vbert.objectives.batches import Batch, ExampleRows, image_groups, statistics
 from vbert.objectives.dataset import ObjectiveDataset
+from vbert.objectives.entry import Rows
 from vbert.objectives.trained import Model, write_model
 from vbert.regions.contract import check
 from vbert.regions.shards import Shards
@@ -29,6 +30,7 @@ from vbert.training.ranks import Ranks
 from vbert.training.sampler import derive
 
 CHUNK = 2048  # examples in one file of predictions
+ABSENT = {"answer": "", "score": 0.0, "quarantined": True}  # of an example without regions
 
 
 class Finetuning:
@@ -84,14 +86,20 @@ def run_finetune(
     seed: int,
     answers: RawFiles | None = None,
 ) -> Figures:
-    """Trains on the split `train`, validates on `val`, writes a `Model`."""
+    """Trains on the labelled examples of the split `train`, validates on `val`, writes a `Model`."""
     torch.set_num_threads(numerics.threads)
     objective = load(plugin.name)
     types, text = settings.types, settings.text
     train = ExampleRows(examples, shards, ["train"], objective.KINDS, settings.share, seed, types, text)
     held_out = ExampleRows(examples, shards, ["val"], objective.KINDS, types=types, text=text)
     if not len(train):
-        raise UserError(f"{examples.title}: no training examples of {_asked_for(objective, settings)}")
+        raise UserError(_no_examples(examples, objective, settings))
+    unlabelled = train.keep(objective.labelled) if settings.steps else 0
+    if not len(train):
+        raise UserError(
+            f"{examples.title}: none of the {unlabelled} training examples of {_asked_for(objective, settings)} has a "
+            "label: look at the splits and the reader of the data"
+        )
     head = {**_head(objective, train, start, settings, answers), "objective": plugin.name, "images": settings.images}
     head |= ({"types": list(types)} if types else {}) | ({"text": text} if text != "own" else {})
     model, vocabulary, contract = _model(objective, head, start, shards, seed)
@@ -104,12 +112,9 @@ def run_finetune(
         used = [image for images in train.column("image_ids") for image in images]
         model.encoder.set_statistics(*statistics([(training.visuals, used)]))
     trainable = Finetuning(model, training, validation, settings)
-    best = f"validation/{settings.select_by or objective.SELECTS}" if settings.select == "best" else None
-    if best and not any(map(objective.labelled, held_out[trainable.chosen])):
-        raise UserError(
-            f"select: best, but there are no labelled held-out examples to select by in {examples.title} (split val); "
-            "write select: last"
-        )
+    by = (settings.select_by or objective.SELECTS) if settings.select == "best" else None
+    _check_held_out(examples, objective, held_out[trainable.chosen], head, by)
+    best = f"validation/{by}" if by else None
     curves = run_training(job, trainable, settings, numerics, seed, best)
     if job.rank == 0:
         config = model.encoder.config
@@ -122,7 +127,23 @@ def run_finetune(
             head=head,
             curves=curves,
         )
-    return {"examples": len(train), "dropped": train.dropped + held_out.dropped, **last_figures(curves)}
+    counts = {"examples": len(train), "dropped": train.dropped + held_out.dropped}
+    return {**counts, **({"unlabelled": unlabelled} if unlabelled else {}), **last_figures(curves)}
+
+
+def _check_held_out(examples: Examples, objective: Objective, rows: Rows, head: dict[str, Any], by: str | None) -> None:
+    """Before the first step: that the held-out examples can be scored, and have the figure that selects the model."""
+    known = objective.metrics(rows, [{"example_id": row["example_id"], **ABSENT} for row in rows], head)
+    if by and not known:
+        raise UserError(
+            f"select: best, but there are no labelled held-out examples to select by in {examples.title} (split val); "
+            "write select: last"
+        )
+    if by and by not in known:
+        raise UserError(
+            f"select_by: the held-out examples of {examples.title} have no figure {by!r}, but "
+            f"{', '.join(known)}; {nearest(by, known)}"
+        )
 
 
 def _head(
@@ -138,6 +159,12 @@ def _head(
     if not settings.steps:
         if isinstance(start, Initialization) or start.head()["kind"] == "pretraining":
             raise UserError("steps: 0 evaluates the start as it is, and it has no answer head: train 1 step or more")
+        trained_for = start.head().get("objective")
+        if trained_for is not None and not same_task(trained_for, settings.objective):
+            raise UserError(
+                f"steps: 0 evaluates the start as it is, and its head is of objective {trained_for}, not "
+                f"{settings.objective}: train 1 step or more"
+            )
         return {**head, **start.head()}
     head |= objective.head(train, settings)
     if answers is None:
@@ -145,7 +172,7 @@ def _head(
     if "labels" not in head:
         raise UserError(f"answers: {settings.objective} has no labels to give in a file; leave it out")
     (name,) = answers.members()
-    return {**head, "labels": answers_of(answers.read(name), name), "name": name}
+    return objective.relabelled(head, answers_of(answers.read(name), name), name)
 
 
 def _model(
@@ -170,6 +197,16 @@ def _asked_for(objective: Objective, settings: DownstreamSettings) -> str:
     """What the examples must be, in words."""
     kinds = " or ".join(objective.KINDS)
     return f"kind {kinds}" + (f" with a question type among {', '.join(settings.types)}" if settings.types else "")
+
+
+def _no_examples(examples: Examples, objective: Objective, settings: DownstreamSettings) -> str:
+    """Why nothing is trained on, with the question types that there are."""
+    columns = examples.table().select(["question_type", "kind", "split"]).to_pydict().values()
+    rows = zip(*columns, strict=True)
+    found = {str(type_) for type_, kind, split in rows if type_ and kind in objective.KINDS and split == "train"}
+    unknown = [type_ for type_ in settings.types or () if type_ not in found]
+    types = f"; types: {nearest(unknown[0], found)}" if unknown else ""
+    return f"{examples.title}: no training examples of {_asked_for(objective, settings)}{types}"
 
 
 def last_figures(curves: list[dict[str, float]]) -> Figures:
@@ -240,8 +277,7 @@ def run_score(
     rows = table.every.to_pylist()
     files = sorted((job.scratch / "predictions").glob("*.jsonl"))
     made = {p["example_id"]: p for path in files for p in map(json.loads, path.read_text("utf-8").splitlines())}
-    absent = {"answer": "", "score": 0.0, "quarantined": True}
-    predictions = [made.get(row["example_id"], {"example_id": row["example_id"], **absent}) for row in rows]
+    predictions = [made.get(row["example_id"], {"example_id": row["example_id"], **ABSENT}) for row in rows]
     counts = {"examples": len(rows), "answered": len(made), "quarantined": table.dropped}
     metrics = write_evaluation(
         job.directory,

@@ -7,13 +7,14 @@ pre-training on NLVR2 trains it on the same labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from vbert.artifacts.steps.settings import Since
-from vbert.errors import BuildError
+from vbert.data.answers import lacking
+from vbert.errors import BuildError, UserError
 from vbert.objectives import defaults
 from vbert.objectives.entry import DownstreamSettings, Head, Predictions, Row, Rows
 from vbert.objectives.submissions import as_csv, by_file
@@ -53,6 +54,19 @@ def head(rows: Iterable[Row], settings: Nlvr2Settings) -> Head:
             "false: write its labels so"
         )
     return {"kind": "answer", "labels": LABELS} | ({"segment": settings.segment} if settings.segment else {})
+
+
+def relabelled(head: Head, labels: Sequence[str], path: str) -> Head:
+    """With the two labels in the order of the file."""
+    if sorted(labels) != LABELS:
+        lacks = lacking(LABELS, labels)
+        raise UserError(
+            f"answers: {path}: "
+            + (f"lacks {lacks}" if lacks else f"{len(labels)} answers, more than false and true")
+            + "; statements are true or false: give these two lines alone, in the order of the head's rows, or write "
+            "answers: training"
+        )
+    return {**head, "labels": list(labels), "name": path}
 
 
 def begin(model: Any, head: Head, source: Any, source_head: Head) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from vbert.artifacts.steps.settings import Since
-from vbert.errors import BuildError
+from vbert.data.answers import lacking
+from vbert.errors import BuildError, UserError
 from vbert.objectives import defaults, vqa_protocols
 from vbert.objectives.entry import DownstreamSettings, Head, Prediction, Predictions, Row, Rows
 from vbert.objectives.vqa_protocols import SCORES, Protocol
@@ -51,6 +52,7 @@ def labelled(row: Row) -> bool:
 
 def head(rows: Iterable[Row], settings: VqaSettings) -> Head:
     """The answers that score in at least `minimum_count` training examples, the most frequent first."""
+    vqa_protocols.check(settings.protocol, (row for row in rows if labelled(row)))
     counts = Counter(a["answer"] for row in rows for a in row["answers"] or () if a["score"] > 0)
     kept = [(n, answer) for answer, n in counts.items() if n >= settings.minimum_count]
     labels = [answer for _, answer in sorted(kept, key=lambda item: (-item[0], item[1]))]
@@ -59,6 +61,17 @@ def head(rows: Iterable[Row], settings: VqaSettings) -> Head:
     name = f"training answers, {settings.minimum_count} times or more"
     described = {"kind": "answer", "labels": labels, "name": name, **settings.model_dump(include={"answer_at", "loss"})}
     return described if settings.protocol == "vqa" else {**described, "protocol": settings.protocol}
+
+
+def relabelled(head: Head, labels: Sequence[str], path: str) -> Head:
+    """With the answers of the file `path`, of which a published one has not all; one at least must be a training
+    answer."""
+    if not set(head["labels"]) & set(labels):
+        raise UserError(
+            f"answers: {path}: lacks {lacking(head['labels'], labels)}; nothing could be learnt: give the file of "
+            "these data, or write answers: training"
+        )
+    return {**head, "labels": list(labels), "name": path}
 
 
 def model(config: VisualBertConfig, head: Head, seed: int) -> nn.Module:
@@ -130,6 +143,7 @@ def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metri
 
     if not any(map(labelled, rows)):
         return {}
+    vqa_protocols.check(head.get("protocol", "vqa"), (row for row in rows if labelled(row)))
     score = SCORES[head.get("protocol", "vqa")]
     each = [
         (0.0 if "quarantined" in p else score(p["answer"], row)) if labelled(row) else None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+from vbert.errors import UserError
 from vbert.metrics import vqa
 
 Protocol = Literal["vqa", "aokvqa", "gqa", "exact"]
@@ -22,11 +23,30 @@ def _aokvqa(answer: str, row: Row) -> float:
 
 
 def _exact(answer: str, row: Row) -> float:
-    right = row["given"] or [a["answer"] for a in row["answers"]]
-    return max(vqa.exact(answer, one) for one in right)
+    return vqa.exact(answer, _right(row)[0])
+
+
+def _right(row: Row) -> list[str]:
+    return row["given"] or [a["answer"] for a in row["answers"]]
 
 
 SCORES: Mapping[str, Callable[[str, Row], float]] = {"vqa": _vqa, "aokvqa": _aokvqa, "gqa": _exact, "exact": _exact}
+
+
+def check(protocol: str, rows: Iterable[Row]) -> None:
+    """Raises UserError where the protocol can't score labelled examples: aokvqa needs people's answers, gqa and exact
+    one answer a question."""
+    for row in rows if protocol != "vqa" else ():
+        if protocol == "aokvqa" and not row["given"]:
+            raise UserError(
+                f"protocol: aokvqa counts people's answers (`given`), and example {row['example_id']!r} has none; "
+                "write protocol: vqa or exact"
+            )
+        if protocol in ("gqa", "exact") and (different := len(set(_right(row)))) > 1:
+            raise UserError(
+                f"protocol: {protocol} compares with one answer a question, and example {row['example_id']!r} has "
+                f"{different} different ones; write protocol: vqa"
+            )
 
 
 def submission(protocol: str, predictions: Sequence[Row]) -> dict[str, bytes]:

@@ -281,7 +281,10 @@ class _TrainingLoop:
         if self.best is None:
             return
         if self.best not in figures:
-            raise BuildError(f"select: best needs the figure {self.best!r}; there are no labelled held-out examples")
+            raise BuildError(
+                f"select: best needs the figure {self.best!r}, and on these held-out examples only "
+                f"{', '.join(figures) or 'no figure'} can be told; name another in select_by"
+            )
         value = figures[self.best]
         if self.state.best_value is None or value > self.state.best_value:
             self.state.best_step, self.state.best_value = self.state.step, value
