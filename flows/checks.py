@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from vbert.data.spec import dataset
 from vbert.data.yaml import NestedError
 from vbert.model.bert import known_sizes
 from vbert.model.config import too_long
+from vbert.objectives import same_task
+from vbert.objectives.choice import ChoiceSettings
 from vbert.training.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -39,7 +42,23 @@ def check_entries(recipe: Entries, pretrainings: dict[Place, str]) -> None:
                 (*place, "steps"),
                 "0 evaluates the start as it is, and it has no answer head: train 1 step or more",
             )
+        if settings.steps == 0 and not same_task(of := recipe.downstream[settings.start].objective, settings.objective):
+            raise NestedError(
+                (*place, "steps"),
+                f"0 evaluates the start as it is, and {settings.start} is of objective {of}, not {settings.objective}: "
+                "train 1 step or more",
+            )
+        if settings.images == "none" and settings.text == "none" and not isinstance(settings, ChoiceSettings):
+            raise NestedError((*place, "text"), "none beside images: none leaves nothing to answer by; leave one out")
+        own = settings.answers != "training" and "://" not in settings.answers
+        if own and not os.path.exists(os.path.expanduser(settings.answers)):
+            problem = f"there is no file {settings.answers}; mend the path, or write training"
+            raise NestedError((*place, "answers"), problem)
         _check_text(recipe, place, _bert_behind(recipe, settings.start), settings.max_text)
+        if settings.select_by is not None and settings.select == "last":
+            raise NestedError(
+                (*place, "select_by"), "select is last, which goes by none; write select: best, or leave it out"
+            )
         if settings.select == "best" and (lacking := _no_validation(recipe, settings)):
             raise NestedError((*place, "select"), f"best, but {lacking}; write last")
 

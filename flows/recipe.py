@@ -59,7 +59,7 @@ class Recipe(Entries):
             if key in (*STARTS, *model_names()) or "/" in key or is_yaml(key):
                 raise NestedError(_place(key), "names a start of its own; give the pre-training another name")
             if pretraining.start is not None:
-                self._started(_place(key), pretraining, pretraining.start, known)
+                self._started(_place(key), pretraining, pretraining.start, known, list(self.pretrainings()))
             known.append(key)
         earlier: list[str] = []
         for name, entry in self.downstream.items():
@@ -70,7 +70,8 @@ class Recipe(Entries):
                 where = ("downstream", name, "start")
                 raise NestedError(where, "pretrained, but there is no `pretrain`; write none")
             if entry.start != "none":
-                self._started(("downstream", name), entry, entry.start, [*known, "pretrained", *earlier])
+                started = [*known, "pretrained", *earlier]
+                self._started(("downstream", name), entry, entry.start, started, list(self.downstream))
             if entry.start in earlier and entry.start in known:
                 where = ("downstream", name, "start")
                 raise NestedError(where, f"a pre-training is called {entry.start!r} too; give one another name")
@@ -90,15 +91,30 @@ class Recipe(Entries):
             raise NestedError((*where, "seeds"), "seeds are different whole numbers from 0 on")
 
     def _started(
-        self, where: tuple[str, ...], entry: PretrainEntry | DownstreamSettings, start: str, pretrained: Sequence[str]
+        self,
+        where: tuple[str, ...],
+        entry: PretrainEntry | DownstreamSettings,
+        start: str,
+        pretrained: Sequence[str],
+        every: Sequence[str],
     ) -> None:
-        """`start` is a BERT or one of `pretrained` (trainings by name), which then has the seeds of the entry."""
+        """`start` is a BERT or one of `pretrained` (trainings by name), which then has the seeds of the entry. every:
+        the entries beside it, later ones too."""
         if start not in pretrained:
             if start in model_names() or is_yaml(start) or "/" in start:
                 return
             own = () if isinstance(entry, PretrainEntry) else STARTS  # words that are valid only in a downstream entry
             known = [*(name for name in (*pretrained, *own) if name), *model_names()]
-            problem = f"nothing to start from is called {start!r}; {nearest(start, known)}"
+            later = [name for name in every if name and name not in known]
+            hint = nearest(start, known)
+            if not hint.startswith("did") and (close := nearest(start, later)).startswith("did"):
+                hint = f"{close} It stands later: move it before this entry"
+            problem = f"nothing to start from is called {start!r}; {hint}"
+            if start in later:
+                itself = start == where[-1]
+                problem = f"{start} " + (
+                    "is this entry itself" if itself else "stands later: move it before this entry"
+                )
             raise NestedError((*where, "start"), problem)
         training = self.trained(start)
         assert training is not None, "one of `pretrained`"
@@ -137,16 +153,16 @@ def resolve(recipe: str | os.PathLike[str] | Recipe, changes: Mapping[str, Any] 
 def _objectives_by_name(path: Path, changes: Mapping[str, Any]) -> dict[str, str]:
     """Fills in the objective of entries under `downstream` without one: the entry's name."""
     try:
-        entries = parse(path.read_text(), str(path)).plain().get("downstream")
-    except (OSError, UnicodeDecodeError, AttributeError):
+        node = parse(path.read_text(), str(path)).value["downstream"]
+    except (OSError, UnicodeDecodeError, TypeError, KeyError):
         return {}  # `read_yaml` raises the error
     given = {key.split(".")[1] for key in changes if key.startswith("downstream.") and key.endswith(".objective")}
     objectives = {}
-    for name, entry in entries.items() if isinstance(entries, dict) else ():
-        if isinstance(entry, dict) and "objective" not in entry and name not in given:
+    for name, entry in node.value.items() if isinstance(node.value, dict) else ():
+        if isinstance(entry.value, dict) and "objective" not in entry.value and name not in given:
             if name not in OBJECTIVES:
                 raise UserError(
-                    f"{path}: downstream.{name}: no objective is called {name!r}; add `objective: NAME` "
+                    f"{entry.key_at}: downstream.{name}: no objective is called {name!r}; add `objective: NAME` "
                     f"({', '.join(OBJECTIVES)})"
                 )
             objectives[f"downstream.{name}.objective"] = name

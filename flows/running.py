@@ -146,9 +146,14 @@ class RecipeRun:
         return metrics([target for target in self.targets if target.stage_name in ("report", "evaluate")], self.store)
 
     def warnings(self) -> list[str]:
-        """Doubts about trained models: a pre-training whose matching hardly uses the images."""
+        """Doubts about trained models: a pre-training whose matching hardly uses the images, an evaluation of none."""
         warnings = []
         for artifact in walk(*self.targets):
+            if artifact.stage_name == "evaluate" and artifact.step is not None:
+                found = self.store.find("evaluate", artifact.fingerprint)
+                if found is not None and found.figures.get("examples") == 0:
+                    split = artifact.step.arguments["split"]
+                    warnings.append(f"{artifact.title}: no examples in split {split}")
             manifest = self.store.find("pretrain", artifact.fingerprint) if artifact.stage_name == "pretrain" else None
             if manifest is not None and (sentence := matching_warning(manifest.figures)):
                 warnings.append(f"{artifact.title}: {sentence}")

@@ -132,7 +132,7 @@ FIRST_GUESSES: dict[str, tuple[str, ...]] = {
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of an error that refuses `name`: the nearest valid name, or all of them."""
-    choices = sorted(valid)
+    choices = sorted(set(valid))
     meant = [choice for choice in FIRST_GUESSES.get(name.lower(), ()) if choice in choices]
     close = meant or get_close_matches(name, choices, n=1, cutoff=0.6)
     return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(choices) or 'none'}"

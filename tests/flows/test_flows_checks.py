@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,6 +16,7 @@ from vbert.model.bert import known_sizes, model_names, model_spec
 from vbert.model.config import ModelSettings
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
+X = {"data": "easy_vqa", "steps": 1, "learning_rate": 1e-3}
 BERT = {"model": {"init": "minilm_l6"}}
 
 
@@ -38,6 +40,13 @@ BERT = {"model": {"init": "minilm_l6"}}
             {"downstream.vqa.select": "best", "downstream.vqa.validation_examples": 0},
             "downstream.vqa.select: best, but validation_examples is 0; write last",
         ),
+        (
+            {"downstream.x": {**X, "objective": "nlvr2", "start": "vqa", "steps": 0}},
+            "downstream.x.steps: 0 evaluates the start as it is, and vqa is of objective vqa, not nlvr2: train 1 step",
+        ),
+        ({"downstream.vqa.images": "none", "downstream.vqa.text": "none"}, "vqa.text: none beside images: none leaves"),
+        ({"downstream.vqa.select_by": "accuracy/shape"}, "vqa.select_by: select is last, which goes by none; write "),
+        ({"downstream.vqa.answers": "gone.txt"}, "downstream.vqa.answers: there is no file "),
         ({"pretrain.accumulate": 3}, "batch_size: 8 is not a multiple of processes × accumulate = 3; set it to 9"),
         ({"numerics.finetune.processes": 3}, "8 is not a multiple of processes × accumulate = 3; set it to 9"),
         ({"detector.train.accumulate": 3}, "4 is not a multiple of processes × accumulate = 3; set it to 6"),
@@ -58,6 +67,8 @@ def test_what_fits_is_taken() -> None:
         {"downstream.vqa.select": "best"},
         {"numerics.pretrain.processes": 2, "pretrain.accumulate": 4},
         {**BERT, "pretrain.captions": 2},
+        {"downstream.x": {**X, "objective": "choice", "images": "none", "text": "none"}},  # the choices are left
+        {"downstream.x": {**X, "objective": "vqa", "start": "vqa", "steps": 0}},
     ):
         resolve(TINY, changes)
 
@@ -99,3 +110,14 @@ def test_sizes_are_known_before_a_bert_is_fetched(tmp_path: Path) -> None:
         resolve(TINY, {"model": {"init": str(tmp_path / "bert")}, "pretrain.max_text": 41})
     with pytest.raises(UserError, match=r"model.hidden_size: 32, but init .*/bert brings its own: leave it out"):
         resolve(TINY, {"model.init": str(tmp_path / "bert")})
+
+
+def test_an_evaluation_without_examples_is_told() -> None:
+    from flows.running import RecipeRun
+
+    run = object.__new__(RecipeRun)
+    run.targets = [graph(resolve(TINY))]
+    for examples, said in ((0, ["evaluate[vqa]: no examples in split test"]), (5, [])):
+        figures = {"examples": examples}
+        run.store = Mock(find=lambda stage, _, its=figures: Mock(figures=its if stage == "evaluate" else {}))
+        assert run.warnings() == said

@@ -83,7 +83,7 @@ def test_a_pre_training_starts_from_an_earlier_one(tmp_path: Path) -> None:
         assert tuned is not None
         assert second.arguments["start"] == found[f"pretrain[a@{seed}]"]
         assert tuned.arguments["start"] == found[f"pretrain[b@{seed}]"]
-    with pytest.raises(UserError, match=r"pretrain\.a\.start: nothing to start from is called 'b'"):
+    with pytest.raises(UserError, match=r"pretrain\.a\.start: b stands later: move it before this entry"):
         recipe(tmp_path, pretrain.replace("a: {", "a: {start: b, "), {"x": "start: b"})
 
 
@@ -137,3 +137,39 @@ def test_a_field_that_was_removed_is_refused_with_the_remedy(tmp_path: Path, how
     with pytest.raises(UserError, match=r"numerics\.regions\.processes: was removed: .*leave it out") as caught:
         resolve(own, changes)
     assert ("own.yaml:" if how == "file" else "--set") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ("questions", r"downstream\.a\.start: questions stands later: move it before this entry$"),
+        ("a", r"downstream\.a\.start: a is this entry itself$"),
+        ("qestions", r"'qestions'; did you mean 'questions'\? It stands later: move it before this entry$"),
+        ("pretrainad", r"called 'pretrainad'; did you mean 'pretrained'\?$"),
+    ],
+)
+def test_a_start_that_stands_later_is_told_so(tmp_path: Path, start: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        recipe(tmp_path, ONE, {"a": f"start: {start}", "questions": "start: none"})
+    assert "own.yaml:" in str(caught.value)
+
+
+def test_the_valid_starts_are_listed_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="valid: ") as caught:
+        recipe(tmp_path, ONE, {"a": "start: xyzzy"})
+    assert caught.value.message.count("pretrained") == 1
+
+
+def test_an_unknown_objective_is_refused_with_its_field_and_the_nearest(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(TINY.read_text().replace("  vqa: {", "  vqa: {objective: vqaa, "))
+    with pytest.raises(UserError, match=r"own.yaml:\d+:\d+: downstream\.vqa\.objective: no objective 'vqaa'; did you "):
+        resolve(own)
+    own.write_text(TINY.read_text().replace("  vqa: {", "  vga: {"))
+    with pytest.raises(UserError, match=r"own.yaml:\d+:\d+: downstream\.vga: no objective is called 'vga'; add `obj"):
+        resolve(own)
+
+
+def test_an_unknown_source_is_refused_with_each_valid_one_once() -> None:
+    with pytest.raises(UserError, match=r"data\.easy_vqa\.files: the spec has no source 'x'; valid: (\w+)$"):
+        graph(resolve(TINY, {"data.easy_vqa.files": {"x": "here"}}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -314,6 +315,11 @@ def _fault(root: YamlNode, model: type[BaseModel], fault: Any) -> str:
         return f"{place.key_at or at}: {field}: {_remedy(model, named) or f'there is no such key; {hint}'}"
     if fault["type"] == "missing":
         return f"{at}: {field}: is missing"
+    if fault["type"] == "union_tag_invalid" and isinstance(place.value, dict):
+        tag, tags = fault["ctx"]["tag"], re.findall("'([^']*)'", fault["ctx"]["expected_tags"])
+        for key, inner in place.value.items():
+            if str(inner.value) == tag:
+                return f"{inner.at}: {field}.{key}: no {key} {tag!r}; {nearest(tag, tags)}"
     message = str(fault["msg"]).removeprefix("Value error, ")
     got = f" (got {json.dumps(fault['input'], ensure_ascii=False)[:80]})" if _shown(fault) else ""
     return f"{at}: {field}: {message[:1].lower()}{message[1:]}{got}"
