@@ -26,7 +26,7 @@ from vbert.artifacts.steps.settings import Numerics
 from vbert.artifacts.steps.stage import Build, Figures, Job, Machine, Stopped, stage
 from vbert.artifacts.store import manifest
 from vbert.artifacts.store.store import Store
-from vbert.errors import BuildError, Damaged
+from vbert.errors import BuildError, Damaged, UserError
 
 TESTS = Path(__file__).parents[1]
 
@@ -156,6 +156,17 @@ def dawdle_job(job: Job) -> Figures:
 @stage("children_ranks", makes=Thing, version=1)
 def ranked(build: Build, numerics: Numerics, failing: int | None = None) -> Figures:
     return build.process(rank, failing, processes=numerics.processes)
+
+
+@stage("children_refused", makes=Thing, version=1)
+def refused(build: Build, kind: str) -> Figures:
+    return build.process(refuse, kind)
+
+
+def refuse(job: Job, kind: str) -> Figures:
+    if kind == "user":
+        raise UserError("no such label; write another", "more of it")
+    raise BuildError("no label")
 
 
 def rank(job: Job, failing: int | None) -> Figures:
@@ -554,3 +565,13 @@ def test_the_device_counts_where_bits_are_compared() -> None:
     here = manifest.environment()
     cpu, gpu = (manifest.numerics_class(here | {"device": device}) for device in ("cpu", "H100"))
     assert cpu == manifest.numerics_class(here) != gpu
+
+
+def test_the_error_of_a_stage_names_the_artifact(tmp_path: Path) -> None:
+    """Of several fine-tunings, the one whose settings don't fit is told."""
+    with pytest.raises(UserError) as caught:
+        build_here([refused("user").named("mood")], tmp_path)
+    assert str(caught.value) == "children_refused[mood]: no such label; write another\nmore of it"
+    assert caught.value.message.startswith("children_refused[mood]: ")
+    with pytest.raises(BuildError, match=r"^children_refused\[mood\]: no label"):
+        build_here([refused("build").named("mood")], tmp_path)

@@ -144,8 +144,9 @@ class StoreBuild:
             except workers.Overdue:
                 workers.terminate(ranks)
                 raise BuildError(f"{self.artifact.title} took longer than its {self._timeout} s") from None
-            except BaseException:
+            except BaseException as error:
                 workers.terminate(ranks)
+                _name(error, self.artifact.title)
                 raise
         self.devices |= {device for _, device in results}
         return results[0][0]  # type: ignore[no-any-return]
@@ -178,3 +179,14 @@ def _failed_first(futures: Sequence[Future[Any]]) -> list[Future[Any]]:
     done, _ = wait(futures, return_when=FIRST_EXCEPTION)
     failed = [future for future in done if future.exception() is not None]
     return failed or list(futures)
+
+
+def _name(error: BaseException, title: str) -> None:
+    """Puts the artifact before the sentence of a failed stage that doesn't name it: of several it is told apart."""
+    if title in str(error):
+        return
+    if type(error) is UserError:
+        error.message = f"{title}: {error.message}"
+        error.args = (error.message, error.details)
+    elif type(error) is BuildError:
+        error.args = (f"{title}: {error}",)
