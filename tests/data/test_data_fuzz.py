@@ -318,6 +318,15 @@ def test_nothing_of_a_line_is_dropped_for_another_way_to_write_it() -> None:
             list(jsonl.examples(raws({"f.jsonl": as_lines([row])}), set(PHOTOS)))
 
 
+def test_labels_of_lines_that_differ_in_case_are_counted() -> None:
+    lines = [{"image": "a.jpg", "text": "x", "kind": "sentiment", "label": label} for label in ("Yes", "no", "yes")]
+    *rows, note = jsonl.examples(raws({"f.jsonl": as_lines(lines)}), set(PHOTOS))
+    assert (len(rows), note.figure, note.count) == (3, "labels_alike", 2)
+    assert note.sentence.endswith("'Yes' and 'yes', for example; the first: f.jsonl:3: label")
+    with pytest.raises(UserError, match=r"f\.jsonl:1: label: must be string, not NaN"):
+        list(jsonl.examples(raws({"f.jsonl": as_lines([lines[0] | {"label": float("nan")}])}), set(PHOTOS)))
+
+
 def test_a_split_is_the_longest_beginning_that_fits() -> None:
     files = {"train/1.jpg": b"", "train_val/2.jpg": b"", "3.jpg": b""}
     rows = jsonl.images(raws(files), splits={"train": "train", "val": "train_val", "test": ""})

@@ -134,6 +134,10 @@ def test_datasets_say_what_is_present(vbert: Any, store: Path) -> None:
     assert (rows["easy_vqa"]["images"], rows["easy_vqa"]["examples"]) == (5000, 48248)
     assert rows["easy_vqa"]["licence"] == "MIT"
     assert "vqa" in rows["easy_vqa"]["tasks"]
+    assert rows["mvsa_single"]["tasks"] == rows["mvsa_multiple"]["tasks"] == ["classification"]
+    shown = {line.split()[0]: line for line in vbert("datasets")[1].splitlines()}
+    for name, download in (("shapes", "generated"), ("vqa_v2", "not stated"), ("mvsa_single", "by hand")):
+        assert download in shown[name]
     assert not {row["name"]: row for row in json.loads(vbert("datasets", "--json")[1])["datasets"]}["easy_vqa"][
         "present"
     ]

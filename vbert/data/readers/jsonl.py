@@ -42,6 +42,7 @@ from typing_extensions import TypedDict
 
 from vbert.data.names import FileNames, count_of, is_image
 from vbert.data.readers import BoxRow, ImageRow, ReaderNote
+from vbert.data.readers._odd import Odd
 from vbert.data.readers._rows import ExampleRow, check_matched, lines, named_by_split
 from vbert.errors import UserError
 
@@ -116,7 +117,7 @@ def boxes(raws: Mapping[str, RawFiles], splits: Mapping[str, str] | None = None)
 def examples(raws: Mapping[str, RawFiles], image_ids: Collection[str]) -> Iterator[dict[str, Any] | ReaderNote]:
     """The lines of every `.jsonl` but `boxes.jsonl`. Raises UserError as `file:line: field: what`."""
     names = FileNames(image_ids)
-    misread = []
+    misread, odd = [], Odd()
     for where, line in _lines(raws, ".jsonl", ExampleLine):
         row = {field: value for field, value in line.items() if value is not None}
         for one, many in SINGLE.items():
@@ -139,12 +140,14 @@ def examples(raws: Mapping[str, RawFiles], image_ids: Collection[str]) -> Iterat
         row["image_ids"] = [names.find(image_id, where, "image") for image_id in row["image_ids"]]
         if "label" in row and "answers" not in row and "choices" not in row and _asks(row):
             misread.append(f"{where}: answer: is missing, and a `label` ({row['label']!r:.80}) is none")
+        odd.spelling(row.get("label"), f"{where}: label")
         row.setdefault("example_id", where)
         row.setdefault("kind", "question" if "answers" in row else "choice" if "choices" in row else "caption")
         yield row
     if misread:
         sentence = f"{count_of(misread, 'question')} with a label in place of an answer; the first: {misread[0]}"
         yield ReaderNote("labelled_questions", len(misread), sentence)
+    yield from odd.notes()
 
 
 def _asks(row: Mapping[str, Any]) -> bool:

@@ -196,8 +196,11 @@ def _seen(row: Line) -> list[int]:
 
 
 def _boxes(metadata: Metadata) -> list[Box]:
-    whole = (0.0, 0.0, float(metadata["width"]), float(metadata["height"]))
-    return [whole, *(box[:4] for box in metadata["boxes"])]
+    try:
+        width, height = float(metadata["width"]), float(metadata["height"])
+    except OverflowError:  # whole numbers of hundreds of digits
+        width = height = float("inf")
+    return [(0.0, 0.0, width, height), *(box[:4] for box in metadata["boxes"])]
 
 
 class _Metadata:
