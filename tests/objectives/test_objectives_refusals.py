@@ -209,3 +209,10 @@ def test_the_figure_that_selects_is_known_before_the_first_step(world: World, tm
     with pytest.raises(UserError, match=r"have no figure 'aurok', but accuracy, .*; did you mean 'auroc'\?") as caught:
         finetune(tmp_path, world, "classification", select_by="aurok", **by)
     assert "macro_f1, weighted_f1, auroc;" in caught.value.message
+    same = changed(
+        tmp_path / "rows",
+        world,
+        lambda row: {"label": "sad"} if row["split"] == "val" and row["kind"] == "sentiment" else {},
+    )
+    with pytest.raises(UserError, match=r"have no figure 'auroc', but accuracy, macro_f1, weighted_f1; name one of"):
+        finetune(tmp_path / "same", same, "classification", select_by="auroc", **by)

@@ -50,7 +50,10 @@ def entry(folder: Path, world: World, name: str, rows: list[dict[str, Any]], hea
     )
 
 
-def test_choices_are_shown_with_their_probabilities_and_what_their_words_name(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", ["none", "aokvqa"])
+def test_choices_are_shown_with_their_probabilities_and_what_their_words_name(
+    protocol: str, world: World, tmp_path: Path
+) -> None:
     rows = [
         {"example_id": f"c{i}", "kind": "choice", "image_ids": [str(i)], "split": "test",
          "text": "why does Casey smile", "label": "1", "question_type": "answer",
@@ -59,7 +62,7 @@ def test_choices_are_shown_with_their_probabilities_and_what_their_words_name(wo
                      {"text": "it rains", "phrases": []}]}
         for i in range(3)
     ]  # fmt: skip
-    one = entry(tmp_path, world, "choice", rows, {"kind": "choice", "align": True, "cut": "both"})
+    one = entry(tmp_path, world, "choice", rows, {"kind": "choice", "align": True, "cut": "both", "protocol": protocol})
     page, figures = write_page(tmp_path / "page", world, downstream={"choice/toy/test": one})
     assert figures["choice/toy/test/accuracy"] in (0.0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1.0)
     text = Elements(page).text

@@ -133,16 +133,19 @@ def run_finetune(
 
 def _check_held_out(examples: Examples, objective: Objective, rows: Rows, head: dict[str, Any], by: str | None) -> None:
     """Before the first step: that the held-out examples can be scored, and have the figure that selects the model."""
-    known = objective.metrics(rows, [{"example_id": row["example_id"], **ABSENT} for row in rows], head)
+    wrong = [{"example_id": row["example_id"], **ABSENT} for row in rows]
+    metrics = objective.metrics(rows, wrong, head)
+    known = [name for name, metric in metrics.items() if metric.value() is not None]  # AUROC needs both labels
     if by and not known:
         raise UserError(
             f"select: best, but there are no labelled held-out examples to select by in {examples.title} (split val); "
             "write select: last"
         )
     if by and by not in known:
+        hint = "" if by in metrics else nearest(by, known)
         raise UserError(
-            f"select_by: the held-out examples of {examples.title} have no figure {by!r}, but "
-            f"{', '.join(known)}; {nearest(by, known)}"
+            f"select_by: the held-out examples of {examples.title} have no figure {by!r}, but {', '.join(known)}"
+            + (f"; {hint}" if hint.startswith("did") else "; name one of these")
         )
 
 
