@@ -125,7 +125,6 @@ def init(
             print(path)
         print(f"next: `vbert run {written[-1]}`")
         return
-
     if data:
         from flows.starting import start_data
 

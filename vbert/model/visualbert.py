@@ -74,12 +74,12 @@ class PackedBatch:
         lengths = text_lengths + visual_lengths
         text_starts = np.cumsum(text_lengths) - text_lengths
         visual_starts = np.cumsum(visual_lengths) - visual_lengths + text_lengths.sum()
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        starts = np.cumsum(lengths) - lengths
+        within = np.arange(lengths.sum()) - np.repeat(starts, lengths)
         is_text = within < np.repeat(text_lengths, lengths)
         shift = np.where(is_text, np.repeat(text_starts, lengths), np.repeat(visual_starts - text_lengths, lengths))
         if visual_types is None:
             visual_types = [np.zeros(n, np.int64) for n in visual_lengths]
-        starts = np.cumsum(lengths) - lengths
         read = [start + place for start, places in zip(starts.tolist(), at, strict=False) for place in places]
         first_region = visual_starts - text_lengths.sum()
         pairs = [

@@ -74,12 +74,13 @@ def inputs(
 
     row = rows.row(i)
     images, boxes, regions = row["image_ids"], None, None
-    if images and (head["align"] or row["boxes"]):
+    named = head["align"] and any(part["phrases"] for part in (row, *row["choices"]))
+    if images and (named or row["boxes"]):  # or a shard would be read for nothing
         boxes = rows.boxes(images[0])
     if boxes is not None and row["boxes"]:
         regions = sorted({region for box in row["boxes"] if (region := region_of(box, boxes)) is not None})
         boxes = boxes[regions]
-    boxes = boxes if head["align"] else None
+    boxes = boxes if named else None
     context = TaggedText.of(encoder, row["text"], row["phrases"], boxes)
     made = []
     for choice in row["choices"]:

@@ -66,10 +66,8 @@ class ObjectiveDataset(Generic[Its]):
             inputs += its
             owners += [k] * len(its)
         if (shown := self.head["images"]) != "own":  # regions of other images, or none, have no names
-            images = None if shown == "shuffled" else ()
             inputs = [
-                replace(one, regions=None, aligned=(), images=one.images if images is None else images)
-                for one in inputs
+                replace(one, regions=None, aligned=(), images=() if shown == "none" else one.images) for one in inputs
             ]
         packed = pack(inputs, (self.visuals.of(one.images, one.regions) for one in inputs))
         return Batch(packed, {"example": torch.tensor(owners), **self.objective.targets(rows, self.head)}), rows
