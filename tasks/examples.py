@@ -17,7 +17,7 @@ from vbert.errors import BuildError
 @stage(
     "examples",
     makes=Examples,
-    version=4,
+    version=5,
     through=False,
     cost=Cost(seconds_by=("images.images",), bytes_by=("images.images",)),
 )

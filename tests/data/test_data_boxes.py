@@ -146,20 +146,23 @@ def test_boxes_of_phrases_are_fitted_too(mine: Path, tmp_path: Path) -> None:
     """In images of 4×3 pixels."""
 
     def written(*boxes: list[float]) -> Path:
-        row = {"image": "cats/1.png", "text": "a cat", "phrases": [{"start": 0, "end": 5, "boxes": boxes}]}
+        phrases = [{"start": 0, "end": 5, "boxes": boxes, "types": ["animals", "other"]}]
+        row = {"image": "cats/1.png", "text": "a cat", "phrases": phrases}
         (tmp_path / "texts.jsonl").write_text(json.dumps(row))
         return mine
 
     store = Store(tmp_path / "store")
     (texts,) = built(store, described(dataset(str(written([0, 0, 9, 2], [1, 1, 2, 3]))))[1])
-    assert texts.table()["phrases"].to_pylist() == [[{"start": 0, "end": 5, "boxes": [[0, 0, 4, 2], [1, 1, 2, 3]]}]]
+    fitted = {"start": 0, "end": 5, "boxes": [[0, 0, 4, 2], [1, 1, 2, 3]], "types": ["animals", "other"]}
+    assert texts.table()["phrases"].to_pylist() == [[fitted]]
     assert texts.figures["boxes_cut"] == 1
     phrases = [{"start": 3, "end": 5, "boxes": [[0, 0, 9, 2]]}]
     line = {"image": "cats/1.png", "text": "where?", "choices": [{"text": "on it", "phrases": phrases}, {"text": "in"}]}
     (tmp_path / "texts.jsonl").write_text(json.dumps(line))
     (texts,) = built(store, described(dataset(str(mine)))[1])
     ((first, second),) = texts.table()["choices"].to_pylist()
-    assert (first["phrases"], second["phrases"]) == ([{"start": 3, "end": 5, "boxes": [[0, 0, 4, 2]]}], [])
+    cut = fitted | {"start": 3, "boxes": [[0, 0, 4, 2]], "types": None}
+    assert (first["phrases"], second["phrases"]) == ([cut], [])
     said = r"1 of 2 boxes can't be used .*outside \(the first: example 'texts\.jsonl:1'"
     with pytest.raises(NotAccepted, match=said):
         built(store, described(dataset(str(written([8, 0, 9, 2], [1, 1, 2, 3]))))[1])

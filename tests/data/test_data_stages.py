@@ -216,6 +216,7 @@ def test_wrong_examples_are_named(tmp_path: Path) -> None:
         (good | {"text": None}, "no 'text'"),
         (good | {"phrases": [{"start": 5, "end": 20, "boxes": []}]}, "'e': phrase 5–20 is outside its text of 9"),
         (good | {"phrases": [{"start": 0, "end": 2, "boxes": [[1, 2, 3]]}]}, "box is x1, y1, x2, y2"),
+        (good | {"phrases": [{"start": 0, "end": 5, "boxes": [], "types": [""]}]}, "a type of phrase 0–5 is empty"),
         (good | {"kind": "choice"}, "among two or more `choices`, not 0"),
         (choice | {"label": "2"}, "label '2' is the number of none of its choices, 0–1"),
         (choice | {"choices": [{"text": "on"}, {"text": ""}]}, r"'e': choices\[1\] has no text"),

@@ -101,3 +101,5 @@ def _check_phrases(where: str, phrases: Iterable[Mapping[str, Any]] | None, text
             )
         if any(len(box) != 4 for box in phrase["boxes"]):
             raise ValueError(f"{where}: a phrase's box is x1, y1, x2, y2")
+        if not all(phrase.get("types") or ["-"]):
+            raise ValueError(f"{where}: a type of phrase {phrase['start']}–{phrase['end']} is empty")

@@ -24,7 +24,8 @@ def _struct(**kinds: Any) -> Any:
 
 
 _BOXES = pa.list_(pa.list_(pa.float32()))  # x1, y1, x2, y2
-_PHRASES = pa.list_(_struct(start=pa.int32(), end=pa.int32(), boxes=_BOXES))  # start and end: characters of the text
+# start and end: characters of the text; types: what a phrase names (people, scene), null where nothing says so
+_PHRASES = pa.list_(_struct(start=pa.int32(), end=pa.int32(), boxes=_BOXES, types=pa.list_(pa.string())))
 
 IMAGES_SCHEMA = _schema(
     {

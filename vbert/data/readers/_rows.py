@@ -20,6 +20,7 @@ class PhraseRow(TypedDict):
     start: int
     end: int
     boxes: list[list[int | float]]
+    types: NotRequired[list[str] | None]
 
 
 class ChoiceRow(TypedDict):
