@@ -1,4 +1,4 @@
-"""A metric of an evaluation: a score an example, or a function of a set of examples; either has an interval."""
+"""A metric of an evaluation: scores of examples or of their parts, or a function of a set; each has an interval."""
 
 from __future__ import annotations
 
@@ -50,6 +50,27 @@ class ExampleScores:
 
 
 @dataclass(frozen=True)
+class PartScores:
+    """The scores in [0, 1] of each example's parts (a sentence's phrases); the metric is their mean, over all parts."""
+
+    scores: Sequence[Sequence[float]]
+
+    def counted(self) -> list[int]:
+        """The example of each part."""
+        return [i for i, scores in enumerate(self.scores) for _ in scores]
+
+    def value(self) -> float | None:
+        """None where no example has a part."""
+        every = [score for scores in self.scores for score in scores]
+        return mean(every) if every else None
+
+    def interval(self, images: Sequence[str], resamples: int) -> ConfidenceInterval:
+        """images: each example's, whose parts are resampled together."""
+        every = [score for scores in self.scores for score in scores]
+        return interval(every, [images[i] for i in self.counted()], resamples)
+
+
+@dataclass(frozen=True)
 class SetMetric:
     """A function of a set of examples that is no mean over them: macro-F1, AUROC.
 
@@ -72,7 +93,7 @@ class SetMetric:
         return interval_of(self.of, [images[i] for i in self.examples], resamples)
 
 
-Metric = ExampleScores | SetMetric
+Metric = ExampleScores | PartScores | SetMetric
 
 
 def by_part(name: str, scores: Sequence[float | None], **divisions: Sequence[str | None]) -> dict[str, Metric]:
