@@ -83,10 +83,30 @@ def test_the_encoder_is_transformers_tokenizer(trained: Vocabulary) -> None:
 
 def test_words_number_the_pieces_of_each_word(trained: Vocabulary) -> None:
     encoder = trained.encoder()
-    ids, words = encoder("circlesque rectangle")
+    ids, words, spans = encoder("circlesque rectangle")
     assert words == (0,) * (len(ids) - 1) + (1,)
     assert len(ids) > 2
     assert encoder.text(ids) == "circlesque rectangle"
+    assert [spans[0][0], spans[-2][1], spans[-1]] == [0, 10, (11, 20)]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("naïve cat", ["naïve", "cat"]),
+        ("nai\u0308ve cat", ["nai\u0308ve", "cat"]),  # the same as two characters, of which one goes
+        ("这是cat", ["这", "是", "cat"]),  # the normaliser sets spaces around
+        ("İn cat", ["İ", "n", "cat"]),  # longer in lower case
+        ("한 cat", ["한", "한", "한", "cat"]),  # one character, three in its decomposed form
+        ("\x00n\u200b  cat.", ["n", "cat", "."]),
+        ("x" * 101 + " cat", ["x" * 101, "cat"]),  # a word too long is [UNK]
+        ("\u200b \u0308", []),
+    ],
+)
+def test_pieces_keep_their_characters_of_the_given_text(tmp_path: Path, text: str, parts: list[str]) -> None:
+    pieces = ["naive", "cat", "这", "是", "i", "##n", "n", "x", ".", "\u1112", "##\u1161", "##\u11ab"]
+    spans = write_vocabulary(tmp_path, [*SPECIAL, *pieces], TextRules())(text).spans
+    assert [text[start:end] for start, end in spans] == parts
 
 
 def test_special_tokens_written_in_a_text_are_plain_text(trained: Vocabulary) -> None:
@@ -107,7 +127,7 @@ def test_chinese_goes_through_tokenising_masking_and_encoding(tmp_path: Path, ca
     """With a vocabulary as those of BERT's Chinese and multilingual models."""
     tokens = ["[PAD]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"。一上只在子是桌猫这", "##猫", "Cat", "cat"]
     encoder = write_vocabulary(tmp_path, tokens, TextRules(do_lower_case=not cased))
-    ids, words = encoder(CHINESE)
+    ids, words, _ = encoder(CHINESE)
     assert encoder.text(ids).split() == list(CHINESE)
     assert words == tuple(range(6)), "each character is a word"
     assert encoder.text(encoder("Cat").ids) == ("Cat" if cased else "cat")

@@ -112,6 +112,29 @@ def test_two_texts_have_two_segments_and_are_cut_evenly() -> None:
     assert (len(cut.ids), cut.types.count(1)) == (8, 3)
 
 
+def test_a_phrase_is_its_pieces_also_where_its_words_stand_twice() -> None:
+    given = "a cat, cats: Cats sleep"
+    text = sentence(ENCODER, [(given, "cats"), ("cats", "")], 20)
+    assert [text.places(at, at + 4) for at in (7, 13)] == [[4, 5], [7, 8]]
+    assert text.places(2, 5) == [2]
+    assert text.places(10, 11) == [5], "a piece that has more characters"
+    assert text.places(5, 7) == [3], "the comma; a space gives no piece"
+    assert text.places(12, 13) == []
+    assert text.places(0, 4, segment=1) == [13, 14]
+    for place, span in enumerate(text.spans):
+        assert (span is None) == (text.ids[place] in {ENCODER.cls, ENCODER.sep})
+
+
+@given(st.text("acsts 是猫。e\u0301İ", max_size=12), st.text("acats 是", max_size=12), st.integers(3, 20))
+def test_what_is_cut_off_has_no_place(first: str, second: str, limit: int) -> None:
+    whole, cut = (sentence(ENCODER, [(first, ""), (second, "")], most) for most in (99, limit))
+    for segment, text in enumerate((first, second)):
+        own = [place for place, span in enumerate(cut.spans) if span and cut.types[place] == segment]
+        assert cut.places(0, len(text), segment) == own
+        every = [whole.ids[place] for place in whole.places(0, len(text), segment)]
+        assert [cut.ids[place] for place in own] == every[: len(own)]
+
+
 def test_rows_without_regions_are_dropped_and_counted(world: World) -> None:
     rows = ExampleRows(world.examples, world.shards, ["train"], ["caption", "question"])
     assert rows.dropped == 12

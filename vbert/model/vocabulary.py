@@ -42,10 +42,12 @@ class VocabularySettings(TextRules):
 
 
 class WordPieces(NamedTuple):
-    """ids: word piece ids of a text without special tokens; words: for each piece, the word it belongs to, from 0."""
+    """ids: word piece ids of a text without special tokens; words: for each piece, the word it belongs to, from 0;
+    spans: for each piece, (start, end) of its characters in the text as given."""
 
     ids: tuple[int, ...]
     words: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...]
 
 
 class WordPieceEncoder:
@@ -79,11 +81,13 @@ class WordPieceEncoder:
     @cached_property
     def _cached(self) -> Callable[[str], WordPieces]:
         tokenizer = wordpiece({token: i for i, token in enumerate(self.tokens)}, self.rules)
+        known: dict[tuple[int, int], tuple[int, int]] = {}  # texts share their spans, or the cache would double
 
         @lru_cache(CACHED_TEXTS)
         def encode(text: str) -> WordPieces:
             encoding = tokenizer.encode(text, add_special_tokens=False)
-            return WordPieces(tuple(encoding.ids), tuple(w for w in encoding.word_ids if w is not None))
+            spans = tuple([known.setdefault(span, span) for span in encoding.offsets])
+            return WordPieces(tuple(encoding.ids), tuple(w for w in encoding.word_ids if w is not None), spans)
 
         return encode
 

@@ -32,13 +32,24 @@ STATISTICS_IMAGES = 20_000  # images that mean and deviation are taken of, at mo
 
 @dataclass
 class TokenizedText:
-    """A tokenised text: piece ids with special tokens, segment types, words (see `mask`), and whether each piece
-    belongs to an answer."""
+    """A tokenised text: piece ids with special tokens, segment types, words (see `mask`), whether each piece
+    belongs to an answer, and the characters (start, end) that it stands for in its own text or answer as given, None
+    for special tokens."""
 
     ids: list[int]
     types: list[int]
     words: list[int]
     answer: list[bool]
+    spans: list[tuple[int, int] | None]
+
+    def places(self, start: int, end: int, segment: int = 0) -> list[int]:
+        """The places of the pieces of the characters `start` to `end` of the text of a segment. A piece that has more
+        characters counts too; none where they are cut off or give no piece (a space, a lone accent)."""
+        return [
+            place
+            for place, span in enumerate(self.spans)
+            if span and span[0] < end and span[1] > start and self.types[place] == segment and not self.answer[place]
+        ]
 
 
 @dataclass
@@ -355,15 +366,17 @@ def sentence(encoder: WordPieceEncoder, texts: Sequence[tuple[str, str]], limit:
         while over > 0 and any(length[part] for length in lengths):
             max(lengths, key=lambda length: length[part])[part] -= 1
             over -= 1
-    out = TokenizedText([encoder.cls], [0], [-1], [False])
+    out = TokenizedText([encoder.cls], [0], [-1], [False], [None])
     for segment, (both, cut) in enumerate(zip(pieces, lengths, strict=True)):
         for part, length in enumerate(cut):
             offset = 1 + max(out.words)
             out.ids += both[part].ids[:length]
             out.words += [offset + word for word in both[part].words[:length]]
             out.answer += [part == 1] * length
+            out.spans += both[part].spans[:length]
         out.ids.append(encoder.sep)
         out.words.append(-1)
         out.answer.append(False)
+        out.spans.append(None)
         out.types += [segment] * (sum(cut) + 1)
     return out

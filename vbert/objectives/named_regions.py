@@ -21,6 +21,7 @@ class TaggedText:
 
     ids: Sequence[int]
     words: Sequence[int]
+    spans: Sequence[tuple[int, int]]
     tags: Sequence[tuple[int, int]]
 
     @classmethod
@@ -36,14 +37,18 @@ class TaggedText:
         pieces, tags = encoder(text), []
         if boxes is not None:
             for phrase in phrases or ():
-                place = len(encoder(text[: phrase["start"]]).ids)
+                its = (
+                    k for k, (start, end) in enumerate(pieces.spans) if start < phrase["end"] and end > phrase["start"]
+                )
+                if (place := next(its, None)) is None:
+                    continue
                 tags += [(region, place) for box in phrase["boxes"] if (region := region_of(box, boxes)) is not None]
-        return cls(pieces.ids, pieces.words, tags)
+        return cls(*pieces, tags)
 
     def without(self, front: int) -> TaggedText:
         """The text without its first `front` pieces, and without the tags on them."""
         tags = [(region, place - front) for region, place in self.tags if place >= front]
-        return TaggedText(self.ids[front:], self.words[front:], tags)
+        return TaggedText(self.ids[front:], self.words[front:], self.spans[front:], tags)
 
 
 def region_of(box: Sequence[float], boxes: np.ndarray) -> int | None:
@@ -74,7 +79,7 @@ def joined(
     front = min(len(context.ids), over // 2 if cut == "both" else 0)
     back = min(len(choice.ids), over - front)
     front = min(len(context.ids), over - back)  # what the choice is too short for
-    out, aligned = TokenizedText([encoder.cls], [0], [-1], [False]), []
+    out, aligned = TokenizedText([encoder.cls], [0], [-1], [False], [None]), []
     parts = [*([context.without(front)] if context.ids else []), choice.without(back)]
     for segment, part in enumerate(parts):
         start, words = len(out.ids), 1 + max(out.words)
@@ -83,4 +88,5 @@ def joined(
         out.words += [*(words + word - part.words[0] for word in part.words), -1]
         out.types += [segment] * (len(part.ids) + 1)
         out.answer += [False] * (len(part.ids) + 1)
+        out.spans += [*part.spans, None]
     return out, aligned

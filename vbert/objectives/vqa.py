@@ -90,7 +90,8 @@ def inputs(
     kept = head["max_text"] - 1 - len(tail)
     ids = [encoder.cls, *question.ids[:kept], *tail]
     words = [-1, *question.words[:kept], *[-1] * len(tail)]
-    text = TokenizedText(ids, [0] * len(ids), words, [False] * len(ids))
+    spans = [None, *question.spans[:kept], *[None] * len(tail)]
+    text = TokenizedText(ids, [0] * len(ids), words, [False] * len(ids), spans)
     return [Input(text, row["image_ids"], (len(ids) - 2,) if at_mask else ())]
 
 
