@@ -108,7 +108,8 @@ def _overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
     """Width and height of the intersections, 0 where there is none."""
     import numpy as np
 
-    return np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0.0)
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    return np.asarray(sides.clip(min=0), np.float64)
 
 
 def _area(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
