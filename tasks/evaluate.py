@@ -6,7 +6,7 @@ from vbert.artifacts.steps.settings import Numerics, Plugin
 from vbert.artifacts.steps.stage import Build, Cost, Figures, Job, stage
 from vbert.data.examples import Examples
 from vbert.metrics.evaluation import Evaluation
-from vbert.objectives import EvaluateSettings
+from vbert.objectives import EvaluateEntry
 from vbert.objectives.trained import Model
 from vbert.regions.shards import Shards
 
@@ -25,7 +25,7 @@ def evaluate(
     examples: Examples,
     shards: Shards,
     objective: Plugin,
-    settings: EvaluateSettings,
+    settings: EvaluateEntry,
     split: str,
     numerics: Numerics,
 ) -> Figures:
@@ -42,7 +42,7 @@ def _predict(
     examples: Examples,
     shards: Shards,
     objective: Plugin,
-    settings: EvaluateSettings,
+    settings: EvaluateEntry,
     split: str,
     numerics: Numerics,
 ) -> Figures:
@@ -57,7 +57,7 @@ def _score(
     examples: Examples,
     shards: Shards,
     objective: Plugin,
-    settings: EvaluateSettings,
+    settings: EvaluateEntry,
     split: str,
 ) -> Figures:
     from vbert.objectives.downstream import run_score

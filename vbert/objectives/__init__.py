@@ -20,6 +20,7 @@ from vbert.objectives.vqa import VqaSettings
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     from torch import Tensor, nn
 
     from vbert.metrics.metric import Metric
@@ -29,7 +30,15 @@ if TYPE_CHECKING:
     from vbert.objectives.dataset import ObjectiveDataset
     from vbert.objectives.sections import Section
 
-__all__ = ["DownstreamEntry", "DownstreamSettings", "EvaluateSettings", "Objective", "load", "objective"]
+__all__ = [
+    "DownstreamEntry",
+    "DownstreamSettings",
+    "EvaluateEntry",
+    "EvaluateSettings",
+    "Objective",
+    "load",
+    "objective",
+]
 
 
 class Registered(NamedTuple):
@@ -64,6 +73,13 @@ else:  # a recipe's entry under `downstream`: any objective's settings, told apa
     ]
 
 
+if TYPE_CHECKING:
+    EvaluateEntry = EvaluateSettings
+else:  # any objective's settings of evaluation, told apart by the fields that they have
+    _evaluations = dict.fromkeys(one.settings.model_fields["evaluate"].annotation for one in OBJECTIVES.values())
+    EvaluateEntry = Union[tuple(dict.fromkeys([EvaluateSettings, *_evaluations]))]  # noqa: UP007
+
+
 class Objective(Protocol):
     """The interface of a module of `vbert.objectives`: examples → inputs → head → loss → decode → metrics →
     predictions.
@@ -90,6 +106,9 @@ class Objective(Protocol):
     def begin(self, model: nn.Module, head: Head, source: nn.Module, source_head: Head) -> None:
         """Fills `model` with what it keeps of the start: the encoder, and of the heads what fits."""
 
+    def evaluated(self, table: pa.Table) -> pa.Table:
+        """The examples that are predicted and scored, of those of a split: captions, say, as one example an image."""
+
     def inputs(
         self, rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: Head, draw: np.random.Generator | None
     ) -> list[Input]:
@@ -97,7 +116,7 @@ class Objective(Protocol):
         in evaluation."""
 
     def targets(self, rows: Rows, head: Head) -> dict[str, Tensor]:
-        """The targets of the loss."""
+        """The targets of the loss that are the examples' own; those that depend on a draw are in `Input.pieces`."""
 
     def counts(self, tensors: Mapping[str, Tensor]) -> dict[str, int]:
         """Loss → the number of terms in the batch that its mean is over."""

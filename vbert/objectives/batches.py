@@ -59,7 +59,9 @@ class Input:
     images: () for a text alone; regions of the second and later ones have visual segment 1. at: places of `text` that
     the head reads ([MASK], masked words, the ends of phrases); () where it reads the pooled vector. regions: those of
     the images' regions that are shown, in order; None: all. aligned: (shown region, place of `text`) of the pieces that
-    name a region, VCR's tags.
+    name a region, VCR's tags. causal: each piece of the first text (segment 0) sees itself and what stands before it in
+    that text, and a second text and the regions whole; these see each other alone. pieces: the piece that belongs at
+    each of `at`, where that depends on a draw (masked words).
     """
 
     text: TokenizedText
@@ -67,6 +69,8 @@ class Input:
     at: Sequence[int] = ()
     regions: Sequence[int] | None = None
     aligned: Sequence[tuple[int, int]] = ()
+    causal: bool = False
+    pieces: Sequence[int] = ()
 
 
 @dataclass
@@ -88,6 +92,7 @@ class Batch:
 class ExampleRows:
     """The examples of some splits and kinds whose images all have regions, in the order of the table.
 
+    evaluated: makes examples to be predicted of them, see `Objective.evaluated`.
     types: question types, None for all. share: of the examples, drawn by `share_mask` with `seed`. text: "own";
     "shuffled", where each has the text of another; "none", where texts are empty. every: the table with examples
     without regions, with their own texts.
@@ -103,6 +108,7 @@ class ExampleRows:
         seed: int = 0,
         types: Collection[str] | None = None,
         text: str = "own",
+        evaluated: Callable[[pa.Table], pa.Table] | None = None,
     ) -> None:
         table = examples.table()
         chosen = pc.and_(
@@ -115,6 +121,7 @@ class ExampleRows:
         if share < 1:
             chosen = pa.array(share_mask(image_groups(table), share, seed), pa.bool_())
             table = table.filter(chosen).combine_chunks()
+        table = evaluated(table) if evaluated else table
         with_regions = set(shards.image_ids())
         image_ids: list[list[str]] = list(table["image_ids"].to_pylist())  # type: ignore[arg-type]
         whole = [with_regions.issuperset(images) for images in image_ids]

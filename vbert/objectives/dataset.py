@@ -70,4 +70,7 @@ class ObjectiveDataset(Generic[Its]):
                 replace(one, regions=None, aligned=(), images=() if shown == "none" else one.images) for one in inputs
             ]
         packed = pack(inputs, (self.visuals.of(one.images, one.regions) for one in inputs))
-        return Batch(packed, {"example": torch.tensor(owners), **self.objective.targets(rows, self.head)}), rows
+        tensors = {"example": torch.tensor(owners), **self.objective.targets(rows, self.head)}
+        if pieces := [piece for one in inputs for piece in one.pieces]:
+            tensors["pieces"] = torch.tensor(pieces)
+        return Batch(packed, tensors), rows

@@ -69,7 +69,8 @@ class Finetuning:
         if ranks.rank:
             return None
         objective, head = self.held_out.objective, self.held_out.head
-        predictions = list(objective.predict(self.model, self.held_out, self.chosen, EvaluateSettings()))
+        settings = self.settings.evaluate.while_training()
+        predictions = list(objective.predict(self.model, self.held_out, self.chosen, settings))
         metrics = objective.metrics(self.held_out.rows[self.chosen], predictions, head)
         figures = {f"validation/{name}": metric.value() for name, metric in metrics.items()}
         return {name: value for name, value in figures.items() if value is not None} or None
@@ -91,7 +92,9 @@ def run_finetune(
     objective = load(plugin.name)
     types, text = settings.types, settings.text
     train = ExampleRows(examples, shards, ["train"], objective.KINDS, settings.share, seed, types, text)
-    held_out = ExampleRows(examples, shards, ["val"], objective.KINDS, types=types, text=text)
+    held_out = ExampleRows(
+        examples, shards, ["val"], objective.KINDS, types=types, text=text, evaluated=objective.evaluated
+    )
     if not len(train):
         raise UserError(_no_examples(examples, objective, settings))
     unlabelled = train.keep(objective.labelled) if settings.steps else 0
@@ -263,7 +266,13 @@ def _evaluated_rows(
 ) -> ExampleRows:
     """The examples of the split that the model answers, as `head` says."""
     return ExampleRows(
-        examples, shards, [split], objective.KINDS, types=head.get("types"), text=head.get("text", "own")
+        examples,
+        shards,
+        [split],
+        objective.KINDS,
+        types=head.get("types"),
+        text=head.get("text", "own"),
+        evaluated=objective.evaluated,
     )
 
 

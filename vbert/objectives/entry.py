@@ -26,6 +26,10 @@ class EvaluateSettings(Settings):
     batch_size: int = Field(256, ge=1, description="examples at once")
     resamples: int = Field(2000, ge=0, description="of the bootstrap; 0: no intervals")
 
+    def while_training(self) -> EvaluateSettings:
+        """Those of validation: the defaults, as what a recipe says of evaluation must not select another model."""
+        return type(self)()
+
 
 class DownstreamSettings(Schedule):
     """images and text: controls of either side, in training and evaluation; with `images: shuffled` or `none` only the
