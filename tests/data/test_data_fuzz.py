@@ -20,6 +20,7 @@ from vbert.data.boxes import BoxConverter, PhotoHeader
 from vbert.data.raw import RawFiles
 from vbert.data.readers import coco, jsonl, voc
 from vbert.data.readers._rows import ExampleRow, checked
+from vbert.data.xml import parsed
 from vbert.errors import BuildError, UserError
 
 FAST, SLOW = 100, 2000  # mutated files a reader
@@ -391,7 +392,7 @@ def test_no_encoding_and_no_number_of_pythons_own() -> None:
     slow = b'<?xml version="1.0" encoding="punycode"?><a>' + b"a" * 2_000_000 + b"-" + b"z" * 600_000 + b"</a>"
     for data in (slow, slow.replace(b"punycode", b"unicode_escape")):
         with pytest.raises(UserError, match="which is no known encoding"):
-            voc.parsed(data, "a.xml")
+            parsed(data, "a.xml")
     files = {"a.xml": xml(item(1, 1, 9, 9)).replace("<xmin>1<", "<xmin>1_0<").encode(), "a.jpg": b""}
     with pytest.raises(UserError, match="bndbox/xmin: '1_0' is no number"):
         list(voc.boxes(raws(files)))

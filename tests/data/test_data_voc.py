@@ -9,8 +9,8 @@ import pytest
 from data.coco_world import photo
 from data.voc_world import devkit, item, read, xml
 
-from vbert.data.readers.voc import parsed
 from vbert.data.spec import dataset
+from vbert.data.xml import parsed
 from vbert.errors import UserError
 
 

@@ -18,18 +18,17 @@ the spec then takes a share of them). Images that `trainval.txt` names, and no o
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, get_args
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from xml.etree.ElementTree import Element
 
 from vbert.data.boxes import Corners, Pixels, StatedSize
 from vbert.data.names import FileNames, count_of
 from vbert.data.readers import BoxRow, ImageRow, ReaderNote
 from vbert.data.readers._photos import PhotoFiles, Place
 from vbert.data.readers._rows import check_choice, flag
+from vbert.data.xml import XML_BYTES, parsed
 from vbert.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -38,12 +37,7 @@ if TYPE_CHECKING:
 VERSION = 2
 OWN = (".xml", ".txt")
 
-XML_BYTES = 4 << 20  # VOC's are below 10 KB
 LIST_BYTES = 1 << 28
-ENCODING = re.compile(rb"""^\s*<\?xml[^>]{0,200}?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
-OURS = ("utf-8", "utf-16", "iso-8859-1", "us-ascii")  # encodings that expat reads itself
-# Python's own encodings of names and literals, which no data file has. One of them takes minutes for a megabyte.
-PYTHONS = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")
 FLAGS = ("-1", "0", "1")  # the column behind a name in the lists of one class
 LISTS = {"train.txt": "train", "val.txt": "val", "test.txt": "test", "trainval.txt": "trainval"}
 
@@ -109,44 +103,6 @@ def boxes(
 def examples(raws: Mapping[str, RawFiles], image_ids: Any) -> Iterator[dict[str, Any]]:
     """VOC has no texts."""
     yield from ()
-
-
-def parsed(data: bytes, where: str) -> Element:
-    """The tree of an XML document without a document type. Raises UserError for one, and for broken XML."""
-    builder = TreeBuilder()
-    data, encoding = _in_utf8(data, where)
-    parser = expat.ParserCreate(encoding)
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
-    parser.CharacterDataHandler = builder.data
-
-    def refuse(*_: Any) -> None:
-        raise UserError(f"{where}: has a document type (<!DOCTYPE …>), which may hold entities; take it out")
-
-    parser.StartDoctypeDeclHandler = refuse
-    try:
-        parser.Parse(data, True)
-        return builder.close()
-    except (expat.ExpatError, LookupError, ValueError) as error:
-        raise UserError(f"{where}: not XML: {error}") from None
-
-
-def _in_utf8(data: bytes, where: str) -> tuple[bytes, str | None]:
-    """(document as expat can read it, encoding to pass to expat)"""
-    declaration = ENCODING.match(data)
-    encoding = declaration.group(1).decode().lower() if declaration else OURS[0]
-    if encoding in OURS:
-        return data, None
-    try:
-        if codecs.lookup(encoding).name in PYTHONS:
-            raise LookupError(encoding)
-        return data.decode(encoding).encode(), OURS[0]
-    except LookupError:
-        raise UserError(
-            f"{where}: says that it is in {encoding!r}, which is no known encoding; save it as UTF-8"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{where}: is not in {encoding!r}, as it says: {error}") from None
 
 
 def _annotations(raws: Mapping[str, RawFiles]) -> Iterator[Place]:
