@@ -14,6 +14,7 @@ import pickle
 import pickletools
 import resource
 import sys
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,6 +38,8 @@ DEEPEST = 100  # containers in containers
 FORBIDDEN = ("EXT1", "EXT2", "EXT4", "NEXT_BUFFER", "READONLY_BUFFER", "INST", "OBJ")
 OF_CLASSES = ("NEWOBJ", "NEWOBJ_EX")  # allowed for classes that are only named
 PERSISTENT = ("PERSID", "BINPERSID")
+# Python 2's quoted text is read as bytes when scanned, since it need not be ASCII.
+pickletools.stringnl.reader = partial(pickletools.read_stringnl, decode=False)
 
 
 class RestrictedUnpickler(pickle.Unpickler):

@@ -1,0 +1,69 @@
+"""Referring expressions as lichengunc/refer publishes them, `refs(unc).p`: a pickle, read as plain data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, ValidationError, with_config
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
+
+from vbert.data.pickles import PickleLimits, load
+from vbert.data.readers._rows import adapter, fault
+from vbert.errors import UserError
+
+# Of 50,000 references with their words, protocol 0 as Python 2 writes it.
+LIMITS = PickleLimits(seconds=300, memory=4 * 2**30, operations=100_000_000, size=2**30)
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class Expression(TypedDict):
+    """`sent`: its words in lower case, joined by blanks; `raw`: as it was written."""
+
+    sent_id: int
+    sent: str
+    raw: str
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class Ref(TypedDict):
+    """One thing of an image (the annotation `ann_id` of instances.json) and the expressions that refer to it. split:
+    train, val, test, testA (people) or testB (other things)."""
+
+    ref_id: int
+    ann_id: int
+    image_id: int
+    category_id: int
+    split: str
+    sentences: list[Expression]
+
+
+def read_refs(path: Path, name: str | None = None) -> list[Ref]:
+    """The references, in the file's order. name: of the file, for errors.
+
+    Text that Python 2 stored as UTF-8 bytes is decoded. Raises UserError with the field for other content, UnsafePickle
+    for a pickle of more than plain data.
+    """
+    name = str(path) if name is None else name
+    try:
+        content = load(path, name, LIMITS)
+    except FileNotFoundError:
+        raise UserError(f"{name}: there is no such file") from None
+    except (IsADirectoryError, PermissionError):
+        raise UserError(f"{name}: is no file that may be read") from None
+    try:
+        refs: list[Ref] = adapter(list[Ref]).validate_python(content)
+    except ValidationError as error:
+        raise UserError(f"{name}: {fault(error, Ref)}; is this a refs(unc).p, refs(umd).p or refs(google).p?") from None
+    for ref in refs:
+        for expression in ref["sentences"]:
+            expression["sent"], expression["raw"] = _decoded(expression["sent"]), _decoded(expression["raw"])
+    return refs
+
+
+def _decoded(text: Any) -> str:
+    """Bytes of Python 2 arrive as Latin-1, whatever they encode."""
+    try:
+        return str(text).encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return str(text)
