@@ -41,6 +41,7 @@ class PackedBatch:
     order: int64 [T], the index of each packed token in cat(text, visual).
     lengths: int64 [B], tokens of each sequence; stays on the CPU, where attention is planned.
     at: int64 [A], the packed rows that a head reads, sequence after sequence; empty where it reads the pooled vector.
+    causal: int64 [B] or None, on the CPU too: how many of each sequence's first tokens are causal, see `LengthGroups`.
     aligned: int64 [2, P], pairs of a row of `visual` and a row of `text_ids`: the pieces that name a region.
     """
 
@@ -53,6 +54,7 @@ class PackedBatch:
     lengths: Tensor
     at: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     aligned: Tensor = field(default_factory=lambda: torch.zeros(2, 0, dtype=torch.int64))
+    causal: Tensor | None = None
 
     @classmethod
     def of(
@@ -63,11 +65,14 @@ class PackedBatch:
         visual_types: Sequence[Sequence[int] | np.ndarray] | None = None,
         at: Sequence[Sequence[int]] = (),
         aligned: Sequence[Sequence[tuple[int, int]]] = (),
+        causal: Sequence[int] = (),
+        positions: Sequence[Sequence[int] | None] = (),
     ) -> PackedBatch:
         """Packs B texts (ids with special tokens, segment types) and B visual inputs (float [n, visual_input]).
 
         Visual types are 0 unless given, as the original's. at: of each text, the places that are read. aligned: of
-        each, (region, place of the text). Row starts: `starts()`.
+        each, (region, place of the text). causal: of each, how many tokens. positions: of each text its tokens'; they
+        count from 0 otherwise. Row starts: `starts()`.
         """
         text_lengths = np.array([len(t) for t in texts], np.int64)
         visual_lengths = np.array([len(v) for v in visuals], np.int64)
@@ -87,16 +92,21 @@ class PackedBatch:
             for b, each in enumerate(aligned)
             for region, place in each
         ]
+        place = np.arange(text_lengths.sum()) - np.repeat(text_starts, text_lengths)
+        for start, length, given in zip(text_starts, text_lengths, positions, strict=False):
+            if given is not None:
+                place[start : start + length] = given
         return cls(
             text_ids=torch.from_numpy(np.concatenate([np.asarray(t, np.int64) for t in texts])),
             text_types=torch.from_numpy(np.concatenate([np.asarray(t, np.int64) for t in types])),
-            text_positions=torch.from_numpy(np.arange(text_lengths.sum()) - np.repeat(text_starts, text_lengths)),
+            text_positions=torch.from_numpy(place),
             visual=torch.from_numpy(np.concatenate([np.asarray(v) for v in visuals])),
             visual_types=torch.from_numpy(np.concatenate([np.asarray(t, np.int64) for t in visual_types])),
             order=torch.from_numpy(within + shift),
             lengths=torch.from_numpy(lengths),
             at=torch.tensor(read, dtype=torch.int64),
             aligned=torch.from_numpy(np.array(pairs, np.int64).reshape(-1, 2).T.copy()),
+            causal=torch.tensor(causal, dtype=torch.int64) if any(causal) else None,
         )
 
     def starts(self) -> Tensor:
@@ -104,13 +114,21 @@ class PackedBatch:
         return (self.lengths.cumsum(0) - self.lengths).to(self.order.device, non_blocking=True)
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        """The batch on `device`; `lengths` stays on the CPU."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
-        return replace(self, **{**moved, "lengths": self.lengths})
+        """The batch on `device`; `lengths` and `causal` stay on the CPU."""
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()}
+        return replace(self, **{**moved, "lengths": self.lengths, "causal": self.causal})
 
     def pin_memory(self) -> PackedBatch:
         """Called by a `DataLoader(pin_memory=True)`."""
-        return replace(self, **{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
+        return replace(self, **{name: tensor.pin_memory() for name, tensor in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Tensor]:
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: tensor for name, tensor in named.items() if tensor is not None}
+
+    def layout(self, heads: int) -> LengthGroups:
+        """Where attention of `heads` heads finds the tokens."""
+        return LengthGroups(self.lengths, heads, self.order.device, self.causal)
 
 
 class Embeddings(nn.Module):
@@ -210,7 +228,7 @@ class VisualBert(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Hidden states of the last layer [T, H], tokens in the order of `batch`."""
-        layout = LengthGroups(batch.lengths, self.config.heads, batch.order.device)
+        layout = batch.layout(self.config.heads)
         hidden = self.embeddings(batch)
         for layer in self.layers:
             hidden = layer(hidden, layout)
@@ -229,7 +247,7 @@ class VisualBert(nn.Module):
         """For inspection: (hidden states after the embeddings and each layer, each [T, H] in packed order;
         attention probabilities of each sequence, each [layers, heads, L, L]). Use in eval mode.
         """
-        layout = LengthGroups(batch.lengths, self.config.heads, batch.order.device)
+        layout = batch.layout(self.config.heads)
         hidden = self.embeddings(batch)
         states, maps = [hidden], []
         for layer in self.layers:

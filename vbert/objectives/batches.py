@@ -34,13 +34,14 @@ STATISTICS_IMAGES = 20_000  # images that mean and deviation are taken of, at mo
 class TokenizedText:
     """A tokenised text: piece ids with special tokens, segment types, words (see `mask`), whether each piece
     belongs to an answer, and the characters (start, end) that it stands for in its own text or answer as given, None
-    for special tokens."""
+    for special tokens. positions: of the pieces, where they don't count from 0."""
 
     ids: list[int]
     types: list[int]
     words: list[int]
     answer: list[bool]
     spans: list[tuple[int, int] | None]
+    positions: list[int] | None = None
 
     def places(self, start: int, end: int, segment: int = 0) -> list[int]:
         """The places of the pieces of the characters `start` to `end` of the text of a segment. A piece that has more
@@ -359,6 +360,8 @@ def pack(inputs: Sequence[Input], regions: Iterable[tuple[np.ndarray, np.ndarray
         types,
         at=[one.at for one in inputs],
         aligned=[one.aligned for one in inputs],
+        causal=[one.text.types.count(0) if one.causal else 0 for one in inputs],
+        positions=[one.text.positions for one in inputs],
     )
 
 
