@@ -14,9 +14,7 @@ HEADS, SIZE = 2, 8
 
 def seen(length: int, causal: int) -> Tensor:
     """bool [length, length]: which keys (columns) each query sees, written out."""
-    rows = [
-        [key >= causal or (query < causal and key <= query) for key in range(length)] for query in range(length)
-    ]
+    rows = [[key >= causal or (query < causal and key <= query) for key in range(length)] for query in range(length)]
     return torch.tensor(rows)
 
 
@@ -69,7 +67,9 @@ def batch(texts: list[list[int]], counts: list[int], causal: list[int]) -> Packe
 @pytest.mark.parametrize("place", [1, 2, 4])
 def test_a_word_changes_no_earlier_token_and_no_region_bit_for_bit(place):
     torch.manual_seed(0)
-    config = VisualBertConfig(vocab_size=50, visual_dim=6, hidden_size=16, layers=3, heads=2, intermediate_size=32, box_input="none")
+    config = VisualBertConfig(
+        vocab_size=50, visual_dim=6, hidden_size=16, layers=3, heads=2, intermediate_size=32, box_input="none"
+    )
     model = VisualBert(config).eval()
     texts, counts = [[2, 9, 8, 7, 6, 3], [2, 5, 3], [2, 9, 8, 7, 6, 3]], [4, 3, 0]
     causal = [len(text) for text in texts]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vbert.model.attention import LengthGroups, attend, attention_maps
 from vbert.model.config import VisualBertConfig
+from vbert.model.decoding import Cache, context_groups
 from vbert.model.dropout import dropout
 
 __all__ = ["PackedBatch", "VisualBert", "VisualBertConfig", "append6"]
@@ -116,7 +117,7 @@ class PackedBatch:
     def to(self, device: torch.device | str) -> PackedBatch:
         """The batch on `device`; `lengths` and `causal` stay on the CPU."""
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self._tensors().items()}
-        return replace(self, **{**moved, "lengths": self.lengths, "causal": self.causal})
+        return replace(replace(self, **moved), lengths=self.lengths, causal=self.causal)
 
     def pin_memory(self) -> PackedBatch:
         """Called by a `DataLoader(pin_memory=True)`."""
@@ -206,8 +207,10 @@ class TransformerLayer(nn.Module):
 
     def forward(self, hidden: Tensor, layout: LengthGroups) -> Tensor:
         """hidden: [T, H]. Returns the same shape."""
-        share = self.attention_dropout if self.training else 0.0
-        context = attend(self.qkv(hidden), layout, share)
+        return self.behind(hidden, attend(self.qkv(hidden), layout, self.attention_dropout if self.training else 0.0))
+
+    def behind(self, hidden: Tensor, context: Tensor) -> Tensor:
+        """The layer's output, of its input and what attention gives for it; of any leading shape."""
         hidden = self.norm1(hidden + dropout(self.out(context), self.hidden_dropout, self.training))
         inner = activate(self.up(hidden), self.activation)
         return self.norm2(hidden + dropout(self.down(inner), self.hidden_dropout, self.training))  # type: ignore[no-any-return]
@@ -241,6 +244,41 @@ class VisualBert(nn.Module):
     def pool(self, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """tanh(dense([CLS])) of each sequence, [B, H], as BERT's pooler."""
         return torch.tanh(self.pooler(hidden.index_select(0, self.first(batch))))
+
+    @torch.no_grad()
+    def begin(self, batch: PackedBatch, padded: bool | None = None) -> Cache:
+        """The cache of the images of `batch` for causal texts: its sequences are what stands behind those, a second
+        text (or none, of no tokens) and the regions. padded: keys of all images in one tensor, by default on CUDA,
+        where a product for each length starves the device."""
+        layout, config = batch.layout(self.config.heads), self.config
+        padded = batch.visual.is_cuda if padded is None else padded
+        hidden, context = self.embeddings(batch), []
+        for layer in self.layers:
+            assert isinstance(layer, TransformerLayer)
+            qkv = layer.qkv(hidden)
+            context.append(context_groups(qkv, layout, padded))
+            hidden = layer.behind(hidden, attend(qkv, layout, 0.0))
+        order = np.arange(len(batch.lengths)) if padded else layout.order
+        nothing = hidden.new_zeros(len(order), config.heads, 0, config.hidden_size // config.heads)
+        return Cache(order, context, [(nothing, nothing)] * config.layers)
+
+    @torch.no_grad()
+    def step(self, cache: Cache, tokens: Tensor, rows: Tensor | None = None, kept: int | None = None) -> Tensor:
+        """Hidden states of the next pieces of every text, [beams, n, H], as a causal text of segment 0 has them.
+
+        tokens: int64 [beams, n]. rows: int64 [beams], the text of the cache that each continues; several may continue
+        one, of its image alone; None: each its own. kept: how many of the n pieces join the texts, all by default (the
+        [MASK] that the next word is read from does not).
+        """
+        if rows is not None:
+            cache.reorder(rows)
+        table, more = self.embeddings, tokens.shape[1]
+        places = torch.arange(cache.length, cache.length + more, device=tokens.device)
+        hidden = table.norm(table.word(tokens) + table.position(places) + table.token_type.weight[0])
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, TransformerLayer)
+            hidden = layer.behind(hidden, cache.attend(index, layer.qkv(hidden), more if kept is None else kept))
+        return hidden  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def trace(self, batch: PackedBatch) -> tuple[list[Tensor], list[Tensor]]:
