@@ -17,7 +17,7 @@ from vbert.errors import BuildError
 @stage(
     "examples",
     makes=Examples,
-    version=5,
+    version=6,
     through=False,
     cost=Cost(seconds_by=("images.images",), bytes_by=("images.images",)),
 )

@@ -82,7 +82,13 @@ LINES = [
     },
 ]
 BOXES = [{"image": "a.jpg", "box": [1, 2, 3.5, 4], "class": "cat", "attributes": ["red"]}] * 2
-SCENE = {"image_id": "a", "split": "train", "objects": [{"shape": "c", "color": "r", "size": "s", "box": [1, 2, 3, 4]}]}
+SCENE = {
+    "image_id": "a",
+    "split": "train",
+    "width": 9,
+    "ground": [1, 2, 3],
+    "objects": [{"shape": "c", "color": "r", "size": "s", "box": [1, 2, 3, 4]}],
+}
 TEXT = {"image_ids": ["a"], "kind": "caption", "text": "red", "example_id": "1", "split": "train"}
 QUESTIONS = [["what is the blue shape?", "circle", 3], ["is there a red shape?", "yes", 4]]
 ASKED = {"questions": [{"image_id": n, "question": "how many?", "question_id": n} for n in (1, 2)]}

@@ -74,6 +74,7 @@ EXAMPLES_SCHEMA = _schema(
         "group": pa.string(),  # of examples that count together, e.g. the pairs of one sentence
         "boxes": _BOXES,  # of the image's given boxes, those that the example is about; null: all
         "part": pa.string(),  # of the split that a data set publishes in parts, e.g. test1
+        "scene": pa.string(),  # what the image holds, JSON, see `scene_checks`
     },
 )
 

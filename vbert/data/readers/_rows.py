@@ -52,6 +52,7 @@ class ExampleRow(TypedDict, total=False):
     group: str | None
     boxes: list[list[int | float]] | None
     part: str | None
+    scene: str | None
 
 
 @cache

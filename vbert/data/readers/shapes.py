@@ -1,11 +1,13 @@
 """The built-in generator's files: `scenes.jsonl` and `texts.jsonl` hold the tables' rows already.
 
 A box's attributes are its colour and its size (small, medium, large), in this order. `question_type` of a caption
-is its kind: list, description, relation, count or statement.
+is its kind: list, description, relation, count or statement. Captions have the `scene`, for which a text is checked by
+`vbert.data.shapes.checking`.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from vbert.data.readers._rows import ExampleRow, lines
 if TYPE_CHECKING:
     from vbert.data.raw import RawFiles
 
-VERSION = 1
+VERSION = 2
 
 
 class ObjectLine(TypedDict):
@@ -31,6 +33,8 @@ class ObjectLine(TypedDict):
 class SceneLine(TypedDict):
     image_id: str
     split: str
+    width: int
+    ground: tuple[int, int, int]
     objects: list[ObjectLine]
 
 
@@ -57,11 +61,20 @@ def boxes(raws: Mapping[str, RawFiles]) -> Iterator[dict[str, Any]]:
 
 def examples(raws: Mapping[str, RawFiles], image_ids: set[str], group_pairs: bool = False) -> Iterable[dict[str, Any]]:
     """group_pairs: the four pairs of a statement are a group, by the id that they share."""
+    scenes = {scene["image_id"]: _scene(scene) for scene in _rows(raws, "scenes.jsonl", SceneLine)}
     for row in _rows(raws, "texts.jsonl", TextLine):
         if image_ids.issuperset(row.get("image_ids") or ()):
+            if row.get("kind") == "caption" and row.get("image_ids"):
+                row = row | {"scene": scenes.get(row["image_ids"][0])}
             if group_pairs and row["kind"] == "pair":
                 row = row | {"group": row["example_id"].rpartition("/")[0]}
             yield row
+
+
+def _scene(scene: SceneLine) -> str:
+    things = [[item["shape"], item["color"], item["size"], *item["box"]] for item in scene["objects"]]
+    content = {"side": scene["width"], "ground": scene["ground"], "things": things}
+    return json.dumps({"shapes": content}, separators=(",", ":"))
 
 
 def _rows(raws: Mapping[str, RawFiles], name: str, kind: Any) -> Iterator[Any]:

@@ -7,7 +7,7 @@ of the visible pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from vbert.data.shapes.scene import Scene
@@ -42,14 +42,21 @@ class SceneFacts(NamedTuple):
 
 
 def facts(scene: Scene) -> SceneFacts:
+    things = described(((o.shape, o.colour, o.size, o.box) for o in scene.objects), scene.size)
+    return SceneFacts(scene.number, scene.image_id, scene.split, scene.size, things, scene.background[1])
+
+
+def described(
+    objects: Iterable[tuple[str, str, str, tuple[int, int, int, int]]], side: int
+) -> tuple[DescribedObject, ...]:
+    """Objects (shape, colour, size with medium, box) of an image of `side` pixels, as texts see them."""
     things = []
-    for o in scene.objects:
-        x1, y1, x2, y2 = o.box
-        size = None if o.size == "medium" else o.size
-        row, column = _third(y1 + y2, scene.size, ROWS), _third(x1 + x2, scene.size, COLUMNS)
-        things.append(DescribedObject(o.shape, o.colour, size, row, column, (x1 + x2, y1 + y2), o.box))
-    things.sort(key=lambda t: (t.colour, t.shape, t.size or "", t.centre))
-    return SceneFacts(scene.number, scene.image_id, scene.split, scene.size, tuple(things), scene.background[1])
+    for shape, colour, size, box in objects:
+        x1, y1, x2, y2 = box
+        row, column = _third(y1 + y2, side, ROWS), _third(x1 + x2, side, COLUMNS)
+        clear = None if size == "medium" else size
+        things.append(DescribedObject(shape, colour, clear, row, column, (x1 + x2, y1 + y2), box))
+    return tuple(sorted(things, key=lambda t: (t.colour, t.shape, t.size or "", t.centre)))
 
 
 def _third(doubled: int, size: int, names: tuple[str, ...]) -> str | None:
@@ -195,13 +202,13 @@ class WholeScene(NamedTuple):
         if len(self.nouns) != len(scene.things) or (self.ground is not None and self.ground != scene.ground):
             return False
         fits = [[noun.fits(thing) for thing in scene.things] for noun in self.nouns]
-        if _matched([[f is True for f in row] for row in fits]):
+        if matched([[f is True for f in row] for row in fits]) == len(fits):
             return True
-        return None if _matched([[f is not False for f in row] for row in fits]) else False
+        return None if matched([[f is not False for f in row] for row in fits]) == len(fits) else False
 
 
-def _matched(fits: Sequence[Sequence[bool]]) -> bool:
-    """Whether every row can have a column of its own (augmenting paths)."""
+def matched(fits: Sequence[Sequence[bool]]) -> int:
+    """How many rows can have a column of their own at once (augmenting paths)."""
     owner: dict[int, int] = {}
 
     def give(row: int, seen: set[int]) -> bool:
@@ -213,7 +220,7 @@ def _matched(fits: Sequence[Sequence[bool]]) -> bool:
                     return True
         return False
 
-    return all(give(row, set()) for row in range(len(fits)))
+    return sum(give(row, set()) for row in range(len(fits)))
 
 
 Meaning = Exists | ExactCount | MoreOf | HasAttribute | Relation | WholeScene
