@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import pickle
 import random
 from collections.abc import Callable
 from hashlib import sha256
@@ -127,6 +128,23 @@ ENTAILED = [
     {"gold_label": label, "pairID": f"{photo}.jpg#0r1", "sentence2": "a cat"}
     for photo, label in (("a", "neutral"), ("b", "entailment"), ("a", "-"))
 ]
+SPOKEN = {
+    "images": [
+        {"filename": name, "split": split, "sentences": [{"raw": "a cat", "sentid": 3}], "cocoid": number}
+        for name, split, number in (("a.jpg", "restval", 7), ("b.jpg", "test", None))
+    ]
+}
+MEANT = [
+    {"ref_id": n, "ann_id": n, "image_id": 7, "split": split, "sentences": [{"sent_id": n, "sent": "left cat"}]}
+    for n, split in enumerate(("train", "testB"))
+]
+OBJECTS = {"annotations": [{"id": n, "image_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": 0} for n in (0, 1)]}
+BOXED = (
+    "<annotation><size><width>20</width><height>10</height></size><object><name>7</name><name>8</name><bndbox>"
+    "<xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>8</ymax></bndbox></object>"
+    "<object><name>9</name><scene>1</scene><nobndbox>0</nobndbox></object></annotation>"
+)
+SENTENCES = "[/EN#7/people A girl] in [/EN#9/scene a room]\nnone\n"
 EASY = "easy_vqa/data/{}/questions.json"
 
 
@@ -175,6 +193,28 @@ FILES: dict[str, tuple[dict[str, Made], dict[str, bytes]]] = {
     ),
     "vqa_rad": ({"trainset.json": (RADIOLOGY, whole)}, PHOTOS),
     "nlvr2": ({"dev.json": (PAIRS, as_lines)}, {f"dev-1-0-img{side}.png": b"" for side in (0, 1)}),
+    "karpathy": ({"dataset_coco.json": (SPOKEN, whole)}, PHOTOS),
+    "flickr30k_entities": (
+        {
+            "Sentences/a.txt": (SENTENCES, str.encode),
+            "Annotations/a.xml": (BOXED, str.encode),
+            "val.txt": ("a\n", str.encode),
+            "UNRELATED_CAPTIONS": ("# format: <imageID> <sentence number>\na 2\n", str.encode),
+        },
+        PHOTOS,
+    ),
+    "refcoco": (
+        {"refs(unc).p": (MEANT, lambda rows: pickle.dumps(rows, 2)), "instances.json": (OBJECTS, whole)},
+        PHOTOS,
+    ),
+    "visual_genome": (
+        {
+            "image_data.json": ([{"image_id": 1, "coco_id": None}, {"image_id": 2, "coco_id": 9}], whole),
+            "region_descriptions.json": ([{"id": 1, "regions": [{"region_id": 5, "phrase": "a cat"}] * 2}], whole),
+            "question_answers.json": ([{"id": 2, "qas": [{"qa_id": 3, "question": "why?", "answer": "A."}]}], whole),
+        },
+        {"VG_100K/1.jpg": b"", "VG_100K_2/2.jpg": b""},
+    ),
     "nlvr": ({"dev.json": (DRAWN, as_lines)}, {f"dev-1-0-{k}.png": b"" for k in range(6)}),
 }
 VALUES: list[Any] = [
