@@ -135,7 +135,10 @@ SPOKEN = {
     ]
 }
 MEANT = [
-    {"ref_id": n, "ann_id": n, "image_id": 7, "split": split, "sentences": [{"sent_id": n, "sent": "left cat"}]}
+    {
+        **{"ref_id": n, "ann_id": n, "image_id": 7, "category_id": 1, "split": split},
+        "sentences": [{"sent_id": n, "sent": "left cat", "raw": "Left cat"}],
+    }
     for n, split in enumerate(("train", "testB"))
 ]
 OBJECTS = {"annotations": [{"id": n, "image_id": 7, "bbox": [1, 2, 3, 4], "iscrowd": 0} for n in (0, 1)]}

@@ -38,15 +38,15 @@ class Ref(TypedDict):
     sentences: list[Expression]
 
 
-def read_refs(path: Path, name: str | None = None) -> list[Ref]:
-    """The references, in the file's order. name: of the file, for errors.
+def read_refs(source: Path | bytes, name: str | None = None) -> list[Ref]:
+    """The references of a file or its bytes, in the file's order. name: of the file, for errors.
 
     Text that Python 2 stored as UTF-8 bytes is decoded. Raises UserError with the field for other content, UnsafePickle
     for a pickle of more than plain data.
     """
-    name = str(path) if name is None else name
+    name = str(source) if name is None else name
     try:
-        content = load(path, name, LIMITS)
+        content = load(source, name, LIMITS)
     except FileNotFoundError:
         raise UserError(f"{name}: there is no such file") from None
     except (IsADirectoryError, PermissionError):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 VERSION = 1
 OWN = (".json", ".p")
 
+SPLITS = ("train", "val", "test", "testA", "testB")
 SPLITS_BY = ("unc", "umd", "google")
 OBJECTS = "instances.json"
 MOST_BYTES = 1 << 28  # of a pickle
@@ -55,24 +56,29 @@ def examples(
     raw, name = _file(raws, f"refs({split_by}).p")
     refs = read_refs(raw.read(name, MOST_BYTES), name)
     objects = _objects(*_file(raws, OBJECTS))
-    odd = Odd()
-    for ref in refs:
-        part = ref.split if ref.split in ("testA", "testB") else None
-        around = objects.get(ref.image_id, {})
-        if ref.ann_id not in around:
-            raise UserError(f"{ref.where}: ann_id: {OBJECTS} has no object {ref.ann_id} of image {ref.image_id}")
-        meant = around[ref.ann_id][0]
-        boxes = [list(box) for number, (box, crowd) in around.items() if not crowd or number == ref.ann_id]
-        for expression in ref.expressions:
-            text = expression.text.strip()
+    odd, known = Odd(), dict[int, str]()
+    for at, ref in enumerate(refs):
+        where, image, split = f"{name}: [{at}]", ref["image_id"], ref["split"]
+        if split not in SPLITS:
+            raise UserError(f"{where}: split: must be one of {', '.join(SPLITS)}, not {split!r:.80}")
+        part = split if split in ("testA", "testB") else None
+        around = objects.get(image, {})
+        if ref["ann_id"] not in around:
+            raise UserError(f"{where}: ann_id: {OBJECTS} has no object {ref['ann_id']} of image {image}")
+        meant = around[ref["ann_id"]][0]
+        boxes = [list(box) for number, (box, crowd) in around.items() if not crowd or number == ref["ann_id"]]
+        for k, expression in enumerate(ref["sentences"]):
+            place, text, number = f"{where}: sentences[{k}]", expression["sent"].strip(), expression["sent_id"]
+            if (other := known.setdefault(number, place)) != place:
+                raise UserError(f"{place}: sent_id: {number} occurs before, at {other}")
             if not text:
-                odd.add("empty_expressions", expression.where)
+                odd.add("empty_expressions", place)
                 continue
             yield {
-                "example_id": str(expression.sent_id),
+                "example_id": str(number),
                 "kind": "phrases",
-                "image_ids": [str(ref.image_id)],
-                "split": "test" if part else ref.split,
+                "image_ids": [str(image)],
+                "split": "test" if part else split,
                 "part": part,
                 "text": text,
                 "phrases": [{"start": 0, "end": len(text), "boxes": [list(meant)]}],
@@ -84,9 +90,9 @@ def examples(
 
 def _shared(refs: Sequence[Ref]) -> Iterator[ReaderNote]:
     """A warning of evaluation splits whose photos are in train."""
-    trained = {ref.image_id for ref in refs if ref.split == "train"}
+    trained = {ref["image_id"] for ref in refs if ref["split"] == "train"}
     for split in ("val", "test"):
-        evaluated = {ref.image_id for ref in refs if ref.split.startswith(split)}
+        evaluated = {ref["image_id"] for ref in refs if ref["split"].startswith(split)}
         if shared := evaluated & trained:
             said = (
                 f"{len(shared):,} of the {count_of(evaluated, 'photo')} of {split} are in train too, with other "
