@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, ValidationError, with_config
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from vbert.data.pickles import PickleLimits, load
-from vbert.data.readers._rows import adapter, fault
 from vbert.errors import UserError
 
 # Of 50,000 references with their words, protocol 0 as Python 2 writes it.
@@ -52,9 +51,18 @@ def read_refs(source: Path | bytes, name: str | None = None) -> list[Ref]:
     except (IsADirectoryError, PermissionError):
         raise UserError(f"{name}: is no file that may be read") from None
     try:
-        refs: list[Ref] = adapter(list[Ref]).validate_python(content)
+        refs: list[Ref] = TypeAdapter(list[Ref]).validate_python(content)
     except ValidationError as error:
-        raise UserError(f"{name}: {fault(error, Ref)}; is this a refs(unc).p, refs(umd).p or refs(google).p?") from None
+        fault = error.errors(include_url=False)[0]
+        field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"])
+        said = (
+            fault["msg"]
+            .replace("Input should be", "must be")
+            .replace("a valid ", "")
+            .replace("Field required", "is missing")
+        )
+        where = f"{name}: {field.replace('].', ']: ')}{': ' if field else ''}"
+        raise UserError(f"{where}{said}; is this a refs(unc).p, refs(umd).p or refs(google).p?") from None
     for ref in refs:
         for expression in ref["sentences"]:
             expression["sent"], expression["raw"] = _decoded(expression["sent"]), _decoded(expression["raw"])
