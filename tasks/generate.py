@@ -10,7 +10,7 @@ from vbert.data.shapes.scenes import ShapesSettings
 @stage(
     "generate",
     makes=RawFiles,
-    version=2,
+    version=3,
     retries=1,
     cost=Cost(seconds_by=("settings.images",), bytes_by=("settings.images", "settings.size", "settings.size")),
 )

@@ -31,11 +31,11 @@ from vbert.data.shapes.write import texts, write
 from vbert.data.spec import dataset
 
 GENERATED = {
-    "generate": 2,
+    "generate": 3,
     "pixels": "07a01543ee4fb2c8",
     "scenes.jsonl": "db63eafc74ebfdcc",
     "texts.jsonl": "5fed1b5b6ef24c90",
-    "oracles.json": "88b024a9a3676e47",
+    "oracles.json": "3d26c0504e3323f4",
 }
 READ = {"reader": 2, "rows": "00c51a970221e10d"}
 PLAIN: dict[str, Any] = {"varied": 0.0, "jitter": 0}
@@ -273,7 +273,8 @@ def test_generated_oracles_are_bounds(tmp_path: Path) -> None:
         assert found["description_to_image_r1"] == found["image_to_caption_r1"] == 1.0
         assert 1 / found["images"] < found["caption_to_image_r1"] < found["caption_to_image_r5"] < 1.0
         scores = oracles["captioning"][split]
-        assert 0 < scores["leave_one_out"] < scores["list"] < scores["copied"] < 10
+        assert 0 < scores["leave_one_out"] < scores["list"] < scores["list_reworded"] < 10
+        assert scores["list"] < scores["copied"] < 10
         assert oracles["question"][split]["majority"] < 0.5
         assert 0 < oracles["phrases"][split]["random_box"] < 1
 
@@ -314,3 +315,38 @@ def test_caption_scores_follow_cider_d() -> None:
     apart = caption_scores(rows("a", "one two three four", "five six seven eight") + rows("b", "nine"))
     assert apart["leave_one_out"] == 0.0
     assert apart["copied"] == pytest.approx((5 + 5 + 10 / 4) / 3)  # of one word: 1-grams alone
+
+
+def test_a_list_in_other_wordings_is_scored_against_all_captions_of_its_image() -> None:
+    """Of another implementation: n-grams as strings, vectors over all of them."""
+    import numpy as np
+
+    lists = {"a": "the image shows only a red circle", "b": "only a blue triangle can be seen"}
+    more = {"a": "there is exactly one red circle in the image", "b": "a blue triangle is present"}
+    rows = [
+        {"image_ids": [image], "question_type": kind, "text": text}
+        for kind, texts in (("list", lists), ("count", more))
+        for image, text in texts.items()
+    ]
+    others = {
+        "a": ["only a red circle can be seen", "a red circle and nothing else"],
+        "b": ["the image shows only a blue triangle", "a blue triangle and nothing else"],
+    }
+
+    def grams(text: str, n: int) -> list[str]:
+        said = text.split()
+        return [" ".join(said[i : i + n]) for i in range(len(said) - n + 1)]
+
+    def similarity(one: str, other: str) -> float:
+        total = 0.0
+        for n in (1, 2, 3, 4):
+            known = sorted({gram for text in (one, other) for gram in grams(text, n)})
+            found = [sum(gram in {*grams(lists[i], n), *grams(more[i], n)} for i in "ab") for gram in known]
+            weight = np.log(2) - np.log(np.maximum(found, 1))
+            mine, theirs = (np.array([grams(text, n).count(gram) for gram in known]) * weight for text in (one, other))
+            norm = np.linalg.norm(mine) * np.linalg.norm(theirs)
+            total += np.minimum(mine, theirs) @ theirs / norm if norm else 0.0
+        return 10 / 4 * total * np.exp(-((len(one.split()) - len(other.split())) ** 2) / 72)
+
+    each = [similarity(text, of[i]) for i in "ab" for text in others[i] for of in (lists, more)]
+    assert caption_scores(rows)["list_reworded"] == pytest.approx(sum(each) / len(each), abs=1e-6)

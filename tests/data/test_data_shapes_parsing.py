@@ -32,7 +32,7 @@ from vbert.data.shapes.language import (
 from vbert.data.shapes.parsing import parse
 from vbert.data.shapes.scene import COLOURS, Shape
 from vbert.data.shapes.scenes import ShapesSettings, scene
-from vbert.data.shapes.wording import NUMERALS, words, wordings
+from vbert.data.shapes.wording import NUMERALS, words
 from vbert.data.shapes.write import write
 from vbert.errors import BuildError
 from vbert.objectives.checked_texts import checked

@@ -12,6 +12,8 @@ from typing import Any
 
 from vbert.data.majority import majority
 from vbert.data.shapes.language import Meaning, SplitScenes
+from vbert.data.shapes.parsing import parse
+from vbert.data.shapes.wording import wordings, words
 
 Row = Mapping[str, Any]
 Gram = tuple[str, ...]
@@ -69,8 +71,8 @@ def choices(rows: Sequence[Row]) -> dict[str, Any]:
         for row in part:
             texts, label = _choice_texts(row), int(row["label"])
             chance = 1 / len(texts)
-            words = [Counter(text.replace(",", "").split()) for text in texts]
-            differ = [sum(((one - other) + (other - one)).total() for other in words) for one in words]
+            counted = [Counter(text.replace(",", "").split()) for text in texts]
+            differ = [sum(((one - other) + (other - one)).total() for other in counted) for one in counted]
             # A text that train has n times counts as if it also stood there once more, right by chance.
             shares = [(right[text] + chance) / (counts[text] + 1) for text in texts]
             scores["random"].append(chance)
@@ -150,18 +152,23 @@ def _one_of(own: int, total: int, k: int) -> float:
 
 def caption_scores(rows: Sequence[Row]) -> dict[str, float]:
     """CIDEr-D (Vedantam et al. 2015; n = 1–4, σ = 6, × 10; document frequencies of this split) of: each caption
-    against the image's others (`leave_one_out`), the list against the others (`list`), a caption against all of the
-    image's, itself among them (`copied`). Words are split at blanks, commas dropped."""
+    against the image's others (`leave_one_out`), the list against the others (`list`), the list in each of its other
+    wordings against all of the image's (`list_reworded`), a caption against all of the image's, itself among them
+    (`copied`). Words are split at blanks, commas dropped."""
     by_image: dict[str, list[tuple[str, list[Counter[Gram]]]]] = defaultdict(list)
+    reworded: dict[str, list[list[Counter[Gram]]]] = {}
     for row in rows:
         if row["question_type"] in CAPTION_KINDS:
             by_image[row["image_ids"][0]].append((row["question_type"], _grams(row["text"])))
+        if row["question_type"] == "list" and (meaning := parse(row["text"])) is not None:
+            others = {words(meaning, k) for k in range(wordings(meaning))} - {row["text"]}
+            reworded[row["image_ids"][0]] = [_grams(text) for text in sorted(others)]
     frequency: Counter[Gram] = Counter()
     for captions in by_image.values():
         frequency.update({gram for _, grams in captions for counts in grams for gram in counts})
     log_images = math.log(max(len(by_image), 2))
-    scores: dict[str, list[float]] = {"leave_one_out": [], "list": [], "copied": []}
-    for captions in by_image.values():
+    scores: dict[str, list[float]] = {"leave_one_out": [], "list": [], "list_reworded": [], "copied": []}
+    for image_id, captions in by_image.items():
         vectors = [(kind, _vector(grams, frequency, log_images)) for kind, grams in captions]
         for k, (kind, vector) in enumerate(vectors):
             similar = [_similarity(vector, other) for _, other in vectors]
@@ -171,12 +178,15 @@ def caption_scores(rows: Sequence[Row]) -> dict[str, float]:
                 scores["leave_one_out"].append(left)
                 if kind == "list":
                     scores["list"].append(left)
+        for grams in reworded.get(image_id, ()):
+            vector = _vector(grams, frequency, log_images)
+            scores["list_reworded"].append(_mean(_similarity(vector, other) for _, other in vectors))
     return {name: _mean(values) for name, values in scores.items()}
 
 
 def _grams(text: str) -> list[Counter[Gram]]:
-    words = text.replace(",", "").split()
-    return [Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1)) for n in (1, 2, 3, 4)]
+    said = text.replace(",", "").split()
+    return [Counter(tuple(said[i : i + n]) for i in range(len(said) - n + 1)) for n in (1, 2, 3, 4)]
 
 
 def _vector(grams: list[Counter[Gram]], frequency: Mapping[Gram, int], log_images: float) -> Vector:
