@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from artifacts.golden import check_here
+from objectives.grounding_world import make_grounding_world
 from objectives.objectives_world import MODEL, World, make_world
 from objectives.tasks_world import make_tasks_world
 from regions.regions_tiny import collection, encoded, picture, scenes, small_spec, untrained
@@ -108,3 +109,20 @@ def test_finetune_and_evaluate_labels(name: str, changes: dict[str, object], tas
     model = Model.at(check_here(finetune, name, tmp_path / "tuned", *inputs, start, plugin, settings, Numerics(), 0))
     scored = EvaluateSettings(batch_size=7, resamples=20)
     check_here(evaluate, name, tmp_path / "evaluated", model, *inputs, plugin, scored, "test", Numerics())
+
+
+@pytest.mark.parametrize(
+    ("label", "changes"),
+    [("phrases", {}), ("phrases_other", {"protocol": "merged", "loss": "cross_entropy", "as_original": True})],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_finetune_and_evaluate_phrases(label: str, changes: dict[str, object], tmp_path: Path) -> None:
+    world = make_grounding_world(tmp_path / "world", 20)
+    settings = OBJECTIVES["grounding"].settings.model_validate(
+        {"objective": "grounding", "data": "phrases", "floor": 0, **BRIEF, **changes}
+    )
+    inputs, plugin = (world.examples, world.shards), objective("grounding")
+    start = Initialization(world.vocabulary, SMALL)
+    model = Model.at(check_here(finetune, label, tmp_path / "tuned", *inputs, start, plugin, settings, Numerics(), 0))
+    scored = EvaluateSettings(batch_size=7, resamples=20)
+    check_here(evaluate, label, tmp_path / "evaluated", model, *inputs, plugin, scored, "test", Numerics())

@@ -64,16 +64,14 @@ def grounding(ours: Any, theirs: Any) -> tuple[Both, Tensor, Tensor, Any]:
         [start + torch.tensor(places, dtype=torch.int64) for start, places in zip(starts, PLACES, strict=True)]
     )
     scores = ours(replace(both.packed, at=at))
-    terms = [
-        F.kl_div(s.log_softmax(-1), wanted[b, : len(s), : s.shape[1]], reduction="sum") for b, s in enumerate(scores)
-    ]
+    owners = [b for b, places in enumerate(PLACES) for _ in places]
+    for row, b in zip(scores, owners, strict=True):
+        assert row.isneginf().nonzero().flatten().tolist() == list(range(REGIONS[b], max(REGIONS)))
+    each = [row[: REGIONS[b]] for row, b in zip(scores, owners, strict=True)]
+    targets = [wanted[b, p, : REGIONS[b]] for b, places in enumerate(PLACES) for p in range(len(places))]
+    terms = [F.kl_div(s.log_softmax(-1), t, reduction="sum") for s, t in zip(each, targets, strict=True)]
     real = [out.logits[b, : len(places), : REGIONS[b]].reshape(-1) for b, places in enumerate(PLACES)]
-    return (
-        both,
-        torch.cat([s.reshape(-1) for s in scores]),
-        sum(terms) / len(TEXTS),
-        replace_logits(out, torch.cat(real)),
-    )
+    return both, torch.cat(each), sum(terms) / len(TEXTS), replace_logits(out, torch.cat(real))
 
 
 def replace_logits(out: Any, logits: Tensor) -> Any:

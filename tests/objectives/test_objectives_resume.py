@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from objectives.grounding_world import make_grounding_world
 from objectives.objectives_world import MODEL, World, job
 from objectives.tasks_world import BRIEF, make_tasks_world
 
@@ -33,8 +34,11 @@ STEPS = 17
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_tasks_world(tmp_path_factory.mktemp("tasks"))
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, World]:
+    """The worlds of tasks by their names; "" is that of the others."""
+    folder = tmp_path_factory.mktemp("worlds")
+    (folder / "tasks").mkdir()
+    return {"": make_tasks_world(folder / "tasks"), "grounding": make_grounding_world(folder / "grounding")}
 
 
 def train(folder: Path, world: World, name: str, workers: int) -> None:
@@ -79,11 +83,12 @@ def files(folder: Path) -> Mapping[str, bytes]:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_killed_in_training_and_in_prediction_it_ends_in_the_same_bits(
-    name: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, worlds: Mapping[str, World], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trained without a break and without workers; and killed twice with two workers. Then predictions in chunks, of
     which the finished ones stay."""
     monkeypatch.setattr(downstream, "CHUNK", 12)
+    world = worlds.get(name, worlds[""])
     train(tmp_path / "whole", world, name, 0)
     for call in (7, 6):  # behind the checkpoints of steps 4 and 8
         assert killed(Finetuning, "loss", call, train, tmp_path / "cut", world, name, 2) == -signal.SIGKILL

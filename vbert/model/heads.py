@@ -72,7 +72,7 @@ class PhraseHead(nn.Module):
         initialise(self, config.initializer_range, generator)
 
     def forward(self, phrases: Tensor, regions: Tensor) -> Tensor:
-        """[P, H] and [R, H] -> scores [P, R]."""
+        """Of B sequences, [B, P, H] and [B, R, H] -> scores [B, P, R]."""
         return self.query(phrases) @ self.key(regions).mT / math.sqrt(self.size)  # type: ignore[no-any-return]
 
 
@@ -128,14 +128,36 @@ class PhraseModel(nn.Module):
         self.encoder = VisualBert(config, generator)
         self.phrase = PhraseHead(config, generator)
 
-    def forward(self, batch: PackedBatch) -> list[Tensor]:
-        """Of each sequence, scores [its places in `batch.at`, its regions]."""
-        hidden = self.encoder(batch)
-        ends = batch.lengths.cumsum(0)
-        owner = torch.bucketize(batch.at.cpu(), ends, right=True)
-        is_region = batch.order >= len(batch.text_ids)
-        scores = []
-        for b, (start, end) in enumerate(zip((ends - batch.lengths).tolist(), ends.tolist(), strict=True)):
-            rows, regions = hidden[start:end], is_region[start:end]
-            scores.append(self.phrase(hidden[batch.at[owner == b]], rows[regions]))
-        return scores
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Scores [A, R]: a row for each place in `batch.at`, the regions of its sequence in order, and -inf behind
+        them, up to the most regions of a sequence."""
+        hidden, device = self.encoder(batch), batch.order.device
+        sequences = len(batch.lengths)
+        owner = torch.repeat_interleave(batch.lengths).to(device, non_blocking=True)  # of each token
+        phrases = _Rows(batch.at, owner.index_select(0, batch.at), sequences)
+        regions = (batch.order >= len(batch.text_ids)).nonzero()[:, 0]
+        keys = _Rows(regions, owner.index_select(0, regions), sequences)
+        scores = self.phrase(phrases.of(hidden), keys.of(hidden)).flatten(0, 1).index_select(0, phrases.slots)
+        absent = torch.arange(keys.most, device=device) >= keys.counts.index_select(0, phrases.owner)[:, None]
+        return scores.masked_fill(absent, float("-inf"))  # type: ignore[no-any-return]
+
+
+class _Rows:
+    """Some of the packed tokens, `rows` [N] of the sequences `owner` [N], as one block a sequence. counts: how many
+    each has, most: the most; slots [N]: where each stands in the blocks, one after the other."""
+
+    def __init__(self, rows: Tensor, owner: Tensor, sequences: int) -> None:
+        self.rows, self.owner, self.sequences = rows, owner, sequences
+        self.counts = torch.zeros(sequences, dtype=torch.int64, device=rows.device).index_add(
+            0, owner, torch.ones_like(owner)
+        )
+        self.most = int(self.counts.max()) if sequences else 0
+        starts = self.counts.cumsum(0) - self.counts
+        self.slots = owner * self.most + torch.arange(len(rows), device=rows.device) - starts.index_select(0, owner)
+
+    def of(self, hidden: Tensor) -> Tensor:
+        """[sequences, most, H], 0 where a sequence has fewer. A scatter of distinct rows: its gradient is a gather, the
+        same bits on a GPU too."""
+        blocks = hidden.new_zeros(self.sequences * self.most, hidden.shape[1])
+        chosen = hidden.index_select(0, self.rows)
+        return blocks.index_copy(0, self.slots, chosen).view(self.sequences, self.most, -1)

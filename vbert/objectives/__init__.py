@@ -15,6 +15,7 @@ from vbert.objectives import pretraining
 from vbert.objectives.choice import ChoiceSettings
 from vbert.objectives.classification import ClassificationSettings
 from vbert.objectives.entry import DownstreamSettings, EvaluateSettings, Head, Prediction, Predictions, Row, Rows
+from vbert.objectives.grounding import GroundingSettings
 from vbert.objectives.nlvr2 import Nlvr2Settings
 from vbert.objectives.vqa import VqaSettings
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor, nn
 
+    from vbert.artifacts.steps.stage import Figures
     from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
     from vbert.model.vocabulary import WordPieceEncoder
@@ -54,6 +56,7 @@ OBJECTIVES = {
     "nlvr2": Registered(Nlvr2Settings, 1),
     "classification": Registered(ClassificationSettings, 1),
     "choice": Registered(ChoiceSettings, 1),
+    "grounding": Registered(GroundingSettings, 1),
     "visual_entailment": Registered(ClassificationSettings, 1),
 }
 
@@ -88,7 +91,7 @@ class Objective(Protocol):
     """
 
     KINDS: Sequence[str]  # of examples
-    SELECTS: str  # the metric whose largest value on `val` is `select: best`
+    SELECTS: str  # the metric whose largest value on `val` is `select: best`, unless the head `selects` another
 
     def labelled(self, row: Row) -> bool:
         """Whether the example has a label, so that its prediction can be scored."""
@@ -108,6 +111,10 @@ class Objective(Protocol):
 
     def evaluated(self, table: pa.Table) -> pa.Table:
         """The examples that are predicted and scored, of those of a split: captions, say, as one example an image."""
+
+    def before(self, train: ExampleRows, held_out: ExampleRows, head: Head, settings: Any) -> Figures:
+        """Before the first step: figures of the data that bound what training can reach. Raises UserError where it
+        would be in vain."""
 
     def inputs(
         self, rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: Head, draw: np.random.Generator | None

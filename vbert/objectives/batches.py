@@ -22,11 +22,13 @@ from vbert.data.examples import Examples
 from vbert.errors import UserError
 from vbert.model.visualbert import PackedBatch, append6
 from vbert.model.vocabulary import WordPieceEncoder
+from vbert.objectives.controls import shuffled_images, with_texts
 from vbert.regions.shards import Shards
-from vbert.training.sampler import derive, generator
+from vbert.training.sampler import derive
 
 READ_AT_ONCE = 4096  # rows as Python objects
 CACHE = 256 << 20  # bytes of visual inputs that a process keeps
+BOXES_KEPT = 20_000  # images whose boxes a process keeps
 STATISTICS_IMAGES = 20_000  # images that mean and deviation are taken of, at most
 
 
@@ -62,7 +64,8 @@ class Input:
     the images' regions that are shown, in order; None: all. aligned: (shown region, place of `text`) of the pieces that
     name a region, VCR's tags. causal: each piece of the first text (segment 0) sees itself and what stands before it in
     that text, and a second text and the regions whole; these see each other alone. pieces: the piece that belongs at
-    each of `at`, where that depends on a draw (masked words).
+    each of `at`, where that depends on a draw (masked words). ragged: further arrays by name, [n, …] with an n of its
+    own; those of a batch's inputs follow each other in its tensor of that name, their rows filled up with 0.
     """
 
     text: TokenizedText
@@ -72,6 +75,7 @@ class Input:
     aligned: Sequence[tuple[int, int]] = ()
     causal: bool = False
     pieces: Sequence[int] = ()
+    ragged: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -95,8 +99,9 @@ class ExampleRows:
 
     evaluated: makes examples to be predicted of them, see `Objective.evaluated`.
     types: question types, None for all. share: of the examples, drawn by `share_mask` with `seed`. text: "own";
-    "shuffled", where each has the text of another; "none", where texts are empty. every: the table with examples
-    without regions, with their own texts.
+    "shuffled", where each has the text of another (and phrases the places of its phrases, in turn); "none", where texts
+    are empty. every: the table with examples without regions, with their own texts. shown: image → the one whose
+    regions stand for its own (a control).
     """
 
     def __init__(
@@ -129,9 +134,11 @@ class ExampleRows:
         self.every, self.shards = table, shards
         self.dropped = whole.count(False)  # their images are in quarantine
         table = table.filter(pa.array(whole, pa.bool_())).combine_chunks() if self.dropped else table
-        self.table = _with_texts(table, text)
+        self.table = with_texts(table, text)
+        self.shown: Mapping[str, str] = {}
         self._read: dict[int, dict[str, Any]] = {}
         self._boxes: dict[str, NDArray[np.float32] | None] = {}
+        self._shown: dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]] = {}
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
         """Leaves the examples out that are not `wanted`; returns how many."""
@@ -163,6 +170,24 @@ class ExampleRows:
             self._boxes = {image_id: self.shards.read(image_id).boxes}
         return self._boxes[image_id]
 
+    def shown_boxes(self, image_id: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The boxes of the regions that stand for the image, as `boxes`, and of each the number of the first region of
+        its detected class, -1 where that isn't known, int64 [n]. Raises UserError for regions without boxes."""
+        image_id = self.shown.get(image_id, image_id)
+        if (kept := self._shown.get(image_id)) is None:
+            regions = self.shards.read(image_id)
+            if regions.boxes is None:
+                raise UserError(
+                    f"{self.shards.title}: image {image_id!r} has no boxes, and nothing can be found by them: give "
+                    "features with boxes"
+                )
+            first: dict[str, int] = {}
+            classes = [first.setdefault(name, k) if name else -1 for k, name in enumerate(regions.classes)]
+            if len(self._shown) >= BOXES_KEPT:
+                self._shown.clear()
+            kept = self._shown[image_id] = (np.array(regions.boxes), np.array(classes, np.int64))
+        return kept
+
     def column(self, name: str) -> list[Any]:
         return list(self.table[name].to_pylist())
 
@@ -172,32 +197,6 @@ class ExampleRows:
         if images != "shuffled":
             return {}
         return shuffled_images(sorted({image for images in self.column("image_ids") for image in images}))
-
-
-def _with_texts(table: pa.Table, text: str) -> pa.Table:
-    """The table with its own texts, with those of other examples of the same kind, or without."""
-    if text == "own":
-        return table
-    columns = {name: table[name].to_pylist() for name in ("text", "text_b")}
-    if text == "none":
-        empty: dict[str, list[Any]] = {"text": [""] * table.num_rows, "text_b": [None] * table.num_rows}
-        return _replaced(table, empty)
-    of_kind: dict[str, list[int]] = {}
-    for i, kind in enumerate(table["kind"].to_pylist()):
-        of_kind.setdefault(str(kind), []).append(i)
-    source = list(range(table.num_rows))
-    for kind, rows in of_kind.items():
-        order = [rows[k] for k in generator("other examples' texts", kind).permutation(len(rows)).tolist()]
-        for i, j in zip(order, order[1:] + order[:1], strict=True):
-            source[i] = j
-    return _replaced(table, {name: [values[j] for j in source] for name, values in columns.items()})
-
-
-def _replaced(table: pa.Table, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
-    for name, values in columns.items():
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
-    return table
 
 
 class RegionInputs:
@@ -267,12 +266,6 @@ def share_mask(groups: Sequence[str], share: float, seed: int) -> list[bool]:
         chosen.add(group)
         count += sizes[group]
     return [group in chosen for group in groups]
-
-
-def shuffled_images(image_ids: Sequence[str]) -> dict[str, str]:
-    """Each image mapped to another one of `image_ids`, in one cycle in a fixed random order."""
-    order = generator("other images' features").permutation(sorted(image_ids)).tolist()
-    return dict(zip(order, order[1:] + order[:1], strict=True))
 
 
 def statistics(sources: Sequence[tuple[RegionInputs, Sequence[str]]]) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vbert.model.vocabulary import WordPieceEncoder
@@ -54,7 +55,8 @@ class ObjectiveDataset(Generic[Its]):
         seed: int = 0,
     ) -> None:
         self.objective, self.head, self.encoder, self.rows, self.seed = objective, head, encoder, rows, seed
-        self.visuals = RegionInputs(shards, box_input, rows.replacements(head["images"]))
+        rows.shown = rows.replacements(head["images"])
+        self.visuals = RegionInputs(shards, box_input, rows.shown)
 
     def batch(self, items: Sequence[tuple[int, int | None]]) -> tuple[Batch, list[dict[str, Any]]]:
         """The batch of (index, epoch) of examples, and their rows; the epoch is None in evaluation."""
@@ -73,4 +75,14 @@ class ObjectiveDataset(Generic[Its]):
         tensors = {"example": torch.tensor(owners), **self.objective.targets(rows, self.head)}
         if pieces := [piece for one in inputs for piece in one.pieces]:
             tensors["pieces"] = torch.tensor(pieces)
+        for name in inputs[0].ragged:
+            tensors[name] = torch.from_numpy(_filled([one.ragged[name] for one in inputs]))
         return Batch(packed, tensors), rows
+
+
+def _filled(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Arrays [n] or [n, m] one after the other, where m differs filled up with 0 to the largest."""
+    if arrays[0].ndim == 1:
+        return np.concatenate(arrays)
+    widest = max(array.shape[1] for array in arrays)
+    return np.concatenate([np.pad(array, ((0, 0), (0, widest - array.shape[1]))) for array in arrays])

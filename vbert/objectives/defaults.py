@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor, nn
 
+    from vbert.artifacts.steps.stage import Figures
     from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
+    from vbert.objectives.batches import ExampleRows
     from vbert.objectives.dataset import ObjectiveDataset
     from vbert.objectives.entry import (
         DownstreamSettings,
@@ -86,6 +88,11 @@ def keep_rows(ours: Any, theirs: Any, labels: Sequence[str], before: Sequence[st
             if (row := places.get(label)) is not None:
                 ours.weight[k] = theirs.weight[row]
                 ours.bias[k] = theirs.bias[row]
+
+
+def before(train: ExampleRows, held_out: ExampleRows, head: Head, settings: DownstreamSettings) -> Figures:
+    """None."""
+    return {}
 
 
 def evaluated(table: pa.Table) -> pa.Table:

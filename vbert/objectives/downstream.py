@@ -115,8 +115,9 @@ def run_finetune(
         used = [image for images in train.column("image_ids") for image in images]
         model.encoder.set_statistics(*statistics([(training.visuals, used)]))
     trainable = Finetuning(model, training, validation, settings)
-    by = (settings.select_by or objective.SELECTS) if settings.select == "best" else None
+    by = (settings.select_by or head.get("selects", objective.SELECTS)) if settings.select == "best" else None
     _check_held_out(examples, objective, held_out[trainable.chosen], head, by)
+    bounds = objective.before(train, held_out, head, settings)
     best = f"validation/{by}" if by else None
     curves = run_training(job, trainable, settings, numerics, seed, best)
     if job.rank == 0:
@@ -131,7 +132,7 @@ def run_finetune(
             curves=curves,
         )
     counts = {"examples": len(train), "dropped": train.dropped + held_out.dropped}
-    return {**counts, **({"unlabelled": unlabelled} if unlabelled else {}), **last_figures(curves)}
+    return {**counts, **({"unlabelled": unlabelled} if unlabelled else {}), **bounds, **last_figures(curves)}
 
 
 def _check_held_out(examples: Examples, objective: Objective, rows: Rows, head: dict[str, Any], by: str | None) -> None:

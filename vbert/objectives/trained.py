@@ -12,6 +12,7 @@ from vbert.artifacts.steps.fingerprint import digest
 from vbert.errors import BuildError
 from vbert.model.config import VisualBertConfig
 from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary, read_rules, read_tokens, write_json, write_vocabulary
+from vbert.objectives.bound import objection
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +34,10 @@ class Model(Artifact):
     >>> "yes" in model.labels()
     True
     """
+
+    def objection(self) -> str | None:
+        """Refuses a model of phrases whose regions allow less than its `floor`."""
+        return objection(self)
 
     def load(self) -> nn.Module:
         """The model on the CPU in eval mode, one of `vbert.model.heads`, as its objective builds it."""

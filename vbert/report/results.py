@@ -187,7 +187,7 @@ def _run(key: str, entry: EvaluatedEntry, pretrained: bool) -> DownstreamRun:
         objective=str(head.get("objective", head.get("kind", ""))),
         role=_role(model, head, pretrained),
         steps=int(curves[-1]["step"]) if curves else 0,
-        metric=_main_metric(str(head.get("objective", "")), values),
+        metric=_main_metric(head, values),
         values=values,
         curves=curves,
         examples=counts.get("examples", 0),
@@ -233,9 +233,10 @@ def example_scores(
     return [None] * len(rows)
 
 
-def _main_metric(objective: str, values: Mapping[str, MetricValue]) -> str | None:
+def _main_metric(head: Mapping[str, Any], values: Mapping[str, MetricValue]) -> str | None:
     """The metric that the objective selects models by, else the first."""
     from vbert.objectives import OBJECTIVES, load
 
-    wanted = load(objective).SELECTS if objective in OBJECTIVES else ""
+    objective = str(head.get("objective", ""))
+    wanted = head.get("selects", load(objective).SELECTS if objective in OBJECTIVES else "")
     return wanted if wanted in values else next(iter(sorted(values)), None)

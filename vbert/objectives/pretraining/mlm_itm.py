@@ -132,7 +132,7 @@ class Pretraining(PretrainingSequences):
         """Figures of the matching head on unmasked held-out pairs, half of them true: its balanced accuracy
         (itm_accuracy), beside that of the text alone (text_only_accuracy); and by kind of negative with the images' own
         regions, with another image's and with none."""
-        from vbert.objectives.batches import shuffled_images
+        from vbert.objectives.controls import shuffled_images
         from vbert.objectives.pretraining.matching import accuracies
 
         if self.settings.itm_target != "mismatch":
