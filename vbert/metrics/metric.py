@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vbert.metrics.bootstrap import ConfidenceInterval, interval, interval_of
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 class ExampleScores:
     """Each example's score in [0, 1], None where it doesn't count; the metric is their mean.
 
-    group: the name of each example's group. A group then counts once, as the smallest score in it: consistency (all
-    statements about a pair right), Q→AR (answer and rationale right).
+    most: the largest score where that isn't 1 (CIDEr: 10). group: the name of each example's group. A group then counts
+    once, as the smallest score in it: consistency (all statements about a pair right), Q→AR (answer and rationale
+    right).
     """
 
     scores: Sequence[float | None]
     group: Sequence[str] | None = None
+    most: float = 1.0
 
     def counted(self) -> list[int]:
         """The examples that count."""
@@ -44,9 +46,12 @@ class ExampleScores:
     def interval(self, images: Sequence[str], resamples: int) -> ConfidenceInterval:
         """images: each example's, whose examples are resampled together; of a grouped metric its groups are."""
         terms = self.terms()
+        shares = [term / self.most for term in terms.values()]
         if self.group is None:
-            return interval(list(terms.values()), [images[int(i)] for i in terms], resamples)
-        return interval(list(terms.values()), [str(name) for name in terms], resamples, of="groups")
+            found = interval(shares, [images[int(i)] for i in terms], resamples)
+        else:
+            found = interval(shares, [str(name) for name in terms], resamples, of="groups")
+        return replace(found, low=self.most * found.low, high=self.most * found.high)
 
 
 @dataclass(frozen=True)
