@@ -1,4 +1,4 @@
-"""Caption metrics: equal to pycocoevalcap's own, with intervals; absent with a reason where Java is missing or fails."""
+"""Caption metrics: pycocoevalcap's own values, with intervals; absent with a reason where Java is missing or fails."""
 
 from __future__ import annotations
 
