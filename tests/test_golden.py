@@ -10,6 +10,7 @@ import torch
 from artifacts.golden import check_here
 from objectives.grounding_world import make_grounding_world
 from objectives.objectives_world import MODEL, World, make_world
+from objectives.retrieval_world import make_retrieval_world
 from objectives.tasks_world import make_tasks_world
 from regions.regions_tiny import collection, encoded, picture, scenes, small_spec, untrained
 
@@ -23,6 +24,7 @@ from vbert.model.start import Initialization
 from vbert.objectives import OBJECTIVES, EvaluateSettings, objective
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.settings import PretrainSettings
+from vbert.objectives.retrieval import RetrievalEvaluateSettings, RetrievalSettings
 from vbert.objectives.trained import Model
 from vbert.objectives.vqa import VqaSettings
 from vbert.regions.boxes import Adaptive, Nms
@@ -125,4 +127,23 @@ def test_finetune_and_evaluate_phrases(label: str, changes: dict[str, object], t
     start = Initialization(world.vocabulary, SMALL)
     model = Model.at(check_here(finetune, label, tmp_path / "tuned", *inputs, start, plugin, settings, Numerics(), 0))
     scored = EvaluateSettings(batch_size=7, resamples=20)
+    check_here(evaluate, label, tmp_path / "evaluated", model, *inputs, plugin, scored, "test", Numerics())
+
+
+@pytest.mark.parametrize(
+    ("label", "changes"),
+    [
+        ("retrieval", {}),
+        ("retrieval_batch", {"negatives": "batch", "loss": "margin"}),
+        ("retrieval_mined", {"negatives": "mined", "mine_every": 2, "candidates": 5, "hard": 2}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_finetune_and_evaluate_captions(label: str, changes: dict[str, object], tmp_path: Path) -> None:
+    world = make_retrieval_world(tmp_path / "world")
+    settings = RetrievalSettings.model_validate({"objective": "retrieval", "data": "captions", **BRIEF, **changes})
+    inputs, plugin = (world.examples, world.shards), objective("retrieval")
+    start = Initialization(world.vocabulary, SMALL)
+    model = Model.at(check_here(finetune, label, tmp_path / "tuned", *inputs, start, plugin, settings, Numerics(), 0))
+    scored = RetrievalEvaluateSettings(rerank=5, folds=2, resamples=20)
     check_here(evaluate, label, tmp_path / "evaluated", model, *inputs, plugin, scored, "test", Numerics())

@@ -22,12 +22,12 @@ from vbert.objectives import OBJECTIVES, EvaluateSettings, downstream, load, obj
 from vbert.objectives.downstream import Finetuning, run_finetune, run_predict, run_score
 from vbert.objectives.trained import Model
 
-SAME_MODULE = {"visual_entailment"}  # as classification
+ELSEWHERE = {"visual_entailment", "retrieval"}  # as classification; in test_objectives_retrieval_resume.py
 OFTEN = ("vqa", "choice")  # one input an example, and several; the others are slow
 TASKS = [
     name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow)
     for name in OBJECTIVES
-    if name not in SAME_MODULE
+    if name not in ELSEWHERE
 ]
 DROPOUT = MODEL.model_copy(update={"hidden_dropout": 0.1, "attention_dropout": 0.1})
 STEPS = 17

@@ -159,6 +159,10 @@ class Embeddings(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Embedded tokens [T, H] in packed order."""
+        return dropout(self.tokens(batch), self.dropout, self.training)
+
+    def tokens(self, batch: PackedBatch) -> Tensor:
+        """Those before dropout: a token's depends on its own input alone, whatever it is combined with."""
         text = self.word(batch.text_ids) + self.position(batch.text_positions) + self.token_type(batch.text_types)
         visual = batch.visual
         if self.feature_mean is not None and self.feature_std is not None:
@@ -168,8 +172,7 @@ class Embeddings(nn.Module):
         )
         if batch.aligned.shape[1]:
             regions = regions + self._named_at(batch)
-        tokens = torch.cat([text, regions.to(text.dtype)]).index_select(0, batch.order)
-        return dropout(self.norm(tokens), self.dropout, self.training)
+        return self.norm(torch.cat([text, regions.to(text.dtype)]).index_select(0, batch.order))  # type: ignore[no-any-return]
 
     def _named_at(self, batch: PackedBatch) -> Tensor:
         """For each region the mean of the position embeddings of the pieces that name it, [T_vis, H]; 0 for none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, Union, cast
 
 from pydantic import Discriminator, Tag
@@ -14,9 +15,19 @@ from vbert.errors import BuildError, UserError, nearest
 from vbert.objectives import pretraining
 from vbert.objectives.choice import ChoiceSettings
 from vbert.objectives.classification import ClassificationSettings
-from vbert.objectives.entry import DownstreamSettings, EvaluateSettings, Head, Prediction, Predictions, Row, Rows
+from vbert.objectives.entry import (
+    DownstreamSettings,
+    EvaluateSettings,
+    Head,
+    Parts,
+    Prediction,
+    Predictions,
+    Row,
+    Rows,
+)
 from vbert.objectives.grounding import GroundingSettings
 from vbert.objectives.nlvr2 import Nlvr2Settings
+from vbert.objectives.retrieval import RetrievalSettings
 from vbert.objectives.vqa import VqaSettings
 
 if TYPE_CHECKING:
@@ -31,6 +42,7 @@ if TYPE_CHECKING:
     from vbert.objectives.batches import ExampleRows, Input
     from vbert.objectives.dataset import ObjectiveDataset
     from vbert.objectives.sections import Section
+    from vbert.training.ranks import Ranks
 
 __all__ = [
     "DownstreamEntry",
@@ -58,6 +70,7 @@ OBJECTIVES = {
     "choice": Registered(ChoiceSettings, 1),
     "grounding": Registered(GroundingSettings, 1),
     "visual_entailment": Registered(ClassificationSettings, 1),
+    "retrieval": Registered(RetrievalSettings, 1),
 }
 
 
@@ -116,6 +129,9 @@ class Objective(Protocol):
         """Before the first step: figures of the data that bound what training can reach. Raises UserError where it
         would be in vain."""
 
+    def dataset(self, *arguments: Any) -> ObjectiveDataset[Any]:
+        """The examples as batches, of the arguments of `ObjectiveDataset`."""
+
     def inputs(
         self, rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: Head, draw: np.random.Generator | None
     ) -> list[Input]:
@@ -143,6 +159,18 @@ class Objective(Protocol):
 
     def submission(self, rows: Rows, predictions: Predictions, head: Head) -> dict[str, bytes]:
         """File name → content, in the format of an official evaluation server."""
+
+    def mine(
+        self, model: nn.Module, side: ObjectiveDataset[Any], samples: Sequence[tuple[int, int]], ranks: Ranks
+    ) -> dict[str, Tensor]:
+        """What the next samples (index, epoch) are made with, by the current weights; asked for every `mine_every`
+        steps where the head has that. Made by all ranks, the same in each."""
+
+    def parts(self, model: nn.Module, side: ObjectiveDataset[Any], settings: EvaluateSettings) -> Parts | None:
+        """The predictions of a split in parts; None: chunks of examples, by `predict`."""
+
+    def joined(self, files: Mapping[str, Path], rows: ExampleRows) -> Iterable[Prediction]:
+        """The predictions of the parts' files."""
 
     def predict(
         self, model: nn.Module, side: ObjectiveDataset[Any], indices: Sequence[int], settings: EvaluateSettings

@@ -58,6 +58,9 @@ class ObjectiveDataset(Generic[Its]):
         rows.shown = rows.replacements(head["images"])
         self.visuals = RegionInputs(shards, box_input, rows.shown)
 
+    def use_mined(self, samples: Sequence[tuple[int, int]], mined: Mapping[str, Tensor]) -> None:
+        """Takes what `Objective.mine` gave for the next samples."""
+
     def batch(self, items: Sequence[tuple[int, int | None]]) -> tuple[Batch, list[dict[str, Any]]]:
         """The batch of (index, epoch) of examples, and their rows; the epoch is None in evaluation."""
         rows = self.rows[[i for i, _ in items]]

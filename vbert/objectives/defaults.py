@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vbert.data.answers import lacking
@@ -21,12 +23,14 @@ if TYPE_CHECKING:
         DownstreamSettings,
         EvaluateSettings,
         Head,
+        Parts,
         Prediction,
         Predictions,
         Row,
         Rows,
     )
     from vbert.objectives.sections import Section
+    from vbert.training.ranks import Ranks
 
 
 def labelled(row: Row) -> bool:
@@ -154,6 +158,31 @@ def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metri
 def submission(rows: Rows, predictions: Predictions, head: Head) -> dict[str, bytes]:
     """No official file."""
     return {}
+
+
+def dataset(*arguments: Any) -> ObjectiveDataset[Any]:
+    """Examples as packed inputs with targets."""
+    from vbert.objectives.dataset import ObjectiveDataset
+
+    return ObjectiveDataset(*arguments)
+
+
+def mine(
+    model: nn.Module, side: ObjectiveDataset[Any], samples: Sequence[tuple[int, int]], ranks: Ranks
+) -> dict[str, Tensor]:
+    """Nothing: the examples are functions of (seed, epoch, example id)."""
+    return {}
+
+
+def parts(model: nn.Module, side: ObjectiveDataset[Any], settings: EvaluateSettings) -> Parts | None:
+    """Chunks of examples, each predicted for itself."""
+    return None
+
+
+def joined(files: Mapping[str, Path], rows: ExampleRows) -> Iterator[Prediction]:
+    """The lines of chunks."""
+    for path in files.values():
+        yield from map(json.loads, path.read_text("utf-8").splitlines())
 
 
 def predict(

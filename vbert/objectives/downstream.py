@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -62,6 +64,17 @@ class Finetuning:
     def counts(self, batch: Batch) -> dict[str, int]:
         return self.train.objective.counts(batch.tensors)
 
+    @property
+    def mine_every(self) -> int:
+        """Of `vbert.training.loop.Mines`."""
+        return int(self.train.head.get("mine_every", 0))
+
+    def mine(self, samples: Sequence[tuple[int, int]], ranks: Ranks) -> dict[str, Tensor]:
+        return self.train.objective.mine(self.model, self.train, samples, ranks)
+
+    def use_mined(self, samples: Sequence[tuple[int, int]], mined: Mapping[str, Tensor]) -> None:
+        self.train.use_mined(samples, mined)
+
     def loss(self, batch: Batch, model: nn.Module) -> dict[str, Tensor]:
         return self.train.objective.loss(model(batch.packed), batch.tensors, self.train.head)
 
@@ -109,8 +122,8 @@ def run_finetune(
     head["max_text"] = text_limit(head["max_text"], model.encoder.config.max_positions)
     encoder = vocabulary.encoder()
     box_input = model.encoder.config.box_input
-    training = ObjectiveDataset(objective, head, encoder, train, shards, box_input, seed)
-    validation = ObjectiveDataset(objective, head, encoder, held_out, shards, box_input)
+    training = objective.dataset(objective, head, encoder, train, shards, box_input, seed)
+    validation = objective.dataset(objective, head, encoder, held_out, shards, box_input)
     if isinstance(start, Initialization) and start.model.standardise:
         used = [image for images in train.column("image_ids") for image in images]
         model.encoder.set_statistics(*statistics([(training.visuals, used)]))
@@ -242,24 +255,52 @@ def run_predict(
     device = of_rank(device_of(job.machine.device), job.rank)
     network = network.to(device)
     rows = _evaluated_rows(examples, shards, split, objective, head)
-    side = ObjectiveDataset(objective, head, model.vocabulary().encoder(), rows, shards, model.config().box_input)
+    side = objective.dataset(objective, head, model.vocabulary().encoder(), rows, shards, model.config().box_input)
     folder = durable.make_directories(job.scratch / "predictions")
-    chunks = range(-(-len(rows) // CHUNK))
-    for chunk in chunks[job.rank :: job.world]:
-        target = folder / f"{chunk:06d}.jsonl"
-        if not target.exists():
-            indices = list(range(chunk * CHUNK, min(len(rows), (chunk + 1) * CHUNK)))
-            with torch.autocast(device.type, torch.bfloat16, enabled=numerics.precision == "bf16"):
-                predictions = objective.predict(network, side, indices, settings)
-                lines = [json.dumps(p, ensure_ascii=False) for p in predictions]
-            making = folder / f"{chunk:06d}.{job.rank}.part"
-            making.unlink(missing_ok=True)
-            durable.write_file(making, "".join(f"{line}\n" for line in lines).encode())
-            durable.rename(making, target)
-        job.progress(min(len(rows), (chunk + 1) * CHUNK), len(rows))
-        if job.stopping:
-            raise Stopped(f"stopped behind {min(len(rows), (chunk + 1) * CHUNK)} of {len(rows)} examples")
+    with torch.autocast(device.type, torch.bfloat16, enabled=numerics.precision == "bf16"):
+        parts = objective.parts(network, side, settings)
+        parts = _Chunks(network, side, settings) if parts is None else parts
+        for name, content in parts.before().items():
+            _keep(folder / name, content, job.rank)
+        for k in range(len(parts))[job.rank :: job.world]:
+            target = folder / f"{k:06d}{parts.suffix}"
+            if not target.exists():
+                _keep(target, parts.make(k), job.rank)
+            job.progress(parts.done(k), parts.total)
+            if job.stopping:
+                raise Stopped(f"stopped behind {parts.done(k)} of {parts.total} {parts.unit}")
     return {}
+
+
+def _keep(target: Path, content: bytes, rank: int) -> None:
+    """A file that is whole or absent."""
+    making = target.with_name(f"{target.name}.{rank}.part")
+    making.unlink(missing_ok=True)
+    durable.write_file(making, content)
+    durable.rename(making, target)
+
+
+class _Chunks:
+    """The predictions of CHUNK examples a part, as JSON lines."""
+
+    suffix, unit = ".jsonl", "examples"
+
+    def __init__(self, model: nn.Module, side: ObjectiveDataset[Objective], settings: EvaluateSettings) -> None:
+        self.model, self.side, self.settings, self.total = model, side, settings, len(side.rows)
+
+    def __len__(self) -> int:
+        return -(-self.total // CHUNK)
+
+    def before(self) -> dict[str, bytes]:
+        return {}
+
+    def make(self, k: int) -> bytes:
+        indices = list(range(k * CHUNK, self.done(k)))
+        predictions = self.side.objective.predict(self.model, self.side, indices, self.settings)
+        return "".join(f"{json.dumps(p, ensure_ascii=False)}\n" for p in predictions).encode()
+
+    def done(self, k: int) -> int:
+        return min(self.total, (k + 1) * CHUNK)
 
 
 def _evaluated_rows(
@@ -288,8 +329,8 @@ def run_score(
     objective, head = load(plugin.name), model.head()
     table = _evaluated_rows(examples, shards, split, objective, head)
     rows = table.every.to_pylist()
-    files = sorted((job.scratch / "predictions").glob("*.jsonl"))
-    made = {p["example_id"]: p for path in files for p in map(json.loads, path.read_text("utf-8").splitlines())}
+    files = {path.name: path for path in sorted((job.scratch / "predictions").iterdir()) if path.suffix != ".part"}
+    made = {p["example_id"]: p for p in objective.joined(files, table)}
     predictions = [made.get(row["example_id"], {"example_id": row["example_id"], **ABSENT}) for row in rows]
     counts = {"examples": len(rows), "answered": len(made), "quarantined": table.dropped}
     metrics = write_evaluation(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -15,6 +15,26 @@ Rows = Sequence[Row]
 Head = dict[str, Any]  # head.json of the trained model
 Prediction = dict[str, Any]  # example_id, answer, score, and further fields of the objective
 Predictions = Sequence[Prediction]
+
+
+class Parts(Protocol):
+    """The predictions of a split in parts that are made and kept one by one, by all ranks: a run that was stopped goes
+    on behind the last. Each is a function of the examples, the model and the settings."""
+
+    suffix: str  # of a part's file
+    unit: str  # of what is counted, in words
+    total: int  # of all parts
+
+    def __len__(self) -> int: ...
+
+    def before(self) -> dict[str, bytes]:
+        """File name → content of what the parts are read by."""
+
+    def make(self, k: int) -> bytes:
+        """Part k."""
+
+    def done(self, k: int) -> int:
+        """What is behind the end of part k, of `total`."""
 
 
 class EvaluateSettings(Settings):

@@ -1,8 +1,9 @@
 """Checkpoints: the full state of the loop, written atomically and checked when read.
 
-`checkpoints/000400/`: model.safetensors, optimizer.safetensors, state.json (step, curves, digests of the other two and
-of itself). `best-000300/` holds a model alone. Random numbers are functions of (seed, step), so no state of a
-generator needs keeping; the learning rate is a function of the step.
+`checkpoints/000400/`: model.safetensors, optimizer.safetensors, mined.safetensors where samples are made with what
+earlier weights said, state.json (step, curves, digests of the others and of itself). `best-000300/` holds a model
+alone. Random numbers are functions of (seed, step), so no state of a generator needs keeping; the learning rate is a
+function of the step.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ KEPT = 2  # whole checkpoints kept, besides the best model
 @dataclass
 class TrainingState:
     """The contents of state.json. `window`: figures of the steps since the last row of `curves`; `due`: whether a row,
-    with its validation, is still to be written."""
+    with its validation, is still to be written; `mined_until`: the step up to which the part `mined` reaches."""
 
     digest: str
     step: int = 0
@@ -38,6 +39,7 @@ class TrainingState:
     best_step: int = 0
     best_value: float | None = None
     due: bool = False
+    mined_until: int = 0
 
 
 class DamagedCheckpoint(Exception):
@@ -57,9 +59,9 @@ class Checkpoints:
                 steps[int(path.name[len(prefix) :])] = path
         return dict(sorted(steps.items()))
 
-    def save(self, state: TrainingState, model: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
-        """Write the checkpoint of `state.step`; keep the last two."""
-        self._write(f"{state.step:06d}", asdict(state), {"model": model, "optimizer": optimizer})
+    def save(self, state: TrainingState, parts: dict[str, dict[str, Tensor]]) -> None:
+        """Write the checkpoint of `state.step`, part → tensors; keep the last two."""
+        self._write(f"{state.step:06d}", asdict(state), parts)
         for path in list(self._named("").values())[:-KEPT]:
             durable.remove_tree(path)
 
@@ -118,8 +120,9 @@ class Checkpoints:
                 f"delete {self.directory} to train from the start"
             )
 
-    def latest(self) -> tuple[TrainingState, dict[str, Tensor], dict[str, Tensor]] | None:
-        """(state, model, optimizer) of the newest whole checkpoint, None where there is none.
+    def latest(self) -> tuple[TrainingState, dict[str, dict[str, Tensor]]] | None:
+        """(state, its parts: model, optimizer, and mined where there is one) of the newest whole checkpoint, None where
+        there is none.
 
         A damaged one is named in the log and removed. So is one whose best model is lost, unless a later best model
         is there (the best of a step behind this checkpoint, which the run will find again). Leftovers of a killed
@@ -136,7 +139,7 @@ class Checkpoints:
                     raise DamagedCheckpoint(f"the best model, of step {state.best_step}, is missing")
                 if state.best_step in self._named("best-"):
                     self.best(state.best_step)
-                return state, parts["model"], parts["optimizer"]
+                return state, parts
             except DamagedCheckpoint as error:
                 log.warning("checkpoint %s is damaged (%s): training goes on from the one before it", path, error)
                 durable.remove_tree(path)

@@ -12,9 +12,9 @@ import math
 import os
 import random
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,10 +33,10 @@ from vbert.errors import BuildError, UserError
 from vbert.training.checkpoint import Checkpoints, DamagedCheckpoint, TrainingState
 from vbert.training.optimizer import clip_gradients, make_optimizer, optimizer_tensors, restore_optimizer
 from vbert.training.ranks import Ranks
-from vbert.training.sampler import GlobalBatchSampler, IndexDataset, derive
+from vbert.training.sampler import GlobalBatchSampler, IndexDataset, derive, items
 from vbert.training.schedule import Schedule
 
-__all__ = ["Batch", "Schedule", "Trainable", "run_training"]
+__all__ = ["Batch", "Mines", "Schedule", "Trainable", "run_training"]
 
 log = logging.getLogger("vbert.training")
 LOG_EVERY = {"cpu": 1}  # steps between two readings of the losses, by kind of device
@@ -75,6 +75,22 @@ class Trainable(Protocol):
         """Figures on held-out examples, of `self.model` in eval mode. Called on every rank; those of rank 0 count."""
 
 
+@runtime_checkable
+class Mines(Protocol):
+    """A `Trainable` whose samples are made with what the weights of a moment say of them: mined negatives."""
+
+    @property
+    def mine_every(self) -> int:
+        """Steps between two searches; 0: none."""
+
+    def mine(self, samples: Sequence[tuple[int, int]], ranks: Ranks) -> dict[str, Tensor]:
+        """What the samples (index, epoch) of the next steps are made with, by `self.model` in eval mode. Called on
+        every rank, which return the same. Raises Stopped."""
+
+    def use_mined(self, samples: Sequence[tuple[int, int]], mined: Mapping[str, Tensor]) -> None:
+        """Has `collate` make them so; called before it, also where training goes on from a checkpoint."""
+
+
 def run_training(
     job: Job, trainable: Trainable, schedule: Schedule, numerics: Numerics, seed: int, best: str | None = None
 ) -> list[dict[str, float]]:
@@ -109,6 +125,8 @@ class _TrainingLoop:
         self.log_every = LOG_EVERY.get(self.device.type, 10)
         self.row = max(1, schedule.steps // 100)
         self.losses: list[dict[str, Tensor]] = []  # of the steps since they were last read
+        self.mines = trainable if isinstance(trainable, Mines) and trainable.mine_every else None
+        self.mined: dict[str, Tensor] = {}  # for the steps up to state.mined_until
 
     def _digest(self, numerics: Numerics) -> str:
         shapes = {name: list(t.shape) for name, t in self.trainable.model.state_dict().items()}
@@ -147,28 +165,28 @@ class _TrainingLoop:
         """Go on from the checkpoint that rank 0 finds whole."""
         checkpoint = self.checkpoints.latest() if self.job.rank == 0 else None
         if self.job.world > 1:
-            step = [checkpoint[0].step if checkpoint else 0]
+            step = [checkpoint[0].step if checkpoint else -1]
             torch.distributed.broadcast_object_list(step)
-            if self.job.rank and step[0]:
+            if self.job.rank and step[0] >= 0:
                 checkpoint = self.checkpoints.latest()
-            if step[0] != (checkpoint[0].step if checkpoint else 0):
+            if step[0] != (checkpoint[0].step if checkpoint else -1):
                 raise BuildError(f"rank {self.job.rank} can't read the checkpoint of step {step[0]} in the scratch")
         if checkpoint is not None:
-            self.state, model, optimizer = checkpoint
-            self._load(model)
-            restore_optimizer(self.optimizer, optimizer)
+            self.state, parts = checkpoint
+            self._load(parts["model"])
+            restore_optimizer(self.optimizer, parts["optimizer"])
+            self.mined = parts.get("mined", {})
             log.info("training goes on from step %d", self.state.step)
 
     def _steps(self) -> None:
         last = self.schedule.steps
         if self.state.due:
             self._write_row(True)
-        with _blocked(
-            signal.SIGTERM
-        ):  # workers inherit it: sent to the whole group, the signal is the trainer's to obey
-            batches = iter(self._loader(self.state.step, last, self.job.machine.loader_workers))
+        batches: Iterator[Batch] | None = None
         while self.state.step < last:
             step = self.state.step
+            if batches is None or step == self.state.mined_until:
+                batches = self._batches(step, last)
             self._step(batches)
             self.state.step = step = step + 1
             checkpoint = step == last or step % self.job.machine.checkpoint_steps == 0
@@ -185,6 +203,36 @@ class _TrainingLoop:
                 self._save()
             if stopping and (step < last or self.state.due):
                 raise Stopped(f"training stopped at step {step}")
+
+    def _batches(self, step: int, last: int) -> Iterator[Batch]:
+        """Those of the steps from `step` on: to the last, or to the next search for what they are made with."""
+        if self.mines is not None:
+            start = step - step % self.mines.mine_every
+            last = min(last, start + self.mines.mine_every)
+            size, of = self.trainable.size(), self.schedule.batch_size
+            samples = items(size, self.seed, start * of, last * of)
+            if self.state.mined_until <= step:
+                self._mine(samples, last)
+            self.mines.use_mined(samples, self.mined)
+        with _blocked(
+            signal.SIGTERM
+        ):  # workers inherit it: sent to the whole group, the signal is the trainer's to obey
+            return iter(self._loader(step, last, self.job.machine.loader_workers))
+
+    def _mine(self, samples: Sequence[tuple[int, int]], until: int) -> None:
+        """Search, and keep what is found: it took the time of many steps. Stopped meanwhile, it is due again."""
+        assert self.mines is not None
+        if self.losses:
+            self._gather()
+        self.model.eval()
+        try:
+            with torch.no_grad(), self.accelerator.autocast():
+                self.mined = self.mines.mine(samples, self.ranks)
+        except Stopped:
+            self._save()
+            raise Stopped(f"training stopped at step {self.state.step}, before its negatives were mined") from None
+        self.state.mined_until = until
+        self._save()
 
     def _step(self, batches: Iterator[Batch]) -> None:
         step, parts = self.state.step, self.schedule.accumulate
@@ -301,7 +349,8 @@ class _TrainingLoop:
     def _save(self) -> None:
         if self.job.rank == 0:
             optimizer = _on_cpu(optimizer_tensors(self.optimizer))
-            self.checkpoints.save(self.state, _on_cpu(self.trainable.model.state_dict()), optimizer)
+            parts = {"model": _on_cpu(self.trainable.model.state_dict()), "optimizer": optimizer}
+            self.checkpoints.save(self.state, parts | ({"mined": self.mined} if self.mined else {}))
             self.job.kept(self.state.step, self.schedule.steps)
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
