@@ -22,6 +22,7 @@ from tasks.regions import regions
 from vbert.artifacts.steps.settings import Numerics
 from vbert.model.start import Initialization
 from vbert.objectives import OBJECTIVES, EvaluateSettings, objective
+from vbert.objectives.captioning import CaptioningEvaluateSettings, CaptioningSettings
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.objectives.retrieval import RetrievalEvaluateSettings, RetrievalSettings
@@ -127,6 +128,23 @@ def test_finetune_and_evaluate_phrases(label: str, changes: dict[str, object], t
     start = Initialization(world.vocabulary, SMALL)
     model = Model.at(check_here(finetune, label, tmp_path / "tuned", *inputs, start, plugin, settings, Numerics(), 0))
     scored = EvaluateSettings(batch_size=7, resamples=20)
+    check_here(evaluate, label, tmp_path / "evaluated", model, *inputs, plugin, scored, "test", Numerics())
+
+
+@pytest.mark.parametrize(
+    ("label", "changes"),
+    [
+        ("captions", {}),
+        ("captions_next", {"predict": "next", "tags": True, "max_text": 22, "tag_pieces": 8, "label_smoothing": 0.1}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_finetune_and_evaluate_captioning(label: str, changes: dict[str, object], world: World, tmp_path: Path) -> None:
+    settings = CaptioningSettings.model_validate({"data": "world", **BRIEF, **changes})
+    inputs, plugin = (world.examples, world.shards), objective("captioning")
+    start = Initialization(world.vocabulary, SMALL)
+    model = Model.at(check_here(finetune, label, tmp_path / "tuned", *inputs, start, plugin, settings, Numerics(), 0))
+    scored = CaptioningEvaluateSettings(batch_size=7, resamples=20, beams=2, length=6)
     check_here(evaluate, label, tmp_path / "evaluated", model, *inputs, plugin, scored, "test", Numerics())
 
 

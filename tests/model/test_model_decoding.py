@@ -7,8 +7,8 @@ import torch
 from vbert.model.visualbert import PackedBatch, VisualBert, VisualBertConfig
 
 MASK = 4
-COUNTS = [3, 5, 3, 1, 0]  # regions of the images
-TAGS = [[7, 8], [9], [7, 6], [], [5, 5, 5]]  # a second text, one without
+COUNTS = [3, 5, 3, 1, 0, 0]  # regions of the images
+TAGS = [[7, 8], [9], [7, 6], [], [5, 5, 5], []]  # a second text, one without
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,8 @@ class LengthGroups:
         sizes = [parts * count * self.heads * length for count, length in self.groups]
         split = torch.split_with_sizes(rows, sizes)
         return [
-            part.view(parts, -1, length, rows.shape[1]) for part, (_, length) in zip(split, self.groups, strict=True)
+            part.view(parts, count * self.heads, length, rows.shape[1])
+            for part, (count, length) in zip(split, self.groups, strict=True)
         ]
 
 

@@ -92,6 +92,23 @@ class PretrainingModel(nn.Module):
         return words, self.matching(self.encoder.pool(hidden, batch))
 
 
+class CaptioningModel(nn.Module):
+    """Encoder with the masked language head, over causal texts."""
+
+    def __init__(self, config: VisualBertConfig, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.encoder = VisualBert(config, generator)
+        self.masked_language = MaskedLanguageHead(config, generator)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Word logits [A, vocab_size] at the packed rows `batch.at`."""
+        return self.words(self.encoder(batch), batch.at)
+
+    def words(self, hidden: Tensor, at: Tensor) -> Tensor:
+        """Word logits [A, vocab_size] of the rows `at` of hidden states [N, H]."""
+        return self.masked_language(hidden, at, self.encoder.embeddings.word.weight)  # type: ignore[no-any-return]
+
+
 class AnswerModel(nn.Module):
     """Encoder with a linear head, for every task that chooses an answer.
 

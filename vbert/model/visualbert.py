@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vbert.model.attention import LengthGroups, attend, attention_maps
 from vbert.model.config import VisualBertConfig
-from vbert.model.decoding import Cache, context_groups
+from vbert.model.decoding import Cache, ContextGroup, context_groups
 from vbert.model.dropout import dropout
 
 __all__ = ["PackedBatch", "VisualBert", "VisualBertConfig", "append6"]
@@ -255,15 +255,19 @@ class VisualBert(nn.Module):
         where a product for each length starves the device."""
         layout, config = batch.layout(self.config.heads), self.config
         padded = batch.visual.is_cuda if padded is None else padded
-        hidden, context = self.embeddings(batch), []
+        order = np.arange(len(batch.lengths)) if padded else layout.order
+        hidden = self.embeddings(batch)
+        nothing = hidden.new_zeros(len(order), config.heads, 0, config.hidden_size // config.heads)
+        cache = Cache(order, [], [(nothing, nothing)] * config.layers)
         for layer in self.layers:
             assert isinstance(layer, TransformerLayer)
+            if not len(hidden):  # no image has regions or a second text
+                cache.context.append([ContextGroup(nothing, nothing, None)])
+                continue
             qkv = layer.qkv(hidden)
-            context.append(context_groups(qkv, layout, padded))
+            cache.context.append(context_groups(qkv, layout, padded))
             hidden = layer.behind(hidden, attend(qkv, layout, 0.0))
-        order = np.arange(len(batch.lengths)) if padded else layout.order
-        nothing = hidden.new_zeros(len(order), config.heads, 0, config.hidden_size // config.heads)
-        return Cache(order, context, [(nothing, nothing)] * config.layers)
+        return cache
 
     @torch.no_grad()
     def step(self, cache: Cache, tokens: Tensor, rows: Tensor | None = None, kept: int | None = None) -> Tensor:

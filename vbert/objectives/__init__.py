@@ -13,6 +13,7 @@ from pydantic import Discriminator, Tag
 from vbert.artifacts.steps.settings import Plugin
 from vbert.errors import BuildError, UserError, nearest
 from vbert.objectives import pretraining
+from vbert.objectives.captioning import CaptioningSettings
 from vbert.objectives.choice import ChoiceSettings
 from vbert.objectives.classification import ClassificationSettings
 from vbert.objectives.entry import (
@@ -71,6 +72,7 @@ OBJECTIVES = {
     "grounding": Registered(GroundingSettings, 1),
     "visual_entailment": Registered(ClassificationSettings, 1),
     "retrieval": Registered(RetrievalSettings, 1),
+    "captioning": Registered(CaptioningSettings, 1),
 }
 
 
@@ -139,7 +141,7 @@ class Objective(Protocol):
         in evaluation."""
 
     def targets(self, rows: Rows, head: Head) -> dict[str, Tensor]:
-        """The targets of the loss that are the examples' own; those that depend on a draw are in `Input.pieces`."""
+        """The targets of the loss that are the examples' own; those that hang on a draw are in `Input.ragged`."""
 
     def counts(self, tensors: Mapping[str, Tensor]) -> dict[str, int]:
         """Loss → the number of terms in the batch that its mean is over."""

@@ -63,9 +63,9 @@ class Input:
     the head reads ([MASK], masked words, the ends of phrases); () where it reads the pooled vector. regions: those of
     the images' regions that are shown, in order; None: all. aligned: (shown region, place of `text`) of the pieces that
     name a region, VCR's tags. causal: each piece of the first text (segment 0) sees itself and what stands before it in
-    that text, and a second text and the regions whole; these see each other alone. pieces: the piece that belongs at
-    each of `at`, where that depends on a draw (masked words). ragged: further arrays by name, [n, …] with an n of its
-    own; those of a batch's inputs follow each other in its tensor of that name, their rows filled up with 0.
+    that text, and a second text and the regions whole; these see each other alone. ragged: further arrays by
+    name, [n, …] with an n of its own; those of a batch's inputs follow each other in its tensor of that name, their
+    rows filled up with 0.
     """
 
     text: TokenizedText
@@ -74,7 +74,6 @@ class Input:
     regions: Sequence[int] | None = None
     aligned: Sequence[tuple[int, int]] = ()
     causal: bool = False
-    pieces: Sequence[int] = ()
     ragged: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
@@ -139,6 +138,7 @@ class ExampleRows:
         self._read: dict[int, dict[str, Any]] = {}
         self._boxes: dict[str, NDArray[np.float32] | None] = {}
         self._shown: dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]] = {}
+        self._classes: dict[str, list[str]] = {}
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
         """Leaves the examples out that are not `wanted`; returns how many."""
@@ -187,6 +187,16 @@ class ExampleRows:
                 self._shown.clear()
             kept = self._shown[image_id] = (np.array(regions.boxes), np.array(classes, np.int64))
         return kept
+
+    def shown_classes(self, image_id: str) -> list[str]:
+        """The classes of the regions that stand for the image, each once, the surest region's first; regions of an
+        import may have none."""
+        image_id = self.shown.get(image_id, image_id)
+        if image_id not in self._classes:
+            regions = self.shards.read(image_id)
+            surest = sorted(zip(regions.scores, regions.classes, strict=False), key=lambda pair: -pair[0])
+            self._classes[image_id] = [name for name in dict.fromkeys(name for _, name in surest) if name]
+        return self._classes[image_id]
 
     def column(self, name: str) -> list[Any]:
         return list(self.table[name].to_pylist())
@@ -330,11 +340,11 @@ def mask(
         if draws[1][i] < 0.8:
             out[i] = encoder.mask
         elif draws[1][i] < 0.9:
-            out[i] = _random_piece(encoder, float(draws[2][i]))
+            out[i] = random_piece(encoder, float(draws[2][i]))
     return MaskedText(out, at, [ids[i] for i in at])
 
 
-def _random_piece(encoder: WordPieceEncoder, draw: float) -> int:
+def random_piece(encoder: WordPieceEncoder, draw: float) -> int:
     """A piece drawn uniformly from those that are no special tokens."""
     special = sorted(encoder.special)
     piece = int(draw * (encoder.size - len(special)))

@@ -76,8 +76,6 @@ class ObjectiveDataset(Generic[Its]):
             ]
         packed = pack(inputs, (self.visuals.of(one.images, one.regions) for one in inputs))
         tensors = {"example": torch.tensor(owners), **self.objective.targets(rows, self.head)}
-        if pieces := [piece for one in inputs for piece in one.pieces]:
-            tensors["pieces"] = torch.tensor(pieces)
         for name in inputs[0].ragged:
             tensors[name] = torch.from_numpy(_filled([one.ragged[name] for one in inputs]))
         return Batch(packed, tensors), rows
