@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -151,6 +152,115 @@ def vcr(
     _print(score_vcr(annotations, answers, rationales, predictions, missing), missing, json_)
 
 
+@app.command
+def captioning(
+    *,
+    annotations: AnnotationsOption,
+    predictions: PredictionsOption,
+    missing: MissingOption = "error",
+    json_: JsonOption = False,
+) -> None:
+    """Captions by coco-caption: BLEU, METEOR, ROUGE-L, CIDEr and SPICE. METEOR and SPICE need Java.
+
+    Over all images of the annotations; predictions are COCO results, [{"image_id", "caption"}].
+
+    Example: `vbert score captioning --annotations captions.json --predictions captions_results.json`
+    """
+    from vbert.scoring.captions import score_captioning
+
+    _print(score_captioning(annotations, predictions, missing), missing, json_)
+
+
+@app.command
+def retrieval(
+    *,
+    annotations: AnnotationsOption,
+    predictions: Annotated[list[Path], Parameter(consume_multiple=True, negative="")],
+    folds: int = 1,
+    missing: MissingOption = "error",
+    json_: JsonOption = False,
+) -> None:
+    """Retrieval between images and texts: recall at 1, 5 and 10, median rank and rsum. Ties count against the model.
+
+    Example: `vbert score retrieval --annotations captions.json --predictions scores.npz`
+
+    Parameters
+    ----------
+    annotations
+        COCO captions; the id of a text is that of its annotation.
+    predictions
+        an .npz of scores [images, texts], image_ids and text_ids; or JSON lines of rankings, best first: {"text_id",
+        "images"} and {"image_id", "texts"}. Several files are folds, whose figures are averaged.
+    folds
+        consecutive parts of the images, in the order of the annotations, whose figures are averaged; COCO 1K: 5.
+    """
+    from vbert.scoring.retrieval import score_retrieval
+
+    _print(score_retrieval(annotations, predictions, folds, missing), missing, json_)
+
+
+@app.command
+def grounding(
+    *,
+    annotations: Path,
+    predictions: PredictionsOption,
+    split: Path = Path("test.txt"),
+    protocol: Literal["any", "merged"] = "any",
+    missing: MissingOption = "error",
+    json_: JsonOption = False,
+) -> None:
+    """Phrases of Flickr30k Entities: recall at 1, 5 and 10 and its bound, overall and by type of phrase.
+
+    Example: `vbert score grounding --annotations flickr30k_entities --split test.txt --predictions phrases.json`
+
+    Parameters
+    ----------
+    annotations
+        the folder with Annotations and Sentences.
+    predictions
+        [{"image_id", "sentence_id", "boxes"}]: for each phrase that has a box its boxes x1 y1 x2 y2, best first.
+    split
+        the list of photos, a file or a name in the folder.
+    protocol
+        a box is right by IoU 0.5 with any true box of its phrase, or with the one box around all of them.
+    """
+    from vbert.scoring.grounding import score_grounding
+
+    _print(score_grounding(annotations, split, predictions, protocol, missing), missing, json_)
+
+
+@app.command
+def refcoco(
+    *,
+    annotations: AnnotationsOption,
+    refs: Path,
+    split: str,
+    predictions: PredictionsOption,
+    iou: Literal["inclusive", "exact"] = "inclusive",
+    missing: MissingOption = "error",
+    json_: JsonOption = False,
+) -> None:
+    """Referring expressions of RefCOCO, RefCOCO+ and RefCOCOg: the share with an IoU above 0.5.
+
+    Example: `vbert score refcoco --annotations instances.json --refs 'refs(unc).p' --split testA --predictions
+    expressions.json`
+
+    Parameters
+    ----------
+    refs
+        refs(unc).p, refs(umd).p or refs(google).p.
+    split
+        one of its splits: val, testA, …
+    predictions
+        [{"sent_id", "pred_box"}], boxes as x y width height.
+    iou
+        pixels counted inclusively, as UNITER and MAttNet do, or exact overlap.
+    """
+    from vbert.scoring.grounding import score_refcoco
+
+    _print(score_refcoco(annotations, refs, split, predictions, iou, missing), missing, json_)
+
+
 def _print(score: Score, policy: str, as_json: bool) -> None:
     if score.missing:
         what = "count as wrong" if policy == "wrong" else "are left out"
@@ -160,10 +270,19 @@ def _print(score: Score, policy: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**score.figures, "scored": score.scored, "of": score.of, "missing": score.missing}))
         return
-    rows: list[tuple[str, float]] = []
-    for figure, value in score.figures.items():
-        rows += [(figure, value)] if isinstance(value, float) else [(f"{figure}/{k}", v) for k, v in value.items()]
+    rows = list(_rows(score.figures))
     wide = max(len(name) for name, _ in rows)
-    for name, share in rows:
-        print(f"{name:<{wide}}  {100 * share:6.2f}")
+    for name, value in rows:
+        plain = isinstance(value, int) or name.rpartition("/")[2] in score.plain
+        said = value if isinstance(value, str) else f"{value:6,.6g}" if plain else f"{100 * value:6.2f}"
+        print(f"{name:<{wide}}  {said}")
     print(f"scored {score.scored:,} of {score.of:,}, in percent")
+
+
+def _rows(figures: dict[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
+    """Every figure with its name, `per_type/people/r1`."""
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            yield from _rows(value, f"{under}{name}/")
+        else:
+            yield f"{under}{name}", value

@@ -64,6 +64,12 @@ vbert score nlvr2 --annotations dev.json --predictions nlvr2.csv --missing wrong
 vbert score nlvr --annotations nlvr_dev.json --predictions nlvr.csv --missing wrong --json
 vbert score classification --annotations labels.jsonl --predictions labels.csv --id id --label label --missing skip
 vbert score vcr --annotations val.jsonl --predictions leaderboard.csv --missing wrong --json
+vbert score captioning --annotations captions.json --predictions captions_results.json --missing skip --json
+vbert score retrieval --annotations captions.json --predictions rankings.jsonl --missing skip --json
+vbert score grounding --annotations flickr30k_entities --predictions phrases.json --protocol merged --missing wrong
+vbert score grounding --annotations flickr30k_entities --predictions phrases.json --json
+vbert score refcoco --annotations instances.json --refs 'refs(unc).p' --split testA --predictions expressions.json \
+    --iou exact --missing wrong --json
 """
 # What stands for something of the reader's own, or is published elsewhere.
 MEANT = {
@@ -123,8 +129,9 @@ def test_every_argument_and_option_has_help_and_an_example(command: str) -> None
 
 
 @pytest.fixture
-def call(vbert: Any, demo_folder: Path) -> Any:
+def call(vbert: Any, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a line as a shell would, in a folder with what the examples speak of: (stdout, stderr)."""
+    monkeypatch.setattr("vbert.metrics.captions.java", lambda: None)  # METEOR takes ten seconds to start
     given = interop_files.images(2)
     for name in ("own.tsv", "other.tsv", "train_obj36.tsv", "train2014_obj36.tsv"):
         interop_files.lxmert_tsv(demo_folder / name, given)

@@ -20,6 +20,9 @@ def write(folder: Path) -> None:
     nlvr(folder)
     classification(folder)
     vcr(folder)
+    captions(folder)
+    grounding(folder)
+    refcoco(folder)
 
 
 def as_json(path: Path, content: Any) -> None:
@@ -123,3 +126,67 @@ def vcr(folder: Path) -> None:
         given = [rationale if a == row["answer_label"] else rationale[::-1] for a in range(4)]
         lines.append(",".join([str(row["annot_id"]), *(str(x) for scores in (answer, *given) for x in scores)]))
     (folder / "leaderboard.csv").write_text("\n".join(lines))
+
+
+def captions(folder: Path) -> None:
+    """Three images of two, two and one captions; a caption each, and their scores: image 20's is level with another's,
+    the texts 3 and 5 prefer image 10."""
+    import numpy as np
+
+    texts = {1: 10, 2: 10, 3: 20, 4: 20, 5: 30}
+    words = ["A cat on a mat.", "The cat sits (still).", "Two dogs run", "dogs running outside", "A red bus"]
+    rows = [{"id": n, "image_id": image, "caption": w} for (n, image), w in zip(texts.items(), words, strict=True)]
+    images = [{"id": image, "file_name": f"{image}.jpg"} for image in (10, 20, 30)]
+    as_json(folder / "captions.json", {"images": images, "annotations": rows})
+    given = {10: "A cat on a mat.", 20: "two dogs", 30: "a blue train"}
+    as_json(folder / "captions_results.json", [{"image_id": i, "caption": c} for i, c in given.items()])
+    scores = np.array([[5, 2, 9, 0, 9], [1, 1, 3, 2, 3], [0, 0, 1, 1, 4]], np.float32)
+    np.savez(folder / "scores.npz", scores=scores, image_ids=[10, 20, 30], text_ids=[1, 2, 3, 4, 5])
+    best = [{"text_id": n, "images": [10, 20, 30]} for n in texts]
+    as_lines(folder / "rankings.jsonl", [*best, *({"image_id": i, "texts": [5, 4, 3, 2, 1]} for i in (10, 20, 30))])
+
+
+XML = """<annotation><size><width>100</width><height>80</height></size>{}</annotation>"""
+OBJECT = "<object>{}<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+
+
+def grounding(folder: Path) -> None:
+    """A photo of two people (chain 1, two boxes), a ball (2) and the scene (3); four phrases with a box in two
+    sentences. The first people are right under `any`, the second under `merged`; the ball is second best, then
+    absent."""
+    root = folder / "flickr30k_entities"
+    for part in ("Annotations", "Sentences"):
+        (root / part).mkdir(parents=True)
+    (root / "test.txt").write_text("7\n")
+    people = [("<name>1</name>", 0, 0, 10, 40), ("<name>1</name>", 50, 0, 60, 40), ("<name>2</name>", 20, 20, 30, 30)]
+    scene = "<object><name>3</name><scene>1</scene><nobndbox>0</nobndbox></object>"
+    (root / "Annotations" / "7.xml").write_text(XML.format("".join(OBJECT.format(*one) for one in people) + scene))
+    (root / "Sentences" / "7.txt").write_text(
+        "[/EN#1/people Two men] throw [/EN#2/other/clothing a ball] in [/EN#3/scene a park] .\n"
+        "[/EN#1/people They] play with [/EN#2/other a ball] , [/EN#0/notvisual that] is fun .\n"
+        "[/EN#3/scene A park] .\n"
+    )
+    man, both, ball, far = [0, 0, 10, 40], [0, 0, 60, 40], [20, 20, 30, 30], [90, 70, 95, 75]
+    boxes = [[[man], [far, ball]], [[both], [far]]]
+    as_json(
+        folder / "phrases.json",
+        [{"image_id": 7, "sentence_id": k, "boxes": its} for k, its in enumerate(boxes)],
+    )
+
+
+def refcoco(folder: Path) -> None:
+    """Three expressions of two things of testA: one box right, one of half the thing, and one on a thing of a pixel's
+    width, which has no inclusive overlap with itself."""
+    import pickle
+
+    things = [{"id": 1, "image_id": 7, "bbox": [10, 10, 20, 20]}, {"id": 2, "image_id": 7, "bbox": [0, 0, 1, 30]}]
+    as_json(folder / "instances.json", {"images": [], "annotations": things})
+    common = {"category_id": 1, "image_id": 7, "split": "testA"}
+    refs = [
+        {**common, "ref_id": n, "ann_id": n, "sentences": [{"sent_id": s, "sent": "it", "raw": "it"} for s in sents]}
+        for n, sents in ((1, (11, 12)), (2, (13,)))
+    ]
+    refs.append({**refs[0], "ref_id": 3, "split": "val"})
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(refs))
+    given = {11: [10, 10, 20, 18], 12: [10, 10, 20, 10], 13: [0, 0, 1, 30]}
+    as_json(folder / "expressions.json", [{"sent_id": s, "pred_box": box} for s, box in given.items()])

@@ -328,7 +328,7 @@ def test_auroc_needs_two_labels(vbert: Any, world: Path, refused: Callable[..., 
 
 COCO = json.dumps([{"image_id": 42, "caption": "a red square"}])
 OTHER = {
-    "coco.json": "COCO results, not {}; use `vbert score captioning`",
+    "coco.json": "COCO results, not {}; use `vbert score captioning --predictions`",
     "results.json": "VQA results, not {}; use `vbert score vqa --predictions`",
     "annotations.json": "VQA annotations, not {}; use `vbert score vqa --annotations`",
     "questions.json": "VQA questions, not {}; use `vbert score vqa --questions`",

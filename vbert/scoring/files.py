@@ -62,6 +62,15 @@ def read(path: Path) -> bytes:
         raise UserError(f"{path}: may not be read") from None
 
 
+def read_start(path: Path, count: int) -> bytes:
+    """The first `count` bytes. Raises UserError for what is no file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError:
+        return read(path)[:count]
+
+
 def text_of(path: Path, wanted: Format) -> str:
     """UTF-8 with or without BOM. Raises UserError for other files, saying what they are."""
     data = read(path)

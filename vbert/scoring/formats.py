@@ -43,7 +43,14 @@ VCR_EXAMPLES = Format("VCR examples", "`vbert score vcr --annotations`")
 VCR_LEADERBOARD = Format("a VCR leaderboard file", "`vbert score vcr --predictions`")
 VCR_ARRAY = Format("an array of numpy (.npy)", "`vbert score vcr --answers` or `--rationales`")
 LABELS = Format("rows with id and label", "`vbert score classification`")
-COCO_RESULTS = Format("COCO results", "`vbert score captioning`")
+COCO_RESULTS = Format("COCO results", "`vbert score captioning --predictions`")
+COCO_CAPTIONS = Format("COCO captions", "`vbert score captioning --annotations`", also=("COCO annotations",))
+COCO_INSTANCES = Format("COCO instances", "`vbert score refcoco --annotations`", also=("COCO annotations",))
+RANKINGS = Format("rankings (JSON lines) or scores (.npz)", "`vbert score retrieval --predictions`")
+GROUNDING_PREDICTIONS = Format("boxes of phrases", "`vbert score grounding --predictions`")
+GROUNDING_SPLIT = Format("a list of photos", "`vbert score grounding --split`")
+GROUNDING_SENTENCES = Format("sentences of Flickr30k Entities", None)
+REFCOCO_PREDICTIONS = Format("boxes of referring expressions", "`vbert score refcoco --predictions`")
 COCO_BOXES = Format("COCO detections", None)
 COCO_ANNOTATIONS = Format("COCO annotations", None)
 
@@ -51,6 +58,10 @@ COCO_ANNOTATIONS = Format("COCO annotations", None)
 BY_FIELDS: tuple[tuple[set[str], Format], ...] = (
     ({"image_id", "caption"}, COCO_RESULTS),
     ({"image_id", "bbox", "score"}, COCO_BOXES),
+    ({"image_id", "sentence_id", "boxes"}, GROUNDING_PREDICTIONS),
+    ({"sent_id", "pred_box"}, REFCOCO_PREDICTIONS),
+    ({"text_id", "images"}, RANKINGS),
+    ({"image_id", "texts"}, RANKINGS),
     ({"question_id", "direct_answers"}, AOKVQA_ANNOTATIONS),
     ({"question_id", "correct_choice_idx"}, AOKVQA_ANNOTATIONS),
     ({"question_id", "answer"}, VQA_RESULTS),

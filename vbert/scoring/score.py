@@ -6,27 +6,28 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from vbert.errors import BuildError
 
 Missing = Literal["error", "wrong", "skip"]
-Figures = dict[str, float | dict[str, float]]
+Figures = dict[str, Any]  # a share, a number, text, or some of these by name
 Value = TypeVar("Value")
 NAMED = 5  # ids that an error names of each sort
 
 
 @dataclass(frozen=True)
 class Score:
-    """`figures`: shares from 0 to 1, in the order of printing. `scored`: examples that count in them, `of` those of the
-    annotations; `missing`: examples without a prediction, which are scored as 0, or left out; `notes`: what the
-    figures don't say, in sentences."""
+    """`figures`: shares from 0 to 1 but for those named in `plain`, in the order of printing. `scored`: examples that
+    count in them, `of` those of the annotations; `missing`: examples without a prediction, which are scored as 0, or
+    left out; `notes`: what the figures don't say, in sentences."""
 
     figures: Figures
     scored: int
     of: int
     missing: int
     notes: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
 
 
 class IdsDiffer(BuildError):
