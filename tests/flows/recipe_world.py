@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
@@ -156,6 +157,71 @@ def memes(folder: Path) -> tuple[dict[str, str], list[str]]:
     return {"files": str(folder)}, [row["img"][4:-4] for rows in files.values() for row in rows]
 
 
+def karpathy(folder: Path, name: str, **photos: Sequence[tuple[str, int | None]]) -> str:
+    """Five captions of each photo of a split: (its file, its number in COCO). The folder."""
+    rows: list[dict[str, Any]] = []
+    for split, listed in photos.items():
+        for file, number in listed:
+            sentences = [{"raw": sentence(len(rows) + 7 * k), "sentid": 5 * len(rows) + k} for k in range(5)]
+            row = {"filename": file, "split": split, "sentences": sentences}
+            rows.append(row if number is None else row | {"cocoid": number})
+    put(folder / f"dataset_{name}.json", {"images": rows})
+    return str(folder)
+
+
+FLICKR = {"train": range(1, 13), "val": range(13, 17), "test": range(17, 21)}
+
+
+def flickr30k(folder: Path) -> dict[str, str]:
+    """Photos and captions. The files by source."""
+    for numbers in FLICKR.values():
+        for n in numbers:
+            photo(folder / "photos" / f"{n}.jpg")
+    listed: dict[str, Any] = {split: [(f"{n}.jpg", None) for n in numbers] for split, numbers in FLICKR.items()}
+    return {"photos": str(folder / "photos"), "captions": karpathy(folder / "captions", "flickr30k", **listed)}
+
+
+def entities(folder: Path) -> dict[str, str]:
+    """Two sentences of each photo of `flickr30k`, of two phrases, one with a box. The files by source."""
+    places = {}
+    for split, numbers in FLICKR.items():
+        places[split] = str(put(folder / f"{split}.txt", "".join(f"{n}\n" for n in numbers)))
+        for n in numbers:
+            marked = (f"[/EN#{n}/people A {WORDS[k]} {THINGS[n % 6]}] in [/EN#0/notvisual it] .\n" for k in (0, 1))
+            put(folder / "annotations" / "Sentences" / f"{n}.txt", "".join(marked))
+            sides = zip(("xmin", "ymin", "xmax", "ymax"), (1, 1, *SIZE), strict=True)
+            box = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
+            size = f"<size><width>{SIZE[0]}</width><height>{SIZE[1]}</height></size>"
+            content = f"<annotation>{size}<object><name>{n}</name><bndbox>{box}</bndbox></object></annotation>"
+            put(folder / "annotations" / "Annotations" / f"{n}.xml", content)
+    places["unrelated"] = str(put(folder / "UNRELATED_CAPTIONS", "# format: <imageID> <sentence number>\n1 2\n"))
+    return places | {"annotations": str(folder / "annotations")}
+
+
+def refcoco(folder: Path, **ids: Sequence[int]) -> str:
+    """Two expressions for the one thing of each photo: split → COCO's numbers. The folder."""
+    refs, objects = [], []
+    for split, numbers in ids.items():
+        for n in numbers:
+            said = [{"sent_id": 2 * n + k, "sent": f"the {WORDS[k]} one", "raw": "", "tokens": []} for k in (0, 1)]
+            row = {"ref_id": n, "ann_id": n, "image_id": n, "category_id": 1, "split": split, "sentences": said}
+            refs.append(row)
+            objects.append({"id": n, "image_id": n, "bbox": [0, 0, *SIZE], "iscrowd": 0})
+    put(folder / "refs(unc).p", pickle.dumps(refs, 2))
+    put(folder / "instances.json", {"annotations": objects})
+    return str(folder)
+
+
+def coco_captions(folder: Path) -> dict[str, str]:
+    """COCO's photos of 2014 and captions in Karpathy's split. The files by source."""
+    photos = coco(folder / "coco", 2014, train=range(1, 13), val=range(13, 21), test=range(21, 23))
+    name = "COCO_{}2014_{:012d}.jpg"
+    listed: dict[str, Any] = {"train": [(name.format("train", n), n) for n in range(1, 13)]}
+    for split, numbers in (("restval", range(13, 15)), ("val", range(15, 18)), ("test", range(18, 21))):
+        listed[split] = [(name.format("val", n), n) for n in numbers]
+    return photos | {"captions": karpathy(folder / "captions", "coco", **listed)}
+
+
 def regions(names: Sequence[str], dim: int) -> list[interop_files.Image]:
     """Three to six regions of each of the images."""
     some = interop_files.images(4, dim)
@@ -253,7 +319,54 @@ def memes_world(folder: Path) -> dict[str, Any]:
     }
 
 
+TINY_DETECTOR = {"spec": "shapes_cnn", "train": {"data": "coco", "steps": 1, "batch_size": 2}}
+
+
+def entities_world(folder: Path) -> dict[str, Any]:
+    return tiny(("pretrain.coco", "pretrain.task"), ("phrases",)) | {
+        "data.coco.files": coco(folder / "coco", 2017, train=range(1, 13), val=range(13, 17)),
+        "data.flickr.files": flickr30k(folder / "flickr") | entities(folder / "entities"),
+        "detector": TINY_DETECTOR,
+        "downstream.phrases.floor": 0.0,
+    }
+
+
+def refcoco_world(folder: Path) -> dict[str, Any]:
+    files = coco_captions(folder)
+    photos = {source: place for source, place in files.items() if source != "captions"}
+    said = refcoco(folder / "refs", train=range(1, 9), val=range(9, 11), testA=[11], testB=[12])
+    return tiny(("pretrain",), ("expressions",)) | {
+        "data.coco.files": files,
+        "data.refcoco.files": photos | {"expressions": said},
+        "detector": TINY_DETECTOR,
+        "downstream.expressions.floor": 0.0,
+    }
+
+
+def coco_retrieval_world(folder: Path) -> dict[str, Any]:
+    return tiny(("pretrain",), ("retrieval",)) | {
+        "data.coco.files": coco_captions(folder),
+        "detector": TINY_DETECTOR,
+        "downstream.retrieval.dual": 8,
+        "downstream.retrieval.evaluate": {"splits": ["test"], "rerank": 2, "folds": 3, "resamples": 20},
+    }
+
+
+def flickr30k_retrieval_world(folder: Path) -> dict[str, Any]:
+    return tiny(("pretrain",), ("retrieval",)) | {
+        "data.coco.files": coco(folder / "coco", 2017, train=range(1, 13), val=range(13, 17)),
+        "data.flickr.files": flickr30k(folder / "flickr"),
+        "detector": TINY_DETECTOR,
+        "downstream.retrieval.dual": 8,
+        "downstream.retrieval.evaluate": {"splits": ["test"], "rerank": 2, "resamples": 20},
+    }
+
+
 WORLDS = {
+    "visualbert_flickr30k_entities": entities_world,
+    "visualbert_refcoco_plus": refcoco_world,
+    "visualbert_coco_retrieval": coco_retrieval_world,
+    "visualbert_flickr30k_retrieval": flickr30k_retrieval_world,
     "visualbert_vqa2": vqa2_world,
     "visualbert_vqa2_large": vqa2_world,
     "visualbert_nlvr2": nlvr2_world,
@@ -279,13 +392,17 @@ def by_hand(folder: Path) -> dict[str, dict[str, Any]]:
         "photos": ["a-img0.png", "a-img1.png"],
         "memes": [f"{of}.jsonl" for of in ("train", "dev_seen", "dev_unseen", "test_seen", "test_unseen")]
         + ["img/1.png"],
+        "flickr30k": ["1.jpg"],
     }
     for place, names in (features | photos).items():
         for name in names:
             put(folder / place / name, bytes(16) + struct.pack("<I", 0xBEEFC0DE) if name == "data.mdb" else b"")
     pairs = {"data.nlvr2.files": {"photos": str(folder / "photos")}}
     none: dict[str, Any] = {}
+    flickr = {"data.flickr.files": {"photos": str(folder / "flickr30k")}}
     return dict.fromkeys(WORLDS, none) | {
+        "visualbert_flickr30k_entities": flickr,
+        "visualbert_flickr30k_retrieval": flickr,
         "visualbert_nlvr2": pairs,
         "visualbert_nlvr2_large": pairs,
         "visualbert_hateful_memes": {"data.memes.files": {"files": str(folder / "memes")}},

@@ -74,6 +74,10 @@ def test_steps_are_the_epochs_of_the_original() -> None:
     """By its rule, int(examples / batch) × epochs, and the published counts."""
     counts = {name: dataset(name).examples.counts["train"] for name in ("coco_2017", "vqa_v2_trainval", "nlvr2", "vcr")}
     captions, questions, pairs, choices = counts.values()
+    sentences, split_captions, expressions, flickr = (
+        dataset(name).examples.counts["train"]
+        for name in ("flickr30k_entities", "coco_captions", "refcoco_plus", "flickr30k")
+    )
     asked = choices // 2  # an example for answers, one for reasons
     expected = {
         "visualbert_vqa2": {"coco": captions // 48 * 10, "task": questions // 64 * 10, "vqa": questions // 64 * 10},
@@ -84,6 +88,12 @@ def test_steps_are_the_epochs_of_the_original() -> None:
             "answer": asked // 32 * 8,
             "rationale": asked // 32 * 12,
         },
+        "visualbert_flickr30k_entities": {
+            "coco": captions // 32 * 10, "task": sentences // 32 * 10, "phrases": sentences // 32 * 5
+        },
+        "visualbert_refcoco_plus": {"": split_captions // 64 * 10, "expressions": expressions // 256 * 20},
+        "visualbert_coco_retrieval": {"": split_captions // 64 * 10, "retrieval": split_captions // 64 * 10},
+        "visualbert_flickr30k_retrieval": {"": captions // 64 * 10, "retrieval": flickr // 64 * 20},
     }  # fmt: skip
     for name, steps in expected.items():
         recipe = resolve(name)
@@ -126,7 +136,34 @@ def of_memes(made: Callable[[str, str], Path], metrics: dict[str, float]) -> Non
     assert "memes/memes/test/accuracy/test_seen" not in metrics
 
 
+def of_entities(made: Callable[[str, str], Path], metrics: dict[str, float]) -> None:
+    rows = json.loads(made("evaluate[phrases]", "results.json").read_text())
+    assert [(row["image_id"], row["sentence_id"]) for row in rows] == [
+        (str(n), k) for n in range(17, 21) for k in (0, 1)
+    ]
+    assert {len(row["boxes"]) for row in rows} == {1}
+    assert {f"phrases/flickr/test/{name}" for name in ("r1", "r5", "r10", "upper_bound")} <= metrics.keys()
+
+
+def of_refcoco(made: Callable[[str, str], Path], metrics: dict[str, float]) -> None:
+    """testA and testB are parts of test."""
+    rows = json.loads(made("evaluate[expressions]", "results.json").read_text())
+    assert sorted(row["sent_id"] for row in rows) == [22, 23, 24, 25]
+    assert {f"expressions/refcoco/test/accuracy/{part}" for part in ("testA", "testB")} <= metrics.keys()
+
+
+def of_retrieval(made: Callable[[str, str], Path], metrics: dict[str, float]) -> None:
+    rows = [json.loads(line) for line in made("evaluate[retrieval]", "rankings.jsonl").read_text().splitlines()]
+    texts, images = ([row for row in rows if key in row] for key in ("text_id", "image_id"))
+    assert len(texts) == 5 * len(images) > 0
+    assert any(name.endswith("/test/rsum") for name in metrics)
+
+
 MADE = {
+    "visualbert_flickr30k_entities": of_entities,
+    "visualbert_refcoco_plus": of_refcoco,
+    "visualbert_coco_retrieval": of_retrieval,
+    "visualbert_flickr30k_retrieval": of_retrieval,
     "visualbert_vqa2": of_vqa,
     "visualbert_nlvr2": of_nlvr2,
     "visualbert_vcr": of_vcr,
