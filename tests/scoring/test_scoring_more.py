@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scoring import score_world
+from scoring import official_ranked, score_world
+from scoring.official_inputs import digest
 
 from vbert.metrics import captions as caption_metrics
 
+OFFICIAL = json.loads((Path(__file__).parent / "official_ranked.json").read_text())
 CAPTIONS = "captioning --annotations captions.json --predictions captions_results.json"
 RETRIEVAL = "retrieval --annotations captions.json --predictions scores.npz"
 RANKINGS = "retrieval --annotations captions.json --predictions rankings.jsonl"
@@ -47,6 +49,28 @@ def refused(vbert: Any, world: Path) -> Callable[[str, int], str]:
         return str(said)
 
     return call
+
+
+def test_figures_are_those_of_the_official_evaluators(world: Path, score: Callable[[str], Any]) -> None:
+    official_ranked.write(world / "official")
+    assert digest(world / "official") == OFFICIAL["inputs"]
+    for protocol, expected in OFFICIAL["grounding"].items():
+        line = "grounding --annotations official/grounding --predictions official/grounding/p.json"
+        found = score(f"{line} --protocol {protocol}")
+        assert found["per_type"] == {kind: pytest.approx(its) for kind, its in expected["per_type"].items()}
+        assert {name: found[name] for name in ("r1", "r5", "r10", "upper_bound")} == pytest.approx(
+            {name: value for name, value in expected.items() if name != "per_type"}
+        )
+    for folds, name in ((1, "retrieval"), (5, "folds")):
+        line = "retrieval --annotations official/retrieval/captions.json --predictions official/retrieval/scores.npz"
+        found = score(f"{line} --folds {folds}")
+        for side, expected in OFFICIAL[name].items():
+            shares = {key: value if key == "median" else value / 100 for key, value in expected.items()}
+            assert found[side] == pytest.approx(shares)
+        assert found["tied"] == 0
+    files = "--annotations official/refcoco/instances.json --refs 'official/refcoco/refs(unc).p'"
+    found = score(f"refcoco {files} --split testA --predictions official/refcoco/p.json")
+    assert found["accuracy"] == pytest.approx(OFFICIAL["refcoco"])
 
 
 def test_captions(score: Callable[[str], Any]) -> None:
