@@ -352,6 +352,14 @@ def coco_retrieval_world(folder: Path) -> dict[str, Any]:
     }
 
 
+def coco_captioning_world(folder: Path) -> dict[str, Any]:
+    return tiny(("pretrain",), ("captioning",)) | {
+        "data.coco.files": coco_captions(folder),
+        "detector": TINY_DETECTOR,
+        "downstream.captioning.evaluate": {"splits": ["val", "test"], "beams": 2, "length": 6, "resamples": 20},
+    }
+
+
 def flickr30k_retrieval_world(folder: Path) -> dict[str, Any]:
     return tiny(("pretrain",), ("retrieval",)) | {
         "data.coco.files": coco(folder / "coco", 2017, train=range(1, 13), val=range(13, 17)),
@@ -366,6 +374,7 @@ WORLDS = {
     "visualbert_flickr30k_entities": entities_world,
     "visualbert_refcoco_plus": refcoco_world,
     "visualbert_coco_retrieval": coco_retrieval_world,
+    "visualbert_coco_captioning": coco_captioning_world,
     "visualbert_flickr30k_retrieval": flickr30k_retrieval_world,
     "visualbert_vqa2": vqa2_world,
     "visualbert_vqa2_large": vqa2_world,

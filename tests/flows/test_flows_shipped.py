@@ -93,6 +93,7 @@ def test_steps_are_the_epochs_of_the_original() -> None:
         },
         "visualbert_refcoco_plus": {"": split_captions // 64 * 10, "expressions": expressions // 256 * 20},
         "visualbert_coco_retrieval": {"": split_captions // 64 * 10, "retrieval": split_captions // 64 * 10},
+        "visualbert_coco_captioning": {"": split_captions // 64 * 10, "captioning": split_captions // 256 * 30},
         "visualbert_flickr30k_retrieval": {"": captions // 64 * 10, "retrieval": flickr // 64 * 20},
     }  # fmt: skip
     for name, steps in expected.items():
@@ -159,10 +160,19 @@ def of_retrieval(made: Callable[[str, str], Path], metrics: dict[str, float]) ->
     assert any(name.endswith("/test/rsum") for name in metrics)
 
 
+def of_captioning(made: Callable[[str, str], Path], metrics: dict[str, float]) -> None:
+    """A caption of each of Karpathy's test photos, by COCO's numbers."""
+    rows = json.loads(made("evaluate[captioning]", "captions.json").read_text())
+    assert sorted(row["image_id"] for row in rows) == [18, 19, 20]
+    assert {type(row["caption"]) for row in rows} == {str}
+    assert any(name.startswith("captioning/coco/test/") for name in metrics)
+
+
 MADE = {
     "visualbert_flickr30k_entities": of_entities,
     "visualbert_refcoco_plus": of_refcoco,
     "visualbert_coco_retrieval": of_retrieval,
+    "visualbert_coco_captioning": of_captioning,
     "visualbert_flickr30k_retrieval": of_retrieval,
     "visualbert_vqa2": of_vqa,
     "visualbert_nlvr2": of_nlvr2,
