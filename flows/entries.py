@@ -55,6 +55,10 @@ class DataEntry(Settings):
     seed: int | None = Field(None, ge=0, description="of a generated set")
     unusable_boxes: Annotated[BoxShare | None, Wiring] = Field(None, description="in place of the spec's")
 
+    dead_links: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Wiring] = Field(
+        None, description="share of links that may be dead, in place of the spec's"
+    )
+
     @model_validator(mode="after")
     def _one_kind(self) -> DataEntry:
         if (self.spec is None) == (self.folder is None):

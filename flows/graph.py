@@ -22,6 +22,7 @@ from tasks.examples import examples
 from tasks.finetune import finetune
 from tasks.generate import generate
 from tasks.images import images
+from tasks.links import fetch_links, links
 from tasks.overlaps import overlaps
 from tasks.pretrain import pretrain
 from tasks.regions import regions
@@ -38,7 +39,7 @@ from vbert.data.overlaps import Overlaps, PhotosOfSplits
 from vbert.data.raw import RawFiles
 from vbert.data.shapes.scenes import ShapesSettings
 from vbert.data.source import Source
-from vbert.data.spec import DatasetSpec, dataset
+from vbert.data.spec import DatasetSpec, LinksSpec, dataset
 from vbert.errors import UserError, nearest
 from vbert.model.bert import HubSource, bert_source
 from vbert.model.config import SIZES, ModelSettings
@@ -213,11 +214,12 @@ def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str
     if spec.generate is None:
         several, given = len(spec.sources) > 1, entry.files if entry else {}
         placed = {key: source.placed(given.get(key), f"{spec.name} {key}") for key, source in spec.sources.items()}
-        return {
+        raws = {
             key: download(source.pinned()).named(f"{spec.name} {key}" if several else spec.name)
             for key, source in placed.items()
         }
-    own = {"spec", "files", "known_overlap", "features", "unusable_boxes"}  # not the generator's
+        return raws if spec.links is None else {"links": linked(spec.name, spec.links, raws, entry)}
+    own = {"spec", "files", "known_overlap", "features", "unusable_boxes", "dead_links"}  # not the generator's
     changed = entry.model_dump(exclude=own, exclude_none=True) if entry else {}
     try:
         settings = ShapesSettings.model_validate({**spec.generate, **changed})
@@ -226,6 +228,15 @@ def sources_of(spec: DatasetSpec, entry: DataEntry | None = None) -> Mapping[str
         field = ".".join(map(str, fault["loc"])) or "the sizes together"
         raise UserError(f"data set with spec {spec.name!r}: {field}: {fault['msg']}; mend it in the recipe") from None
     return {"generated": generate(settings).named(spec.name)}
+
+
+def linked(name: str, spec: LinksSpec, raws: Mapping[str, RawFiles], entry: DataEntry | None) -> RawFiles:
+    """The photos behind the lists of links that the sources hold."""
+    fetch = spec.fetch
+    if entry is not None and entry.dead_links is not None:
+        fetch = fetch.model_copy(update={"dead": entry.dead_links})
+    lists = {key: raws[key] for key in spec.sources or raws}
+    return fetch_links(links(lists, spec.list).named(name), fetch).named(name)
 
 
 def texts_of(data: Mapping[str, RecipeData], name: str) -> Examples:

@@ -196,6 +196,18 @@ FILES: dict[str, tuple[dict[str, Made], dict[str, bytes]]] = {
     ),
     "vqa_rad": ({"trainset.json": (RADIOLOGY, whole)}, PHOTOS),
     "nlvr2": ({"dev.json": (PAIRS, as_lines)}, {f"dev-1-0-img{side}.png": b"" for side in (0, 1)}),
+    "links": (
+        {
+            "links-000000.jsonl": (
+                [
+                    {"number": n, "url": "x", "caption": "a cat", "split": "train", "photo": photo, "fault": None}
+                    for n, photo in enumerate(("a.jpg", None))
+                ],
+                as_lines,
+            )
+        },
+        PHOTOS,
+    ),
     "karpathy": ({"dataset_coco.json": (SPOKEN, whole)}, PHOTOS),
     "flickr30k_entities": (
         {

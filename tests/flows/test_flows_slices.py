@@ -91,6 +91,7 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
     "data.NAME.size": (72, [*PHOTOS, *DETECTED, "vocabulary"]),
     "data.NAME.seed": (5, [*PHOTOS, *DETECTED, "vocabulary"]),
     "data.NAME.unusable_boxes": (0.5, []),
+    "data.NAME.dead_links": (0.5, []),
     "data.NAME.features.path": ("$FOLDER/other.tsv", ["download[features]", *IMPORTED]),
     "data.NAME.features.detector": ("bottom_up_attention_36", IMPORTED),
     "data.NAME.features.format": ("bottom_up_tsv", IMPORTED),

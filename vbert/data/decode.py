@@ -99,6 +99,11 @@ def read_header(data: bytes) -> tuple[int, int, int]:
     return *image.size, _orientation(image, data)
 
 
+def kind(data: bytes) -> str:
+    """The format, as Pillow calls it, by the header alone. Raises BadImage."""
+    return str(_opened(data)[0].format)
+
+
 def decode(data: bytes) -> Image.Image:
     """The (first) picture of an image file as shown: mode RGB, EXIF orientation applied.
 

@@ -259,12 +259,13 @@ class RawWriter:
 
     ARCHIVE = "files.tar"
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._members: list[RawMember] = []
+    def __init__(self, directory: Path, archive: str = ARCHIVE, index: bool = True) -> None:
+        """`index`: whether the index is written, or only `members` has what it would hold: of one tar of several."""
+        self._directory, self._archive, self._indexed = directory, archive, index
+        self.members: list[RawMember] = []
 
     def __enter__(self) -> Self:
-        self._file = (self._directory / self.ARCHIVE).open("wb")
+        self._file = (self._directory / self._archive).open("wb")
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)
         return self
 
@@ -275,7 +276,7 @@ class RawWriter:
         self._tar.addfile(info, io.BytesIO(data))
         self._tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
         padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        self._members.append(RawMember(name, self.ARCHIVE, self._tar.offset - padded, len(data), len(data)))
+        self.members.append(RawMember(name, self._archive, self._tar.offset - padded, len(data), len(data)))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -283,5 +284,5 @@ class RawWriter:
         with self._file:
             if kind is None:
                 self._tar.close()
-        if kind is None:
-            write_index(self._directory, self._members)
+        if kind is None and self._indexed:
+            write_index(self._directory, self.members)

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, model_validat
 
 from vbert.artifacts.steps.settings import Acceptance, LocalPath, Plugin, Settings, Since
 from vbert.data import readers
+from vbert.data.links import LinkListSettings, LinkSettings
 from vbert.data.shares import share_of
 from vbert.data.source import Source, Url
 from vbert.data.spec_folder import DATA_SPECS, SpecFolder
@@ -96,6 +97,14 @@ class ExamplesSpec(Settings):
     counts: dict[Split, Count] = Field({}, description="examples, as published; another number is refused")
 
 
+class LinksSpec(Settings):
+    """A list of links in place of photos: its readers read what they led to, by the reader `links`."""
+
+    sources: tuple[str, ...] | None = Field(None, description="names of those that hold the lists; else all")
+    list: LinkListSettings
+    fetch: LinkSettings = Field(default_factory=lambda: LinkSettings())
+
+
 class DatasetSpec(Settings):
     """One data set. `generate` holds the settings of the built-in generator, in place of sources."""
 
@@ -108,6 +117,7 @@ class DatasetSpec(Settings):
     generate: dict[str, JsonValue] | None = Field(
         None, description="settings of the built-in generator, in place of sources"
     )
+    links: LinksSpec | None = Field(None, description="where the sources list photos on the web")
     images: ImagesSpec
     examples: ExamplesSpec | None = None
     merged: dict[Split, Split] = Field(
@@ -124,6 +134,9 @@ class DatasetSpec(Settings):
             raise ValueError("give either sources or generate")
         if self.generate is None and not self.sources:
             raise ValueError("give sources (or generate: for the built-in generator)")
+        for source in (self.links.sources or ()) if self.links else ():
+            if source not in self.sources:
+                raise ValueError(f"links: there is no source {source!r}; {nearest(source, self.sources)}")
         valid = self.source_names()
         for part in (self.images, self.examples):
             for source in (part.sources or ()) if part else ():
@@ -133,6 +146,8 @@ class DatasetSpec(Settings):
 
     def source_names(self) -> Sequence[str]:
         """Names under which readers get the raw files."""
+        if self.links is not None:
+            return ["links"]
         return ["generated"] if self.generate is not None else list(self.sources)
 
     def collection(self) -> DatasetSpec:
