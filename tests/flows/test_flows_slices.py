@@ -199,6 +199,7 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
     "downstream.NAME[captioning].label_smoothing": (0.1, FINETUNED),
     "downstream.NAME[captioning].tags": (True, FINETUNED),
     "downstream.NAME[captioning].tag_pieces": (9, FINETUNED),
+    "downstream.NAME[captioning].references": (["list"], FINETUNED),
     "downstream.NAME[captioning].evaluate.beams": (2, EVALUATED),
     "downstream.NAME[captioning].evaluate.length": (9, EVALUATED),
     "downstream.NAME[captioning].evaluate.minimum": (2, EVALUATED),

@@ -12,12 +12,13 @@ import torch
 from objectives.objectives_world import MODEL, World, job, make_world
 
 from vbert.artifacts.steps.settings import Numerics
+from vbert.data.examples import Examples, write_examples
 from vbert.data.names import official_number
 from vbert.errors import UserError
 from vbert.metrics.evaluation import Evaluation
 from vbert.model.beams import search
 from vbert.model.start import Initialization
-from vbert.objectives import captioning, load, objective
+from vbert.objectives import captioning, downstream, load, objective
 from vbert.objectives.batches import ExampleRows, pack
 from vbert.objectives.captioning import CachedReader, CaptioningEvaluateSettings, CaptioningSettings, readable
 from vbert.objectives.dataset import ObjectiveDataset
@@ -164,6 +165,21 @@ def test_an_image_is_one_example_whose_references_are_all_its_captions(world: Wo
     texts = {row["image_ids"][0]: row["given"] for row in one}
     assert texts == {i: [r["text"] for r in table.to_pylist() if r["image_ids"] == [i]] for i in texts}
     assert {len(given) for given in texts.values()} == {2}
+
+
+@pytest.mark.parametrize(("references", "count"), [(None, 1), (("list", "place"), 2)])
+def test_references_may_be_of_other_types_than_those_trained_on(
+    references: tuple[str, ...] | None, count: int, world: World, tmp_path: Path
+) -> None:
+    kinds = {"/c0": "list", "/c1": "place"}
+    rows = [row | {"question_type": kinds.get(row["example_id"][-3:])} for row in world.examples.table().to_pylist()]
+    (tmp_path / "texts").mkdir()
+    write_examples(tmp_path / "texts", rows)
+    typed = World(Examples.at(tmp_path / "texts"), world.shards, world.vocabulary)
+    model = train(tmp_path / "model", typed, steps=1, types=("list",), references=references)
+    evaluated = downstream._evaluated_rows(typed.examples, world.shards, "test", load("captioning"), model.head())
+    assert {len(row["given"]) for row in evaluated} == {count}
+    assert model.head()["types"] == ["list"]
 
 
 def test_an_image_without_regions_gets_an_empty_caption_in_the_submission(world: World, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from vbert.artifacts.steps.settings import Wiring
+from vbert.artifacts.steps.settings import Since, Wiring
 from vbert.data.names import official_number
 from vbert.errors import UserError
 from vbert.objectives.entry import (
@@ -82,6 +82,12 @@ class CaptioningSettings(DownstreamSettings):
         False, description="the detected classes as a second text, its positions behind `max_text`, which must be given"
     )
     tag_pieces: int = Field(30, ge=2, description="word pieces of the tags at most")
+    references: Annotated[tuple[str, ...] | None, Since(None)] = Field(
+        None, min_length=1, description="question types of the captions that others are scored by; None: as `types`"
+    )
+
+    def evaluated_types(self) -> tuple[str, ...] | None:
+        return self.references or self.types
 
 
 def labelled(row: Row) -> bool:

@@ -105,8 +105,9 @@ def run_finetune(
     objective = load(plugin.name)
     types, text = settings.types, settings.text
     train = ExampleRows(examples, shards, ["train"], objective.KINDS, settings.share, seed, types, text)
+    seen = settings.evaluated_types()
     held_out = ExampleRows(
-        examples, shards, ["val"], objective.KINDS, types=types, text=text, evaluated=objective.evaluated
+        examples, shards, ["val"], objective.KINDS, types=seen, text=text, evaluated=objective.evaluated
     )
     if not len(train):
         raise UserError(_no_examples(examples, objective, settings))
@@ -118,6 +119,7 @@ def run_finetune(
         )
     head = {**_head(objective, train, start, settings, answers), "objective": plugin.name, "images": settings.images}
     head |= ({"types": list(types)} if types else {}) | ({"text": text} if text != "own" else {})
+    head |= {"evaluated_types": list(seen)} if seen and seen != types else {}
     model, vocabulary, contract = _model(objective, head, start, shards, seed)
     head["max_text"] = text_limit(head["max_text"], model.encoder.config.max_positions)
     encoder = vocabulary.encoder()
@@ -312,7 +314,7 @@ def _evaluated_rows(
         shards,
         [split],
         objective.KINDS,
-        types=head.get("types"),
+        types=head.get("evaluated_types", head.get("types")),
         text=head.get("text", "own"),
         evaluated=objective.evaluated,
     )

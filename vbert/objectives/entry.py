@@ -99,3 +99,7 @@ class DownstreamSettings(Schedule):
     )
     train_pooler: bool = Field(True, description="the original leaves the pooler out of its optimiser")
     validation_examples: int = Field(1000, ge=0, description="held-out examples looked at while training")
+
+    def evaluated_types(self) -> tuple[str, ...] | None:
+        """Question types of the examples that are validated and evaluated on: those that are trained on."""
+        return self.types
