@@ -21,6 +21,7 @@ from tasks.evaluate import evaluate
 from tasks.examples import examples
 from tasks.finetune import finetune
 from tasks.generate import generate
+from tasks.heads import heads
 from tasks.images import images
 from tasks.links import fetch_links, links
 from tasks.overlaps import overlaps
@@ -46,10 +47,12 @@ from vbert.model.config import SIZES, ModelSettings
 from vbert.model.start import Initialization
 from vbert.objectives import objective
 from vbert.objectives.entry import DownstreamSettings
+from vbert.objectives.grounding import GroundingSettings
 from vbert.objectives.pretraining import OBJECTIVE
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.objectives.trained import Model
+from vbert.objectives.zero_shot import HeadAnalysis
 from vbert.regions.detector import (
     TRAINED_HERE,
     DetectorFile,
@@ -95,6 +98,7 @@ def graph(recipe: Recipe) -> Report:
     last = list(trained.values())[-1] if trained else None
 
     downstream: dict[str, EvaluatedEntry] = {}
+    looks: dict[str, HeadAnalysis] = {}
     for key, task_entry in recipe.downstream.items():
         plugin = objective(task_entry.objective)
         texts, its_shards = texts_of(data, task_entry.data), shards[task_entry.data]
@@ -113,7 +117,12 @@ def graph(recipe: Recipe) -> Report:
                 given.named(f"{key} answers") if given else None,
             ).named(name)
             trained[key, seed] = model
+            zero_shot = task_entry.analysed() if isinstance(task_entry, GroundingSettings) else None
             for split in task_entry.evaluate.splits:
+                if zero_shot is not None and isinstance(start, Model):
+                    looked = heads(start, texts, its_shards, zero_shot, split, recipe.numerics.evaluate)
+                    label = name if split == "test" else f"{name} {split}"
+                    looks[f"{name}/{task_entry.data}/{split}"] = looked.named(label)
                 evaluation = evaluate(
                     model, texts, its_shards, plugin, task_entry.evaluate, split, recipe.numerics.evaluate
                 ).named(name if split == "test" else f"{name} {split}")
@@ -122,7 +131,14 @@ def graph(recipe: Recipe) -> Report:
                 )
     settings = ReportSettings(again=commands_to_reproduce(recipe))
     return report(
-        recipe.name, overlaps_in(recipe, data), detector_weights, scenes_of(recipe, data), last, downstream, settings
+        recipe.name,
+        overlaps_in(recipe, data),
+        detector_weights,
+        scenes_of(recipe, data),
+        last,
+        downstream,
+        looks or None,
+        settings,
     )
 
 

@@ -10,6 +10,7 @@ from vbert.artifacts.steps.stage import Build, Figures, Job, stage
 from vbert.data.images import Images
 from vbert.data.overlaps import Overlaps
 from vbert.objectives.trained import Model
+from vbert.objectives.zero_shot import HeadAnalysis
 from vbert.regions.detector import DetectorWeights
 from vbert.report.page import EvaluatedEntry, Report, ReportSettings
 
@@ -23,14 +24,16 @@ def report(
     scenes: Images | None,
     pretrained: Model | None,
     downstream: Mapping[str, EvaluatedEntry],
+    heads: Annotated[Mapping[str, HeadAnalysis] | None, Since(None)] = None,
     settings: ReportSettings = ReportSettings(),  # noqa: B008  frozen
 ) -> Figures:
-    """`scenes`: the collection with the detector's held-out images; `downstream`: by `NAME/data/split`. `overlaps`
-    stands first, so that photos on both sides end a run before it trains.
+    """`scenes`: the collection with the detector's held-out images; `downstream`, and `heads` of the starts of
+    grounding: by `NAME/data/split`. `overlaps` stands first, so that photos on both sides end a run before it trains.
 
     Returns the metrics by `NAME/data/split/metric`. The page holds times, so its bits are not reproducible.
     """
-    return build.process(_report, title, overlaps, detector, scenes, pretrained, dict(downstream), settings)
+    inputs = (title, overlaps, detector, scenes, pretrained, dict(downstream), dict(heads or {}), settings)
+    return build.process(_report, *inputs)
 
 
 def _report(
@@ -41,8 +44,9 @@ def _report(
     scenes: Images | None,
     pretrained: Model | None,
     downstream: Mapping[str, EvaluatedEntry],
+    heads: Mapping[str, HeadAnalysis],
     settings: ReportSettings,
 ) -> Figures:
     from vbert.report.write import write_report
 
-    return write_report(job.directory, title, detector, scenes, pretrained, downstream, settings, overlaps)
+    return write_report(job.directory, title, detector, scenes, pretrained, downstream, settings, overlaps, heads)

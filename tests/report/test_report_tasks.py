@@ -3,6 +3,7 @@ boxes that words name, and a confusion matrix."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from vbert.data.examples import Examples, write_examples
 from vbert.metrics.evaluation import Evaluation, write_evaluation
 from vbert.objectives import load
 from vbert.objectives.trained import Model, write_model
+from vbert.objectives.zero_shot import HeadAnalysis
+from vbert.report import results
 from vbert.report.page import EvaluatedEntry
 
 
@@ -24,8 +27,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def entry(folder: Path, world: World, name: str, rows: list[dict[str, Any]], head: dict[str, Any]) -> EvaluatedEntry:
-    """The evaluation of an untrained model of the objective `name` over `rows`."""
+def entry(
+    folder: Path,
+    world: World,
+    name: str,
+    rows: list[dict[str, Any]],
+    head: dict[str, Any],
+    predictions: list[dict[str, Any]] | None = None,
+) -> EvaluatedEntry:
+    """The evaluation of an untrained model of the objective `name` over `rows`; predictions: in place of its own."""
     held = next(iter(world.downstream.values()))
     for part in ("examples", "model", "evaluation"):
         (folder / part).mkdir(parents=True)
@@ -37,11 +47,12 @@ def entry(folder: Path, world: World, name: str, rows: list[dict[str, Any]], hea
                 vocabulary=held.model.vocabulary(), contract=CONTRACT.with_box_input("append6"),
                 curves=[{"step": 1, "loss": 1.0}])  # fmt: skip
     rows = examples.table().to_pylist()
-    count = sum(len(row["choices"] or [0]) for row in rows)
-    outputs = torch.arange(count * max(1, len(head.get("labels", [0])))).reshape(count, -1).float() % 5
-    owners = [k for k, row in enumerate(rows) for _ in row["choices"] or [0]]
-    tensors = {"example": torch.tensor(owners), **objective.targets(rows, head)}
-    predictions = objective.decode(outputs, tensors, rows, head)
+    if predictions is None:
+        count = sum(len(row["choices"] or [0]) for row in rows)
+        outputs = torch.arange(count * max(1, len(head.get("labels", [0])))).reshape(count, -1).float() % 5
+        owners = [k for k, row in enumerate(rows) for _ in row["choices"] or [0]]
+        tensors = {"example": torch.tensor(owners), **objective.targets(rows, head)}
+        predictions = objective.decode(outputs, tensors, rows, head)
     write_evaluation(folder / "evaluation", predictions=predictions, metrics=objective.metrics(rows, predictions, head),
                      images=[row["image_ids"][0] for row in rows], resamples=0,
                      counts={"examples": len(rows), "answered": len(rows), "quarantined": 0}, files={})  # fmt: skip
@@ -91,3 +102,57 @@ def test_pairs_stand_side_by_side_and_labels_in_a_matrix(world: World, tmp_path:
     cells = [cell.partition(">")[2].partition("<")[0] for cell in matrix.split("<td")[1:]]
     assert sum(int(cell or 0) for cell in cells) == 4
     assert len(cells) == 4  # all have regions, so there is no column for those without
+
+
+def test_boxes_of_phrases_and_what_heads_know_without_training(world: World, tmp_path: Path) -> None:
+    """Chosen boxes numbered, true ones dashed; a phrase that is wrong is told; the heads' table and its ringed best."""
+    boxes = [[2.0, 2.0, 12.0, 12.0], [8.0, 8.0, 20.0, 22.0]]
+    phrases = [
+        {"start": 0, "end": 5, "boxes": boxes[:1], "types": ["thing"]},
+        {"start": 13, "end": 21, "boxes": boxes[1:], "types": ["thing"]},
+        {"start": 25, "end": 30, "boxes": [], "types": ["scene"]},
+    ]
+    rows = [
+        {"example_id": f"{i}/0", "kind": "phrases", "image_ids": [str(i)], "split": "test",
+         "text": "a box beside the disc at night", "phrases": phrases}
+        for i in range(2)
+    ]  # fmt: skip
+    head = {
+        "kind": "phrases",
+        "selects": "r1",
+        "protocol": "any",
+        "loss": "kl",
+        "iou": "inclusive",
+        "as_original": False,
+    }
+    made: list[dict[str, Any]] = [
+        {"example_id": f"{i}/0", "answer": "", "score": 0.8, "regions": boxes, "classes": [0, 1],
+         "ranked": [[0, 1], [1 - i, i], [0, 1]], "sure": [0.912, 0.734, 0.5]}
+        for i in range(2)
+    ]  # fmt: skip
+    one = entry(tmp_path, world, "grounding", rows, head, made)
+    (tmp_path / "heads").mkdir()
+    told = {"best_of_heads": 0.35, "best_of_count": 0.4, "mean": 0.3}
+    content = {"phrases": 816, "split": "test", "right": [[0.31, 0.72], [0.2, 0.25]], "random_region": 0.3,
+               "count": 1000, "random": {"regions": told, "weights": told | {"best_of_count": 0.5}}}  # fmt: skip
+    (tmp_path / "heads" / "heads.json").write_text(json.dumps(content))
+    heads = {"grounding/toy/test": HeadAnalysis.at(tmp_path / "heads")}
+    page, figures = write_page(tmp_path / "page", world, downstream={"grounding/toy/test": one}, heads=heads)
+    assert figures["grounding/toy/test/r1"] == 0.75
+    words = " ".join(Elements(page).text.replace("\u00a0", " ").split())
+    assert "the regions allow at most 100.00 %; regions drawn at random give 50.00 %" in words
+    assert "1 of 2 answers are wrong" in words
+    assert "2 the disc73.4 % · wrong" in words
+    assert "3 night50.0 % · has no box" in words
+    assert page.count('class="tone-0 true"') >= 4, "two true boxes in each picture"
+    assert "layer 1, head 272.0 %" in words
+    assert "the best of 1,000 of them, and their mean50.0 % · 30.0 %" in words
+    assert page.count('class="above"') == 1
+    assert 'href="#heads"' in page
+
+
+def test_figures_of_given_and_of_detected_boxes_stand_apart(world: World) -> None:
+    held = next(iter(world.downstream.values()))
+    (run,) = results.runs({"a/toy/test": held}, False)
+    groups = results.groups([run, replace(run, given=True, key="given")])
+    assert [group.title for group in groups] == ["vqa on toy test", "vqa on toy test with given boxes"]

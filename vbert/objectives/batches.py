@@ -63,9 +63,9 @@ class Input:
     the head reads ([MASK], masked words, the ends of phrases); () where it reads the pooled vector. regions: those of
     the images' regions that are shown, in order; None: all. aligned: (shown region, place of `text`) of the pieces that
     name a region, VCR's tags. causal: each piece of the first text (segment 0) sees itself and what stands before it in
-    that text, and a second text and the regions whole; these see each other alone. ragged: further arrays by
-    name, [n, …] with an n of its own; those of a batch's inputs follow each other in its tensor of that name, their
-    rows filled up with 0.
+    that text, and a second text and the regions whole; these see each other alone. others: in place of `regions`, where
+    another image's are shown. ragged: further arrays by name, [n, …] with an n of its own; those of a batch's inputs
+    follow each other in its tensor of that name, their rows filled up with 0.
     """
 
     text: TokenizedText
@@ -74,6 +74,7 @@ class Input:
     regions: Sequence[int] | None = None
     aligned: Sequence[tuple[int, int]] = ()
     causal: bool = False
+    others: Sequence[int] | None = None
     ragged: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
@@ -137,7 +138,7 @@ class ExampleRows:
         self.shown: Mapping[str, str] = {}
         self._read: dict[int, dict[str, Any]] = {}
         self._boxes: dict[str, NDArray[np.float32] | None] = {}
-        self._shown: dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]] = {}
+        self._found: dict[str, tuple[NDArray[np.float32], NDArray[np.int64]]] = {}
         self._classes: dict[str, list[str]] = {}
 
     def keep(self, wanted: Callable[[dict[str, Any]], bool]) -> int:
@@ -170,11 +171,15 @@ class ExampleRows:
             self._boxes = {image_id: self.shards.read(image_id).boxes}
         return self._boxes[image_id]
 
-    def shown_boxes(self, image_id: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The boxes of the regions that stand for the image, as `boxes`, and of each the number of the first region of
-        its detected class, -1 where that isn't known, int64 [n]. Raises UserError for regions without boxes."""
-        image_id = self.shown.get(image_id, image_id)
-        if (kept := self._shown.get(image_id)) is None:
+    @cached_property
+    def given(self) -> bool:
+        """Whether the regions are boxes that the data set gives."""
+        return self.shards.contract().features_of == "given"
+
+    def candidates(self, image_id: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The boxes of the image's regions, as `boxes`, and of each the number of the first region of its detected
+        class, -1 where that isn't known, int64 [n]. Raises UserError for regions without boxes."""
+        if (kept := self._found.get(image_id)) is None:
             regions = self.shards.read(image_id)
             if regions.boxes is None:
                 raise UserError(
@@ -183,9 +188,9 @@ class ExampleRows:
                 )
             first: dict[str, int] = {}
             classes = [first.setdefault(name, k) if name else -1 for k, name in enumerate(regions.classes)]
-            if len(self._shown) >= BOXES_KEPT:
-                self._shown.clear()
-            kept = self._shown[image_id] = (np.array(regions.boxes), np.array(classes, np.int64))
+            if len(self._found) >= BOXES_KEPT:
+                self._found.clear()
+            kept = self._found[image_id] = (np.array(regions.boxes), np.array(classes, np.int64))
         return kept
 
     def shown_classes(self, image_id: str) -> list[str]:

@@ -10,12 +10,11 @@ from vbert.data.acceptance import whole
 
 
 def too_low(figures: Mapping[str, Any], settings: Any) -> str | None:
-    """Why bounds below `settings.floor` are refused; None where they aren't. With other images' regions a low one is no
-    fault. figures: `upper_bound/train` and the like."""
+    """Why bounds below `settings.floor` are refused; None where none is. figures: `upper_bound/train` and the like."""
     name = "upper_bound_merged" if settings.protocol == "merged" else "upper_bound"
     for split in ("train", "val"):
         bound = figures.get(f"{name}/{split}")
-        if bound is not None and bound < settings.floor and settings.images == "own":
+        if bound is not None and bound < settings.floor:
             return (
                 f"only {100 * bound:.3g} % of the phrases (split {split}) have a right region ({name}), and no "
                 f"training reaches more; accepted are {100 * settings.floor:g} % (`floor`). Change the box rule, "

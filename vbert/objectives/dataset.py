@@ -72,7 +72,8 @@ class ObjectiveDataset(Generic[Its]):
             owners += [k] * len(its)
         if (shown := self.head["images"]) != "own":  # regions of other images, or none, have no names
             inputs = [
-                replace(one, regions=None, aligned=(), images=() if shown == "none" else one.images) for one in inputs
+                replace(one, regions=one.others, aligned=(), images=() if shown == "none" else one.images)
+                for one in inputs
             ]
         packed = pack(inputs, (self.visuals.of(one.images, one.regions) for one in inputs))
         tensors = {"example": torch.tensor(owners), **self.objective.targets(rows, self.head)}

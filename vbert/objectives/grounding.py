@@ -18,7 +18,7 @@ from vbert.errors import BuildError, UserError
 from vbert.objectives import grounding_protocols
 from vbert.objectives.bound import too_low
 from vbert.objectives.entry import DownstreamSettings, Head, Prediction, Predictions, Row, Rows
-from vbert.objectives.grounding_protocols import Protocol
+from vbert.objectives.grounding_protocols import Protocol, ZeroShotSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +59,12 @@ class GroundingSettings(DownstreamSettings):
     zero_shot: Annotated[bool, Wiring] = Field(
         True, description="whether the report tells how often each attention head of the start looks at a right region"
     )
+
+    def analysed(self) -> ZeroShotSettings | None:
+        """What the start's attention heads are looked at with; None where they aren't, and for controls."""
+        if not self.zero_shot or self.images != "own" or self.text != "own":
+            return None
+        return ZeroShotSettings(protocol=self.protocol, iou=self.iou, as_original=self.as_original, types=self.types)
 
     @field_validator("images")
     @classmethod
@@ -125,8 +131,11 @@ def inputs(
     text = sentence(encoder, [(row["text"], "")], head["max_text"])
     ends = [_end(text, row["text"], phrase, head) for phrase in row["phrases"]]
     asked = [k for k, end in enumerate(ends) if end is not None]
+    regions, others = _regions(rows, row, head)
     (image,) = row["image_ids"]
-    boxes, classes = rows.shown_boxes(image)
+    boxes, classes = rows.candidates(image)
+    if regions is not None:
+        boxes, classes = boxes[regions], classes[regions]
     ragged: dict[str, NDArray[Any]]
     if draw is not None:
         shares = [grounding_protocols.target(row["phrases"][k]["boxes"], boxes, head) for k in asked]
@@ -134,7 +143,27 @@ def inputs(
     else:
         sizes = np.array([[len(boxes), len(asked)]])
         ragged = {"boxes": boxes, "classes": classes, "sizes": sizes, "phrases": np.array(asked, np.int64)}
-    return [Input(text, [image], at=[end for end in ends if end is not None], ragged=ragged)]
+    at = [end for end in ends if end is not None]
+    return [Input(text, [image], at=at, regions=regions, others=others, ragged=ragged)]
+
+
+def _regions(rows: ExampleRows, row: Row, head: Head) -> tuple[list[int] | None, list[int] | None]:
+    """(the regions to choose from, None for all; another image's that stand for them). Of given boxes those that the
+    example is about (RefCOCO: no crowds). Where other images' regions are shown, they are as many as the image's own,
+    in turn, and each stands for the own one of its number: the bound is the same, and language alone is chance."""
+    from vbert.objectives.named_regions import region_of
+
+    (image,) = row["image_ids"]
+    boxes, _ = rows.candidates(image)
+    regions = None
+    if rows.given and row["boxes"]:
+        found = (region_of(box, boxes) for box in row["boxes"])
+        regions = sorted({region for region in found if region is not None})
+    if head["images"] == "own":
+        return regions, None
+    there = len(rows.candidates(rows.shown[image])[0])
+    own = list(range(len(boxes))) if regions is None else regions
+    return (own, [k % there for k in range(len(own))]) if there else ([], [])
 
 
 def _end(text: TokenizedText, given: str, phrase: Mapping[str, Any], head: Head) -> int | None:
@@ -161,7 +190,7 @@ def first_occurrence(text: str, start: int, end: int) -> tuple[int, int]:
 
 def targets(rows: Rows, head: Head) -> dict[str, Tensor]:
     """In `Input.ragged`. In training target, float32 [phrases, regions]: 1/n for each of n right ones. Else boxes,
-    float32 [regions, 4], and classes, int64 [regions], see `ExampleRows.shown_boxes`; sizes, int64 [B, 2]: regions and
+    float32 [regions, 4], and classes, int64 [regions], see `ExampleRows.candidates`; sizes, int64 [B, 2]: regions and
     phrases asked for of each example; phrases, int64: the number, in its example, of each of these."""
     return {}
 

@@ -71,7 +71,9 @@ def answer_baselines(run: DownstreamRun, splits: Sequence[str]) -> dict[str, dic
 
     training = of("train")
     best = [_best(row) for row in training]
-    counts = {name: Counter(best[i] for i in metric.counted()) for name, metric in metrics(training, best).items()}
+    counts = {
+        name: Counter(best[i] for i in metric.counted() if best[i]) for name, metric in metrics(training, best).items()
+    }
     baselines: dict[str, dict[str, MajorityBaseline]] = {}
     for split in splits:
         rows = of(split)

@@ -12,6 +12,7 @@ from vbert.report.comparison import StartComparison
 from vbert.report.detections import DetectedImage
 from vbert.report.lineage import Lineage
 from vbert.report.matching import MatchingFigures
+from vbert.report.phrases import HeadTable
 from vbert.report.plots import Chart
 from vbert.report.predictions import Gallery
 from vbert.report.regions import ShardStatistics
@@ -44,4 +45,5 @@ class Page:
     facts: list[tuple[str, str]]
     guesses: Mapping[str, Mapping[str, MajorityBaseline]]  # run → metric
     detected: DetectorBaselines
+    heads: list[HeadTable]
     hidden: MajorityBaseline | None  # of the pre-training that `pretrained` is about

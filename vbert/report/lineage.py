@@ -25,6 +25,7 @@ FAMILIES = {
     "pretrain": "model",
     "finetune": "model",
     "evaluate": "result",
+    "heads": "result",
 }
 # The most informative figures first; an artifact's first two are drawn in its node.
 TELLING = (

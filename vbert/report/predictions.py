@@ -10,6 +10,7 @@ from typing import Any
 
 from vbert.errors import BuildError
 from vbert.objectives.sections import Section
+from vbert.report.phrases import ShownPhrase, shown_phrases
 from vbert.report.results import DownstreamRun, example_scores
 from vbert.report.thumbnails import DrawnBox, Thumbnail, ThumbnailAlbum, boxed
 
@@ -46,10 +47,13 @@ class ShownPrediction:
     named: list[DrawnBox] = field(default_factory=list)  # boxes in the first image that words of the text name
     input: int = 0  # the one of the example's inputs whose attention is shown
     pictures: list[Thumbnail] = field(default_factory=list)
+    phrases: list[ShownPhrase] = field(default_factory=list)
+    truth: list[DrawnBox] = field(default_factory=list)  # true boxes of phrases, in the first image
 
     @property
     def right(self) -> bool:
-        return self.score is not None and self.score >= RIGHT
+        """With phrases: all of them."""
+        return self.score is not None and self.score >= (1.0 if self.phrases else RIGHT)
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,8 @@ def _shown(
     options = sorted(options, key=lambda option: -option.probability)[:OPTIONS]
     text = " / ".join(part for part in (row["text"], row["text_b"]) if part)
     confidence = prediction.get("score")
+    found = shown_phrases(row, prediction, head) if "ranked" in prediction else None
+    phrases, named, truth = found or ([], _named_boxes(row), [])
     return ShownPrediction(
         example_id=row["example_id"],
         text=text if len(text) <= LONGEST else text[:LONGEST] + "…",
@@ -156,7 +162,9 @@ def _shown(
         score=score,
         image_ids=list(row["image_ids"]),
         options=options,
-        named=_named_boxes(row),
+        named=named,
+        phrases=phrases,
+        truth=truth,
         input=int(answer) if answer in called else 0,
     )
 
@@ -186,7 +194,9 @@ def _pictured(run: DownstreamRun, album: ThumbnailAlbum, chosen: Sequence[ShownP
     images = run.evaluated.images
 
     def pictures(one: ShownPrediction) -> list[Thumbnail]:
-        return [album.picture(images, i).over([] if k else one.named) for k, i in enumerate(one.image_ids)]
+        return [
+            album.picture(images, i).over([] if k else [*one.truth, *one.named]) for k, i in enumerate(one.image_ids)
+        ]
 
     return [replace(one, pictures=pictures(one)) for one in chosen]
 

@@ -54,6 +54,7 @@ class DownstreamRun:
     examples: int
     quarantined: int
     evaluated: EvaluatedEntry
+    given: bool = False  # regions to choose from are boxes that the data set gives
 
     @property
     def main(self) -> MetricValue | None:
@@ -109,7 +110,9 @@ class RunGroup:
     @property
     def title(self) -> str:
         first = self.first
-        return " ".join(part for part in (first.objective, first.data and f"on {first.data}", first.split) if part)
+        boxes = "with given boxes" if first.given else ""
+        parts = (first.objective, first.data and f"on {first.data}", first.split, boxes)
+        return " ".join(part for part in parts if part)
 
     @property
     def top(self) -> float:
@@ -148,9 +151,9 @@ def runs(downstream: Mapping[str, EvaluatedEntry], pretrained: bool) -> list[Dow
 
 def groups(runs: Sequence[DownstreamRun]) -> list[RunGroup]:
     """Runs that can be compared, those of official tests first."""
-    by: dict[tuple[str, str, str], list[DownstreamRun]] = {}
+    by: dict[tuple[str, str, str, bool], list[DownstreamRun]] = {}
     for run in runs:
-        by.setdefault((run.objective, run.data, run.split), []).append(run)
+        by.setdefault((run.objective, run.data, run.split, run.given), []).append(run)
     order = sorted(by, key=lambda key: (_split_rank(key[2]), ROLES.index(by[key][0].role), key))
     return [RunGroup(by[key]) for key in order]
 
@@ -193,6 +196,7 @@ def _run(key: str, entry: EvaluatedEntry, pretrained: bool) -> DownstreamRun:
         examples=counts.get("examples", 0),
         quarantined=counts.get("quarantined", 0),
         evaluated=entry,
+        given=head.get("kind") == "phrases" and entry.shards.contract().features_of == "given",
     )
 
 
@@ -220,9 +224,9 @@ def _start(start: Any) -> str:
 def example_scores(
     run: DownstreamRun, rows: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]]
 ) -> Sequence[float | None]:
-    """Each example's score in the main metric, or in the first one that is a mean over examples where the main one is
-    none; None without labels."""
-    from vbert.metrics.metric import ExampleScores
+    """Each example's score in the main metric (where that is a mean over parts of examples, their mean), or in the
+    first one that is a mean over examples where the main one is none; None without labels."""
+    from vbert.metrics.metric import ExampleScores, PartScores
     from vbert.objectives import OBJECTIVES, load
 
     if run.objective in OBJECTIVES and run.metric:
@@ -230,6 +234,8 @@ def example_scores(
         for metric in (metrics.get(run.metric), *metrics.values()):
             if isinstance(metric, ExampleScores) and metric.group is None:
                 return metric.scores
+            if isinstance(metric, PartScores):
+                return [math.fsum(scores) / len(scores) if scores else None for scores in metric.scores]
     return [None] * len(rows)
 
 

@@ -16,6 +16,7 @@ from vbert.data.images import Images
 from vbert.data.overlaps import Overlaps
 from vbert.errors import BuildError, Damaged, UserError
 from vbert.objectives.trained import Model
+from vbert.objectives.zero_shot import HeadAnalysis
 from vbert.regions.detector import DetectorWeights
 from vbert.report import baselines, plots, results
 from vbert.report.baselines import DetectorBaselines, MajorityBaseline
@@ -26,6 +27,7 @@ from vbert.report.lineage import Lineage, trace_lineage
 from vbert.report.matching import matching, without_matching
 from vbert.report.overview import facts
 from vbert.report.page import PAGE, EvaluatedEntry, ReportSettings
+from vbert.report.phrases import head_tables
 from vbert.report.plots import Chart
 from vbert.report.predictions import Gallery, gallery
 from vbert.report.regions import statistics
@@ -44,10 +46,11 @@ def write_report(
     downstream: Mapping[str, EvaluatedEntry],
     settings: ReportSettings,
     overlaps: Overlaps | None = None,
+    heads: Mapping[str, HeadAnalysis] | None = None,
 ) -> Figures:
     """Write `report.html` into `directory`. Returns the metrics by `NAME/data/split/metric`."""
     runs = results.runs(downstream, pretrained is not None)
-    page = gather(title, detector, images, pretrained, runs, settings, overlaps)
+    page = gather(title, detector, images, pretrained, runs, settings, overlaps, heads or {})
     (directory / PAGE).write_bytes(render(page).encode("utf-8", errors="replace"))
     return results.flat(runs) | {name: value for one in page.comparisons for name, value in one.figures().items()}
 
@@ -60,10 +63,11 @@ def gather(
     runs: Sequence[results.DownstreamRun],
     settings: ReportSettings,
     overlaps: Overlaps | None = None,
+    heads: Mapping[str, HeadAnalysis] | None = None,
 ) -> Page:
     album = ThumbnailAlbum(settings.side)
     groups = results.groups(runs)
-    roots: list[Artifact | None] = [overlaps, detector, images, pretrained]
+    roots: list[Artifact | None] = [overlaps, detector, images, pretrained, *(heads or {}).values()]
     for run in runs:
         roots += [run.evaluated.evaluation, run.evaluated.images]
     lineage = trace_lineage(one for one in roots if one is not None)
@@ -99,6 +103,7 @@ def gather(
         guesses={group.first.key: guesses[group.first.key].get(group.first.split, {}) for group in groups},
         detected=detected,
         hidden=hidden.get(pretrained) if pretrained else None,
+        heads=head_tables(heads or {}),
     )
 
 
