@@ -32,8 +32,8 @@ def evaluate(
     """A split without labels gives predictions and no metrics. An example whose image is in quarantine has an empty
     answer and counts as wrong."""
     processes = numerics.processes
-    build.process(_predict, model, examples, shards, objective, settings, split, numerics, processes=processes)
-    return build.process(_score, model, examples, shards, objective, settings, split)
+    work = build.process(_predict, model, examples, shards, objective, settings, split, numerics, processes=processes)
+    return {**build.process(_score, model, examples, shards, objective, settings, split), **work}
 
 
 def _predict(

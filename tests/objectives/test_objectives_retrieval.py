@@ -312,4 +312,4 @@ def test_predictions_name_what_was_found() -> None:
     first, second = predictions(plan, lambda: iter([(0, rows)]), ["a", "b"], ["x", "y"])
     assert (first["answer"], first["text_to_image"]["rank"], first["image_to_text"]["rank"]) == ("x", 1, 2)
     assert (second["answer"], second["text_to_image"]["top"]) == ("x", ["x", "y"])
-    assert second["image_to_text"] == {"rank": 1, "tied": 0, "top": ["b", "a"]}
+    assert second["image_to_text"] == {"rank": 1, "tied": 0, "among": 2, "top": ["b", "a"]}

@@ -156,3 +156,26 @@ def test_figures_of_given_and_of_detected_boxes_stand_apart(world: World) -> Non
     (run,) = results.runs({"a/toy/test": held}, False)
     groups = results.groups([run, replace(run, given=True, key="given")])
     assert [group.title for group in groups] == ["vqa on toy test", "vqa on toy test with given boxes"]
+
+
+def test_short_lists_stand_beside_all_pairs(world: World, tmp_path: Path) -> None:
+    """Their pairs, the recalls that each gives, and a median rank that is no share."""
+    rows = [
+        {"example_id": f"r{i}", "kind": "caption", "image_ids": [str(i)], "split": "test", "text": f"number {i}"}
+        for i in range(4)
+    ]
+    ranks = {"rank": 1, "tied": 0, "shorter": {"2": 3}, "among": 4}
+    predictions = [
+        {"example_id": f"r{i}", "answer": str(i), "score": 0.9, "text_to_image": {**ranks, "top": ["0"]},
+         "image_to_text": {**ranks, "top": ["r0"]}}
+        for i in range(4)
+    ]  # fmt: skip
+    head = {"kind": "retrieval", "loss": "cross_entropy", "negatives": "random", "dual": 8, "wrong": 1}
+    one = entry(tmp_path, world, "retrieval", rows, head, predictions)
+    page, figures = write_page(tmp_path / "page", world, downstream={"find/toy/test": one})
+    assert figures["find/toy/test/rsum"] == 600
+    table = page.partition('<figure class="confusion">')[2].partition("</figure>")[0].replace("\u00a0", " ")
+    cells = [[cell.partition(">")[2].partition("<")[0] for cell in row.split("<t")[1:]] for row in table.split("<tr>")]
+    assert cells[2] == ["the best 2", "16", "0.0 %", "100.0 %", "100.0 %", "0.0 %", "100.0 %", "100.0 %"]
+    assert cells[3] == ["all", "16", *["100.0 %"] * 6]
+    assert '<td dir="auto">text_to_image_median</td><td class="r">1</td>' in page

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field
 
 from vbert.artifacts.steps.settings import LocalPath, Settings, Since, Wiring
+from vbert.artifacts.steps.stage import Figures
 from vbert.training.schedule import Schedule
 
 Row = dict[str, Any]  # an example, by the columns of EXAMPLES_SCHEMA
@@ -32,6 +33,9 @@ class Parts(Protocol):
 
     def make(self, k: int) -> bytes:
         """Part k."""
+
+    def figures(self) -> Figures:
+        """What was done, and how fast; beside the metrics in the manifest."""
 
     def done(self, k: int) -> int:
         """What is behind the end of part k, of `total`."""

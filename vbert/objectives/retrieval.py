@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from vbert.objectives.batches import ExampleRows, Input
     from vbert.objectives.retrieval_blocks import PairBlocks
     from vbert.objectives.retrieval_data import RetrievalDataset
+    from vbert.objectives.sections import Section
     from vbert.training.ranks import Ranks
 
 KINDS = ("caption",)
@@ -309,6 +310,33 @@ def submission(rows: Rows, predictions: Predictions, head: Head) -> dict[str, by
             texts = [official_text(name) for name in p["image_to_text"]["top"]]
             lines.append({"image_id": official_image(row["image_ids"][0]), "texts": texts})
     return {"rankings.jsonl": "".join(f"{json.dumps(line)}\n" for line in lines).encode()}
+
+
+def sections(rows: Rows, predictions: Predictions, head: Head) -> list[Section]:
+    """The recalls that shorter lists would give; their pairs are at most so many, as some stand on two lists."""
+    from vbert.objectives.sections import WorkTable
+
+    sides = [[p[side] for p in predictions if side in p] for side in ("text_to_image", "image_to_text")]
+    if not all(sides):
+        return []
+    (captions, images), every = map(len, sides), len({row["text"] for row in rows}) * len(sides[1])
+    lists: list[tuple[str, int, list[list[int]]]] = []
+    for size in sides[0][0].get("shorter", {}):
+        if all(size in one.get("shorter", {}) for side in sides for one in side):
+            ranks = [[one["shorter"][size] for one in side] for side in sides]
+            lists.append((f"the best {size}", int(size) * (captions + images), ranks))
+    if (longest := sides[1][0]["among"]) == captions:
+        lists.append(("all", every, [[one["rank"] for one in side] for side in sides]))
+    elif f"the best {longest}" not in [what for what, _, _ in lists]:
+        ranks = [[one["rank"] for one in side] for side in sides]
+        lists.append((f"the best {longest}", longest * (captions + images), ranks))
+    table = [
+        (what, min(pairs, every), [sum(rank <= k for rank in side) / len(side) for side in ranks for k in (1, 5, 10)])
+        for what, pairs, ranks in lists
+    ]
+    names = [f"{side} R@{k}" for side in ("text → image", "image → text") for k in (1, 5, 10)]
+    title = "What the cross-encoder ranks of each query, by the dual encoder's order, and what is found"
+    return [WorkTable(title, "ranked", "pairs", names, table, "pairs_per_second")]
 
 
 def official_text(example_id: str) -> int | str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vbert.artifacts.steps.stage import Figures
 from vbert.errors import UserError
 from vbert.model.retrieval import PairScorer, RetrievalModel
 from vbert.objectives.retrieval_data import RetrievalDataset
@@ -47,7 +48,7 @@ class PairBlocks:
             size = SHORT if settings.rerank == "all" else settings.rerank
             lists = [short_lists(text_of, image_of, *vectors, span, size) for span in [(0, len(images)), *folds]]
         self.plan = RetrievalPlan(text_of, image_of, len(texts), len(images), folds, lists, settings.rerank == "all")
-        self.first = True  # whether no block was made yet
+        self.pairs, self.seconds = 0, 0.0  # of the blocks made here
 
     def __len__(self) -> int:
         return -(-self.plan.texts // block_texts(self.plan))
@@ -71,10 +72,16 @@ class PairBlocks:
         """The scores of block k, fp32, by text and then by image."""
         began = time.monotonic()
         scores = self._scored(k)
-        if self.first:
-            self.first = False
-            self._tell_cost(k, len(scores) / (time.monotonic() - began))
+        self.pairs += len(scores)
+        self.seconds += time.monotonic() - began
+        if self.pairs == len(scores):  # the first one
+            self._tell_cost(k, self.pairs / self.seconds)
         return scores.tobytes()
+
+    def figures(self) -> Figures:
+        """Pairs, and how many a second a process scored."""
+        rate = {"pairs_per_second": round(self.pairs / self.seconds, 1)} if self.pairs else {}
+        return {"pairs": self.plan.count, **rate}
 
     def _scored(self, k: int) -> NDArray[np.float32]:
         width = block_texts(self.plan)

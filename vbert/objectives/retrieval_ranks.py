@@ -21,14 +21,15 @@ KEPT = 512  # captions whose scores wait to be merged with the best of each imag
 @dataclass
 class Ranks:
     """Of Q queries, texts or images: the 0-based rank of the truth, with equal ones before it (int64 [Q]); how many are
-    equal; the best, most [Q, 100], and their scores; by length of a shorter list the rank that it would give. fold: the
-    rank within the query's fold; fold_tied likewise."""
+    equal; the best, most [Q, 100], and their scores; by length of a shorter list the rank that it would give; how many
+    candidates the cross-encoder ranked. fold: the rank within the query's fold; fold_tied likewise."""
 
     rank: Ints
     tied: Ints
     best: Ints
     scores: NDArray[np.float32]
     shorter: dict[int, Ints] = field(default_factory=dict)
+    among: int = 0
     fold: Ints | None = None
     fold_tied: Ints | None = None
 
@@ -88,7 +89,7 @@ class _Listed:
         shorter = {
             size: _reranked(scores[:, :size], right[:, :size], alone)[0] for size in SHORTER if size <= listed.shape[1]
         }
-        return Ranks(rank, tied, best, its, shorter)
+        return Ranks(rank, tied, best, its, shorter, listed.shape[1])
 
 
 def _reranked(scores: NDArray[np.float32], right: NDArray[np.bool_], alone: Ints) -> tuple[Ints, Ints]:
@@ -128,7 +129,7 @@ class _AllPairs:
 
         best = np.zeros((queries, top := min(TOP, candidates)), np.int64), np.full((queries, top), -np.inf, np.float32)
         folds = (zeros(), zeros()) if self.plan.folds else (None, None)
-        return Ranks(zeros(), zeros(), *best, {}, *folds)
+        return Ranks(zeros(), zeros(), *best, {}, candidates, *folds)
 
     def _of_captions(self) -> tuple[Ranks, NDArray[np.float32]]:
         """The captions' ranks; the score of each image's best caption."""
@@ -182,9 +183,10 @@ def predictions(
 ) -> list[Prediction]:
     """One a caption; the first of each image has that of the image too. examples: [C]; images: [M], their names.
 
-    `text_to_image`: `rank` of the image, from 1, `tied` with how many others, all of which stand before it; `top`, the
-    best images; `shorter`, by length of a short list the rank that it would give; `fold`, its number and the rank
-    within. `image_to_text` likewise, the rank of the best of the image's captions among all.
+    `text_to_image`: `rank` of the image, from 1, `tied` with how many others, all of which stand before it; `among` how
+    many the cross-encoder ranked; `top`, the best images; `shorter`, by length of a short list the rank that it would
+    give; `fold`, its number and the rank within. `image_to_text` likewise, the rank of the best of the image's captions
+    among all.
     """
     ours, theirs = ranks(plan, blocks)
     found, seen = [], set()
@@ -205,7 +207,8 @@ def predictions(
 
 def _query(of: Ranks, q: int, names: Sequence[str], fold: int) -> dict[str, Any]:
     top = of.best[q, :TOP].tolist()
-    out: dict[str, Any] = {"rank": int(of.rank[q]) + 1, "tied": int(of.tied[q]), "top": [names[k] for k in top]}
+    out: dict[str, Any] = {"rank": int(of.rank[q]) + 1, "tied": int(of.tied[q]), "among": of.among}
+    out["top"] = [names[k] for k in top]
     if of.shorter:
         out["shorter"] = {str(size): int(each[q]) + 1 for size, each in of.shorter.items()}
     if of.fold is not None and of.fold_tied is not None:

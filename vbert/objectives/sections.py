@@ -17,7 +17,20 @@ class ConfusionMatrix:
     counts: Sequence[Sequence[int]]
 
 
-Section = ConfusionMatrix
+@dataclass(frozen=True)
+class WorkTable:
+    """Figures by how much work they take. rows: (what is done, units of work, figures in the order of `names`). rate:
+    the figure of the evaluation's manifest that says how many units a second it did."""
+
+    title: str
+    first: str  # the name of the first column
+    unit: str
+    names: Sequence[str]
+    rows: Sequence[tuple[str, int, Sequence[float]]]
+    rate: str
+
+
+Section = ConfusionMatrix | WorkTable
 
 
 def confusion(

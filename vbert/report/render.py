@@ -45,6 +45,7 @@ def render(page: Page) -> str:
     )
     jinja.filters |= {
         "percent": percent,
+        "of_metric": of_metric,
         "points": points,
         "figure": figure,
         "duration": duration,
@@ -121,6 +122,11 @@ def percent(value: float, digits: int = 2) -> str:
     if not math.isfinite(value):
         return "–"
     return f"{100 * value:.{digits}f}\u00a0%" if 0 <= value <= 1 else f"{value:.3f}"
+
+
+def of_metric(value: float, name: str) -> str:
+    """A share as `percent` tells it; a median rank, which may be 1, is none."""
+    return f"{value:g}" if "_median" in name else percent(value)
 
 
 def alone(guess: MajorityBaseline | None) -> str:

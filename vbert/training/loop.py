@@ -6,32 +6,26 @@ ours (`vbert.training.sampler`), so that a run resumed at any step ends in the s
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import math
-import os
-import random
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 import torch.distributed
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import is_tensorboard_available, send_to_device
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vbert.artifacts.steps.fingerprint import digest
 from vbert.artifacts.steps.settings import Numerics
 from vbert.artifacts.steps.stage import Job, Stopped
-from vbert.device import device_of
 from vbert.errors import BuildError, UserError
 from vbert.training.checkpoint import Checkpoints, DamagedCheckpoint, TrainingState
 from vbert.training.optimizer import clip_gradients, make_optimizer, optimizer_tensors, restore_optimizer
+from vbert.training.process import blocked, die_with_parent, make_accelerator, seed_process
 from vbert.training.ranks import Ranks
 from vbert.training.sampler import GlobalBatchSampler, IndexDataset, derive, items
 from vbert.training.schedule import Schedule
@@ -40,7 +34,6 @@ __all__ = ["Batch", "Mines", "Schedule", "Trainable", "run_training"]
 
 log = logging.getLogger("vbert.training")
 LOG_EVERY = {"cpu": 1}  # steps between two readings of the losses, by kind of device
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 Batch = Any  # the result of `collate` and argument of `loss`: tensors, or an object with `to` and `pin_memory`
 
 
@@ -113,7 +106,7 @@ class _TrainingLoop:
             raise UserError(f"batch_size {problem}")
         if schedule.steps and not trainable.size():
             raise BuildError("there are no training examples: look at the splits of the data and at --limit")
-        self.accelerator = _accelerator(job, numerics)
+        self.accelerator = make_accelerator(job, numerics)
         torch.set_num_threads(numerics.threads)  # after accelerate, which sets its own
         self.device = self.accelerator.device
         self.ranks = Ranks(job)
@@ -156,7 +149,7 @@ class _TrainingLoop:
         parts = list(self._loader(0, 1, workers=0))
         counts = self._counts(parts)
         for batch in parts:
-            _seed(derive(self.seed, "settle", self.job.rank))
+            seed_process(derive(self.seed, "settle", self.job.rank))
             self._backward(self._losses(batch, counts))
         self.optimizer.zero_grad()
         self._load(before)
@@ -214,7 +207,7 @@ class _TrainingLoop:
             if self.state.mined_until <= step:
                 self._mine(samples, last)
             self.mines.use_mined(samples, self.mined)
-        with _blocked(
+        with blocked(
             signal.SIGTERM
         ):  # workers inherit it: sent to the whole group, the signal is the trainer's to obey
             return iter(self._loader(step, last, self.job.machine.loader_workers))
@@ -237,7 +230,7 @@ class _TrainingLoop:
     def _step(self, batches: Iterator[Batch]) -> None:
         step, parts = self.state.step, self.schedule.accumulate
         # Dropout and other draws from the global state are functions of (seed, step, rank).
-        _seed(derive(self.seed, "step", step, self.job.rank))
+        seed_process(derive(self.seed, "step", step, self.job.rank))
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate(step)
@@ -373,59 +366,11 @@ class _TrainingLoop:
             collate_fn=self.trainable.collate,
             num_workers=workers,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_die_with_parent,
+            worker_init_fn=die_with_parent,
             multiprocessing_context="fork" if workers else None,  # memory maps and tables are shared, not pickled
             generator=torch.Generator(),  # or it would draw from the global state
         )
 
 
-def _accelerator(job: Job, numerics: Numerics) -> Accelerator:
-    cpu = device_of(job.machine.device) == "cpu"
-    if not cpu and job.world > torch.cuda.device_count():
-        raise UserError(
-            f"numerics: processes {job.world} want a GPU each and there are {torch.cuda.device_count()}; lower it, or "
-            "set machine.device=cpu"
-        )
-    os.environ.setdefault("OMP_NUM_THREADS", str(numerics.threads))  # or accelerate chooses, and warns
-    if not torch.distributed.is_initialized():
-        AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run in this process
-    if not cpu:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    accelerator = Accelerator(
-        cpu=cpu,
-        mixed_precision="bf16" if numerics.precision == "bf16" else "no",
-        log_with="tensorboard" if is_tensorboard_available() else None,
-        project_dir=str(job.scratch),
-    )
-    if is_tensorboard_available():
-        accelerator.init_trackers("tensorboard")
-    return accelerator
-
-
-def _seed(seed: int) -> None:
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-
-
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-@contextmanager
-def _blocked(number: signal.Signals) -> Iterator[None]:
-    """Blocks the signal in this context, and for ever in processes that are started in it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _die_with_parent(_: int) -> None:
-    """Ends a loader worker at once when its trainer is killed (Linux), before torch's watchdog would."""
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
