@@ -10,7 +10,7 @@ from vbert.artifacts.steps.stage import Figures
 from vbert.metrics.paired import PairedDifference, paired_difference
 from vbert.model.bert import BertWeights
 from vbert.objectives.trained import Model
-from vbert.report.results import CONTROLS, SCRATCH, DownstreamRun, RunGroup
+from vbert.report.results import CONTROLS, SCRATCH, DownstreamRun, RunGroup, predicted_rows
 
 RESAMPLES = 2000
 
@@ -116,19 +116,17 @@ def _origin(run: DownstreamRun) -> str:
 def _scores(run: DownstreamRun, metric: str) -> tuple[list[float], list[str]] | None:
     """Each labelled example's score and its image, in the order of the examples; None for a metric that is no mean over
     examples."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from vbert.metrics.metric import ExampleScores
+    from vbert.metrics.metric import ExampleScores, PartScores
     from vbert.objectives import load
 
     predictions = {p["example_id"]: p for p in run.evaluated.evaluation.predictions()}
-    table = run.evaluated.examples.table()
-    table = table.filter(pc.is_in(table["example_id"], pa.array(list(predictions), pa.string())))
-    rows = table.to_pylist()
+    rows = predicted_rows(run, predictions)
     answered = [predictions[row["example_id"]] for row in rows]
     scores = load(run.objective).metrics(rows, answered, run.evaluated.model.head())[metric]
+    images = [(row["image_ids"] or [row["example_id"]])[0] for row in rows]
+    if isinstance(scores, PartScores):
+        return [score for parts in scores.scores for score in parts], [images[i] for i in scores.counted()]
     if not isinstance(scores, ExampleScores) or scores.group is not None:
         return None
-    kept = [(s, row) for s, row in zip(scores.scores, rows, strict=True) if s is not None]
-    return [score for score, _ in kept], [(row["image_ids"] or [row["example_id"]])[0] for _, row in kept]
+    kept = [(score, image) for score, image in zip(scores.scores, images, strict=True) if score is not None]
+    return [score for score, _ in kept], [image for _, image in kept]

@@ -11,7 +11,7 @@ from typing import Any
 from vbert.errors import BuildError
 from vbert.objectives.sections import Section
 from vbert.report.phrases import ShownPhrase, shown_phrases
-from vbert.report.results import DownstreamRun, example_scores
+from vbert.report.results import DownstreamRun, example_scores, predicted_rows, unitless
 from vbert.report.thumbnails import DrawnBox, Thumbnail, ThumbnailAlbum, boxed
 
 SAMPLED = 50_000  # predictions considered, at most
@@ -90,6 +90,13 @@ def gallery(run: DownstreamRun, album: ThumbnailAlbum, count: int) -> Gallery:
         chosen = _varied(sorted(every, key=lambda one: (-(one.confidence or 0.0), _tie(one))), count)
         shelf = PredictionShelf("Most certain", "", "unsure", _pictured(run, album, chosen))
         return Gallery(run, [shelf], len(every), None, sections=sections)
+    if unitless(run.metric or ""):
+        ordered = sorted(labelled, key=lambda o: (o.score or 0.0, _tie(o)))
+        shelves = [
+            PredictionShelf(title, f"by {run.metric}", tone, _pictured(run, album, _varied(part, count)))
+            for title, tone, part in (("Lowest", "bad", ordered), ("Highest", "good", ordered[: -count - 1 : -1]))
+        ]
+        return Gallery(run, shelves, len(labelled), None, sections=sections)
     wrong = sorted((o for o in labelled if not o.right), key=lambda o: (-(o.confidence or 0.0), _tie(o)))
     right = sorted((o for o in labelled if o.right), key=lambda o: (o.confidence or 0.0, _tie(o)))
     doubtful = [one for one in right if (one.confidence or 0.0) < UNSURE]
@@ -114,17 +121,13 @@ def gallery(run: DownstreamRun, album: ThumbnailAlbum, count: int) -> Gallery:
 def _every(run: DownstreamRun) -> tuple[list[ShownPrediction], list[Section]]:
     """The run's predictions joined with their examples and scored, a fixed sample of very many; what the objective
     shows of them."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     from vbert.objectives import OBJECTIVES, load
 
     answered = (p for p in run.evaluated.evaluation.predictions() if "quarantined" not in p)
     by_id = {str(p["example_id"]): p for p in answered}
     if len(by_id) > SAMPLED:
         by_id = {key: by_id[key] for key in sorted(sorted(by_id, key=_digest)[:SAMPLED])}
-    table = run.evaluated.examples.table()
-    rows: list[dict[str, Any]] = table.filter(pc.is_in(table["example_id"], pa.array(list(by_id)))).to_pylist()
+    rows = predicted_rows(run, by_id)
     predictions = [by_id[row["example_id"]] for row in rows]
     scores = example_scores(run, rows, predictions)
     head = run.evaluated.model.head()
@@ -141,6 +144,7 @@ def _shown(
     called = {str(k): text for k, text in enumerate(choices)}  # labels of a choice are numbers
     label = called.get(row["label"] or "", row["label"])
     wanted = [str(a["answer"]) for a in answers if a["score"] > 0] or ([label] if label else [])
+    references = list(row["given"] or ()) if head.get("kind") == "captions" else []
     answer = str(prediction.get("answer", ""))
     names, probabilities = choices or head.get("labels", ()), prediction.get("probabilities", ())
     options = [
@@ -148,7 +152,7 @@ def _shown(
         for name, share in zip(names, probabilities, strict=len(names) == len(probabilities))
     ]
     options = sorted(options, key=lambda option: -option.probability)[:OPTIONS]
-    text = " / ".join(part for part in (row["text"], row["text_b"]) if part)
+    text = "" if references else " / ".join(part for part in (row["text"], row["text_b"]) if part)
     confidence = prediction.get("score")
     found = shown_phrases(row, prediction, head) if "ranked" in prediction else None
     phrases, named, truth = found or ([], _named_boxes(row), [])
@@ -157,7 +161,7 @@ def _shown(
         text=text if len(text) <= LONGEST else text[:LONGEST] + "…",
         kind=row["question_type"] or "",
         predicted=called.get(answer, answer)[:LONGEST],
-        wanted=[answer[:LONGEST] for answer in wanted[:3]],
+        wanted=[answer[:LONGEST] for answer in (references or wanted)[:3]],
         confidence=float(confidence) if isinstance(confidence, int | float) else None,
         score=score,
         image_ids=list(row["image_ids"]),

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from vbert.report import layout, plots
+from vbert.report.results import unitless
 
 if TYPE_CHECKING:
     from vbert.report.baselines import MajorityBaseline
@@ -124,9 +125,9 @@ def percent(value: float, digits: int = 2) -> str:
     return f"{100 * value:.{digits}f}\u00a0%" if 0 <= value <= 1 else f"{value:.3f}"
 
 
-def of_metric(value: float, name: str) -> str:
-    """A share as `percent` tells it; a median rank, which may be 1, is none."""
-    return f"{value:g}" if "_median" in name else percent(value)
+def of_metric(value: float, name: str, digits: int = 2) -> str:
+    """A share as `percent` tells it; CIDEr or a median rank, which may be 1, is none."""
+    return f"{value:.4g}" if unitless(name) else percent(value, digits)
 
 
 def alone(guess: MajorityBaseline | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,14 @@ class MetricValue:
     value: float
     interval: ConfidenceInterval | None = None
     count: int | None = None
+
+
+UNITLESS = ("cider", "median", "rsum")  # parts of the names of metrics that are no shares
+
+
+def unitless(metric: str) -> bool:
+    """Whether the metric is no share."""
+    return any(word in metric for word in UNITLESS)
 
 
 @dataclass(frozen=True)
@@ -219,6 +227,26 @@ def _start(start: Any) -> str:
         return start.label or "pre-trained"
     bert = getattr(start, "bert", None)
     return f"{bert.label or 'a BERT'}, as published" if bert else "none"
+
+
+def predicted_rows(run: DownstreamRun, ids: Iterable[str]) -> list[dict[str, Any]]:
+    """The examples of predictions, as the objective evaluates them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from vbert.objectives import OBJECTIVES, load
+
+    table, head = run.evaluated.examples.table(), run.evaluated.model.head()
+    if run.objective in OBJECTIVES:
+        objective = load(run.objective)
+        chosen = pc.is_in(table["kind"], pa.array(list(objective.KINDS)))
+        if types := head.get("evaluated_types", head.get("types")):
+            chosen = pc.and_(chosen, pc.is_in(table["question_type"], pa.array(list(types), pa.string())))
+        if run.split:
+            chosen = pc.and_(chosen, pc.is_in(table["split"], pa.array([run.split])))
+        table = objective.evaluated(table.filter(chosen))
+    rows = table.filter(pc.is_in(table["example_id"], pa.array(list(ids), pa.string()))).to_pylist()
+    return list(rows)
 
 
 def example_scores(
