@@ -1,7 +1,8 @@
-"""Runs everything that needs a GPU: the CUDA halves of the tests, and the GPU cases of `pretrain` and `extraction`.
+"""Runs everything that needs a GPU: the CUDA halves of the tests, and the GPU cases of `pretrain`, `captioning`,
+`retrieval` and `extraction`.
 
-    python tests/benchmarks/on_gpu.py [--photos FOLDER] [--seconds 480] [--only tests pretrain extraction bottom_up]
-        [--images 1000] [--device cuda]
+    python tests/benchmarks/on_gpu.py [--photos FOLDER] [--seconds 480] [--images 1000] [--device cuda]
+        [--only tests pretrain captioning retrieval extraction bottom_up]
 
 Run from the root of a copy of the checkout; nothing is fetched. PHOTOS: a folder of real photos (COCO's val2017);
 without one, pictures of noise and shapes in photos' sizes are drawn. Each part has a share of the seconds that are left
@@ -35,8 +36,13 @@ from PIL import Image, ImageDraw
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-TESTS = ("tests/regions/test_regions_batches.py", "tests/model/test_model_visualbert.py")
+TESTS = (
+    "tests/regions/test_regions_batches.py",
+    "tests/model/test_model_visualbert.py",
+    "tests/model/test_model_causal.py",
+)
 SIZES = ((640, 480), (480, 640), (640, 427), (500, 375), (427, 640), (640, 360))
+SMALL = {"captioning": ["--images", "1", "--beams", "1"], "retrieval": ["--cases", "mini-longest"]}  # on a CPU
 LEAST = 20.0  # seconds without which a part is not begun
 
 
@@ -122,13 +128,22 @@ def extraction(case: str, given: argparse.Namespace, seconds: float) -> dict[str
     return benchmark(command, seconds)
 
 
+def decoding(name: str, given: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    few = [] if given.device == "cuda" else SMALL[name]
+    return benchmark(
+        [f"{HERE}/{name}.py", "--device", given.device, "--rounds", "3" if not few else "1", *few], seconds
+    )
+
+
 def r50_fpn() -> str:
     return "torchvision" if find_spec("detectron2") is None else "detectron2"
 
 
 PARTS: dict[str, tuple[float, Callable[[argparse.Namespace, float], dict[str, Any]]]] = {
     "tests": (0.25, tests),  # the share of the whole time that it may take
-    "pretrain": (0.35, pretrain),
+    "pretrain": (0.3, pretrain),
+    "captioning": (0.1, lambda given, seconds: decoding("captioning", given, seconds)),
+    "retrieval": (0.1, lambda given, seconds: decoding("retrieval", given, seconds)),
     "extraction": (0.4, lambda given, seconds: extraction(r50_fpn(), given, seconds)),
     "bottom_up": (1.0, lambda given, seconds: extraction("bottom_up", given, seconds)),
 }

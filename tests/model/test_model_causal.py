@@ -24,21 +24,30 @@ def dense(qkv: Tensor, lengths: list[int], causal: list[int]) -> tuple[Tensor, l
     for rows, first in zip(qkv.split(lengths), causal, strict=True):
         q, k, v = (part.unflatten(1, (HEADS, -1)).transpose(0, 1) for part in rows.chunk(3, 1))
         scores = q @ k.mT / (SIZE // HEADS) ** 0.5
-        weights = scores.masked_fill(~seen(len(rows), first), float("-inf")).softmax(-1)
+        weights = scores.masked_fill(~seen(len(rows), first).to(qkv.device), float("-inf")).softmax(-1)
         maps.append(weights)
         out.append((weights @ v).transpose(0, 1).flatten(1))
     return torch.cat(out), maps
 
 
-@pytest.mark.parametrize("kernel", [attend, attend_padded])
+@pytest.mark.parametrize(
+    ("kernel", "device"),
+    [
+        pytest.param(attend, "cpu", id="plain and cpu"),
+        pytest.param(attend_padded, "cpu", id="padded"),
+        pytest.param(
+            attend, "cuda", id="cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+        ),
+    ],
+)
 @pytest.mark.parametrize("causal", [CAUSAL, [0] * 8, LENGTHS])
-def test_attention_of_causal_sequences_is_the_dense_masked_one(kernel, causal):
+def test_attention_of_causal_sequences_is_the_dense_masked_one(kernel, device, causal):
     generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(sum(LENGTHS), 3 * SIZE, generator=generator, requires_grad=True)
-    above = torch.randn(sum(LENGTHS), SIZE, generator=generator)
+    qkv = torch.randn(sum(LENGTHS), 3 * SIZE, generator=generator).to(device).requires_grad_()
+    above = torch.randn(sum(LENGTHS), SIZE, generator=generator).to(device)
     expected, maps = dense(qkv, LENGTHS, causal)
     (wanted,) = torch.autograd.grad(expected, qkv, above)
-    layout = LengthGroups(torch.tensor(LENGTHS), HEADS, torch.device("cpu"), torch.tensor(causal))
+    layout = LengthGroups(torch.tensor(LENGTHS), HEADS, torch.device(device), torch.tensor(causal))
     out = kernel(qkv, layout, 0.0)
     (gradient,) = torch.autograd.grad(out, qkv, above)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
