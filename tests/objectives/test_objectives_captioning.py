@@ -241,7 +241,12 @@ def test_word_pieces_are_joined_as_they_would_be_written(pieces: str, written: s
 
 @pytest.mark.parametrize(
     ("name", "number"),
-    [("val2014/COCO_val2014_000000391895.jpg", 391895), ("1000092795.jpg", 1000092795), ("cat.jpg", "cat"), ("a7", 7)],
+    [
+        ("val2014/COCO_val2014_000000391895.jpg", 391895),
+        ("1000092795.jpg", 1000092795),
+        ("b/cat.jpg", "b/cat.jpg"),
+        ("a7", 7),
+    ],
 )
 def test_official_numbers_end_a_file_s_stem(name: str, number: int | str) -> None:
     assert official_number(name) == number

@@ -19,7 +19,7 @@ from vbert.metrics import retrieval as figures
 from vbert.model.config import VisualBertConfig
 from vbert.objectives import load, retrieval_blocks
 from vbert.objectives.batches import ExampleRows
-from vbert.objectives.retrieval import RetrievalSettings, head, loss, official_image, official_text
+from vbert.objectives.retrieval import RetrievalSettings, head, loss, official_text
 from vbert.objectives.retrieval_data import RetrievalDataset
 from vbert.objectives.retrieval_mining import mined
 from vbert.objectives.retrieval_plan import RetrievalPlan, fold_bounds, short_lists
@@ -221,8 +221,6 @@ def test_the_file_of_rankings_has_official_ids(world: World, trained: Model, tmp
     by_id = {official_text(p["example_id"]): p for p in made.predictions()}
     for text, ranked in texts.items():
         assert ranked.index(text // 10) < by_id[text]["text_to_image"]["rank"]  # ties stand before the truth
-    assert official_image("val2014/COCO_val2014_000000391895.jpg") == 391895
-    assert official_image("test/photo") == "test/photo"
     assert official_text("test/00012/caption/3") == "test/00012/caption/3"
 
 

@@ -95,10 +95,10 @@ def bare(name: str) -> str:
 
 def official_number(name: str) -> int | str:
     """A data set's number of an image: the digits at the end of its file's stem (COCO_val2014_000000391895.jpg); the
-    stem where there are none."""
+    whole name where there are none."""
     stem = name.rpartition("/")[2].removesuffix(ending(name))
     digits = stem[len(stem.rstrip("0123456789")) :]
-    return int(digits) if digits else stem
+    return int(digits) if digits else name
 
 
 LOOSER: tuple[Callable[[str], str], ...] = (plain, folded, bare)

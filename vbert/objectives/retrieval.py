@@ -7,13 +7,13 @@ are worth it (a dual encoder). Trained on a right pair beside wrong ones; evalua
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from vbert.artifacts.steps.settings import Wiring
+from vbert.data.names import official_number
 from vbert.objectives.entry import (
     DownstreamSettings,
     EvaluateSettings,
@@ -304,11 +304,11 @@ def submission(rows: Rows, predictions: Predictions, head: Head) -> dict[str, by
     lines: list[dict[str, Any]] = []
     for row, p in zip(rows, predictions, strict=True):
         if "text_to_image" in p:
-            images = [official_image(name) for name in p["text_to_image"]["top"]]
+            images = [official_number(name) for name in p["text_to_image"]["top"]]
             lines.append({"text_id": official_text(row["example_id"]), "images": images})
         if "image_to_text" in p:
             texts = [official_text(name) for name in p["image_to_text"]["top"]]
-            lines.append({"image_id": official_image(row["image_ids"][0]), "texts": texts})
+            lines.append({"image_id": official_number(row["image_ids"][0]), "texts": texts})
     return {"rankings.jsonl": "".join(f"{json.dumps(line)}\n" for line in lines).encode()}
 
 
@@ -343,12 +343,6 @@ def official_text(example_id: str) -> int | str:
     """`test/00012/00000391895` → 391895; what is no number stays whole."""
     last = example_id.rpartition("/")[2]
     return int(last) if last.isascii() and last.isdigit() and "/caption/" not in example_id else example_id
-
-
-def official_image(image_id: str) -> int | str:
-    """`val2014/COCO_val2014_000000391895.jpg` → 391895; what ends in no number stays whole."""
-    stem = re.search(r"([0-9]+)(\.[A-Za-z]+)?$", image_id.rpartition("/")[2])
-    return int(stem[1]) if stem else image_id
 
 
 def frozen(head: Head, settings: DownstreamSettings) -> Sequence[str]:
