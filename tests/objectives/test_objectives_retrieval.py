@@ -19,12 +19,13 @@ from vbert.metrics import retrieval as figures
 from vbert.model.config import VisualBertConfig
 from vbert.objectives import load, retrieval_blocks
 from vbert.objectives.batches import ExampleRows
-from vbert.objectives.retrieval import RetrievalSettings, head, loss, official_text
+from vbert.objectives.retrieval import SIDES, RetrievalSettings, head, loss, official_text
 from vbert.objectives.retrieval_data import RetrievalDataset
 from vbert.objectives.retrieval_mining import mined
 from vbert.objectives.retrieval_plan import RetrievalPlan, fold_bounds, short_lists
 from vbert.objectives.retrieval_ranks import predictions, ranks
 from vbert.objectives.trained import Model
+from vbert.scoring.retrieval import score_retrieval
 from vbert.training.sampler import generator
 
 TWO_LAYERS = MODEL.model_copy(update={"layers": 2})
@@ -221,6 +222,18 @@ def test_the_file_of_rankings_has_official_ids(world: World, trained: Model, tmp
     by_id = {official_text(p["example_id"]): p for p in made.predictions()}
     for text, ranked in texts.items():
         assert ranked.index(text // 10) < by_id[text]["text_to_image"]["rank"]  # ties stand before the truth
+    annotations = {
+        "images": [{"id": i} for i in images],
+        "annotations": [{"id": t, "image_id": t // 10, "caption": "a"} for t in texts],
+    }
+    (tmp_path / "captions.json").write_text(json.dumps(annotations))
+    score = score_retrieval(tmp_path / "captions.json", [made.file("rankings.jsonl")]).figures
+    ours = made.metrics()
+    assert score["text_to_image"] == {
+        name: pytest.approx(ours[f"text_to_image_{name}"]) for name in ("r1", "r5", "r10", "median")
+    }
+    assert score["image_to_text"]["r1"] >= ours["image_to_text_r1"]  # type: ignore[index]
+    assert ours["tied"] == sum(p[side]["tied"] > 0 for p in made.predictions() for side in SIDES if side in p) / 54
     assert official_text("test/00012/caption/3") == "test/00012/caption/3"
 
 

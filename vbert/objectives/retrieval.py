@@ -7,6 +7,7 @@ are worth it (a dual encoder). Trained on a right pair beside wrong ones; evalua
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from vbert.objectives.sections import Section
     from vbert.training.ranks import Ranks
 
+log = logging.getLogger("vbert.objectives")
 KINDS = ("caption",)
+SIDES = ("text_to_image", "image_to_text")
 SELECTS = "text_to_image_r1"
 WHILE_TRAINING = 32  # pairs a query that are scored in validation
 
@@ -226,10 +229,11 @@ def _names(image_ids: Sequence[Sequence[str]]) -> list[str]:
 
 
 def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:
-    """Recall of the image by text (text_to_image_r1, …), of a text by image, median ranks and rsum. text_to_image_r1
-    also by question type, and of `unique` texts. `…/folds`: within each fold, averaged."""
+    """Recall of the image by text (text_to_image_r1, …), of a text by image, median ranks and rsum; the share of
+    queries, of both sides, that are tied. text_to_image_r1 also by question type, and of `unique` texts. `…/folds`:
+    within each fold, averaged."""
     from vbert.metrics import retrieval as figures
-    from vbert.metrics.metric import ExampleScores, by_part
+    from vbert.metrics.metric import ExampleScores, PartScores, by_part
 
     if not any("text_to_image" in p or "quarantined" in p for p in predictions):
         return {}
@@ -243,6 +247,10 @@ def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metri
     main = found["text_to_image_r1"]
     assert isinstance(main, ExampleScores)
     unique = ["unique" if row["unique"] else None for row in rows]
+    level = [[float(p[side]["tied"] > 0) for side in SIDES if side in p] for p in predictions]
+    found["tied"] = PartScores(level)
+    if many := sum(map(sum, level)):
+        log.info("%d queries have a wrong candidate that is level with the truth, and counts as better", many)
     found |= by_part(
         "text_to_image_r1", main.scores, question_type=[row["question_type"] for row in rows], unique=unique
     )
@@ -254,7 +262,7 @@ def _within_folds(predictions: Predictions) -> dict[str, Metric]:
     from vbert.metrics import retrieval as figures
 
     sides: list[dict[int, tuple[int, int]]] = [{}, {}]
-    for side, places in zip(("text_to_image", "image_to_text"), sides, strict=True):
+    for side, places in zip(SIDES, sides, strict=True):
         for i, p in enumerate(predictions):
             if fold := p.get(side, {}).get("fold"):
                 places[i] = fold["number"], fold["rank"]
@@ -316,7 +324,7 @@ def sections(rows: Rows, predictions: Predictions, head: Head) -> list[Section]:
     """The recalls that shorter lists would give; their pairs are at most so many, as some stand on two lists."""
     from vbert.objectives.sections import WorkTable
 
-    sides = [[p[side] for p in predictions if side in p] for side in ("text_to_image", "image_to_text")]
+    sides = [[p[side] for p in predictions if side in p] for side in SIDES]
     if not all(sides):
         return []
     (captions, images), every = map(len, sides), len({row["text"] for row in rows}) * len(sides[1])
