@@ -17,12 +17,14 @@ from regions.regions_tiny import collection, encoded, picture, scenes, small_spe
 from tasks.detector import detector
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
+from tasks.heads import heads
 from tasks.pretrain import pretrain
 from tasks.regions import regions
 from vbert.artifacts.steps.settings import Numerics
 from vbert.model.start import Initialization
 from vbert.objectives import OBJECTIVES, EvaluateSettings, objective
 from vbert.objectives.captioning import CaptioningEvaluateSettings, CaptioningSettings
+from vbert.objectives.grounding import GroundingSettings
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.settings import PretrainSettings
 from vbert.objectives.retrieval import RetrievalEvaluateSettings, RetrievalSettings
@@ -121,7 +123,7 @@ def test_finetune_and_evaluate_labels(name: str, changes: dict[str, object], tas
 )
 def test_finetune_and_evaluate_phrases(label: str, changes: dict[str, object], tmp_path: Path) -> None:
     world = make_grounding_world(tmp_path / "world", 20)
-    settings = OBJECTIVES["grounding"].settings.model_validate(
+    settings = GroundingSettings.model_validate(
         {"objective": "grounding", "data": "phrases", "floor": 0, **BRIEF, **changes}
     )
     inputs, plugin = (world.examples, world.shards), objective("grounding")
@@ -129,6 +131,9 @@ def test_finetune_and_evaluate_phrases(label: str, changes: dict[str, object], t
     model = Model.at(check_here(finetune, label, tmp_path / "tuned", *inputs, start, plugin, settings, Numerics(), 0))
     scored = EvaluateSettings(batch_size=7, resamples=20)
     check_here(evaluate, label, tmp_path / "evaluated", model, *inputs, plugin, scored, "test", Numerics())
+    alike = settings.analysed()
+    assert alike is not None
+    check_here(heads, label, tmp_path / "heads", model, *inputs, alike, "test", Numerics())
 
 
 @pytest.mark.parametrize(

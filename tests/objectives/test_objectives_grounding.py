@@ -6,7 +6,8 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from objectives.tasks_world import evaluate, finetune
 from vbert.errors import BuildError, UserError
 from vbert.metrics.evaluation import Evaluation
 from vbert.model.start import Initialization
-from vbert.objectives import grounding, grounding_protocols, load
+from vbert.objectives import bound, grounding, grounding_protocols, load
 from vbert.objectives.batches import ExampleRows
 from vbert.objectives.dataset import ObjectiveDataset
 
@@ -227,3 +228,18 @@ def test_other_texts_bring_the_places_of_their_phrases(world: World) -> None:
             "the evening",
         ]
         assert words[0].split()[1] in COLOURS
+
+
+def test_a_floor_that_is_raised_later_refuses_the_finished_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {"upper_bound/train": 0.9, "upper_bound/val": 0.8, "upper_bound_merged/val": 0.4}
+    monkeypatch.setattr(bound, "whole", lambda artifact, store: SimpleNamespace(figures=figures))
+
+    def objection(**changes: Any) -> str | None:
+        settings = grounding.GroundingSettings(objective="grounding", data="x", steps=1, learning_rate=1, **changes)
+        step = SimpleNamespace(arguments={"settings": settings})
+        return bound.objection(cast(Any, SimpleNamespace(step=step, store="store", title="finetune[x]")))
+
+    assert objection() is None
+    assert re.match(r"finetune\[x\]: only 80 % of the phrases \(split val\)", objection(floor=0.85) or "")
+    assert "upper_bound_merged" in (objection(protocol="merged") or "")
+    assert bound.objection(cast(Any, SimpleNamespace(step=None, store=None))) is None
