@@ -165,8 +165,9 @@ def test_too_long_a_choice_is_cut_at_the_front(cut: str, kept: tuple[int, int]) 
     class Encoder:
         cls, sep = 101, 102
 
-    context = TaggedText([1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5], [(0, 1), (1, 5)])
-    choice = TaggedText([7, 8, 9, 10], [0, 1, 2, 3], [(2, 0), (3, 3)])
+    spans = [(k, k + 1) for k in range(6)]
+    context = TaggedText([1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5], spans, [(0, 1), (1, 5)])
+    choice = TaggedText([7, 8, 9, 10], [0, 1, 2, 3], spans[:4], [(2, 0), (3, 3)])
     text, aligned = joined(Encoder(), context, choice, 9, cut)  # type: ignore[arg-type]
     assert len(text.ids) == 9
     first = text.ids[1 : text.ids.index(102)]
