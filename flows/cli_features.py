@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,6 +20,7 @@ from flows.options import (
     SizesOption,
     StoreOption,
 )
+from flows.terminal import counted
 from vbert.artifacts.making.engine import Engine
 from vbert.artifacts.store.store import Store, default_root
 from vbert.errors import UserError
@@ -68,7 +66,7 @@ def export(
 
     with (
         opened(source, format, ids, _boxes_in(boxes_in), _sizes(images, sizes), dtype) as features,
-        _progress("export") as show,
+        counted("export") as show,
     ):
         made = write(features, to, out, show)
     for column in made["zeros"]:
@@ -119,7 +117,7 @@ def inspect(
         if out is not None and images is not None:
             for sentence in draw(features, images, out, count, boxes)[:3]:
                 say(f"not drawn: {sentence}")
-        with _progress("inspect") as show:
+        with counted("inspect") as show:
             facts = look(features, count, boxes, show)
     if out is not None:
         facts["picture"] = str(out)
@@ -245,7 +243,7 @@ def compare(
     with (
         opened(a, format_a, ids_a, _boxes_in(boxes_in_a), known, dtype_a) as left,
         opened(b, format_b, ids_b, _boxes_in(boxes_in_b), known, dtype_b) as right,
-        _progress("compare") as show,
+        counted("compare") as show,
     ):
         total = FeatureComparison()
         contracts = {}
@@ -272,16 +270,3 @@ def _sizes(images: Path | None, sizes: Path | None) -> ImageSizes | None:
         raise UserError("--images and --sizes say the same thing; give one of them")
     given = images if images is not None else sizes
     return None if given is None else ImageSizes(FolderFiles(given))
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar in images."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from flows.terminal import console
-
-    columns = (TextColumn(what), BarColumn(bar_width=28), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    with Progress(*columns, console=console(), transient=True, disable=not sys.stderr.isatty()) as bars:
-        bar = bars.add_task(what, total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)

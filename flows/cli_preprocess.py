@@ -59,7 +59,7 @@ def preprocess(
     from flows.running import RecipeRun
     from vbert.artifacts.store.store import Store, default_root
     from vbert.artifacts.upkeep.export import hand_out
-    from vbert.regions.shards import foreign_files
+    from vbert.regions.shards import INDEX, foreign_files
 
     if others := foreign_files(out):
         raise UserError(f"{out} holds other files than shards ({others[0]}); give an empty or new directory with --out")
@@ -72,7 +72,7 @@ def preprocess(
     running.run("local" if local else "auto", str(folder.absolute()), overrides)
     (target,) = running.targets
     shards = target.bound(running.store)
-    hand_out(shards, out)
+    hand_out(shards, out, kept=INDEX)
     counts = summary(shards.figures, shards.seconds, out)
     if json_:
         print(json.dumps(counts), flush=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts.making.engine import Built, Events
@@ -42,6 +43,17 @@ def page() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, markup=True, soft_wrap=True)
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar in images."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(bar_width=28), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=console(), transient=True, disable=not sys.stderr.isatty()) as bars:
+        bar = bars.add_task(what, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 class Terminal(Events):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from cyclopts import App
+from objectives.retrieval_world import finetune, make_retrieval_world
 from PIL import Image
 from regions import interop_files
 from scoring import score_world
@@ -59,6 +60,7 @@ vbert features compare own.tsv own.tsv --ids-a '_0*([0-9]+)' --ids-b '_0*([0-9]+
 vbert features compare own.tsv own.tsv --format-a lxmert_tsv --format-b lxmert_tsv --dtype-a float32 --dtype-b float32
 vbert features compare own.tsv own.tsv --boxes-in-a original --boxes-in-b original --images photos
 vbert features compare own.tsv own.tsv --sizes sizes.csv
+vbert search "a dog" --model model --features features --rerank 0 --device cpu --json
 vbert score vqa --annotations annotations.json --predictions results.json --missing skip --json
 vbert score nlvr2 --annotations dev.json --predictions nlvr2.csv --missing wrong --json
 vbert score nlvr --annotations nlvr_dev.json --predictions nlvr.csv --missing wrong --json
@@ -79,6 +81,7 @@ MEANT = {
     r"\bDIR\b": "out",
     r"\bNAME\b|torchvision_\w+|bottom_up_attention_36": "shapes_cnn --weights $(vbert path demo detector)",
     r"\bSHA256\b": "0" * 64,
+    r"\bIMAGE\b": "images/COCO_000000000007.jpg",
     r"runs demo": "runs tiny",
     r"learning_rate=5e-4$": "learning_rate=5e-4 --dry-run",  # test_e2e_reuse.py builds it
     r"/data/store|s3://bucket/prefix": "store",
@@ -177,6 +180,10 @@ def test_its_examples_run(command: str, call: Any) -> None:
         return
     if command == "vbert runs":
         call("vbert run demo")  # a second one, to compare
+    if command == "vbert search":
+        world = make_retrieval_world(Path("world"))
+        shutil.copytree(finetune(Path("trained"), world, steps=1).path, "model")
+        shutil.copytree(world.shards.path, "features")
     if command in ("vbert features export", "vbert features inspect", "vbert features compare"):
         call("vbert features import own.tsv --detector unknown --layer res5_pool --out features/train")
         call("vbert features import own.tsv --detector unknown --layer fc6 --ids '_0*([0-9]+)' --out features/mine")

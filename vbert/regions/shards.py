@@ -44,7 +44,15 @@ def shard_name(shard: int) -> str:
     return f"{shard:06d}.tar"
 
 
-FILES = re.compile(r"\d{6,}\.tar|(offsets|quarantine)\.parquet|contract\.json|\.DS_Store")  # the last is macOS's
+INDEX = re.compile(r"search-[0-9a-f]{16}\.safetensors")  # `vbert search` keeps one of each model beside the shards
+FILES = re.compile(  # .DS_Store is macOS's
+    rf"\d{{6,}}\.tar|(offsets|quarantine)\.parquet|contract\.json|\.DS_Store|{INDEX.pattern}|\.{INDEX.pattern}\..+"
+)
+
+
+def index_name(model: str) -> str:
+    """The file that `vbert search` keeps of a model, by its digest."""
+    return f"search-{model[:16]}.safetensors"
 
 
 def foreign_files(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,8 @@ SHORT = {"attribute_accuracy": "attribute", "mlm_accuracy": "words", "itm_accura
 SHARES = ("accuracy", "map", "share", "recall", "precision")  # figures that are parts of one
 
 
-def render(page: Page) -> str:
-    """The page as HTML. Everything from data is escaped; scripts run by their sha256 alone, nothing is fetched."""
+def templates() -> Environment:
+    """The templates of this folder, with our filters; everything from data is escaped."""
     jinja = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -57,28 +58,47 @@ def render(page: Page) -> str:
         "alone": alone,
         "pretty": lambda value: json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True),
     }
-    scripts = [plots.library()] if page.charts else []
-    scripts.append((FOLDER / "page.js").read_text("utf-8"))
-    policy = {
+    return jinja
+
+
+def style() -> Markup:
+    """The style sheet of all pages."""
+    return Markup((FOLDER / "page.css").read_text("utf-8"))
+
+
+def policy(scripts: Sequence[str]) -> str:
+    """The content security policy of a page: scripts run by their sha256 alone, nothing is fetched."""
+    rules = {
         "default-src": "'none'",
-        "script-src": " ".join(_source(script) for script in scripts),
+        "script-src": " ".join(_source(script) for script in scripts) or "'none'",
         "style-src": "'unsafe-inline'",
         "img-src": "data:",
         "base-uri": "'none'",
         "form-action": "'none'",
     }
-    return jinja.get_template("page.html.j2").render(
-        page=page,
-        scripts=[Markup(script) for script in scripts],  # our own files, and a library's
-        style=Markup((FOLDER / "page.css").read_text("utf-8")),
-        policy="; ".join(f"{name} {value}" for name, value in policy.items()),
-        tiles=_tiles(page),
-        families=_families(page),
-        family_names=FAMILY_NAMES,
-        tones=TONES,
-        sizes=(layout.WIDTH, layout.HEIGHT),
-        held_out=plots.VALIDATED,
-        short=SHORT,
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def render(page: Page) -> str:
+    """The page as HTML."""
+    scripts = [plots.library()] if page.charts else []
+    scripts.append((FOLDER / "page.js").read_text("utf-8"))
+    return (
+        templates()
+        .get_template("page.html.j2")
+        .render(
+            page=page,
+            scripts=[Markup(script) for script in scripts],  # our own files, and a library's
+            style=style(),
+            policy=policy(scripts),
+            tiles=_tiles(page),
+            families=_families(page),
+            family_names=FAMILY_NAMES,
+            tones=TONES,
+            sizes=(layout.WIDTH, layout.HEIGHT),
+            held_out=plots.VALIDATED,
+            short=SHORT,
+        )
     )
 
 

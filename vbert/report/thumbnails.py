@@ -6,17 +6,23 @@ import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from vbert.data.decode import BadImage
 from vbert.errors import BuildError, Damaged, UserError
 
 if TYPE_CHECKING:
-    from vbert.data.images import Images
+    from PIL import Image
 
 BUDGET = 1_700_000  # bytes of all pictures; with the charts' 0.9 MB the page stays below 3 MB
 LOSSLESS = 128 * 128  # pixels up to which a thumbnail is a PNG: JPEG harms small scenes
 COLOURS = 8  # of boxes, in the style sheet
+
+
+class OpensImages(Protocol):
+    """An `Images`, or a plain folder."""
+
+    def open(self, image_id: str, /) -> Image.Image: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class ThumbnailAlbum:
         self.side, self.left = side, budget
         self._kept: dict[tuple[int, str], Thumbnail] = {}
 
-    def picture(self, images: Images, image_id: str) -> Thumbnail:
+    def picture(self, images: OpensImages, image_id: str) -> Thumbnail:
         """The thumbnail of an image; without pixels, and with a reason, where the image can't be read.
 
         Raises Damaged, for the store to repair.
@@ -84,7 +90,7 @@ class ThumbnailAlbum:
         self.left -= cost
         return thumbnail
 
-    def _made(self, images: Images, image_id: str) -> Thumbnail:
+    def _made(self, images: OpensImages, image_id: str) -> Thumbnail:
         image = images.open(image_id)
         width, height = image.size
         image.thumbnail((self.side, self.side))

@@ -20,13 +20,18 @@ FOLDERS = ("artifacts", "fetching")  # of a working directory: finished files, a
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
-def working_directory(url: str, digest: str) -> Path:
-    """Where the store of `url` is worked on: below `$VBERT_CACHE`, else in the user's cache directory."""
+def base_directory() -> Path:
+    """`$VBERT_CACHE`, else `vbert` in the user's cache directory."""
     base = os.environ.get(ROOT) or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "vbert"
     )
+    return Path(base).absolute()
+
+
+def working_directory(url: str, digest: str) -> Path:
+    """Where the store of `url` is worked on, below the base directory."""
     name = re.sub(r"[^A-Za-z0-9]+", "-", url.partition("://")[2]).strip("-")[:60]
-    return Path(base).absolute() / f"{name}-{digest[:12]}"
+    return base_directory() / f"{name}-{digest[:12]}"
 
 
 def limit() -> int:

@@ -122,7 +122,11 @@ def clear_dead(folder: Path, prefix: str) -> None:
     for record in folder.glob(f"{glob.escape(prefix)}.*{SUFFIX}"):
         owner = Owner.read(record)
         if owner is not None and owner.dead():
-            durable.remove_tree(record.with_name(record.name.removesuffix(SUFFIX)))
+            made = record.with_name(record.name.removesuffix(SUFFIX))
+            if made.is_file():
+                made.unlink(missing_ok=True)
+            else:
+                durable.remove_tree(made)
             record.unlink(missing_ok=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import shutil
 from pathlib import Path
 from uuid import uuid4
@@ -17,8 +18,9 @@ from vbert.errors import UserError
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 
 
-def hand_out(artifact: Artifact, out: Path) -> None:
-    """Make the folder `out` hold the artifact's files, all of them or none; what it held before is replaced.
+def hand_out(artifact: Artifact, out: Path, kept: re.Pattern[str] | None = None) -> None:
+    """Make the folder `out` hold the artifact's files, all of them or none; what it held before is replaced, but for
+    the files there whose names are `kept`.
 
     Files are hard links where the file system allows: they take no room and, like the store's, are read-only. Whatever
     fails, `out` is as it was before. Raises UserError where it can't be replaced.
@@ -35,6 +37,9 @@ def hand_out(artifact: Artifact, out: Path) -> None:
             target = making / name
             target.parent.mkdir(parents=True, exist_ok=True)
             durable.link(artifact.file(name), target)
+        for path in out.iterdir() if kept is not None and out.is_dir() else ():
+            if kept is not None and kept.fullmatch(path.name):
+                durable.link(path, making / path.name)
         if out.exists():
             exchange(making, out)
         else:
