@@ -67,7 +67,14 @@ def write_trained(folder: Path) -> None:
         layers=2, hidden_size=128, heads=4, vocab_size=len(tokens), visual_dim=DIM, max_positions=96, standardise=False
     )
     model = RetrievalModel(config, 256, 0, torch.Generator().manual_seed(0))
-    head = {"objective": "retrieval", "kind": "retrieval", "dual": 256, "images": "own", "max_text": 96}
+    head = {
+        "objective": "retrieval",
+        "kind": "retrieval",
+        "dual": 256,
+        "negatives": "random",
+        "images": "own",
+        "max_text": 96,
+    }
     write_model(
         folder, model=model, config=config, vocabulary=Vocabulary.at(folder), contract=CONTRACT, head=head, curves=[]
     )

@@ -52,12 +52,7 @@ class TextQuery:
 
 
 class ImageSearch:
-    """A retrieval model over a folder of region features; its index is made, or found, at once.
-
-    >>> import vbert
-    >>> search = ImageSearch.open("model", "features")  # doctest: +SKIP
-    >>> [found.image_id for found in search.by_text("a dog on a sofa", top=3)]  # doctest: +SKIP
-    """
+    """A retrieval model over a folder of region features; its index is made, or found, at once."""
 
     def __init__(
         self,
