@@ -74,6 +74,7 @@ class Gallery:
     looked_at: int
     wrong: int | None
     reason: str = ""  # why there are no shelves
+    unlabelled: bool = False
     sections: list[Section] = field(default_factory=list)
 
 
@@ -89,7 +90,7 @@ def gallery(run: DownstreamRun, album: ThumbnailAlbum, count: int) -> Gallery:
     if not labelled:
         chosen = _varied(sorted(every, key=lambda one: (-(one.confidence or 0.0), _tie(one))), count)
         shelf = PredictionShelf("Most certain", "", "unsure", _pictured(run, album, chosen))
-        return Gallery(run, [shelf], len(every), None, sections=sections)
+        return Gallery(run, [shelf], len(every), None, sections=sections, unlabelled=True)
     if unitless(run.metric or ""):
         ordered = sorted(labelled, key=lambda o: (o.score or 0.0, _tie(o)))
         shelves = [
@@ -156,15 +157,21 @@ def _shown(
     confidence = prediction.get("score")
     found = shown_phrases(row, prediction, head) if "ranked" in prediction else None
     phrases, named, truth = found or ([], _named_boxes(row), [])
+    predicted, image_ids = called.get(answer, answer), list(row["image_ids"])
+    if ranking := prediction.get("text_to_image"):
+        predicted = "its own image"
+        if ranking["rank"] > 1:
+            predicted = f"the second image; its own, the first, is at rank {ranking['rank']:,}"
+            image_ids += [found for found in ranking["top"] if found not in image_ids][:1]
     return ShownPrediction(
         example_id=row["example_id"],
         text=text if len(text) <= LONGEST else text[:LONGEST] + "…",
         kind=row["question_type"] or "",
-        predicted=called.get(answer, answer)[:LONGEST],
+        predicted=predicted[:LONGEST],
         wanted=[answer[:LONGEST] for answer in (references or wanted)[:3]],
         confidence=float(confidence) if isinstance(confidence, int | float) else None,
         score=score,
-        image_ids=list(row["image_ids"]),
+        image_ids=image_ids,
         options=options,
         named=named,
         phrases=phrases,

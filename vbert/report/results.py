@@ -129,6 +129,11 @@ class RunGroup:
         return 1.0 if largest <= 1 else math.ceil(largest)
 
     @property
+    def shares(self) -> bool:
+        """Whether that axis is in percent."""
+        return self.top == 1 and not unitless(self.first.metric or "")
+
+    @property
     def parts(self) -> list[MetricPart]:
         """`metric/part` of the main metric, the largest parts first."""
         metric = self.first.metric
