@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from flows.graph import graph
 from flows.recipe import parse_changes, resolve
 from flows.reproduce import commands_to_reproduce
 from vbert.data.examples import Examples, write_examples
-from vbert.report.baselines import MajorityBaseline, answer_baselines, detector_baselines
+from vbert.report.baselines import MajorityBaseline, answer_baselines, detector_baselines, random_order
 from vbert.report.overview import facts
 from vbert.report.plots import Point, line_chart
 from vbert.report.results import runs
@@ -85,3 +86,15 @@ def test_a_series_of_one_point_is_drawn() -> None:
     assert line is not None
     assert '"type": "point"' in json.dumps(lone.spec["layer"])
     assert '"type": "point"' not in json.dumps(line.spec["layer"])
+
+
+def test_chance_of_retrieval_is_that_of_every_order() -> None:
+    """Three images with 1, 2 and 2 texts: recalls over all orders."""
+    owners = ["a", "b", "b", "c", "c"]
+    found = random_order([{"image_ids": [name]} for name in owners])
+    orders = list(permutations(owners))
+    by_image = [sum(order[0] == name for order in orders) / len(orders) for name in "abc"]
+    assert found["image_to_text_r1"].share == pytest.approx(sum(by_image) / 3)
+    assert found["text_to_image_r1"].share == pytest.approx(1 / 3)
+    assert found["text_to_image_r5"].share == found["image_to_text_r5"].share == 1
+    assert random_order([]) == {}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from vbert.data.images import Images
 from vbert.data.majority import majority
@@ -16,15 +14,16 @@ from vbert.errors import BuildError, Damaged, UserError
 from vbert.metrics.metric import Metric
 from vbert.objectives.trained import Model
 from vbert.regions.detector import DetectorWeights
-from vbert.report.results import DownstreamRun
+from vbert.report.results import DownstreamRun, evaluated_rows
 
 
 @dataclass(frozen=True)
 class MajorityBaseline:
-    """The commonest answer, attribute or word in training, and the accuracy of always predicting it."""
+    """The commonest answer, attribute or word in training, and the figure of always predicting it."""
 
     word: str
     share: float
+    drawn: bool = False  # no answer, but what drawing at random gives
 
 
 @dataclass(frozen=True)
@@ -38,24 +37,18 @@ class DetectorBaselines:
 
 def answer_baselines(run: DownstreamRun, splits: Sequence[str]) -> dict[str, dict[str, MajorityBaseline]]:
     """split → metric → the commonest training answer among the examples that count in the metric, so that each kind of
-    question has its own. Empty where there are no training answers, or no labels to score by."""
+    question has its own; of retrieval, a random order. Empty where there are no training answers, or no labels to score
+    by."""
     from vbert.objectives import OBJECTIVES, load
 
     if run.objective not in OBJECTIVES or run.metric is None:
         return {}
     objective, head = load(run.objective), run.evaluated.model.head()
-    types = head.get("types")
+    if head.get("kind") == "retrieval":
+        return {split: found for split in splits if (found := random_order(evaluated_rows(run, split)))}
 
     def of(split: str) -> list[dict[str, Any]]:
-        table = run.evaluated.examples.table()
-        rows: list[dict[str, Any]] = table.filter(pc.is_in(table["split"], pa.array([split]))).to_pylist()
-        return [
-            row
-            for row in rows
-            if row["kind"] in objective.KINDS
-            and objective.labelled(row)
-            and (types is None or row["question_type"] in types)
-        ]
+        return [row for row in evaluated_rows(run, split) if objective.labelled(row)]
 
     def metrics(rows: Sequence[dict[str, Any]], answers: Sequence[str]) -> dict[str, Metric]:
         predictions = [
@@ -69,22 +62,37 @@ def answer_baselines(run: DownstreamRun, splits: Sequence[str]) -> dict[str, dic
         ]
         return objective.metrics(rows, predictions, head)
 
-    training = of("train")
-    best = [_best(row) for row in training]
-    counts = {
-        name: Counter(best[i] for i in metric.counted() if best[i]) for name, metric in metrics(training, best).items()
-    }
+    counts: dict[str, Counter[str]] = {}
+    texts: Counter[str] = Counter()  # of captions: one for all examples, whatever the metric
+    if head.get("kind") == "captions":
+        texts.update(row["text"] for row in evaluated_rows(run, "train", whole=False))
+    else:
+        training = of("train")
+        best = [_best(row) for row in training]
+        for name, metric in metrics(training, best).items():
+            counts[name] = Counter(best[i] for i in metric.counted() if best[i])
     baselines: dict[str, dict[str, MajorityBaseline]] = {}
     for split in splits:
         rows = of(split)
         for name, metric in metrics(rows, [""] * len(rows)).items():
-            if counts.get(name):
-                answer = majority(counts[name])
+            if known := texts or counts.get(name):
+                answer = majority(known)
                 labelled = [rows[i] for i in metric.counted()]
                 value = metrics(labelled, [answer] * len(labelled))[name].value()
                 if value is not None:
                     baselines.setdefault(split, {})[name] = MajorityBaseline(answer, value)
     return baselines
+
+
+def random_order(rows: Sequence[Mapping[str, Any]]) -> dict[str, MajorityBaseline]:
+    """Recalls of retrieval where images, and texts, stand in a random order."""
+    texts = Counter(row["image_ids"][0] for row in rows)
+    found: dict[str, MajorityBaseline] = {}
+    for k in (1, 5, 10) if texts else ():
+        found[f"text_to_image_r{k}"] = MajorityBaseline("a random order", min(1.0, k / len(texts)), True)
+        missed = [math.comb(len(rows) - own, k) / math.comb(len(rows), k) for own in texts.values() if len(rows) >= k]
+        found[f"image_to_text_r{k}"] = MajorityBaseline("a random order", 1 - math.fsum(missed) / len(texts), True)
+    return found
 
 
 def detector_baselines(detector: DetectorWeights | None, images: Images | None) -> DetectorBaselines:

@@ -150,9 +150,12 @@ def of_metric(value: float, name: str, digits: int = 2) -> str:
     return f"{value:.4g}" if unitless(name) else percent(value, digits)
 
 
-def alone(guess: MajorityBaseline | None) -> str:
+def alone(guess: MajorityBaseline | None, metric: str = "") -> str:
     """`“red” alone: 20.1 %`; empty without a guess."""
-    return f"“{cut(guess.word, 40)}” alone: {percent(guess.share, 1)}" if guess else ""
+    if guess is None:
+        return ""
+    said = guess.word if guess.drawn else f"“{cut(guess.word, 40)}” alone"
+    return f"{said}: {of_metric(guess.share, metric, 1)}"
 
 
 def points(value: float) -> str:

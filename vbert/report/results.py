@@ -125,7 +125,8 @@ class RunGroup:
     @property
     def top(self) -> float:
         """The end of the main metric's axis: 1 for shares, else above the largest value."""
-        largest = max((run.main.value for run in self.runs if run.main), default=1.0)
+        mains = [run.main for run in self.runs if run.main]
+        largest = max((max(one.value, one.interval.high if one.interval else 0) for one in mains), default=1.0)
         return 1.0 if largest <= 1 else math.ceil(largest)
 
     @property
@@ -236,6 +237,12 @@ def _start(start: Any) -> str:
 
 def predicted_rows(run: DownstreamRun, ids: Iterable[str]) -> list[dict[str, Any]]:
     """The examples of predictions, as the objective evaluates them."""
+    wanted = set(ids)
+    return [row for row in evaluated_rows(run, run.split) if row["example_id"] in wanted]
+
+
+def evaluated_rows(run: DownstreamRun, split: str, whole: bool = True) -> list[dict[str, Any]]:
+    """The examples of a split as the objective evaluates them; with `whole` False as it trains on them. "": all."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -245,13 +252,14 @@ def predicted_rows(run: DownstreamRun, ids: Iterable[str]) -> list[dict[str, Any
     if run.objective in OBJECTIVES:
         objective = load(run.objective)
         chosen = pc.is_in(table["kind"], pa.array(list(objective.KINDS)))
-        if types := head.get("evaluated_types", head.get("types")):
+        types = head.get("types")
+        if types := head.get("evaluated_types", types) if whole else types:
             chosen = pc.and_(chosen, pc.is_in(table["question_type"], pa.array(list(types), pa.string())))
-        if run.split:
-            chosen = pc.and_(chosen, pc.is_in(table["split"], pa.array([run.split])))
-        table = objective.evaluated(table.filter(chosen))
-    rows = table.filter(pc.is_in(table["example_id"], pa.array(list(ids), pa.string()))).to_pylist()
-    return list(rows)
+        if split:
+            chosen = pc.and_(chosen, pc.is_in(table["split"], pa.array([split])))
+        table = table.filter(chosen)
+        table = objective.evaluated(table) if whole else table
+    return list(table.to_pylist())
 
 
 def example_scores(
