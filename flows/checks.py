@@ -54,7 +54,12 @@ def check_entries(recipe: Entries, pretrainings: dict[Place, str]) -> None:
         if own and not os.path.exists(os.path.expanduser(settings.answers)):
             problem = f"there is no file {settings.answers}; mend the path, or write training"
             raise NestedError((*place, "answers"), problem)
-        _check_text(recipe, place, _bert_behind(recipe, settings.start), settings.max_text)
+        init = _bert_behind(recipe, settings.start)
+        _check_text(recipe, place, init, settings.max_text)
+        part = settings.batch_size // (recipe.numerics.finetune.processes * settings.accumulate)
+        positions = _size(recipe, init, "max_positions")
+        if unfit := settings.unfit(part, positions if isinstance(positions, int) else None):
+            raise NestedError((*place, unfit[0]), unfit[1])
         if settings.select_by is not None and settings.select == "last":
             raise NestedError(
                 (*place, "select_by"), "select is last, which goes by none; write select: best, or leave it out"

@@ -18,6 +18,9 @@ from vbert.model.config import ModelSettings
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 X = {"data": "easy_vqa", "steps": 1, "learning_rate": 1e-3}
 BERT = {"model": {"init": "minilm_l6"}}
+CAPTIONS = {**X, "objective": "captioning"}
+TAGS = {**CAPTIONS, "tags": True}
+RETRIEVAL = {**X, "objective": "retrieval"}
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,28 @@ BERT = {"model": {"init": "minilm_l6"}}
         ({"numerics.finetune.processes": 3}, "8 is not a multiple of processes × accumulate = 3; set it to 9"),
         ({"detector.train.accumulate": 3}, "4 is not a multiple of processes × accumulate = 3; set it to 6"),
         ({"pretrain.captions": 2, "model.type_vocab": 1}, "pretrain.captions: 2, but the model has one segment type"),
+        (
+            {"downstream.x": {**RETRIEVAL, "negatives": "batch", "batch_size": 1}},
+            "downstream.x.batch_size: negatives: batch are drawn from the other pairs that a process computes at once",
+        ),
+        (
+            {"downstream.x": {**RETRIEVAL, "batch_size": 4, "accumulate": 2}, "numerics.finetune.processes": 2},
+            "x.batch_size: 4 over processes × accumulate leaves one pair, and the dual encoder learns from the other ",
+        ),
+        ({"downstream.x": TAGS}, "downstream.x: tags: true stand behind max_text; give it"),
+        (
+            {"downstream.x": {**TAGS, "max_text": 70}, "model.max_positions": 96},
+            "x.max_text: captions (70) and tags (tag_pieces: 30) need 100 positions, and the model has 96; lower one",
+        ),
+        ({**BERT, "downstream.x": {**TAGS, "max_text": 500}}, "need 530 positions, and the model has 512"),
+        ({"downstream.x": {**TAGS, "max_text": 22, "images": "none"}}, "x: tags: true are read from the image, and "),
+        ({"downstream.x": {**CAPTIONS, "evaluate": {"minimum": 30}}}, "x.evaluate: minimum: 30 pieces at least, but "),
+        (
+            {"downstream.x": {**CAPTIONS, "evaluate": {"minimum": 19}, "max_text": 20}},
+            "x.evaluate: minimum: 19 pieces at least, but the model is trained on 18 at most (max_text - 2); lower it",
+        ),
+        ({"downstream.x": {**CAPTIONS, "text": "none"}}, "x.text: none, but the text is what is to be written; what "),
+        ({"downstream.x": {**CAPTIONS, "text": "shuffled"}}, "x.text: shuffled, but the text is what is to be written"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_field(changes: dict[str, Any], said: str) -> None:
@@ -69,6 +94,10 @@ def test_what_fits_is_taken() -> None:
         {**BERT, "pretrain.captions": 2},
         {"downstream.x": {**X, "objective": "choice", "images": "none", "text": "none"}},  # the choices are left
         {"downstream.x": {**X, "objective": "vqa", "start": "vqa", "steps": 0}},
+        {"downstream.x": {**RETRIEVAL, "batch_size": 1, "dual": 0, "evaluate": {"rerank": "all"}}},
+        {"downstream.x": {**RETRIEVAL, "negatives": "batch", "batch_size": 2}},
+        {"downstream.x": {**TAGS, "max_text": 66}, "model.max_positions": 96},
+        {"downstream.x": {**CAPTIONS, "evaluate": {"minimum": 18}, "max_text": 20}},
     ):
         resolve(TINY, changes)
 

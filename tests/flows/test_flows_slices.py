@@ -267,6 +267,7 @@ PLACES: dict[str, tuple[str, dict[str, Any]]] = {
     "detector.weights": ("detector.weights", {"detector": {"spec": PUBLISHED}}),
     "model.init": ("model", {"model": {"hidden_dropout": 0}}),
     "downstream.NAME": ("downstream.vqa", {}),
+    "downstream.NAME.tags": ("downstream.vqa.tags", {"downstream.vqa.max_text": 22}),
     "downstream.NAME.select_by": ("downstream.vqa.select_by", {"downstream.vqa.select": "best"}),
 }
 

@@ -195,7 +195,8 @@ def test_an_image_without_regions_gets_an_empty_caption_in_the_submission(world:
 
 @pytest.mark.parametrize("images", ["shuffled", "none"])
 def test_controls_see_no_regions_and_no_tags_of_their_image(images: str, world: World, tmp_path: Path) -> None:
-    model = train(tmp_path, world, images=images, tags=True, max_text=22, tag_pieces=8, steps=30)
+    tags = {"tags": True, "max_text": 22, "tag_pieces": 8} if images == "shuffled" else {}
+    model = train(tmp_path, world, images=images, steps=30, **tags)
     side = side_of(world, model)
     for row in side.rows:
         tags = captioning._tags(side.rows, row["image_ids"][0], side.encoder, side.head)
@@ -210,20 +211,50 @@ def test_controls_see_no_regions_and_no_tags_of_their_image(images: str, world: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tags": True}, "tags stand behind max_text; give it"),
         ({"tags": True, "max_text": 22}, "need 52 positions, and the model has 40"),
+        ({"references": ["nosuch"]}, "references: no examples with the question type 'nosuch'; they have none: leave"),
     ],
 )
-def test_tags_without_room_are_refused(changes: dict[str, Any], message: str, world: World, tmp_path: Path) -> None:
+def test_what_can_not_be_is_refused(changes: dict[str, Any], message: str, world: World, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         train(tmp_path, world, **changes)
 
 
-def test_captions_grow_no_longer_than_those_of_training(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"references": ["lists"]}, r"no examples with the question type 'lists'; did you mean 'list'\?"),
+        ({"references": ["lists"], "validation_examples": 0}, "did you mean 'list'"),
+        ({"references": ["place"]}, r"no held-out examples \(split val\) of place, but list; name one of these"),
+    ],
+)
+def test_references_that_no_held_out_example_has_are_refused_before_training(
+    changes: dict[str, Any], message: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downstream, "run_training", lambda *_: pytest.fail("it began to train"))
+    rows = [
+        row | {"question_type": "place" if row["split"] == "test" else "list"}
+        for row in world.examples.table().to_pylist()
+    ]
+    (tmp_path / "texts").mkdir()
+    write_examples(tmp_path / "texts", rows)
+    with pytest.raises(UserError, match=message):
+        train(tmp_path / "m", World(Examples.at(tmp_path / "texts"), world.shards, world.vocabulary), **changes)
+
+
+def test_captions_grow_no_longer_than_those_of_training(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = train(tmp_path / "model", world, steps=1, max_text=6)
     side = side_of(world, model)
     found = captioning.predict(model.load(), side, range(len(side.rows)), GREEDY.model_copy(update={"minimum": 9}))
     assert {len(side.encoder(p["answer"]).ids) for p in found} == {4}
+    evaluate(tmp_path / "short", world, model, GREEDY.model_copy(update={"length": 4}))
+    assert not caplog.messages
+    evaluate(tmp_path / "long", world, model, GREEDY.model_copy(update={"length": 5}))
+    assert [line.partition(": none")[0] for line in caplog.messages] == [
+        "evaluate.length: 5, but the model was trained on captions of 4 pieces at most (max_text - 2)"
+    ]
 
 
 @pytest.mark.parametrize(

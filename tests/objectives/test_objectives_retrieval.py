@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from objectives.objectives_world import MODEL, World
+from objectives.objectives_world import MODEL, World, job
 from objectives.retrieval_world import BRIEF, evaluate, finetune, make_retrieval_world
 from refused import refused
 
@@ -26,6 +26,7 @@ from vbert.objectives.retrieval_plan import RetrievalPlan, fold_bounds, short_li
 from vbert.objectives.retrieval_ranks import predictions, ranks
 from vbert.objectives.trained import Model
 from vbert.scoring.retrieval import score_retrieval
+from vbert.training.ranks import Ranks
 from vbert.training.sampler import generator
 
 TWO_LAYERS = MODEL.model_copy(update={"layers": 2})
@@ -88,7 +89,7 @@ def test_mined_pairs_are_the_hardest_whatever_the_number_of_processes(world: Wor
     network = trained.load()
     samples = [(i, 0) for i in range(20)]
 
-    class Ranks:
+    class Told:
         """Ranks that are asked one after the other: `gather` gives what the others told before."""
 
         def __init__(self, rank: int, size: int, told: dict[int, list[Any]]) -> None:
@@ -100,9 +101,9 @@ def test_mined_pairs_are_the_hardest_whatever_the_number_of_processes(world: Wor
             return [values[turn] for values in self.told.values() if turn < len(values)]
 
     told: dict[int, list[Any]] = {}
-    whole = mined(network, of, samples, Ranks(0, 1, {}))  # type: ignore[arg-type]
-    mined(network, of, samples, Ranks(1, 2, told))  # type: ignore[arg-type]
-    assert torch.equal(mined(network, of, samples, Ranks(0, 2, told)), whole)  # type: ignore[arg-type]
+    whole = mined(network, of, samples, Told(0, 1, {}))  # type: ignore[arg-type]
+    mined(network, of, samples, Told(1, 2, told))  # type: ignore[arg-type]
+    assert torch.equal(mined(network, of, samples, Told(0, 2, told)), whole)  # type: ignore[arg-type]
     of.use_mined(samples, {"rows": whole})
     for k in (2, 3):
         i, rows = samples[k][0], whole[k].tolist()
@@ -114,6 +115,16 @@ def test_mined_pairs_are_the_hardest_whatever_the_number_of_processes(world: Wor
         scores = scorer.scores(np.arange(9), np.arange(9))
         assert rows == [candidates[place] for place in np.argsort(-scores, kind="stable")[:4]]
         assert of.batch([samples[k]])[0].packed.pairs.shape == (2, 1, 5)
+
+
+def test_candidates_beyond_what_there_is_are_scored_once_and_said(
+    world: World, trained: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    of = side(world, negatives="mined", candidates=500, hard=6)
+    rows = mined(trained.load(), of, [(i, 0) for i in range(4)], Ranks(job(tmp_path / "ranks")))
+    assert all(len(set(its)) == 6 for its in rows.tolist())
+    finetune(tmp_path, world, negatives="mined", candidates=500, hard=6, steps=1)
+    assert f"candidates: 500, but there are {len(of.ids)} training examples" in caplog.text
 
 
 @st.composite

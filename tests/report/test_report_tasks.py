@@ -158,6 +158,16 @@ def test_figures_of_given_and_of_detected_boxes_stand_apart(world: World) -> Non
     assert [group.title for group in groups] == ["vqa on toy test", "vqa on toy test with given boxes"]
 
 
+def test_figures_of_folds_are_none_of_a_part(world: World) -> None:
+    held = next(iter(world.downstream.values()))
+    (run,) = results.runs({"a/toy/test": held}, False)
+    value = results.MetricValue(0.5)
+    names = ("r1", "r1/count", "r1/unique", "r1/folds", "rsum", "rsum/folds")
+    group = results.RunGroup([replace(run, metric="r1", values=dict.fromkeys(names, value))])
+    assert [part.name for part in group.parts] == ["count", "unique"]
+    assert [name for name, _ in group.others] == ["r1/folds", "rsum", "rsum/folds"]
+
+
 def test_short_lists_stand_beside_all_pairs(world: World, tmp_path: Path) -> None:
     """Their pairs, the recalls that each gives, and a median rank that is no share."""
     rows = [

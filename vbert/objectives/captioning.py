@@ -7,15 +7,17 @@ A caption's pieces see those before them and the regions; regions see regions al
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from vbert.artifacts.steps.settings import Since, Wiring
 from vbert.data.names import official_number
 from vbert.errors import UserError
+from vbert.model.config import LONGEST_TEXT
 from vbert.objectives.entry import (
     DownstreamSettings,
     EvaluateSettings,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from vbert.objectives.batches import ExampleRows, Input, TokenizedText
     from vbert.objectives.dataset import ObjectiveDataset
 
+log = logging.getLogger("vbert.objectives")
 KINDS = ("caption",)
 SELECTS = "cider"
 MOST_MASKED = 3  # of a caption (Oscar, `max_masked_tokens`)
@@ -64,6 +67,12 @@ class CaptioningEvaluateSettings(EvaluateSettings):
     length_penalty: float = Field(1.0, ge=0, description="a caption's score is Σ log p / length^length_penalty")
     no_repeat: int = Field(0, ge=0, description="no n-gram of so many pieces twice; 0: they may repeat")
 
+    @model_validator(mode="after")
+    def _lengths(self) -> CaptioningEvaluateSettings:
+        if self.minimum > self.length:
+            raise ValueError(f"minimum: {self.minimum} pieces at least, but length: {self.length} at most; lower it")
+        return self
+
     def while_training(self) -> CaptioningEvaluateSettings:
         """Greedy: a fifth of the work."""
         return CaptioningEvaluateSettings(beams=1)
@@ -86,8 +95,49 @@ class CaptioningSettings(DownstreamSettings):
         None, min_length=1, description="question types of the captions that others are scored by; None: as `types`"
     )
 
+    @field_validator("text")
+    @classmethod
+    def _own_text(cls, text: str) -> str:
+        if text != "own":
+            raise ValueError(
+                f"{text}, but the text is what is to be written; what language alone gives is `images: none` or "
+                "`shuffled`"
+            )
+        return text
+
+    @model_validator(mode="after")
+    def _tags(self) -> CaptioningSettings:
+        if self.tags and self.images == "none":
+            raise ValueError("tags: true are read from the image, and images is none; leave tags out")
+        if self.tags and self.max_text is None:
+            raise ValueError("tags: true stand behind max_text; give it, below max_positions (20 pieces: max_text: 22)")
+        return self
+
     def evaluated_types(self) -> tuple[str, ...] | None:
         return self.references or self.types
+
+    def unfit(self, part: int, positions: int | None) -> tuple[str, str] | None:
+        """Tags behind the last position, and captions that must be longer than they may be."""
+        if self.tags and positions is not None and (problem := _too_long(self.max_text, self.tag_pieces, positions)):
+            return "max_text", problem
+        if positions is None and self.max_text is None:
+            return None
+        longest = (self.max_text or min(LONGEST_TEXT, positions or LONGEST_TEXT)) - 2
+        if self.evaluate.minimum > longest:
+            problem = f"minimum: {self.evaluate.minimum} pieces at least, but the model is trained on {longest} at most"
+            return "evaluate", f"{problem} (max_text - 2); lower it or raise max_text"
+        return None
+
+
+def _too_long(max_text: int | None, tag_pieces: int, positions: int) -> str:
+    """An error where tags behind a caption have no position; else ""."""
+    needed = (max_text or 0) + tag_pieces
+    if needed <= positions:
+        return ""
+    return (
+        f"captions ({max_text}) and tags (tag_pieces: {tag_pieces}) need {needed} positions, and the model has "
+        f"{positions}; lower one of them"
+    )
 
 
 def labelled(row: Row) -> bool:
@@ -95,10 +145,6 @@ def labelled(row: Row) -> bool:
 
 
 def head(rows: Iterable[Row], settings: CaptioningSettings) -> Head:
-    if settings.tags and settings.max_text is None:
-        raise UserError(
-            "captioning: tags stand behind max_text; give it, below max_positions (20 pieces: max_text: 22)"
-        )
     return {
         "kind": "captions",
         **settings.model_dump(include={"predict", "mask", "label_smoothing", "tags", "tag_pieces"}),
@@ -111,11 +157,8 @@ def model(config: VisualBertConfig, head: Head, seed: int) -> nn.Module:
     from vbert.model.heads import CaptioningModel
     from vbert.training.sampler import derive
 
-    if head["tags"] and (needed := head["max_text"] + head["tag_pieces"]) > config.max_positions:
-        raise UserError(
-            f"captioning: captions (max_text: {head['max_text']}) and tags (tag_pieces: {head['tag_pieces']}) need "
-            f"{needed} positions, and the model has {config.max_positions}; lower one of them"
-        )
+    if head["tags"] and (problem := _too_long(head["max_text"], head["tag_pieces"], config.max_positions)):
+        raise UserError(f"max_text: {problem}")
     return CaptioningModel(config, torch.Generator().manual_seed(derive(seed, "caption head")))
 
 
@@ -205,6 +248,17 @@ def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: Head) -> dict[str
 
     smoothing = head["label_smoothing"]
     return {"loss": F.cross_entropy(outputs, tensors["pieces"], reduction="sum", label_smoothing=smoothing)}
+
+
+def parts(model: Any, side: ObjectiveDataset[Any], settings: CaptioningEvaluateSettings) -> None:
+    """Chunks, by `predict`. Says where captions are ended earlier than asked for."""
+    if settings.length > (longest := side.head["max_text"] - 2):
+        log.warning(
+            "evaluate.length: %d, but the model was trained on captions of %d pieces at most (max_text - 2): none "
+            "grows longer",
+            settings.length,
+            longest,
+        )
 
 
 def predict(

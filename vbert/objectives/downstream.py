@@ -112,6 +112,8 @@ def run_finetune(
     if not len(train):
         raise UserError(_no_examples(examples, objective, settings))
     unlabelled = train.keep(objective.labelled) if settings.steps else 0
+    if seen and seen != types:
+        _check_references(examples, objective, seen, settings.validation_examples)
     if not len(train):
         raise UserError(
             f"{examples.title}: none of the {unlabelled} training examples of {_asked_for(objective, settings)} has a "
@@ -229,6 +231,22 @@ def _no_examples(examples: Examples, objective: Objective, settings: DownstreamS
     unknown = [type_ for type_ in settings.types or () if type_ not in found]
     types = f"; types: {nearest(unknown[0], found)}" if unknown else ""
     return f"{examples.title}: no training examples of {_asked_for(objective, settings)}{types}"
+
+
+def _check_references(examples: Examples, objective: Objective, references: Sequence[str], held_out: int) -> None:
+    """Raises UserError for question types to evaluate by that no split has, or where none of them is held out."""
+    columns = examples.table().select(["question_type", "kind", "split"]).to_pydict().values()
+    rows = [(type_, split) for type_, kind, split in zip(*columns, strict=True) if kind in objective.KINDS]
+    found, val = {str(type_) for type_, _ in rows if type_}, {type_ for type_, split in rows if split == "val"}
+    if unknown := [type_ for type_ in references if type_ not in found]:
+        hint = nearest(unknown[0], found) if found else "they have none: leave it out"
+        raise UserError(f"{examples.title}: references: no examples with the question type {unknown[0]!r}; {hint}")
+    if held_out and val and val.isdisjoint(references):
+        there = ", ".join(sorted(str(type_) for type_ in val if type_)) or "none"
+        raise UserError(
+            f"{examples.title}: references: no held-out examples (split val) of {', '.join(references)}, but {there}; "
+            "name one of these, or write validation_examples: 0"
+        )
 
 
 def last_figures(curves: list[dict[str, float]]) -> Figures:

@@ -107,3 +107,8 @@ class DownstreamSettings(Schedule):
     def evaluated_types(self) -> tuple[str, ...] | None:
         """Question types of the examples that are validated and evaluated on: those that are trained on."""
         return self.types
+
+    def unfit(self, part: int, positions: int | None) -> tuple[str, str] | None:
+        """(field, problem) of the first setting that can't be with what the rest of a recipe says. part: examples a
+        process computes at once; positions: the model's, None where that isn't known yet."""
+        return None

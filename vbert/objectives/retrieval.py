@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from vbert.artifacts.steps.stage import Figures
     from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
     from vbert.model.retrieval import RetrievalModel, RetrievalOutputs
@@ -105,6 +106,15 @@ class RetrievalSettings(DownstreamSettings):
             raise ValueError(f"hard: {self.hard} of {self.candidates} candidates; lower it or raise candidates")
         return self
 
+    def unfit(self, part: int, positions: int | None) -> tuple[str, str] | None:
+        """A part of one pair has no wrong one: the loss would be 0 at any weights."""
+        if part > 1 or not self.steps or not (self.dual or self.negatives == "batch"):
+            return None
+        drawn = "negatives: batch are drawn" if self.negatives == "batch" else "the dual encoder learns"
+        other = "" if self.negatives == "batch" else "; or write dual: 0 and evaluate.rerank: all"
+        parts = "" if self.batch_size == 1 else f"{self.batch_size} over processes × accumulate leaves one pair, and "
+        return "batch_size", f"{parts}{drawn} from the other pairs that a process computes at once: raise it{other}"
+
 
 def labelled(row: Row) -> bool:
     return True
@@ -152,6 +162,17 @@ def inputs(
 
     row = rows.row(i)
     return [Input(sentence(encoder, [(row["text"], "")], head["max_text"]), row["image_ids"][:1])]
+
+
+def before(train: ExampleRows, held_out: ExampleRows, head: Head, settings: RetrievalSettings) -> Figures:
+    """Says where fewer wrong pairs are there than are asked for."""
+    if settings.steps and settings.negatives == "mined" and settings.candidates >= len(train):
+        log.warning(
+            "candidates: %d, but there are %d training examples: all wrong ones among them are scored, each once",
+            settings.candidates,
+            len(train),
+        )
+    return {}
 
 
 def targets(rows: Rows, head: Head) -> dict[str, Tensor]:

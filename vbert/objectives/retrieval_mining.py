@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle, islice
 
 import numpy as np
 import torch
@@ -43,7 +44,8 @@ def _hardest(
     for k in chosen:
         i, epoch = samples[k]
         draw = generator(side.seed, "candidates", epoch, side.ids[i])
-        candidates.append((side.wrong_texts if k % 2 else side.wrong_images)(i, count, draw))
+        drawn = (side.wrong_texts if k % 2 else side.wrong_images)(i, count, draw)
+        candidates.append(list(dict.fromkeys(drawn)))  # where there are fewer, they are drawn again
     texts: dict[str, int] = {}
     images: dict[str, int] = {}
     pairs = []
@@ -53,6 +55,9 @@ def _hardest(
             text, image = (side.texts[j], side.images[i]) if k % 2 else (side.texts[i], side.images[j])
             pairs.append((texts.setdefault(text, len(texts)), images.setdefault(image, len(images))))
     scorer = PairScorer(model, [side.tokens(text) for text in texts], side.bare, map(side.visual, images))
-    scores = scorer.scores(*np.array(pairs).T).reshape(len(chosen), count)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :hard]
-    return [[others[place] for place in places] for others, places in zip(candidates, best.tolist(), strict=True)]
+    scores = np.split(scorer.scores(*np.array(pairs).T), np.cumsum([len(others) for others in candidates])[:-1])
+    best = [np.argsort(-part, kind="stable").tolist() for part in scores]
+    return [
+        list(islice(cycle([others[place] for place in places]), hard))
+        for others, places in zip(candidates, best, strict=True)
+    ]

@@ -18,6 +18,7 @@ TEXT_ALONE, IMAGE_ALONE, OTHER_TEXT = "text alone", "image alone", "images with 
 CONTROLS = (FLOOR, TEXT_ALONE, OTHER_TEXT, IMAGE_ALONE)  # what one side alone gives
 ROLES = (MAIN, UNPAIRED, SCRATCH, *CONTROLS)
 SPLITS = ("test", "val", "train")
+FOLDS = "folds"  # `metric/folds`, see `vbert.objectives.retrieval`
 PARTS = 24  # parts of the examples (question types) shown, the largest first
 
 
@@ -31,6 +32,11 @@ class MetricValue:
 
 
 UNITLESS = ("cider", "median", "rsum")  # parts of the names of metrics that are no shares
+
+
+def _of_part(name: str, metric: str) -> bool:
+    """Whether `name` is the metric of a part of the examples. Folds are all of them, cut another way."""
+    return name.startswith(f"{metric}/") and name != f"{metric}/{FOLDS}"
 
 
 def unitless(metric: str) -> bool:
@@ -138,7 +144,7 @@ class RunGroup:
     def parts(self) -> list[MetricPart]:
         """`metric/part` of the main metric, the largest parts first."""
         metric = self.first.metric
-        names = [name for name in self.first.values if metric and name.startswith(f"{metric}/")]
+        names = [name for name in self.first.values if metric and _of_part(name, metric)]
         names.sort(key=lambda name: (-(self.first.values[name].count or 0), name))
         return [
             MetricPart(
@@ -151,7 +157,7 @@ class RunGroup:
     def others(self) -> list[tuple[str, list[tuple[DownstreamRun, MetricValue]]]]:
         """Metrics beside the main one and its parts."""
         metric = self.first.metric
-        names = [n for n in self.first.values if metric and n != metric and not n.startswith(f"{metric}/")]
+        names = [n for n in self.first.values if metric and n != metric and not _of_part(n, metric)]
         return [(name, [(run, run.values[name]) for run in self.runs if name in run.values]) for name in names]
 
 
