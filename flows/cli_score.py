@@ -190,9 +190,11 @@ def retrieval(
         COCO captions; the id of a text is that of its annotation.
     predictions
         an .npz of scores [images, texts], image_ids and text_ids; or JSON lines of rankings, best first: {"text_id",
-        "images"} and {"image_id", "texts"}. Several files are folds, whose figures are averaged.
+        "images"} and {"image_id", "texts"}. Several files are folds, each ranked within itself, whose figures are
+        averaged.
     folds
-        consecutive parts of the images, in the order of the annotations, whose figures are averaged; COCO 1K: 5.
+        consecutive parts of the images, in the order of the annotations, whose figures are averaged; COCO 1K: 5. A fold
+        has two images or more.
     """
     from vbert.scoring.retrieval import score_retrieval
 

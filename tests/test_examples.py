@@ -144,6 +144,7 @@ def call(vbert: Any, demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("cat.jpg", "dog.jpg"):
         Image.new("RGB", (64, 48), "grey").save(demo_folder / name)
     score_world.write(demo_folder)
+    score_world.four_images(demo_folder)
     rows = [f"{n},{image.name},x,good,train" for n, image in enumerate(given)]
     (demo_folder / "data.csv").write_text("\n".join(["id,image,tweet,sentiment,part", *rows]))
     (demo_folder / "words").write_text("".join(f"{n}\n" for n in range(9)))

@@ -66,6 +66,19 @@ def test_equal_scores_throughout_are_the_last_place() -> None:
     assert (found.texts, found.images, found.tied) == ([3] * 6, [5] * 3, 9)
 
 
+@pytest.mark.filterwarnings("error")
+def test_whole_numbers_and_flags_are_compared_exactly() -> None:
+    """Below zero, where the least of a small type counts, and beyond 2^53, where floats have no neighbours."""
+    for kind in (np.int8, np.int16, np.int32, np.int64):
+        last = np.array([[np.iinfo(kind).min, -3], [-2, -4]], kind)
+        found = retrieval.ranks(last, [0, 1])
+        assert (found.texts, found.images, found.tied) == ([2, 2], [2, 2], 0)
+    for kind in (np.int64, np.uint64):
+        close = np.array([[2**62, 2**62 + 1], [2**62 + 1, 2**62]], kind)
+        assert retrieval.ranks(close, [0, 1]) == retrieval.Ranks([2, 2], [2, 2], 0)
+    assert retrieval.ranks(np.array([[True, False], [True, True]]), [0, 1]).texts == [2, 1]
+
+
 def test_a_truncated_ranking_has_no_median() -> None:
     assert retrieval.rank_in(["b", "c"], {"a"}) is None
     assert retrieval.rank_in(["b", "a", "c"], {"a", "c"}) == 2

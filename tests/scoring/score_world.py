@@ -146,6 +146,20 @@ def captions(folder: Path) -> None:
     as_lines(folder / "rankings.jsonl", [*best, *({"image_id": i, "texts": [5, 4, 3, 2, 1]} for i in (10, 20, 30))])
 
 
+def four_images(folder: Path) -> None:
+    """Instead of the three: enough for two folds. Each text finds its image but 4, which prefers image 30's row."""
+    import numpy as np
+
+    ids = [10, 20, 30, 40]
+    rows = [{"id": n, "image_id": image, "caption": f"text {n}"} for n, image in enumerate(ids, 1)]
+    as_json(folder / "captions.json", {"images": [{"id": image} for image in ids], "annotations": rows})
+    as_json(folder / "captions_results.json", [{"image_id": image, "caption": "text 1"} for image in ids])
+    scores = np.eye(4, dtype=np.float32)
+    scores[2, 3] = 2
+    np.savez(folder / "scores.npz", scores=scores, image_ids=ids, text_ids=[1, 2, 3, 4])
+    as_lines(folder / "rankings.jsonl", [{"text_id": n, "images": ids} for n in range(1, 5)])
+
+
 XML = """<annotation><size><width>100</width><height>80</height></size>{}</annotation>"""
 OBJECT = "<object>{}<bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 

@@ -85,26 +85,68 @@ def test_captions(score: Callable[[str], Any]) -> None:
 
 def test_retrieval_of_a_matrix(score: Callable[[str], Any]) -> None:
     found = score(RETRIEVAL)
-    assert list(found) == ["text_to_image", "image_to_text", "rsum", "tied", "scored", "of", "missing"]
+    assert list(found) == ["text_to_image", "image_to_text", "rsum", "candidates", "tied", "scored", "of", "missing"]
     # texts 1, 2 and 4 find their image first, 3 and 5 second; images 10 and 20 have two texts and one above, 30 its own
     assert found["text_to_image"] == {"r1": 3 / 5, "r5": 1, "r10": 1, "median": 1}
     assert found["image_to_text"] == {"r1": pytest.approx(1 / 3), "r5": 1, "r10": 1, "median": 2}
     assert found["rsum"] == pytest.approx(60 + 400 + 100 / 3)
     assert found["tied"] == 1  # image 20: text 5 is level with its own 3
+    assert found["candidates"] == {"text_to_image": 3, "image_to_text": 5}
     assert found["of"] == 8
 
 
 def test_folds_are_cut_from_one_file_or_are_files(world: Path, score: Callable[[str], Any]) -> None:
-    found = score(f"{RETRIEVAL} --folds 3")  # each image alone with its own texts
-    assert found["rsum"] == 600
+    score_world.four_images(world)
+    found = score(f"{RETRIEVAL} --folds 2")
     stored = np.load("scores.npz")
-    for name, rows, columns in (("a", [0], [0, 1]), ("b", [1, 2], [2, 3, 4])):
-        ids = {"image_ids": stored["image_ids"][rows], "text_ids": stored["text_ids"][columns]}
-        np.savez(f"{name}.npz", scores=stored["scores"][np.ix_(rows, columns)], **ids)
+    for name, rows in (("a", [0, 1]), ("b", [2, 3])):
+        ids = {"image_ids": stored["image_ids"][rows], "text_ids": stored["text_ids"][rows]}
+        np.savez(f"{name}.npz", scores=stored["scores"][np.ix_(rows, rows)], **ids)
     files = score("retrieval --annotations captions.json --predictions b.npz a.npz")
-    assert files["image_to_text"]["r1"] == pytest.approx((1 + 1 / 2) / 2)
-    assert files["text_to_image"]["r1"] == 1
+    assert files == found
+    assert files["image_to_text"]["r1"] == files["text_to_image"]["r1"] == pytest.approx((1 + 1 / 2) / 2)
+    assert files["candidates"] == {"text_to_image": 2, "image_to_text": 2}
     assert files["of"] == 8
+
+
+def test_fewer_candidates_are_told_and_one_image_alone_is_no_search(
+    world: Path, vbert: Any, refused: Callable[..., str]
+) -> None:
+    score_world.four_images(world)
+    code, _, said = vbert("score", *RETRIEVAL.split(), "--folds", "2")
+    assert code == 0
+    assert "text_to_image: each text was ranked among 2 of the 4 images" in said
+    assert "image_to_text: each image was ranked among 2 of the 4 texts" in said
+    np.savez("scores.npz", scores=np.ones((3, 4)), image_ids=[10, 20, 30], text_ids=[1, 2, 3, 4])
+    code, _, said = vbert("score", *RETRIEVAL.split(), "--missing", "skip")
+    assert "each image was ranked among 3 of the 4 texts" in said  # a text without its image is no candidate
+    np.savez("scores.npz", scores=np.ones((1, 4)), image_ids=[10], text_ids=[1, 2, 3, 4])
+    assert "scores.npz: each text would be ranked among 1 image" in refused(f"{RETRIEVAL} --missing skip", 2)
+
+
+def test_rankings_of_all_are_not_split_over_files(world: Path, score: Any, refused: Callable[..., str]) -> None:
+    """Within the images of its own file each would be easier."""
+    score_world.four_images(world)
+    lines = [{"text_id": n, "images": [30, 40, 10, 20] if n < 3 else [10, 20, 10 * n]} for n in (1, 2, 3, 4)]
+    score_world.as_lines(world / "a.jsonl", lines[:2])
+    score_world.as_lines(world / "b.jsonl", [{"text_id": n, "images": [40, 30]} for n in (3, 4)])
+    line = "retrieval --annotations captions.json --predictions b.jsonl a.jsonl"
+    said = refused(line, 1)
+    assert "a.jsonl:1: images: 2 ids outside the fold of this file, whose lines ask about 2 images: 30, 40;" in said
+    assert "give rankings of all in one file" in said
+    score_world.as_lines(world / "a.jsonl", [{"text_id": n, "images": [10, 20]} for n in (1, 2)])
+    assert score(line)["text_to_image"]["r1"] == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int64, np.uint8, np.float16])
+def test_scores_of_any_type_are_compared_as_they_are(kind: type, world: Path, score: Callable[[str], Any]) -> None:
+    """The truth is last of all; so it is below zero, where there is such."""
+    stored, owners = np.load("scores.npz"), [0, 0, 1, 1, 2]
+    scores = np.full((3, 5), 7 if kind == np.uint8 else -7)
+    scores[owners, range(5)] -= 5
+    np.savez("scores.npz", **{**stored, "scores": scores.astype(kind)})
+    found = score(RETRIEVAL)
+    assert found["image_to_text"]["r1"] == found["text_to_image"]["r1"] == 0
 
 
 def test_rankings_and_their_order_in_the_file(world: Path, vbert: Any, score: Callable[[str], Any]) -> None:
@@ -186,7 +228,7 @@ NAN = np.full((3, 5), np.nan)
         (RETRIEVAL, "scores.npz", arrays(text_ids=np.array([1, "a", 2, 3, {}], object)), 2, "holds a pickle"),
         (RETRIEVAL, "scores.npz", lambda path: path.write_bytes(path.read_bytes()[:300]), 2, "no whole .npz"),
         (RETRIEVAL, "scores.npz", lambda path: path.write_text("1,2"), 2, "scores.npz"),
-        (f"{RETRIEVAL} --folds 4", "scores.npz", lambda path: None, 2, "--folds: must be 1 to 3"),
+        (f"{RETRIEVAL} --folds 4", "scores.npz", lambda path: None, 2, "--folds: must be 1, so that each of the 3"),
         (f"{RETRIEVAL} scores.npz --folds 2", "scores.npz", lambda path: None, 2, "several files are folds"),
         (RANKINGS, "rankings.jsonl", swap("[10, 20, 30]", "[10, 99, 30]"), 1, ":1: images: 1 unknown id: 99"),
         (RANKINGS, "rankings.jsonl", swap("[5, 4, 3", "[5, 5, 3"), 1, "5 stands in it twice"),

@@ -37,16 +37,19 @@ def ranks(scores: ArrayLike, owners: Sequence[int]) -> Ranks:
 
     A rank is 1 + the wrong candidates that score at least as much as the truth: ties count against the model, whatever
     the order of the rows (published code sorts, and leaves them to chance). Of an image's texts the others are no wrong
-    candidates (fartashf/vsepp `evaluation.py`, i2t and t2i). Raises ValueError for NaN.
+    candidates (fartashf/vsepp `evaluation.py`, i2t and t2i). Whole numbers are compared as they are, beyond 2^53 too.
+    Raises ValueError for NaN.
     """
     import numpy as np
 
     values, rows = np.asarray(scores), np.asarray(owners, np.int64)
+    values = values.view(np.uint8) if values.dtype == np.bool_ else values
+    least = -np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).min
     images, texts = values.shape
     true = values[rows, np.arange(texts)]
     if np.isnan(true).any():
         raise ValueError("a score is NaN")
-    best = np.full(images, -np.inf, true.dtype)
+    best = np.full(images, least, true.dtype)
     np.maximum.at(best, rows, true)
     own = np.bincount(rows[true == best[rows]], minlength=images)  # an image's own texts as good as its best
     above, level = np.zeros(texts, np.int64), np.zeros(texts, np.int64)

@@ -28,6 +28,7 @@ ZIP = b"PK\x03\x04"
 ARRAYS = ("scores", "image_ids", "text_ids")
 LONGEST_ID = 4096  # bytes
 SIDES = ("text_to_image", "image_to_text")
+FEWEST = 2  # images of a fold: among one, each text finds its own
 
 
 @with_config(ConfigDict(strict=True, extra="forbid"))
@@ -51,15 +52,22 @@ class Part:
     lengths: dict[str, dict[str, int]] = field(default_factory=lambda: {side: {} for side in SIDES})
     tied: int | None = None
 
+    def candidates(self, side: str) -> int:
+        """Of a query of a side; of rankings as many as the longest holds."""
+        known = len(self.images if side == SIDES[0] else self.texts)
+        return max(self.lengths[side].values()) if self.lengths[side] else known
+
 
 def score_retrieval(
     annotations: Path, predictions: Sequence[Path], folds: int = 1, missing: Missing = "error"
 ) -> Score:
-    """Recall at 1, 5 and 10 and the median rank of either side, their sum, and the number of ties, which count against
-    the model. `scored`, `of` and `missing` count queries, texts and images together.
+    """Recall at 1, 5 and 10 and the median rank of either side, their sum, the number of ties, which count against the
+    model, and of either side the candidates of a query (the fewest of any fold; of rankings those that the longest
+    holds). `scored`, `of` and `missing` count queries, texts and images together.
 
     annotations: COCO captions; a text's id is its annotation's. Several files are folds, whose figures are averaged;
-    `folds` cuts one file into as many consecutive parts, in the order of the annotations' images.
+    `folds` cuts one file into as many consecutive parts, in the order of the annotations' images. A fold has two images
+    at least; one of rankings is of the images that its lines ask about, and those without a text that they hold.
 
     Raises UserError for a file that isn't of the format, IdsDiffer for ids that don't agree.
     """
@@ -70,27 +78,36 @@ def score_retrieval(
     truth = annotated(annotations)
     owners = {text: image for image, texts in truth.texts.items() for text in texts}
     known = [image for image in truth.images if truth.texts[image]]
-    if not 1 <= folds <= max(1, len(known)):
-        raise UserError(f"--folds: must be 1 to {len(known):,}, the number of images with a text, not {folds}")
+    if not 1 <= folds <= max(1, most := len(known) // FEWEST):
+        allowed = f"1 to {most:,}" if most > 1 else "1"
+        raise UserError(
+            f"--folds: must be {allowed}, so that each of the {count_of(known, 'image')} with a text is ranked beside "
+            f"another, not {folds}"
+        )
     groups = [set(known[len(known) * k // folds : len(known) * (k + 1) // folds]) for k in range(folds)]
     parts: list[Part] = []
     for path in predictions:
         within = groups if len(predictions) == 1 else [set(truth.images)]
         whole = [set(truth.images)] if folds == 1 else within
         reader = _matrix if read_start(path, len(ZIP)) == ZIP else _rankings
-        parts += reader(path, truth, owners, whole, len(predictions) > 1)
+        found = list(reader(path, truth, owners, whole, len(predictions) > 1))
+        for part in found:
+            if len(part.images) < FEWEST:
+                raise UserError(
+                    f"{path}: each text would be ranked among {count_of(part.images, 'image')}; a fold has {FEWEST} "
+                    "images or more: give them in one file"
+                )
+        parts += found
     giving = ", ".join(map(str, predictions))
     matched = {}
     for side, expected in zip(SIDES, (list(owners), known), strict=True):
         names = [name for part in parts for name in part.ranks[side]]
         if names or not any(part.ranks[other] for part in parts for other in SIDES if other != side):
             matched[side] = match(expected, names, missing, annotations, giving)
-    return _score(parts, matched, owners, missing, folds)
+    return _score(parts, matched, truth, missing)
 
 
-def _score(
-    parts: Sequence[Part], matched: Mapping[str, Any], owners: Mapping[str, str], missing: Missing, folds: int
-) -> Score:
+def _score(parts: Sequence[Part], matched: Mapping[str, Any], truth: Annotated, missing: Missing) -> Score:
     figures: Figures = {}
     notes: list[str] = []
     sides: dict[str, dict[str, float]] = {}
@@ -110,6 +127,8 @@ def _score(
         figures["rsum"] = retrieval.rsum(*sides.values())
     else:
         notes.append("rsum is absent: it needs all six recalls")
+    every = dict(zip(SIDES, (len(truth.images), len(truth.words)), strict=True))
+    figures["candidates"] = {side: _candidates(parts, side, every[side], notes) for side in sides}
     ties = [part.tied for part in parts]
     if all(tied is not None for tied in ties):
         figures["tied"] = sum(tied or 0 for tied in ties)
@@ -123,6 +142,18 @@ def _score(
         tuple(dict.fromkeys(notes)),
         plain=("median", "rsum", "tied"),
     )
+
+
+def _candidates(parts: Sequence[Part], side: str, every: int, notes: list[str]) -> int:
+    """How many a query was ranked among, the fewest of the folds, with a note where that isn't all of them."""
+    query, candidate = side.split("_to_")
+    counts = sorted(part.candidates(side) for part in parts if part.ranks[side])
+    if counts[0] < every:
+        several = f" to {counts[-1]:,}" if counts[-1] > counts[0] else ""
+        kind = candidate if every == 1 else f"{candidate}s"
+        how = "at most " if any(part.lengths[side] for part in parts) else ""
+        notes.append(f"{side}: each {query} was ranked among {how}{counts[0]:,}{several} of the {every:,} {kind}")
+    return counts[0]
 
 
 def _of_side(part: Part, side: str, notes: list[str]) -> dict[str, float]:
@@ -145,7 +176,7 @@ def _rankings(
 ) -> Iterator[Part]:
     rows = lines(path, Ranking, formats.RANKINGS)
     images, texts = set(truth.images), set(owners)
-    found: list[tuple[str, str, list[str]]] = []  # side, query, ranking
+    found: list[tuple[str, str, str, list[str]]] = []  # side, `file:line: candidates`, query, ranking
     for where, row in rows:
         forms = (("text_id", "images", SIDES[0], texts, images), ("image_id", "texts", SIDES[1], images, texts))
         for query, candidates, side, queries, known in forms:
@@ -154,21 +185,20 @@ def _rankings(
                 name = str(row[query])  # type: ignore[literal-required]
                 _check(where, query, [name], queries)
                 _check(where, candidates, ranking, known)
-                found.append((side, name, ranking))
+                found.append((side, f"{where}: {candidates}", name, ranking))
                 break
         else:
             raise UserError(f"{where}: must be text_id and images, or image_id and texts")
     for side in SIDES:
-        names = [name for its, name, _ in found if its == side]
+        names = [name for its, _, name, _ in found if its == side]
         if names:
             match(names, names, "error", path, path, forgivable=False)
+    if several:
+        groups = [_fold_of(found, truth, owners)]
     for group in groups:
-        if several:
-            asked = {owners.get(name, name) if side == SIDES[0] else name for side, name, _ in found}
-            group = group & asked
         part = Part(sorted(group), [text for text in owners if owners[text] in group])
         inside = group, set(part.texts)
-        for side, name, ranking in found:
+        for side, _, name, ranking in found:
             image = owners[name] if side == SIDES[0] else name
             if image not in group:
                 continue
@@ -179,6 +209,24 @@ def _rankings(
             part.ranks[side][name] = retrieval.rank_in(kept, right)
             part.lengths[side][name] = len(kept)
         yield part
+
+
+def _fold_of(
+    rankings: Sequence[tuple[str, str, str, list[str]]], truth: Annotated, owners: Mapping[str, str]
+) -> set[str]:
+    """The images of a file's fold. Raises IdsDiffer for a ranking of others, which would be of an easier search without
+    them."""
+    fold = {owners[query] if side == SIDES[0] else query for side, _, query, _ in rankings}
+    for side, _, _, ranking in rankings:
+        fold |= {image for image in ranking if not truth.texts[image]} if side == SIDES[0] else set()
+    for side, where, _, ranking in rankings:
+        if others := [one for one in ranking if (one if side == SIDES[0] else owners[one]) not in fold]:
+            raise IdsDiffer(
+                f"{where}: {count_of(others, 'id')} outside the fold of this file, whose lines ask about "
+                f"{count_of(fold, 'image')}: {', '.join(others[:5]):.300}; several files are folds, each ranked within "
+                "itself: give rankings of all in one file"
+            )
+    return fold
 
 
 def _check(where: str, what: str, names: Sequence[str], known: set[str]) -> None:
