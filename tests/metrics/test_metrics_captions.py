@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import shutil
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,15 +43,33 @@ def test_figures_are_the_library_s(images: list[tuple[str, list[str]]]) -> None:
     given, references = [text for text, _ in images], [texts for _, texts in images]
     found = figures(given, references)
     assert found.tokenizer == "vbert"
-    assert set(found.absent) == {"METEOR", "SPICE"}
-    if not any(tokenized([text])[0] for texts in references for text in texts):
-        assert found.values["CIDEr"] == 0  # the library fails
+    wordless = not any(tokenized([text])[0] for texts in references for text in texts)  # the library fails
+    assert set(found.absent) == {"METEOR", "SPICE"} | ({"CIDEr"} if len(images) == 1 or wordless else set())
+    if wordless:
         return
     wanted = official(given, references)
     for n in range(1, 5):
         assert found.values[f"Bleu_{n}"] == pytest.approx(wanted[f"Bleu_{n}"], abs=1e-9)
     assert found.values["ROUGE_L"] == pytest.approx(wanted["ROUGE_L"][0], abs=1e-9)
-    assert found.values["CIDEr"] == pytest.approx(wanted["CIDEr"][0], abs=1e-9)
+    if len(images) > 1:
+        assert found.values["CIDEr"] == pytest.approx(wanted["CIDEr"][0], abs=1e-9)
+
+
+def test_of_one_image_there_is_no_cider() -> None:
+    """The library gives a perfect caption 0."""
+    found = figures(["a dog runs"], [["a dog runs"]])
+    assert official(["a dog runs"], [["a dog runs"]])["CIDEr"][0] == 0
+    assert "CIDEr" not in found.values
+    assert "one image alone" in found.absent["CIDEr"]
+    assert "no reference has a word" in figures(["a", "a"], [["."], ["."]]).absent["CIDEr"]
+    assert set(metrics(["a dog", "a"], [["a dog"], None])) == {"bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l"}
+    assert "cider" in metrics(["a dog", "a"], [["a dog"], ["cat"]])
+
+
+def test_an_empty_caption_is_right_of_empty_references_alone() -> None:
+    """As the library has it, for ROUGE-L."""
+    for references, value in ((["", "."], 1), (["", "a"], 1), (["a"], 0)):
+        assert figures([""], [references]).values["ROUGE_L"] == value
 
 
 def drawn(images: int) -> tuple[list[str], list[list[str]]]:
@@ -101,14 +121,38 @@ def test_without_the_library_the_error_says_how_to_get_it(monkeypatch: pytest.Mo
 
 def test_what_java_can_t_compute_is_absent_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """A `java` that isn't there or fails leaves our tokens; a program that takes too long is ended."""
-    found = figures(["a dog."], [["a dog"]], java="/nowhere/java", seconds=0.01)
+    found = figures(["a dog.", "a"], [["a dog"], ["a"]], java="/nowhere/java", seconds=0.01)
     assert found.tokenizer == "vbert"
     assert set(found.absent) == {"METEOR", "SPICE"}
     assert "longer than" in found.absent["METEOR"]
-    monkeypatch.setattr(captions, "IN_JAVA", "raise SystemExit('Unable to access jarfile')")
+    monkeypatch.setattr(captions, "SPICE", "raise SystemExit('Unable to access jarfile')")
     assert figures(["a"], [["a"]], java="false").absent["SPICE"] == "its program failed: Unable to access jarfile"
-    monkeypatch.setattr(captions, "IN_JAVA", "print('NaN?')")
+    monkeypatch.setattr(captions, "METEOR", "print('NaN?')")
     assert "said" in figures(["a"], [["a"]], java="false").absent["METEOR"]
+
+
+def test_a_meteor_that_fails_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's own waits for a lock that nobody holds any more."""
+    monkeypatch.setattr(captions, "SPICE", "raise SystemExit()")
+    java = tmp_path / "java"
+    java.write_text(
+        "#!/bin/sh\nread line; echo 1 2 3; read line\necho 'Exception in thread \"main\" java.lang.Odd: no heap' >&2\n"
+        'echo "  at Meteor.main" >&2; exit 1\n'
+    )
+    java.chmod(0o755)
+    begun = time.monotonic()
+    found = figures(["a", "a b c"], [["a"], ["b"]], java=str(java))
+    assert found.absent["METEOR"] == "its program failed: at caption 2 of 2, of 3 words: java.lang.Odd: no heap"
+    assert time.monotonic() - begun < 60
+
+
+@pytest.mark.slow
+def test_a_caption_too_long_for_meteor_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    if (java := shutil.which("java")) is None:
+        pytest.skip("needs Java")
+    monkeypatch.setattr(captions, "SPICE", "raise SystemExit()")
+    found = figures(["a dog", "a dog " * 5000], [["a dog"], ["a dog on a sofa"]], java)
+    assert "at caption 2 of 2, of 10,000 words: java.lang.OutOfMemoryError" in found.absent["METEOR"]
 
 
 @pytest.mark.slow

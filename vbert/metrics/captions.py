@@ -2,8 +2,10 @@
 
 The figures are the library's (tylin/coco-caption). Its quirks are part of them: BLEU takes the closest reference length
 and sums over all images before it divides; ROUGE-L takes the largest precision and the largest recall over references,
-whichever those are; CIDEr is CIDEr-D, its document frequencies are over the references of the very images that are
-evaluated, its length penalty counts bigrams, and a single image alone has 0. METEOR and SPICE run in Java.
+whichever those are, and gives 1 to an empty caption whose references are all empty; CIDEr is CIDEr-D, its document
+frequencies are over the references of the very images that are evaluated, and its length penalty counts bigrams. CIDEr
+of a single image, where each word has the weight log(1 / 1) = 0 whatever the caption, is left out. METEOR and SPICE run
+in Java.
 """
 
 from __future__ import annotations
@@ -33,19 +35,41 @@ ORDERS = 4  # of BLEU
 MOST_CIDER = 10.0
 TINY, SMALL = 1e-15, 1e-9  # of BLEU's divisions
 SECONDS = {"METEOR": 900, "SPICE": 1800, "tokenizer": 600}  # at most
-# Both write beside the library, print, and start Java: in a process group of their own, which can be ended.
-IN_JAVA = """
+# These start Java, in a process group of their own, which can be ended. SPICE's class writes beside the library, and
+# prints. METEOR's waits for its own lock where Java fails: what it does is done here (`meteor.py`), and ends with Java.
+SPICE = """
 import contextlib, json, socket, sys
 socket.setdefaulttimeout(20)
 references, captions = json.load(sys.stdin)
 with contextlib.redirect_stdout(sys.stderr):
-    if sys.argv[1] == "METEOR":
-        from pycocoevalcap.meteor.meteor import Meteor as Scorer
-    else:
-        from pycocoevalcap.spice.spice import Spice as Scorer
-    value, _ = Scorer().compute_score(references, captions)
+    from pycocoevalcap.spice.spice import Spice
+    value, _ = Spice().compute_score(references, captions)
 print(json.dumps(float(value)))
 """
+METEOR = """
+import json, subprocess, sys
+references, captions = json.load(sys.stdin)
+pipe = subprocess.PIPE
+java = subprocess.Popen(sys.argv[1:], stdin=pipe, stdout=pipe)
+def asked(*parts, at, answers=1):
+    try:
+        java.stdin.write((" ||| ".join(parts) + "\\n").encode("utf-8", "replace"))
+        java.stdin.flush()
+        said = [java.stdout.readline().decode() for _ in range(answers)]
+    except OSError:
+        said = [""]
+    if not all(said):
+        java.wait()
+        sys.exit("at " + at)
+    return said[-1].strip()
+stats = []
+for n, name in enumerate(references, 1):
+    text = captions[name][0].replace("|||", "").replace("  ", " ")
+    at = f"caption {n:,} of {len(references):,}, of {len(text.split()):,} words"
+    stats.append(asked("SCORE", *references[name], text, at=at))
+print(float(asked("EVAL", *stats, at="the end", answers=len(stats) + 1)))
+"""
+METEOR_COMMAND = ("-jar", "-Xmx2G", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm")
 
 Tokenizer = Literal["corenlp", "vbert"]
 Tokens = Mapping[str, list[str]]  # image → tokenized texts, each joined by blanks
@@ -70,16 +94,16 @@ def figures(
     values = {f"Bleu_{n}": value for n, value in enumerate(_Bleu(truth, given).values(), 1)}
     absent: dict[str, str] = {}
     for name in ("METEOR", "ROUGE_L", "CIDEr", "SPICE"):
-        if name in ("ROUGE_L", "CIDEr"):
-            each = _rouge(truth, given) if name == "ROUGE_L" else _cider(truth, given)
-            values[name] = float(sum(each) / len(each))
-        elif java is None:
-            absent[name] = "needs Java, and there is no command `java`"
-        else:
-            try:
-                values[name] = _in_java(name, truth, given, seconds or SECONDS[name])
-            except _Failed as error:
-                absent[name] = str(error)
+        try:
+            if name in ("ROUGE_L", "CIDEr"):
+                each = _rouge(truth, given) if name == "ROUGE_L" else _cider(truth, given)
+                values[name] = float(sum(each) / len(each))
+            elif java is None:
+                absent[name] = "needs Java, and there is no command `java`"
+            else:
+                values[name] = _in_java(name, truth, given, java, seconds or SECONDS[name])
+        except _Failed as error:
+            absent[name] = str(error)
     return CaptionFigures(values, absent, tokenizer)
 
 
@@ -87,13 +111,15 @@ def metrics(captions: Sequence[str], references: Sequence[Sequence[str] | None])
     """cider, bleu_1, …, bleu_4 and rouge_l of an objective's captions, with our tokenizer; intervals resample images.
 
     references: None or none at all where an example doesn't count. CIDEr is from 0 to 10, its document frequencies are
-    those of all examples that count, in resamples too.
+    those of all examples that count, in resamples too; of one such example there is no cider.
     """
     counted = [i for i, texts in enumerate(references) if texts]
     if not counted:
         return {}
     truth, given, _ = _tokens([captions[i] for i in counted], [references[i] or [] for i in counted], None)
-    found: dict[str, Metric] = {"cider": _spread(_cider(truth, given), counted, len(references), MOST_CIDER)}
+    found: dict[str, Metric] = {}
+    with suppress(_Failed):
+        found["cider"] = _spread(_cider(truth, given), counted, len(references), MOST_CIDER)
     bleu = _Bleu(truth, given)
     for n in range(1, ORDERS + 1):
         found[f"bleu_{n}"] = SetMetric(lambda times, n=n: bleu.values(times)[n - 1], counted)  # type: ignore[misc]
@@ -157,11 +183,15 @@ def _rouge(truth: Tokens, given: Tokens) -> list[float]:
 
 
 def _cider(truth: Tokens, given: Tokens) -> list[float]:
-    """Of each image, times 10 as in the library."""
+    """Of each image, times 10 as in the library. Raises _Failed."""
     from pycocoevalcap.cider.cider import Cider
 
+    if len(truth) < 2:
+        raise _Failed(
+            "its words weigh by how few of the images that are scored have them, and there is one image alone"
+        )
     if not any(text.split() for texts in truth.values() for text in texts):
-        return [0.0] * len(given)  # the library fails where no reference has a word
+        raise _Failed("no reference has a word")
     return [float(value) for value in Cider().compute_score(truth, given)[1]]
 
 
@@ -197,20 +227,27 @@ class _Failed(Exception):
     """Why a figure can't be computed."""
 
 
-def _in_java(name: str, truth: Tokens, given: Tokens, seconds: float) -> float:
-    said = _run([sys.executable, "-c", IN_JAVA, name], json.dumps([truth, given]).encode(), seconds)
+def _in_java(name: str, truth: Tokens, given: Tokens, java: str, seconds: float) -> float:
+    program, arguments = (METEOR, (java, *METEOR_COMMAND)) if name == "METEOR" else (SPICE, ())
+    command = [sys.executable, "-c", program, *arguments]
+    said = _run(command, json.dumps([truth, given]).encode(), seconds, _library() / name.lower())
     try:
         return float(json.loads(said))
     except ValueError:
         raise _Failed(f"its program said {said[:80]!r}") from None
 
 
-def _run(command: Sequence[str], given: bytes, seconds: float) -> bytes:
+def _run(command: Sequence[str], given: bytes, seconds: float, folder: Path | None = None) -> bytes:
     """What a command writes. Raises _Failed; nothing of it lives on."""
     with tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=folder,
+                start_new_session=True,
             )
         except OSError as error:
             raise _Failed(f"{command[0]} does not start: {error.strerror}") from None
@@ -229,12 +266,13 @@ def _run(command: Sequence[str], given: bytes, seconds: float) -> bytes:
 
 
 def _reason(errors: str) -> str:
-    """The last line that says something, in short."""
+    """The last line that says something, in short; of Java also the exception that ended it."""
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    thrown = [line.partition('" ')[2] for line in lines if line.startswith("Exception in thread")]
     last = lines[-1] if lines else "it ended without a word"
     if "urlopen" in last or "urllib" in last or "HTTPError" in last:
         return f"its models can't be downloaded from nlp.stanford.edu: {last:.160}"
-    return f"its program failed: {last:.200}"
+    return f"its program failed: {last:.200}" + (f": {thrown[-1]:.160}" if thrown else "")
 
 
 def java() -> str | None:
