@@ -51,3 +51,22 @@ def test_what_is_no_file_of_references_is_told_with_its_field(tmp_path: Path) ->
         read_refs(path, "refs(unc).p")
     with pytest.raises(UserError, match="no such file"):
         read_refs(tmp_path / "refs(google).p")
+
+
+def test_what_is_no_whole_pickle_is_told_with_what_to_give(tmp_path: Path) -> None:
+    path = tmp_path / "refs(unc).p"
+    for content, told in (
+        (b'{"annotations": []}', "must be a pickle of references, but is JSON"),
+        (b"", "must be a pickle of references, but is empty"),
+        (pickle.dumps([REF])[:-40], "is not read, because it is damaged"),
+        (pickle.dumps([REF], 0)[:60], "is not read, because it is damaged"),
+        (b"some words", "is not read, because"),
+    ):
+        path.write_bytes(content)
+        for source in (path, content):
+            with pytest.raises(UserError, match=told) as caught:
+                read_refs(source, "refs(unc).p")
+            assert "give refs(unc).p, refs(umd).p or refs(google).p as published" in str(caught.value)
+            assert "numpy.save" not in str(caught.value)
+    with pytest.raises(UserError, match="is a folder; give the file in it"):
+        read_refs(tmp_path)

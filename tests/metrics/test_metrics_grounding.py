@@ -73,6 +73,15 @@ def test_a_pixel_s_width_counts_exactly_but_not_inclusively() -> None:
     assert grounding.iou([[3, 3, 3, 3]], [[3, 3, 3, 3]]).tolist() == [[0]]
 
 
+@pytest.mark.filterwarnings("error")
+def test_boxes_beyond_any_photo_overlap_little() -> None:
+    far = [-1e308, -1e308, 1e308, math.inf]
+    for measure in (grounding.iou, grounding.inclusive_iou):
+        found = measure([far, [0, 0, 2, 2]], [[0, 0, 2, 2], far])
+        assert found == pytest.approx(np.array([[0, 1], [1, 0]]), abs=1e-9)
+    assert grounding.rank([far, [0, 0, 2, 2]], [[0, 0, 2, 2]], "merged") == 2
+
+
 def test_the_protocols_differ_on_a_chain_of_several_boxes() -> None:
     """Each of two people is right under `any`; the two together under `merged`."""
     people, both = [[0, 0, 10, 10], [20, 0, 30, 10]], [0, 0, 30, 10]

@@ -186,6 +186,23 @@ def test_expressions(score: Callable[[str], Any]) -> None:
     assert score(f"{EXPRESSIONS} --iou exact")["accuracy"] == pytest.approx(2 / 3)
 
 
+def test_ids_of_expressions_may_be_text(world: Path, score: Callable[[str], Any]) -> None:
+    swap('"sent_id": 11', '"sent_id": "11"')(world / "expressions.json")
+    swap('"id": 1', '"id": "1"')(world / "instances.json")
+    assert score(EXPRESSIONS)["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_true_boxes_that_readers_leave_out_or_cut_are_counted(world: Path, vbert: Any) -> None:
+    """The figures are the published evaluator's, which takes them as they are."""
+    file = world / "flickr30k_entities" / "Annotations" / "7.xml"
+    swap("<xmax>30</xmax>", "<xmax>10</xmax>")(file)
+    swap("<xmax>60</xmax>", "<xmax>102</xmax>")(file)
+    code, out, said = vbert("score", *PHRASES.split(), "--json")
+    assert (code, json.loads(out)["per_type"]["clothing"]["r5"]) == (0, 0)
+    assert "Annotations: 1 box without area, which none is right of, as in 7.xml" in said
+    assert "Annotations: 1 box beyond the stated size, taken as the file has it, as in 7.xml" in said
+
+
 def swap(old: str, new: str) -> Callable[[Path], None]:
     def edit(path: Path) -> None:
         text = path.read_text()
@@ -245,6 +262,9 @@ NAN = np.full((3, 5), np.nan)
         ),
         (PHRASES, "flickr30k_entities/test.txt", lambda path: path.write_text("8\n"), 2, "there is no such file"),
         (EXPRESSIONS, "expressions.json", swap('"sent_id": 12', '"sent_id": 14'), 1, "1 unknown, 1 missing"),
+        (EXPRESSIONS, "instances.json", swap('"id": 2', '"id": 1'), 1, "instances.json: doubled: 1"),
+        (EXPRESSIONS, "expressions.json", swap("20,\n   18", "20"), 2, "pred_box: must have at least 4 items, not 3"),
+        (EXPRESSIONS.replace('"refs(unc).p"', "instances.json"), "dev.json", lambda path: None, 2, "but is JSON"),
         (EXPRESSIONS.replace("testA", "testB"), "expressions.json", lambda path: None, 2, "no split 'testB'"),
         (EXPRESSIONS, "instances.json", swap('"id": 2', '"id": 5'), 1, "lacks 1 annotation"),
         (EXPRESSIONS, "refs(unc).p", lambda path: path.write_bytes(b"cos\nsystem\n(S'true'\ntR."), 2, "not read"),

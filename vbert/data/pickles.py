@@ -36,7 +36,12 @@ class PickleLimits:
 
 
 class UnsafePickle(UserError):
-    """A pickle that holds more than arrays and plain containers, or exceeds its limits. No part of it was run."""
+    """A pickle that holds more than arrays and plain containers, or exceeds its limits. No part of it was run.
+
+    reason: why, as in "is not read, because …"; empty where the message says it in other words.
+    """
+
+    reason = ""
 
 
 @dataclass(frozen=True)
@@ -186,10 +191,12 @@ atexit.register(_shared.close)
 
 
 def _refusal(name: str, reason: str) -> UnsafePickle:
-    return UnsafePickle(
+    error = UnsafePickle(
         f"{name}: this pickle is not read, because {reason}; plain arrays and containers are. Where you trust it, save "
         "its arrays with numpy.save(..., allow_pickle=False) or as safetensors and give those"
     )
+    error.reason = reason
+    return error
 
 
 def _blobs(source: IO[bytes], about: Sequence[Any]) -> list[Any]:

@@ -8,11 +8,13 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
-from vbert.data.pickles import PickleLimits, load
+from vbert.data.file_kinds import ENOUGH, file_kind
+from vbert.data.pickles import PickleLimits, UnsafePickle, load
 from vbert.errors import UserError
 
 # Of 50,000 references with their words, protocol 0 as Python 2 writes it.
 LIMITS = PickleLimits(seconds=300, memory=4 * 2**30, operations=100_000_000, size=2**30)
+PUBLISHED = "refs(unc).p, refs(umd).p or refs(google).p as published"
 
 
 @with_config(ConfigDict(strict=True, extra="allow"))
@@ -40,16 +42,19 @@ class Ref(TypedDict):
 def read_refs(source: Path | bytes, name: str | None = None) -> list[Ref]:
     """The references of a file or its bytes, in the file's order. name: of the file, for errors.
 
-    Text that Python 2 stored as UTF-8 bytes is decoded. Raises UserError with the field for other content, UnsafePickle
-    for a pickle of more than plain data.
+    Text that Python 2 stored as UTF-8 bytes is decoded. Raises UserError for another file and, with the field, for
+    other content, UnsafePickle for a pickle that isn't whole or holds more than plain data.
     """
     name = str(source) if name is None else name
+    kind = file_kind(_head(source, name))
+    if kind is not None and not kind.startswith("text"):  # as the oldest pickles are
+        raise UserError(f"{name}: must be a pickle of references, but is {kind}; give {PUBLISHED}")
     try:
         content = load(source, name, LIMITS)
-    except FileNotFoundError:
-        raise UserError(f"{name}: there is no such file") from None
-    except (IsADirectoryError, PermissionError):
-        raise UserError(f"{name}: is no file that may be read") from None
+    except UnsafePickle as error:
+        if not error.reason:
+            raise
+        raise UnsafePickle(f"{name}: is not read, because {error.reason}; give {PUBLISHED}, whole") from None
     try:
         refs: list[Ref] = TypeAdapter(list[Ref]).validate_python(content)
     except ValidationError as error:
@@ -67,6 +72,20 @@ def read_refs(source: Path | bytes, name: str | None = None) -> list[Ref]:
         for expression in ref["sentences"]:
             expression["sent"], expression["raw"] = _decoded(expression["sent"]), _decoded(expression["raw"])
     return refs
+
+
+def _head(source: Path | bytes, name: str) -> bytes:
+    if isinstance(source, bytes):
+        return source[:ENOUGH]
+    try:
+        with source.open("rb") as file:
+            return file.read(ENOUGH)
+    except FileNotFoundError:
+        raise UserError(f"{name}: there is no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{name}: is a folder; give the file in it, {PUBLISHED}") from None
+    except PermissionError:
+        raise UserError(f"{name}: may not be read") from None
 
 
 def _decoded(text: Any) -> str:

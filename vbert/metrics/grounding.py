@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 AT = (1, 5, 10)  # of the recalls
+FAR = 1e150  # sides beyond count as this: an area is finite
 RIGHT = 0.5  # IoU of a right box: at least this for a phrase, more than this for an expression
 
 Protocol = Literal["any", "merged"]
@@ -101,7 +102,7 @@ def expression(box: ArrayLike, true: ArrayLike, overlap: Overlap = "inclusive") 
 def _corners(boxes: ArrayLike) -> NDArray[np.float64]:
     import numpy as np
 
-    return np.asarray(boxes, np.float64).reshape(-1, 4)
+    return np.asarray(boxes, np.float64).reshape(-1, 4).clip(-FAR, FAR)
 
 
 def _overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
+from vbert.data.boxes import ROUNDING
 from vbert.data.entities import Corners, annotation, sentences
 from vbert.data.names import count_of
 from vbert.data.refs import read_refs
@@ -37,13 +38,13 @@ class Grounded(TypedDict):
 
 @with_config(STRICT)
 class Located(TypedDict):
-    sent_id: int
+    sent_id: int | str
     pred_box: Box
 
 
 @with_config(STRICT)
 class Thing(TypedDict):
-    id: int
+    id: int | str
     bbox: Box
 
 
@@ -61,13 +62,14 @@ def score_grounding(
     """Recall at 1, 5 and 10 and its bound, over the phrases with a box and by type, as ashkamath/mdetr
     `datasets/flickr_eval.py`. `scored` and `of` count sentences with such a phrase.
 
-    annotations: a folder of `Annotations` and `Sentences`; boxes are taken as the files have them, counted from 1.
+    annotations: a folder of `Annotations` and `Sentences`; boxes are taken as the files have them, counted from 1, and
+    those that readers of examples leave out or cut (without area, beyond the stated size) are counted in a note.
     split: the list of photos, also as a name in the folder. A phrase without a predicted box, and those of a missing
     sentence that counts as wrong, are wrong at any place.
 
     Raises UserError for a file that isn't of the format, IdsDiffer for ids that don't agree.
     """
-    known, others = _phrases(annotations, split)
+    known, others, notes = _phrases(annotations, split)
     given = document(predictions, list[Grounded], formats.GROUNDING_PREDICTIONS)
     names = [f"{row['image_id']}/{row['sentence_id']}" for row in given.content]
     check_ids(predictions, formats.GROUNDING_PREDICTIONS, [*known, *others], names)
@@ -101,15 +103,19 @@ def score_grounding(
     figures["per_type"] = per_type
     figures["phrases"] = sum(map(len, ranks))
     ignored = [name for name, row in zip(names, given.content, strict=True) if name in others and row["boxes"]]
-    said = f"{predictions}: {count_of(ignored, 'sentence')} without a phrase that has a box, whose boxes don't count"
-    return matched.score(figures, *([said] if ignored else ()))
+    if ignored:
+        said = count_of(ignored, "sentence")
+        notes.append(f"{predictions}: {said} without a phrase that has a box, whose boxes don't count")
+    return matched.score(figures, *notes)
 
 
-def _phrases(folder: Path, split: Path) -> tuple[dict[str, list[Phrase]], set[str]]:
-    """(`photo/sentence` → its phrases that have a box, the sentences that have none) of a list of photos."""
+def _phrases(folder: Path, split: Path) -> tuple[dict[str, list[Phrase]], set[str], list[str]]:
+    """(`photo/sentence` → its phrases that have a box, the sentences that have none, notes) of a list of photos."""
     listed = split if split.exists() else folder / split
     known: dict[str, list[Phrase]] = {}
     others = set[str]()
+    flat: list[str] = []  # the photo of each odd box
+    beyond: list[str] = []
     photos = [line.strip() for line in text_of(listed, formats.GROUNDING_SPLIT).split("\n")]
     match(filter(None, photos), filter(None, photos), "error", listed, listed, forgivable=False)
     for number, photo in enumerate(photos, 1):
@@ -118,14 +124,30 @@ def _phrases(folder: Path, split: Path) -> tuple[dict[str, list[Phrase]], set[st
         if not IMAGE_ID.fullmatch(photo):
             raise UserError(f"{listed}:{number}: must be the number of a photo, not {photo!r:.80}")
         objects, texts = folder / "Annotations" / f"{photo}.xml", folder / "Sentences" / f"{photo}.txt"
-        boxes = annotation(read(objects), str(objects)).boxes
+        found = annotation(read(objects), str(objects))
+        boxes = found.boxes
+        for x1, y1, x2, y2 in {box for its in boxes.values() for box in its}:
+            if x2 <= x1 or y2 <= y1:
+                flat.append(photo)
+            elif min(x1, y1) < -ROUNDING or x2 > found.width + ROUNDING or y2 > found.height + ROUNDING:
+                beyond.append(photo)
         for k, sentence in enumerate(sentences(text_of(texts, formats.GROUNDING_SENTENCES), str(texts))):
             phrases = [(boxes[p.chain], p.types) for p in sentence.phrases if p.chain in boxes]
             if phrases:
                 known[f"{photo}/{k}"] = phrases
             else:
                 others.add(f"{photo}/{k}")
-    return known, others
+    root, notes = folder / "Annotations", []
+    if flat:
+        notes.append(f"{root}: {_boxes(flat)} without area, which none is right of, as in {flat[0]}.xml")
+    if beyond:
+        what = _boxes(beyond)
+        notes.append(f"{root}: {what} beyond the stated size, taken as the file has it, as in {beyond[0]}.xml")
+    return known, others, notes
+
+
+def _boxes(odd: list[str]) -> str:
+    return f"{len(odd):,} box{'' if len(odd) == 1 else 'es'}"
 
 
 def score_refcoco(
@@ -147,12 +169,14 @@ def score_refcoco(
         splits = sorted({ref["split"] for ref in every})
         raise UserError(f"--split: {refs} has no split {split!r:.80}; {nearest(split, splits):.300}")
     things = document(annotations, Instances, formats.COCO_INSTANCES).content["annotations"]
-    boxes = {row["id"]: row["bbox"] for row in things}
-    if absent := [ref for ref in chosen if ref["ann_id"] not in boxes]:
+    ids = [str(row["id"]) for row in things]
+    match(ids, ids, "error", annotations, annotations, forgivable=False)
+    boxes = {name: row["bbox"] for name, row in zip(ids, things, strict=True)}
+    if absent := [ref for ref in chosen if str(ref["ann_id"]) not in boxes]:
         raise IdsDiffer(
             f"{annotations}: lacks {count_of(absent, 'annotation')} of {refs}, the first {absent[0]['ann_id']}"
         )
-    true = [(str(one["sent_id"]), boxes[ref["ann_id"]]) for ref in chosen for one in ref["sentences"]]
+    true = [(str(one["sent_id"]), boxes[str(ref["ann_id"])]) for ref in chosen for one in ref["sentences"]]
     given = document(predictions, list[Located], formats.REFCOCO_PREDICTIONS).content
     names = [str(row["sent_id"]) for row in given]
     check_ids(predictions, formats.REFCOCO_PREDICTIONS, [name for name, _ in true], names)

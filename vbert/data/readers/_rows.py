@@ -152,6 +152,10 @@ def fault(error: ValidationError, kind: Any) -> str:
     if fault["type"] == "extra_forbidden":
         unknown = fault["loc"][-1]
         return f"there is no field {unknown!r:.80}; {nearest(str(unknown), _fields(kind, fault['loc'][:-1]))}"
+    if fault["type"] in ("too_short", "too_long"):
+        end, bound = ("least", "min_length") if fault["type"] == "too_short" else ("most", "max_length")
+        sizes = fault["ctx"]
+        return f"{field}: must have at {end} {sizes[bound]} items, not {sizes['actual_length']}"
     message = fault["msg"].replace("Input should be", "must be").replace("a valid ", "").replace("array", "list")
     return f"{field}{': ' if field else ''}{message}, not {json.dumps(fault['input'], default=repr):.80}"
 
