@@ -242,6 +242,19 @@ def test_references_that_no_held_out_example_has_are_refused_before_training(
         train(tmp_path / "m", World(Examples.at(tmp_path / "texts"), world.shards, world.vocabulary), **changes)
 
 
+def test_one_held_out_image_has_no_cider_to_select_by(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downstream, "run_training", lambda *_: pytest.fail("it began to train"))
+    rows = world.examples.table().to_pylist()
+    one = next(row["image_ids"] for row in rows if row["split"] == "val")
+    (tmp_path / "texts").mkdir()
+    write_examples(tmp_path / "texts", [row for row in rows if row["split"] != "val" or row["image_ids"] == one])
+    alone = World(Examples.at(tmp_path / "texts"), world.shards, world.vocabulary)
+    with pytest.raises(UserError, match=r"have no figure 'cider', but bleu_1, .*rouge_l.*; name one of these"):
+        train(tmp_path / "m", alone, select="best")
+
+
 def test_captions_grow_no_longer_than_those_of_training(
     world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

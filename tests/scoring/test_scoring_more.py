@@ -246,6 +246,7 @@ NAN = np.full((3, 5), np.nan)
         (RETRIEVAL, "scores.npz", lambda path: path.write_bytes(path.read_bytes()[:300]), 2, "no whole .npz"),
         (RETRIEVAL, "scores.npz", lambda path: path.write_text("1,2"), 2, "scores.npz"),
         (f"{RETRIEVAL} --folds 4", "scores.npz", lambda path: None, 2, "--folds: must be 1, so that each of the 3"),
+        (f"{RETRIEVAL} --folds 0", "scores.npz", lambda path: None, 2, "--folds: must be 1, so that"),
         (f"{RETRIEVAL} scores.npz --folds 2", "scores.npz", lambda path: None, 2, "several files are folds"),
         (RANKINGS, "rankings.jsonl", swap("[10, 20, 30]", "[10, 99, 30]"), 1, ":1: images: 1 unknown id: 99"),
         (RANKINGS, "rankings.jsonl", swap("[5, 4, 3", "[5, 5, 3"), 1, "5 stands in it twice"),

@@ -78,7 +78,8 @@ def score_retrieval(
     truth = annotated(annotations)
     owners = {text: image for image, texts in truth.texts.items() for text in texts}
     known = [image for image in truth.images if truth.texts[image]]
-    if not 1 <= folds <= max(1, most := len(known) // FEWEST):
+    most = len(known) // FEWEST
+    if not 1 <= folds <= max(1, most):
         allowed = f"1 to {most:,}" if most > 1 else "1"
         raise UserError(
             f"--folds: must be {allowed}, so that each of the {count_of(known, 'image')} with a text is ranked beside "
