@@ -189,9 +189,9 @@ def retrieval(
     annotations
         COCO captions; the id of a text is that of its annotation.
     predictions
-        an .npz of scores [images, texts], image_ids and text_ids; or JSON lines of rankings, best first: {"text_id",
-        "images"} and {"image_id", "texts"}. Several files are folds, each ranked within itself, whose figures are
-        averaged.
+        an .npz of scores [images, texts], image_ids and text_ids; or JSON lines of rankings, best first:
+        {"text_id", "images"} and {"image_id", "texts"}. Several files are folds, each ranked within itself, whose
+        figures are averaged.
     folds
         consecutive parts of the images, in the order of the annotations, whose figures are averaged; COCO 1K: 5. A fold
         has two images or more.
@@ -244,8 +244,8 @@ def refcoco(
 ) -> None:
     """Referring expressions of RefCOCO, RefCOCO+ and RefCOCOg: the share with an IoU above 0.5.
 
-    Example: `vbert score refcoco --annotations instances.json --refs 'refs(unc).p' --split testA --predictions
-    expressions.json`
+    Example:
+    `vbert score refcoco --annotations instances.json --refs 'refs(unc).p' --split testA --predictions expressions.json`
 
     Parameters
     ----------
