@@ -2,7 +2,7 @@
 
 The figures are the library's (tylin/coco-caption). Its quirks are part of them: BLEU takes the closest reference length
 and sums over all images before it divides; ROUGE-L takes the largest precision and the largest recall over references,
-whichever those are, and gives 1 to an empty caption whose references are all empty; CIDEr is CIDEr-D, its document
+whichever those are, and gives 1 to an empty caption that has an empty reference; CIDEr is CIDEr-D, its document
 frequencies are over the references of the very images that are evaluated, and its length penalty counts bigrams. CIDEr
 of a single image, where each word has the weight log(1 / 1) = 0 whatever the caption, is left out. METEOR and SPICE run
 in Java.
