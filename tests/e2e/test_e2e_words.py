@@ -25,6 +25,8 @@ REACHED = {
 CONTROLS = {
     "grounding_text/r1": 0.45,
     "grounding_image/r1": 0.45,
+    "retrieval_shuffled/text_to_image_r1": 0.03,
+    "retrieval_shuffled/image_to_text_r1": 0.05,
     "list_shuffled/faithful": 0.10,
     "list_none/faithful": 0.10,
 }
@@ -48,6 +50,7 @@ def test_words_are_learnt_and_their_controls_are_not(tmp_path: Path) -> None:
     assert {name: both for name, both in of_oracles.items() if both[0] < both[1]} == {}
     assert {name: figure(name) for name, least in REACHED.items() if figure(name) < least} == {}
     assert {name: figure(name) for name, most in CONTROLS.items() if figure(name) > most} == {}
+    assert figure("retrieval/image_to_text_r1") > figure("retrieval_random/image_to_text_r1")
     assert figure("grounding/r1") >= 0.9 * figure("grounding/upper_bound")
     (heads,) = (artifact for artifact in done.artifacts if artifact.title == "heads[grounding]")
     assert heads.figures["best"] > max(heads.figures["random_regions"], heads.figures["random_weights"])
