@@ -28,7 +28,7 @@ from vbert.training.sampler import derive
 
 READ_AT_ONCE = 4096  # rows as Python objects
 CACHE = 256 << 20  # bytes of visual inputs that a process keeps
-BOXES_KEPT = 20_000  # images whose boxes a process keeps
+BOXES_KEPT = 20_000  # images whose boxes, or classes, a process keeps
 STATISTICS_IMAGES = 20_000  # images that mean and deviation are taken of, at most
 
 
@@ -199,6 +199,8 @@ class ExampleRows:
         image_id = self.shown.get(image_id, image_id)
         if image_id not in self._classes:
             regions = self.shards.read(image_id)
+            if len(self._classes) >= BOXES_KEPT:
+                self._classes.clear()
             surest = sorted(zip(regions.scores, regions.classes, strict=False), key=lambda pair: -pair[0])
             self._classes[image_id] = [name for name in dict.fromkeys(name for _, name in surest) if name]
         return self._classes[image_id]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -279,15 +280,9 @@ def predict(
             yield {
                 "example_id": row["example_id"],
                 "answer": readable(encoder.text(text.pieces)),
-                "score": round(_mean_probability(text.total, len(text.pieces)), 6),
+                "score": round(math.exp(text.total / (len(text.pieces) + 1)), 6),
                 "log_probability": text.total,
             }
-
-
-def _mean_probability(total: float, pieces: int) -> float:
-    import math
-
-    return math.exp(total / (pieces + 1))
 
 
 class CachedReader:

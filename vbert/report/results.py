@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.stage import Figures
 from vbert.metrics.bootstrap import ConfidenceInterval
 from vbert.report.page import EvaluatedEntry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAIN, FLOOR, SCRATCH = "trained", "language-only floor", "without pre-training"
 UNPAIRED = "pre-trained on unpaired texts"
@@ -243,12 +246,20 @@ def _start(start: Any) -> str:
 
 def predicted_rows(run: DownstreamRun, ids: Iterable[str]) -> list[dict[str, Any]]:
     """The examples of predictions, as the objective evaluates them."""
-    wanted = set(ids)
-    return [row for row in evaluated_rows(run, run.split) if row["example_id"] in wanted]
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    table = _evaluated(run, run.split)
+    return list(table.filter(pc.is_in(table["example_id"], pa.array(list(ids), pa.string()))).to_pylist())
 
 
 def evaluated_rows(run: DownstreamRun, split: str, whole: bool = True) -> list[dict[str, Any]]:
-    """The examples of a split as the objective evaluates them; with `whole` False as it trains on them. "": all."""
+    """The examples of a split as the objective evaluates them; with `whole` False as it trains on them."""
+    return list(_evaluated(run, split, whole).to_pylist())
+
+
+def _evaluated(run: DownstreamRun, split: str, whole: bool = True) -> pa.Table:
+    """The table of `evaluated_rows`; split "": all."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -265,7 +276,7 @@ def evaluated_rows(run: DownstreamRun, split: str, whole: bool = True) -> list[d
             chosen = pc.and_(chosen, pc.is_in(table["split"], pa.array([split])))
         table = table.filter(chosen)
         table = objective.evaluated(table) if whole else table
-    return list(table.to_pylist())
+    return table
 
 
 def example_scores(
