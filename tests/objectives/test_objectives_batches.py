@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from objectives.objectives_world import World, make_world
 
 from vbert.model.vocabulary import SPECIAL, TextRules, WordPieceEncoder
-from vbert.objectives.batches import ExampleRows, RegionInputs, mask, sentence, share_mask, statistics
+from vbert.objectives.batches import ExampleRows, RegionInputs, mask, sentence, share_mask
 from vbert.objectives.controls import shuffled_images
+from vbert.objectives.statistics import statistics
 from vbert.training.sampler import GlobalBatchSampler, derive, generator, items, order
 
 ENCODER = WordPieceEncoder([*SPECIAL, "a", "cat", "##s", "sleep", "这", "是", "一", "只", "猫", "。", "?"], TextRules())

@@ -21,9 +21,10 @@ from vbert.errors import UserError, nearest
 from vbert.model.config import text_limit
 from vbert.model.start import Initialization
 from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load, same_task
-from vbert.objectives.batches import Batch, ExampleRows, image_groups, statistics
+from vbert.objectives.batches import Batch, ExampleRows, image_groups
 from vbert.objectives.dataset import ObjectiveDataset
 from vbert.objectives.entry import Rows
+from vbert.objectives.statistics import statistics
 from vbert.objectives.trained import Model, write_model
 from vbert.regions.contract import check
 from vbert.regions.shards import Shards

@@ -64,7 +64,7 @@ class PretrainingSequences:
 
     def statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation of the visual inputs of all training images."""
-        from vbert.objectives.batches import statistics
+        from vbert.objectives.statistics import statistics
 
         return statistics([(c.visuals, [image for images in c.images for image in images]) for c in self.train])
 
