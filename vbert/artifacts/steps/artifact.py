@@ -58,20 +58,30 @@ class Artifact(Product):
         value = self.step.arguments[name]
         return value if store is None else map_products(value, lambda a: a.bound(store))
 
-    def _made(self) -> Artifact:
-        """Of a loose artifact, the one that its store knows."""
+    def origin(self) -> tuple[Store, Manifest]:
+        """The store that the finished artifact lies in, and its manifest; of a loose one, those that it lies beside.
+
+        Raises BuildError where it is not built, or no manifest is beside it.
+        """
+        if self.step is not None:
+            manifest = self.manifest
+            assert self.store is not None
+            return self.store, manifest
         directory = (self._directory or Path()).absolute()
         for place in (directory.parent, directory):  # format 1 of a store has the manifest among the files
-            try:
+            with suppress(OSError, ValueError):
                 manifest = Manifest.loads((place / NAME).read_bytes())
-            except (OSError, ValueError):
-                continue
-            made: Artifact = artifact_from_json(manifest.step)
-            return made.bound(Store(place.parents[2]))
+                return Store(place.parents[2]), manifest
         raise BuildError(
             f"{self!r} was opened by its directory, and no manifest there says what it is made of: open it where its "
             "store has it"
         )
+
+    def _made(self) -> Artifact:
+        """Of a loose artifact, the one that its store knows."""
+        store, manifest = self.origin()
+        made: Artifact = artifact_from_json(manifest.step)
+        return made.bound(store)
 
     def inputs(self) -> list[Artifact]:
         """The artifacts this one is made from, each once."""

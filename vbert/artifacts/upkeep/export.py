@@ -7,6 +7,8 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -25,6 +27,22 @@ def hand_out(artifact: Artifact, out: Path, kept: re.Pattern[str] | None = None)
     Files are hard links where the file system allows: they take no room and, like the store's, are read-only. Whatever
     fails, `out` is as it was before. Raises UserError where it can't be replaced.
     """
+    with replaced(out) as making:
+        for name in artifact.names():
+            target = making / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            durable.link(artifact.file(name), target)
+        for path in out.iterdir() if kept is not None and out.is_dir() else ():
+            if kept is not None and kept.fullmatch(path.name):
+                durable.link(path, making / path.name)
+
+
+@contextmanager
+def replaced(out: Path) -> Iterator[Path]:
+    """A new folder to be filled, which then takes the place of `out`, whole; where that fails `out` is as before.
+
+    Raises UserError where it can't be written.
+    """
     out = out.resolve()  # of a link, what it leads to is replaced
     making = out.with_name(f".{out.name}.{uuid4().hex}")
     record = making.with_name(making.name + SUFFIX)
@@ -33,13 +51,7 @@ def hand_out(artifact: Artifact, out: Path, kept: re.Pattern[str] | None = None)
         clear_dead(out.parent, f".{out.name}")
         Owner.current().write(record)
         making.mkdir()
-        for name in artifact.names():
-            target = making / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            durable.link(artifact.file(name), target)
-        for path in out.iterdir() if kept is not None and out.is_dir() else ():
-            if kept is not None and kept.fullmatch(path.name):
-                durable.link(path, making / path.name)
+        yield making
         if out.exists():
             exchange(making, out)
         else:

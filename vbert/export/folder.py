@@ -1,0 +1,220 @@
+"""An exported folder: a model with its detector, a card for people, and a record of every file's digest.
+
+model.safetensors config.json vocab.txt tokenizer_config.json contract.json head.json curves.jsonl    the `Model`
+detector/weights.safetensors detector/detector.json    the detector that made its features; absent for imported ones
+README.md      the card: nothing reads it, so it may be edited
+export.json    format, what the folder was made from, and size and sha256 of each file but the card
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vbert.artifacts.store import durable
+from vbert.artifacts.store.digests import seal, sha256_file, unseal
+from vbert.artifacts.store.manifest import Manifest
+from vbert.artifacts.store.store import Store
+from vbert.artifacts.upkeep.export import replaced
+from vbert.errors import BuildError, UserError
+from vbert.model.vocabulary import CONFIG, VOCABULARY
+from vbert.objectives.trained import WEIGHTS, Model
+from vbert.regions.contract import NAME as CONTRACT
+from vbert.regions.contract import differences
+from vbert.regions.detector import DetectorWeights, RegionSettings
+
+FORMAT = 1
+RECORD, CARD, DETECTOR = "export.json", "README.md", "detector"
+MODEL_FILES = (WEIGHTS, "config.json", VOCABULARY, CONFIG, CONTRACT, "head.json", "curves.jsonl")
+DETECTOR_FILES = ("weights.safetensors", "detector.json")
+PLAIN = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)  # names that a record may hold: none leads out of its folder
+Layout = Literal["vbert", "transformers"]
+
+
+class ExportedFile(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    size: int
+    sha256: str
+
+
+class ExportRecord(BaseModel):
+    """export.json. made_from: stage, label, fingerprint and content of the artifact, where it was one of a store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: int = FORMAT
+    layout: Layout = "vbert"
+    title: str
+    objective: str
+    made_from: dict[str, Any] = {}
+    files: dict[str, ExportedFile]
+
+
+def write_export(
+    out: Path, model: Model, detector: DetectorWeights | None, *, title: str, card: str, made_from: Mapping[str, Any]
+) -> None:
+    """Make `out` an exported folder, whole or not at all; an earlier one there is replaced.
+
+    Raises UserError where `out` holds other things, or the detector isn't the one that the model's contract names.
+    """
+    if detector is not None:
+        _check_detector(model, detector)
+    with exported_to(out) as making:
+        for name in MODEL_FILES:
+            durable.link(model.file(name), making / name)
+        if detector is not None:
+            (making / DETECTOR).mkdir()
+            for name in DETECTOR_FILES:
+                durable.link(detector.file(name), making / DETECTOR / name)
+        close_export(making, title=title, objective=model.head()["objective"], card=card, made_from=made_from)
+
+
+def exported_to(out: Path) -> AbstractContextManager[Path]:
+    """`replaced(out)`, where nothing but an earlier export is lost by that. Raises UserError."""
+    if out.exists() and not (out / RECORD).is_file():
+        if not out.is_dir():
+            raise UserError(f"{out} is a file; give a folder for the export")
+        if any(out.iterdir()):
+            raise UserError(f"{out} holds other things than an export; give a folder that is new or empty")
+    return replaced(out)
+
+
+def close_export(
+    making: Path, *, title: str, objective: str, card: str, made_from: Mapping[str, Any], layout: Layout = "vbert"
+) -> None:
+    """Writes the card, and last the record of all files in the folder."""
+    names = sorted(path.relative_to(making).as_posix() for path in making.rglob("*") if path.is_file())
+    files = {n: ExportedFile(size=(making / n).stat().st_size, sha256=sha256_file(making / n)) for n in names}
+    (making / CARD).write_text(card, encoding="utf-8")
+    record = ExportRecord(layout=layout, title=title, objective=objective, made_from=dict(made_from), files=files)
+    durable.write_file(making / RECORD, seal(record.model_dump()))
+
+
+def is_export(folder: Path) -> bool:
+    return (folder / RECORD).is_file()
+
+
+def read_record(folder: Path) -> ExportRecord:
+    """export.json. Raises UserError where there is none that can be read."""
+    path = folder / RECORD
+    again = "copy the folder again, or write it anew by `vbert export`"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; `vbert export RECIPE 'finetune[ENTRY]' --out DIR` writes one")
+    try:
+        body = unseal(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder}: no {RECORD} in it: this is no exported folder, or one not wholly copied; "
+            "`vbert export RECIPE 'finetune[ENTRY]' --out DIR` writes one"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}); mend its permissions") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); {again}") from None
+    known = body.get("format")
+    if isinstance(known, int) and known > FORMAT:
+        raise UserError(f"{path}: format {known}, this version of vbert reads {FORMAT}; upgrade vbert")
+    try:
+        record = ExportRecord.model_validate(body)
+    except ValidationError as error:
+        raise UserError(f"{path}: not a record of an export: {' '.join(str(error).split()):.200}; {again}") from None
+    if odd := [name for name in record.files if not PLAIN.fullmatch(name)]:
+        raise UserError(f"{path}: {odd[0]!r:.100} is no name of a file that an export holds; {again}")
+    return record
+
+
+def read_export(folder: Path) -> tuple[Model, DetectorWeights | None]:
+    """The model and its detector (None: its features were imported), every file compared with its digest.
+
+    Raises UserError, naming the file, where one is missing, damaged or not of the folder, or the format is newer.
+    """
+    record = read_record(folder)
+    if record.layout != "vbert":
+        raise UserError(
+            f"{folder} was exported for transformers (`--format hf`), whose `from_pretrained` loads it; for vbert, "
+            "export without --format"
+        )
+    check_files(folder, record)
+    held = record.files
+    if absent := [name for name in MODEL_FILES if name not in held]:
+        raise UserError(
+            f"{folder}/{RECORD} names no {absent[0]}: not a model's folder; write it anew by `vbert export`"
+        )
+    with_detector = any(name.startswith(f"{DETECTOR}/") for name in held)
+    if with_detector and (absent := [n for n in DETECTOR_FILES if f"{DETECTOR}/{n}" not in held]):
+        raise UserError(f"{folder}/{RECORD} names no {DETECTOR}/{absent[0]}; write the folder anew by `vbert export`")
+    return Model.at(folder), DetectorWeights.at(folder / DETECTOR) if with_detector else None
+
+
+def check_files(folder: Path, record: ExportRecord) -> None:
+    """Compares what is in the folder with its record; hidden files (a `.git`) and the card don't count."""
+    again = "copy the folder again, or write it anew by `vbert export`"
+    for name, entry in record.files.items():
+        path = folder / name
+        try:
+            size = path.stat().st_size
+            if size != entry.size:
+                raise UserError(f"{path} is damaged: {size:,} bytes instead of {entry.size:,}; {again}")
+            if sha256_file(path) != entry.sha256:
+                raise UserError(f"{path} is damaged: other bytes than {RECORD} says; {again}")
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing: {again}") from None
+        except OSError as error:
+            raise UserError(f"{path} can't be read ({error.strerror}); mend its permissions") from None
+    known = {*record.files, CARD, RECORD}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if path.is_file() and not hidden and inside.as_posix() not in known:
+            raise UserError(f"{path} is not of this export: move it elsewhere, or list it by exporting anew")
+
+
+def _check_detector(model: Model, detector: DetectorWeights) -> None:
+    contract = model.contract()
+    own = detector.contract(RegionSettings(boxes=contract.boxes, nms=contract.nms))
+    if different := differences(contract, own):
+        field, (wanted, made) = next(iter(different.items()))
+        raise UserError(
+            f"the detector isn't the one that made the model's features: {field} is {wanted!r} for the model, {made!r} "
+            "for the detector"
+        )
+
+
+def detector_behind(model: Model, store: Store | None = None) -> DetectorWeights | None:
+    """The detector that made the features `model` was trained on, found in its store by the model's lineage.
+
+    None where the features were imported. Of a bare copy of a model (no manifest beside it), the detector of `store`
+    with the weights that the contract names. Raises BuildError where the detector is no longer in the store.
+    """
+    wanted = model.contract().weights
+    if wanted is None:
+        return None
+    try:
+        at, made = model.origin()
+    except BuildError:
+        return None if store is None else _with_weights(store, store.manifests(), wanted)
+    steps: Mapping[str, Any] = made.step["steps"]
+    found = {fingerprint: at.manifest(step["stage"], fingerprint) for fingerprint, step in steps.items()}
+    detector = _with_weights(at, (manifest for manifest in found.values() if manifest), wanted)
+    if detector is None:
+        for step in steps.values():
+            used = step["arguments"].get("detector") if step["stage"] == "regions" else None
+            if used and found.get(used["artifact"]) is None:
+                raise BuildError(
+                    f"the detector of {model.title} ({steps[used['artifact']]['stage']} {used['artifact'][:8]}) is no "
+                    f"longer in {at.location}: `vbert run RECIPE --until detector` builds it again"
+                )
+    return detector
+
+
+def _with_weights(store: Store, manifests: Iterable[Manifest], wanted: str) -> DetectorWeights | None:
+    for manifest in manifests:
+        if any((entry.name, entry.sha256) == (DETECTOR_FILES[0], wanted) for entry in manifest.files):
+            for name in DETECTOR_FILES:
+                store.file(manifest, name)  # its digest is compared
+            return DetectorWeights.at(store.whole(manifest))
+    return None
