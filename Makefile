@@ -7,7 +7,7 @@ STORE ?= store
 # Compiled imports are kept, or every process would compile torch again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install dev shell demo test slow check structure bench
+.PHONY: install dev shell demo test slow check structure bench docs
 
 install: .venv/installed
 
@@ -48,6 +48,15 @@ check: dev
 # Import circles, long files, lines of the store.
 structure: dev
 	@$(BIN)/python tests/structure.py
+
+# The documentation as a folder of pages. Dead links are errors.
+docs: .venv/documented
+	@$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/build
+	@echo docs/build/index.html
+
+.venv/documented: .venv/installed
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[docs]'
+	@touch $@
 
 bench: dev
 	PYTHONPATH=tests $(BIN)/python tests/benchmarks/$(NAME).py

@@ -1,0 +1,92 @@
+"""The documentation as pages: it builds without a warning, names every field and command, and a browser is content."""
+
+from __future__ import annotations
+
+import html
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_examples import COMMANDS, arguments
+
+from flows.fields import fields_at
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of pages, as `make docs` builds it."""
+    out = tmp_path_factory.mktemp("docs")
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-b", "html"]
+    done = subprocess.run([*command, "docs", str(out)], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return out
+
+
+def text(page: Path) -> str:
+    return html.unescape(re.sub("<[^>]+>", "", page.read_text()))
+
+
+def test_the_reference_names_every_field(pages: Path) -> None:
+    for root in ("recipe", "datasets", "detectors", "models"):
+        words = set(text(pages / f"reference/{root}.html").split())
+        paths = [None if root == "recipe" else root]
+        while paths:
+            for field in fields_at(path := paths.pop()):
+                assert field.path in words or field.path == path
+                if field.inside and field.path != path:
+                    paths.append(field.path)
+
+
+def test_the_reference_names_every_command_with_its_options(pages: Path) -> None:
+    sections = re.split(r"<section id=", (pages / "reference/commands.html").read_text())
+    told = {re.sub("<[^>]+>", "", found[1]): part for part in sections if (found := re.search("<h2>(.+?)<a", part))}
+    assert set(told) == set(COMMANDS)
+    for command in COMMANDS:
+        names = {name for one in arguments(command) for name in one.names if name.startswith("-")}
+        assert {name for name in names if name not in told[command]} == set()
+
+
+def test_it_needs_no_network(pages: Path) -> None:
+    loaded = r"<(?:script|img|iframe)[^>]* src=\"(?:https?:)?//|<link[^>]* rel=\"(?:stylesheet|preload)\"[^>]*//"
+    assert [str(page) for page in pages.rglob("*.html") if re.search(loaded, page.read_text())] == []
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not Path("/usr/bin/chromium").exists():
+        pytest.skip("no /usr/bin/chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield started
+        started.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_and_axe_are_content(browser: Any, pages: Path, scheme: str, width: int) -> None:
+    """No violation, nothing in the console, nothing fetched, no page wider than the screen."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    faults: list[str] = []
+    tab = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900}).new_page()
+    tab.on("console", lambda message: faults.append(f"{tab.url}: {message.text}"))
+    tab.on("pageerror", lambda error: faults.append(f"{tab.url}: {error}"))
+    tab.on("request", lambda one: None if one.url.startswith(("file:", "data:")) else faults.append(one.url))
+    for page in sorted(pages.rglob("*.html")):
+        tab.goto(page.as_uri())
+        found = Axe().run(tab, options={"preload": False}).response["violations"]
+        faults += [f"{page.name}: {one['id']}: {one['nodes'][0]['html']:.200}" for one in found]
+        if (wide := tab.evaluate("document.documentElement.scrollWidth")) > width:
+            faults.append(f"{page.name}: {wide} pixels wide")
+    assert faults == []
+    tab.context.close()
