@@ -340,6 +340,6 @@ def test_vectors_hang_on_the_weights(trained: Model, features: Path, tmp_path: P
     first, second = (ImageSearch.open(folder, features) for folder in (trained.path, other))
     assert second.kept.made == 56
     assert not np.allclose(first.index.vectors, second.index.vectors)
-    unchanged = image_index(Model.at(other), second.network, second.encoder, second.visuals)  # type: ignore[arg-type]
+    unchanged = image_index(Model.at(other), second.network, second.encoder, second.shards, second.visuals)  # type: ignore[arg-type]
     assert unchanged.made == 0
     assert isinstance(second.by_text("a dog", top=1)[0], FoundImage)

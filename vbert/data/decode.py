@@ -120,6 +120,15 @@ def decode(data: bytes) -> Image.Image:
         return mended
 
 
+def as_shown(image: Image.Image) -> Image.Image:
+    """An image that Pillow has opened or made, as `decode` shows that of a file. Raises BadImage."""
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImage("too large", f"{image.width}×{image.height}, at most {MAX_PIXELS:,} pixels")
+    if not image.width * image.height:
+        raise BadImage("empty", f"{image.width}×{image.height} pixels")
+    return _shown(image, b"eXIf")  # its EXIF is asked for, whatever file it is of
+
+
 def _opened(data: bytes) -> tuple[Image.Image, bytes]:
     """The image, and the bytes that it is read from: of a PNG that Pillow refuses, those of its picture alone."""
     try:

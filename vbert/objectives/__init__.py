@@ -155,6 +155,9 @@ class Objective(Protocol):
     def decode(self, outputs: Any, tensors: Mapping[str, Tensor], rows: Rows, head: Head) -> list[Prediction]:
         """One prediction an example."""
 
+    def label_scores(self, outputs: Tensor, head: Head) -> Tensor:
+        """The probability of each label of a head with labels, [B, labels]; negative for those that are no answer."""
+
     def metrics(self, rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:
         """By name; `metric/part` for parts of the examples. Empty where the examples have no labels. A prediction
         with `quarantined` is that of an example without regions, and counts as wrong."""

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,12 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vbert.data.examples import Examples
 from vbert.errors import UserError
 from vbert.model.visualbert import PackedBatch, append6
 from vbert.model.vocabulary import WordPieceEncoder
 from vbert.objectives.controls import shuffled_images, with_texts
-from vbert.regions.shards import Shards
+from vbert.regions.shards import RegionSource
 from vbert.training.sampler import derive
 
 READ_AT_ONCE = 4096  # rows as Python objects
@@ -93,6 +92,13 @@ class Batch:
         return Batch(self.packed.pin_memory(), {name: tensor.pin_memory() for name, tensor in self.tensors.items()})
 
 
+class HasTable(Protocol):
+    """Examples: an artifact, or rows in memory."""
+
+    def table(self) -> pa.Table:
+        """As EXAMPLES_SCHEMA says."""
+
+
 class ExampleRows:
     """The examples of some splits and kinds whose images all have regions, in the order of the table.
 
@@ -105,8 +111,8 @@ class ExampleRows:
 
     def __init__(
         self,
-        examples: Examples,
-        shards: Shards,
+        examples: HasTable,
+        shards: RegionSource,
         splits: Collection[str],
         kinds: Collection[str],
         share: float = 1.0,
@@ -219,7 +225,7 @@ class RegionInputs:
     """The visual input of images: features, and six box numbers where the model reads them. `shown` maps an image
     to the one whose regions replace its own (a control)."""
 
-    def __init__(self, shards: Shards, box_input: str, shown: Mapping[str, str] | None = None) -> None:
+    def __init__(self, shards: RegionSource, box_input: str, shown: Mapping[str, str] | None = None) -> None:
         self.shards, self.box_input, self.shown = shards, box_input, shown or {}
         self._kept: dict[str, NDArray[np.float32]] = {}
         self._bytes = 0

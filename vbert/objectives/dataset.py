@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vbert.model.vocabulary import WordPieceEncoder
 from vbert.objectives.batches import Batch, ExampleRows, Input, RegionInputs, pack
-from vbert.regions.shards import Shards
+from vbert.regions.shards import RegionSource
 from vbert.training.sampler import generator
 
 
@@ -50,7 +50,7 @@ class ObjectiveDataset(Generic[Its]):
         head: dict[str, Any],
         encoder: WordPieceEncoder,
         rows: ExampleRows,
-        shards: Shards,
+        shards: RegionSource,
         box_input: str,
         seed: int = 0,
     ) -> None:

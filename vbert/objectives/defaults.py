@@ -124,9 +124,14 @@ def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: Head) -> dict[str
     return {"loss": F.cross_entropy(outputs, tensors["label"], ignore_index=-1, reduction="sum")}
 
 
+def label_scores(outputs: Tensor, head: Head) -> Tensor:
+    """The probability of each label, float64 [B, labels]."""
+    return outputs.double().softmax(-1)
+
+
 def decode(outputs: Tensor, tensors: Mapping[str, Tensor], rows: Rows, head: Head) -> list[Prediction]:
     """The most probable label, its probability rounded to 6 digits, and those of all labels in their order."""
-    probabilities = outputs.double().softmax(-1)
+    probabilities = label_scores(outputs, head)
     return [
         {
             "example_id": row["example_id"],

@@ -130,15 +130,15 @@ def image_index(
     model: Model,
     network: RetrievalModel,
     encoder: WordPieceEncoder,
+    shards: Shards,
     visuals: RegionInputs,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> KeptIndex:
-    """The index of all images of `visuals.shards`: the kept one, with vectors made anew for images that changed, and
-    kept again. network: `model`, loaded, in eval mode.
+    """The index of all images of `shards`, whose inputs `visuals` are: the kept one, with vectors made anew for images
+    that changed, and kept again. network: `model`, loaded, in eval mode.
 
     It is kept in the folder of the features; where that can't be written, or is of a store, in the cache directory.
     """
-    shards = visuals.shards
     name = index_name(model_digest(model))
     places = _places(shards.path, name)
     source = source_digest(shards)

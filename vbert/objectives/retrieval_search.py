@@ -74,7 +74,7 @@ class ImageSearch:
         self.encoder = model.vocabulary().encoder()
         self.longest = int(head["max_text"])
         self.visuals = RegionInputs(shards, model.config().box_input)
-        self.kept: KeptIndex = image_index(model, self.network, self.encoder, self.visuals, progress)
+        self.kept: KeptIndex = image_index(model, self.network, self.encoder, shards, self.visuals, progress)
         self.index = self.kept.index
 
     @classmethod

@@ -123,15 +123,24 @@ def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: Head) -> dict[str
     return {"loss": F.binary_cross_entropy_with_logits(outputs, scores, reduction="sum")}
 
 
-def decode(outputs: Tensor, tensors: Mapping[str, Tensor], rows: Rows, head: Head) -> list[Prediction]:
-    """The best answer and its probability, rounded to 6 digits."""
+def label_scores(outputs: Tensor, head: Head) -> Tensor:
+    """The probability of each answer, of `loss: bce` each for itself; -1 for labels that are no answers. float32
+    [B, labels]."""
     import torch
 
     outputs = outputs.float()
-    allowed = torch.tensor([label not in NEVER for label in head["labels"]], device=outputs.device)
     probabilities = outputs.softmax(-1) if head["loss"] == "kl" else outputs.sigmoid()
-    best = outputs.masked_fill(~allowed, float("-inf")).argmax(-1)
-    chosen = probabilities.gather(1, best[:, None])[:, 0]
+    never = torch.tensor([label in NEVER for label in head["labels"]], device=outputs.device)
+    return probabilities.masked_fill(never, -1.0)
+
+
+def decode(outputs: Tensor, tensors: Mapping[str, Tensor], rows: Rows, head: Head) -> list[Prediction]:
+    """The best answer, by its logit, and its probability, rounded to 6 digits."""
+    import torch
+
+    never = torch.tensor([label in NEVER for label in head["labels"]], device=outputs.device)
+    best = outputs.float().masked_fill(never, float("-inf")).argmax(-1)
+    chosen = label_scores(outputs, head).gather(1, best[:, None])[:, 0]
     return [
         {"example_id": row["example_id"], "answer": head["labels"][k], "score": round(p, 6)}
         for row, k, p in zip(rows, best.tolist(), chosen.tolist(), strict=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.errors import BuildError, UnknownImage, near
@@ -131,6 +131,22 @@ class Regions:
     @property
     def attributes(self) -> list[list[str]]:
         return self.details["attributes"]  # type: ignore[no-any-return]
+
+
+class RegionSource(Protocol):
+    """What region features are read from: `Shards`, or those of a few images in memory."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    def read(self, image_id: str) -> Regions: ...
+
+    def image_ids(self) -> list[str]: ...
+
+    def contract(self) -> Contract: ...
 
 
 def _npy(array: NDArray[Any]) -> tuple[bytes, int]:

@@ -1,0 +1,1 @@
+"""Using a trained model: images and texts in, answers out."""

@@ -1,0 +1,146 @@
+"""A question as it is put, with one image or several, brought into one form: examples, and the regions of their
+images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vbert.errors import UserError
+from vbert.inference.photos import Photo, photo
+
+if TYPE_CHECKING:
+    from vbert.regions.contract import Contract
+    from vbert.regions.shards import Regions
+
+OPTIONAL = ("text_b",)  # texts that may be None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """images: of each example the ids of its images in `regions`; texts: by name, one an example; several: whether a
+    list was asked, which is answered by a list."""
+
+    images: Sequence[Sequence[str]]
+    regions: Mapping[str, Regions]
+    texts: Mapping[str, Sequence[str]]
+    several: bool
+
+    def shaped(self, found: Sequence[Any]) -> Any:
+        return list(found) if self.several else found[0]
+
+
+def asked(
+    images: Sequence[Any],
+    regions: Any,
+    texts: Mapping[str, Any],
+    contract: Contract,
+    look: Callable[[Sequence[Photo]], Sequence[Regions]],
+) -> Asked:
+    """images: an example's, each one for all examples or a list, one an example; likewise the texts. look: finds the
+    regions of photos. Raises UserError for lists of different lengths, and for what is none of an image or a text."""
+    from vbert.regions.shards import Shards
+
+    pairs = len(images) == 2
+    lists = {f"image {k + 1}" if pairs else "images": one for k, one in enumerate(images) if _several(one)}
+    lists |= {name: one for name, one in texts.items() if _several(one)}
+    given_list = isinstance(regions, list | tuple) and not (pairs and isinstance(regions, tuple))
+    if given_list:
+        lists["regions"] = regions
+    counts = {name: len(one) for name, one in lists.items()}
+    if len(set(counts.values())) > 1:
+        told = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise UserError(f"lists of different lengths: {told}; give one for all, or one each")
+    count = next(iter(counts.values()), 1)
+    rows = {name: _texts(name, one, count) for name, one in texts.items()}
+    if isinstance(regions, Shards):
+        ids, found = _from_shards(regions, images, count, contract)
+    elif regions is None:
+        ids, found = _from_photos(images, count, look)
+    else:
+        ids, found = _from_regions(regions if given_list else [regions] * count, pairs, contract)
+    return Asked(ids, found, rows, bool(counts))
+
+
+def _several(one: Any) -> bool:
+    return isinstance(one, list | tuple)
+
+
+def _texts(name: str, one: Any, count: int) -> list[str]:
+    """One an example; "" for none where there may be none."""
+    each = list(one) if _several(one) else [one] * count
+    if name in OPTIONAL and all(text is None for text in each):
+        return [""] * count
+    for text in each:
+        if not isinstance(text, str):
+            raise UserError(f"{name}: {type(text).__name__} is no text; give a string, or a list of strings")
+        if not text.strip():
+            raise UserError(f"{name}: the text is empty")
+    return each
+
+
+def _from_photos(
+    images: Sequence[Any], count: int, look: Callable[[Sequence[Photo]], Sequence[Regions]]
+) -> tuple[list[list[str]], dict[str, Regions]]:
+    """The ids are digests of pixels: an image that stands twice is looked at once."""
+    known: dict[int, Photo] = {}
+
+    def seen(given: Any, name: str) -> Photo:
+        if id(given) not in known:
+            known[id(given)] = photo(given, name)
+        return known[id(given)]
+
+    ids: list[list[str]] = [[] for _ in range(count)]
+    photos: dict[str, Photo] = {}
+    for one in images:
+        for k, given in enumerate(one if _several(one) else [one] * count):
+            if given is None and len(images) == 2 and ids[k]:
+                continue  # a statement about one image
+            shown = seen(given, "" if not _several(one) or isinstance(given, str) else f"image {k}")
+            photos[shown.digest] = shown
+            ids[k].append(shown.digest)
+    return ids, dict(zip(photos, look(list(photos.values())), strict=True))
+
+
+def _from_shards(
+    shards: Any, images: Sequence[Any], count: int, contract: Contract
+) -> tuple[list[list[str]], dict[str, Regions]]:
+    """The images are ids in the shards."""
+    from vbert.errors import UnknownImage
+    from vbert.regions.contract import check
+
+    check(contract, shards.contract())
+    ids: list[list[str]] = [[] for _ in range(count)]
+    for one in images:
+        for k, given in enumerate(one if _several(one) else [one] * count):
+            if given is not None or not ids[k]:
+                ids[k].append(str(given))
+    try:
+        return ids, {image: shards.read(image) for its in ids for image in its}
+    except UnknownImage as error:
+        raise UserError(str(error)) from None
+
+
+def _from_regions(each: Sequence[Any], pairs: bool, contract: Contract) -> tuple[list[list[str]], dict[str, Regions]]:
+    """Regions by themselves; of pairs, of both images."""
+    from vbert.regions.shards import Regions
+
+    ids: list[list[str]] = []
+    found: dict[str, Regions] = {}
+    for k, given in enumerate(each):
+        its = [one for one in given if one is not None] if pairs and _several(given) else [given]
+        for one in its:
+            if not isinstance(one, Regions):
+                raise UserError(
+                    f"regions: {type(one).__name__} is none; give what `model.regions(image)` or an entry of "
+                    "`vbert.Shards` is, or the shards with ids in place of images"
+                )
+            if one.features.shape[1] != contract.dim:
+                raise UserError(f"regions: features of {one.features.shape[1]} numbers; the model reads {contract.dim}")
+            if one.boxes is None and contract.box_input not in (None, "none"):
+                raise UserError("regions: they have no boxes, and the model reads them")
+        names = [f"{k}/{place}" for place in range(len(its))]
+        found |= dict(zip(names, its, strict=True))
+        ids.append(names)
+    return ids, found

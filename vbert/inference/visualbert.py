@@ -1,0 +1,308 @@
+"""`VisualBert`: a trained model as one asks it, with images as they come."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from vbert.data.weight_files import some_of
+from vbert.errors import BuildError, UserError, nearest
+from vbert.inference.asked import Asked, asked
+from vbert.inference.encoding import BATCH, Encoding, probability
+from vbert.inference.photos import Looker
+from vbert.inference.results import Answer, Caption, GroundedRegion, Match, Verdict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from vbert.model.vocabulary import WordPieceEncoder
+    from vbert.objectives.dataset import ObjectiveDataset
+    from vbert.objectives.trained import Model
+    from vbert.regions.contract import Contract
+    from vbert.regions.detector import DetectorWeights
+
+PRETRAINING = "mlm_itm"
+# What is asked of a model, and the objectives that it is trained for by; `encode` and `regions` can all.
+ASKED_OF: Mapping[str, tuple[str, ...]] = {
+    "answer": ("vqa",),
+    "true": ("nlvr2",),
+    "classify": ("classification", "visual_entailment"),
+    "choose": ("choice",),
+    "ground": ("grounding",),
+    "match": ("retrieval", PRETRAINING),
+    "caption": ("captioning",),
+    "fill": (PRETRAINING,),
+}
+SENTIMENTS = {"positive", "negative", "neutral"}
+
+
+class VisualBert:
+    """A trained model with its vocabulary, its detector and its feature contract.
+
+    Images are paths, bytes, Pillow images or uint8 arrays; `regions=` gives regions in their place, which
+    `regions(images)` finds, or an entry of `vbert.Shards` is. A list, of images or of texts, is answered by a list.
+    An answer's bits don't hang on what it is asked beside, on a CPU.
+
+    >>> model = vbert.VisualBert.load("exported/vqa")
+    >>> model.can
+    ('answer', 'encode', 'regions')
+    >>> model.answer("cat.jpg", "What colour is the cat?")[0]
+    Answer(text='grey', score=0.93)
+    """
+
+    def __init__(self, model: Model, detector: DetectorWeights | None, device: str = "auto") -> None:
+        """detector: None where regions are always given. Raises UserError for a control, which was trained without
+        looking, and for a detector that makes other regions than the model reads."""
+        from vbert.device import device_of
+
+        self.device = device_of(device)
+        self.title, self.detector = _title(model), detector
+        self.head: dict[str, Any] = model.head()
+        self.objective: str = str(self.head["objective"])
+        for side in ("images", "text"):
+            if (shown := self.head.get(side, "own")) != "own":
+                raise UserError(
+                    f"{self.title}: a control, trained with `{side}: {shown}`: it never learnt to read both; give the "
+                    "entry that it is beside"
+                )
+        self.contract: Contract = model.contract()
+        self.box_input = model.config().box_input
+        self.encoder: WordPieceEncoder = model.vocabulary().encoder()
+        self.network: nn.Module = model.load().to(self.device)
+        self.longest = int(self.head.get("max_text") or min(128, model.config().max_positions))
+
+    @classmethod
+    def load(cls, where: str | os.PathLike[str], *, device: str = "auto") -> Self:
+        """From an exported folder, or the path of an artifact of the stages `finetune`, `pretrain` or `checkpoint`,
+        whose detector its store knows. Raises UserError for anything else.
+
+        device: auto (a GPU if there is one), cpu or cuda.
+        """
+        from vbert.inference.found import found
+
+        return cls(*found(Path(where)), device=device)
+
+    @property
+    def can(self) -> tuple[str, ...]:
+        """What may be asked of it: names of methods."""
+        own = tuple(name for name, objectives in ASKED_OF.items() if self.objective in objectives)
+        own += ("sentiment",) if "classify" in own and set(self.head.get("labels", ())) <= SENTIMENTS else ()
+        return (*own, "encode", "regions")
+
+    def __getattr__(self, name: str) -> Any:
+        methods = [one for one in dir(type(self)) if not one.startswith("_")]
+        raise AttributeError(f"VisualBert has no {name!r}; {nearest(name, methods)}")
+
+    def __repr__(self) -> str:
+        return f"VisualBert({self.title}: {', '.join(self.can)})"
+
+    # ---- what may be asked -------------------------------------------------------------------------------------------
+
+    def answer(self, image: Any, question: Any, *, regions: Any = None, top: int = 5) -> Any:
+        """The `top` answers of a question, best first, as list[Answer]."""
+        given = self._asked("answer", [image], regions, question=question)
+        rows = [{"kind": "question", "text": text} for text in given.texts["question"]]
+        return given.shaped(self._labels(given, rows, top))
+
+    def classify(self, image: Any, text: Any, text_b: Any = None, *, regions: Any = None) -> Any:
+        """The classes of a text (and a second one) beside an image, most probable first, as list[Answer]."""
+        given = self._asked("classify", [image], regions, text=text, text_b=text_b)
+        both = zip(given.texts["text"], given.texts["text_b"], strict=True)
+        rows = [{"kind": "sentiment", "text": a, "text_b": b} for a, b in both]
+        return given.shaped(self._labels(given, rows, len(self.head["labels"])))
+
+    def sentiment(self, image: Any, text: Any, *, regions: Any = None) -> Any:
+        """`classify`, of a model of sentiment."""
+        if "classify" in self.can and "sentiment" not in self.can:
+            raise UserError(
+                f"{self.title} knows the classes {some_of(self.head['labels'])}, and no sentiment: use `classify`"
+            )
+        self._needs("sentiment")
+        return self.classify(image, text, regions=regions)
+
+    def true(self, left: Any, right: Any, statement: Any, *, regions: Any = None) -> Any:
+        """Whether a statement about two images is true, as Verdict; right: None for a statement about one.
+
+        regions: a pair (left, right) in place of two images, or a list of pairs.
+        """
+        given = self._asked("true", [left, right], regions, statement=statement)
+        rows = [{"kind": "pair", "text": text} for text in given.texts["statement"]]
+        found = self._labels(given, rows, 2)
+        likely = [next(one.score for one in answers if one.text == "true") for answers in found]
+        return given.shaped([Verdict(answers[0].text == "true", p) for answers, p in zip(found, likely, strict=True)])
+
+    def choose(self, image: Any, question: Any, choices: Sequence[str], *, regions: Any = None) -> Any:
+        """The choices, most probable first, as list[Answer]. A list of questions has one list of choices, for all."""
+        given = self._asked("choose", [image], regions, question=question)
+        if isinstance(choices, str) or len(choices) < 2 or not all(isinstance(one, str) and one for one in choices):
+            raise UserError("choices: give two texts or more, none of them empty")
+        listed = [{"text": one, "phrases": None} for one in choices]
+        rows = [{"kind": "choice", "text": text, "choices": listed} for text in given.texts["question"]]
+        found = []
+        for prediction in self._predicted(given, rows):
+            ranked = sorted(zip(choices, prediction["probabilities"], strict=True), key=lambda pair: -pair[1])
+            found.append([Answer(text, round(score, 6)) for text, score in ranked])
+        return given.shaped(found)
+
+    def ground(self, image: Any, text: Any, phrase: str | None = None, *, regions: Any = None) -> Any:
+        """The regions that a phrase of the text may mean, most probable first, as list[GroundedRegion]. phrase: as it
+        stands in the text, its first occurrence; None: the whole text."""
+        given = self._asked("ground", [image], regions, text=text)
+        rows = []
+        for one in given.texts["text"]:
+            start = 0 if phrase is None else one.find(phrase)
+            if start < 0 or not (phrase if phrase is not None else one).strip():
+                raise UserError(
+                    f"phrase {phrase!r:.80}: it is no part of the text {one!r:.80}; give its words as they stand there"
+                )
+            end = len(one) if phrase is None else start + len(phrase)
+            rows.append({"kind": "phrases", "text": one, "phrases": [{"start": start, "end": end, "boxes": []}]})
+        found: list[list[GroundedRegion]] = []
+        for outputs, _, predictions, at in self._outputs(given, rows):
+            place = 0
+            for k, prediction in enumerate(predictions):
+                (ranked,) = prediction["ranked"]
+                if not ranked and prediction["regions"]:
+                    raise UserError(
+                        f"phrase: of {rows[at + k]['text']!r:.80} the model reads {self.longest} pieces, none of it"
+                    )
+                each = outputs[place].double().softmax(-1).tolist() if ranked else []
+                place += 1 if ranked else 0
+                names = given.regions[given.images[at + k][0]].classes
+                found.append(
+                    [GroundedRegion(tuple(prediction["regions"][n]), round(each[n], 6), n, names[n]) for n in ranked]
+                )
+        return given.shaped(found)
+
+    def match(self, image: Any, text: Any, *, regions: Any = None) -> Any:
+        """How likely a text is true of an image, as Match."""
+        given = self._asked("match", [image], regions, text=text)
+        return given.shaped([Match(round(probability(logit), 6), logit) for logit in Encoding(self, given).matching()])
+
+    def caption(self, image: Any, *, regions: Any = None, beams: int = 5, length: int = 20) -> Any:
+        """A sentence about an image, as Caption, by beam search."""
+        from vbert.objectives.captioning import CaptioningEvaluateSettings
+
+        given = self._asked("caption", [image], regions)
+        rows = [{"kind": "caption", "text": ""} for _ in given.images]
+        settings = CaptioningEvaluateSettings(batch_size=BATCH, beams=beams, length=length)
+        return given.shaped([Caption(p["answer"], p["score"]) for p in self._predicted(given, rows, settings)])
+
+    def fill(self, image: Any, text: Any, *, regions: Any = None, top: int = 5) -> Any:
+        """The `top` words for each [MASK] of a text, best first, as list[list[Answer]]."""
+        given = self._asked("fill", [image], regions, text=text)
+        return given.shaped(Encoding(self, given, masked=True).filled(top))
+
+    def encode(self, image: Any, text: Any, text_b: Any = None, *, regions: Any = None) -> Any:
+        """The states of the last layer, of the text's word pieces and of the image's regions, as Encoded. text_b: a
+        second text, segment 1."""
+        given = self._asked("encode", [image], regions, text=text, text_b=text_b)
+        return given.shaped(Encoding(self, given).encoded())
+
+    def regions(self, image: Any) -> Any:
+        """The image's regions (features, boxes, classes, scores) by the model's own detector, as Regions."""
+        given = self._asked("regions", [image], None)
+        return given.shaped([given.regions[key] for (key,) in given.images])
+
+    # ---- how ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def looker(self) -> Looker:
+        if self.detector is None:
+            raise UserError(
+                f"{self.title}: the detector of its features ({self.contract.detector}) isn't there: give regions= "
+                "made as its contract says, or export the model with its detector"
+            )
+        if self.contract.boxes is not None and self.contract.boxes.rule == "given":
+            raise UserError(f"{self.title}: it reads boxes that people gave, which no detector finds: give regions=")
+        return Looker(self.detector, self.contract, self.device)
+
+    def _needs(self, what: str) -> None:
+        """Raises UserError for what the model was not trained for."""
+        if what not in self.can:
+            raise UserError(
+                f"{self.title} was trained for {self.objective}, not for `{what}`; it can {', '.join(self.can)}"
+            )
+
+    def _asked(self, what: str, images: Sequence[Any], regions: Any, **texts: Any) -> Asked:
+        """The question, checked and with the regions of its images."""
+        self._needs(what)
+        return asked(images, regions, texts, self.contract, lambda photos: self.looker.regions(photos))
+
+    def side(self, given: Asked, rows: Sequence[Mapping[str, Any]]) -> ObjectiveDataset[Any]:
+        """Rows of EXAMPLES_SCHEMA beside their images, as the objective makes batches of them."""
+        from vbert.inference.rows import SPLIT, AskedExamples, RegionsInMemory
+        from vbert.objectives import load
+        from vbert.objectives.batches import ExampleRows
+
+        objective = load(self.objective)
+        pictured = [{**row, "image_ids": list(its)} for row, its in zip(rows, given.images, strict=True)]
+        memory = RegionsInMemory(given.regions, self.contract)
+        read = ExampleRows(AskedExamples(pictured), memory, [SPLIT], objective.KINDS)
+        return objective.dataset(objective, self.head, self.encoder, read, memory, self.box_input)
+
+    def _predicted(self, given: Asked, rows: Sequence[Mapping[str, Any]], settings: Any = None) -> list[dict[str, Any]]:
+        """The objective's predictions."""
+        from vbert.objectives import load
+        from vbert.objectives.entry import EvaluateSettings
+
+        objective, side = load(self.objective), self.side(given, rows)
+        with self.computing():
+            settings = EvaluateSettings(batch_size=BATCH) if settings is None else settings
+            return list(objective.predict(self.network, side, range(len(rows)), settings))
+
+    def _outputs(
+        self, given: Asked, rows: Sequence[Mapping[str, Any]]
+    ) -> Iterator[tuple[Any, Mapping[str, Tensor], list[dict[str, Any]], int]]:
+        """(the model's outputs, the batch's tensors, its predictions, the number of its first row), batch by batch."""
+        from vbert.objectives import load
+
+        objective, side = load(self.objective), self.side(given, rows)
+        for at in range(0, len(rows), BATCH):
+            items = [(k, None) for k in range(at, min(at + BATCH, len(rows)))]
+            with self.computing():
+                batch, its = side.batch(items)
+                batch = batch.to(self.device)
+                outputs = self.network(batch.packed)
+                predictions = objective.decode(outputs, batch.tensors, its, self.head)
+            yield outputs, batch.tensors, predictions, at
+
+    def _labels(self, given: Asked, rows: Sequence[Mapping[str, Any]], top: int) -> list[list[Answer]]:
+        """The `top` labels of each row, best first."""
+        from vbert.objectives import load
+
+        objective, labels, found = load(self.objective), self.head["labels"], []
+        for outputs, _, _, _ in self._outputs(given, rows):
+            scores = objective.label_scores(outputs, self.head)
+            best = scores.topk(min(top, len(labels)), -1)
+            for places, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+                found.append([Answer(labels[k], round(value, 6)) for k, value in zip(places, values, strict=True)])
+        return found
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Without gradients; on a CPU each input for itself."""
+        import torch
+
+        from vbert.model.independent import IndependentRows
+
+        with torch.no_grad():
+            if self.device != "cpu":
+                yield
+                return
+            with IndependentRows():
+                yield
+
+
+def _title(model: Model) -> str:
+    """Of an artifact `finetune 773735be`, of a folder its path."""
+    from contextlib import suppress
+
+    with suppress(BuildError):
+        made = model if model.step is not None else model._made()
+        return f"{made.title} {made.fingerprint[:8]}"
+    return str(model.path)
