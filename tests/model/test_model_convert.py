@@ -81,9 +81,10 @@ def test_the_hf_conventions_exchange_segment_and_matching_label(tmp_path: Path) 
     torch.testing.assert_close(words, their_words, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(matching[:, MATCH], their_matching[:, 0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(matching[:, 1 - MATCH], their_matching[:, 1], atol=1e-5, rtol=1e-5)
-    back, _ = load_pretrained(tmp_path, conventions="hf")
-    assert all(torch.equal(a, b) for a, b in zip(back.parameters(), ours.parameters(), strict=True))
-    plain, _ = load_pretrained(tmp_path)
+    for conventions in ("hf", None):  # config.json says it
+        back, _ = load_pretrained(tmp_path, conventions)
+        assert all(torch.equal(a, b) for a, b in zip(back.parameters(), ours.parameters(), strict=True))
+    plain, _ = load_pretrained(tmp_path, "original")
     assert not torch.allclose(outputs(plain, batch())[1], matching)
 
 

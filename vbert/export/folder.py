@@ -62,15 +62,19 @@ def write_export(
     Raises UserError where `out` holds other things, or the detector isn't the one that the model's contract names.
     """
     if detector is not None:
-        _check_detector(model, detector)
+        check_detector(model, detector)
     with exported_to(out) as making:
         for name in MODEL_FILES:
             durable.link(model.file(name), making / name)
-        if detector is not None:
-            (making / DETECTOR).mkdir()
-            for name in DETECTOR_FILES:
-                durable.link(detector.file(name), making / DETECTOR / name)
+        copy_detector(detector, making)
         close_export(making, title=title, objective=model.head()["objective"], card=card, made_from=made_from)
+
+
+def copy_detector(detector: DetectorWeights | None, making: Path) -> None:
+    if detector is not None:
+        (making / DETECTOR).mkdir()
+        for name in DETECTOR_FILES:
+            durable.link(detector.file(name), making / DETECTOR / name)
 
 
 def exported_to(out: Path) -> AbstractContextManager[Path]:
@@ -173,7 +177,7 @@ def check_files(folder: Path, record: ExportRecord) -> None:
             raise UserError(f"{path} is not of this export: move it elsewhere, or list it by exporting anew")
 
 
-def _check_detector(model: Model, detector: DetectorWeights) -> None:
+def check_detector(model: Model, detector: DetectorWeights) -> None:
     contract = model.contract()
     own = detector.contract(RegionSettings(boxes=contract.boxes, nms=contract.nms))
     if different := differences(contract, own):

@@ -4,6 +4,7 @@ Names: `encoder.…`, `masked_language.…`, `matching.…`, `answer.…` here; 
 Semantics: here always the original's (visual segment 0, matching label 1 = true pair). A checkpoint that was trained
 as transformers documents (visual segment 1, label 0 = true pair) is read and written with `conventions="hf"`, which
 exchanges the rows of the visual segment table and of the matching head: an exact change of names, not of numbers.
+What was written here says which in config.json.
 """
 
 from __future__ import annotations
@@ -152,14 +153,15 @@ def load_bert(model: PretrainingModel, bert: BertWeights | Mapping[str, Tensor])
 
 def load_pretrained(
     folder: Path,
-    conventions: Conventions = "original",
+    conventions: Conventions | None = None,
     box_input: Literal["none", "append6"] | None = None,
     answers: Path | None = None,
 ) -> tuple[AnyModel, LoadReport]:
     """A model that `save_pretrained` (transformers' or the one below) wrote, by its `architectures`; one without is
     taken for a pre-trained one.
 
-    box_input: the kind of the last inputs of its visual projection; by default that of config.json, else none.
+    conventions: by default those that config.json names, else the original's. box_input: the kind of the last inputs of
+    its visual projection; by default that of config.json, else none.
     answers: the file of the answer vocabulary of a model for question answering (`vbert.data.answers`), which is
     refused without one: several of 3,129 answers are about, in different orders. config.json's `id2label` counts too.
     """
@@ -181,7 +183,7 @@ def load_pretrained(
     table = sources(config, architecture.heads, prefix)
     optional = tuple(architecture.heads) if architecture.optional else ()
     report = replace(fill(model, tensors, table, optional, inside=(prefix,) if prefix else INSIDE), answers=words)
-    if conventions == "hf":
+    if (conventions or given.get("conventions")) == "hf":
         _exchange(dict(model.named_parameters()))
     log.info("%s\n%s", folder, report)
     return model.eval(), report
@@ -231,7 +233,7 @@ def save_pretrained(
     """Writes `model` so that transformers' `from_pretrained(folder)` gives the same numbers.
 
     The standardisation of the visual input is folded into the visual projection, so the folder's model takes raw
-    features. `box_input` and the answers (`id2label`) are written to config.json.
+    features. `box_input`, `conventions` and the answers (`id2label`) are written to config.json.
     """
     rows = model.answer.dense.out_features if isinstance(model, AnswerModel) else 0
     if answers and (len(answers) != rows or len(set(answers)) != rows):
@@ -260,6 +262,7 @@ def save_pretrained(
         "hidden_dropout_prob": config.hidden_dropout,
         "attention_probs_dropout_prob": config.attention_dropout,
         "box_input": config.box_input,
+        "conventions": conventions,
         "pad_token_id": 0,
     }
     if isinstance(model, AnswerModel):
