@@ -33,6 +33,7 @@ vbert init --table data.csv --images photos --image image --text tweet --answer 
 vbert init --table data.csv --images photos --id id --label sentiment --weights weights.pth --to named
 vbert init --table data.csv --images photos --image-2 image --label sentiment --detector shapes_cnn --to pairs
 vbert init --table data.csv --images photos --caption tweet --detector shapes_cnn --to captions
+vbert doctor --store store --json
 vbert show demo --json
 vbert why demo detector --set seed=1 --store store --json
 vbert path demo detector --set seed=0 --store store --json

@@ -44,7 +44,15 @@ def test_planning_imports_nothing_heavy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["flows.cli", "flows.cli_features", "tasks.import_features", "flows.running", "flows.terminal", "flows.listing"],
+    [
+        "flows.cli",
+        "flows.cli_features",
+        "tasks.import_features",
+        "flows.running",
+        "flows.terminal",
+        "flows.listing",
+        "flows.doctor",
+    ],
 )
 def test_the_command_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vbert.regions.architectures import DETECTRON2_INSTALL
 from vbert.regions.backends import detectron2 as backend
 from vbert.regions.contract import Preprocessing
 from vbert.regions.detector import DetectorSpec, detector_file
@@ -19,7 +20,7 @@ from vbert.regions.detector import DetectorSpec, detector_file
 COCO = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "coco"
 NEEDED = [
     pytest.mark.detectron2,
-    pytest.mark.skipif(find_spec("detectron2") is None, reason=f"detectron2 is not installed: {backend.INSTALL}"),
+    pytest.mark.skipif(find_spec("detectron2") is None, reason=f"detectron2 is not installed: {DETECTRON2_INSTALL}"),
 ]
 PHOTOS = pytest.mark.skipif(not COCO.is_dir(), reason=f"no photos: {COCO} is absent")
 

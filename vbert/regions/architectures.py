@@ -74,6 +74,12 @@ class TorchvisionFasterRcnn(Settings):
     taught: Annotated[int, Since(512)] = Field(512, ge=1, description="boxes an image that the box head learns from")
 
 
+DETECTRON2_INSTALL = (
+    "python -m pip install setuptools && "
+    "python -m pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
+)
+
+
 class Detectron2(Settings):
     """A model that detectron2 builds from one of its own configurations."""
 

@@ -15,13 +15,9 @@ from torch import Tensor, nn
 
 from vbert.data.weight_files import read_weights, some_of
 from vbert.errors import UserError, nearest
-from vbert.regions.architectures import Detectron2
+from vbert.regions.architectures import DETECTRON2_INSTALL, Detectron2
 from vbert.regions.detector import Detector, DetectorCheckpoint, DetectorSpec
 
-INSTALL = (
-    "python -m pip install setuptools && "
-    "python -m pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git'"
-)
 HEADS = {"StandardROIHeads": ("fc6", "fc7"), "Res5ROIHeads": ("res5_pool",)}
 # Prefixes of tensors in zoo files that a detector of boxes doesn't use.
 UNUSED = (
@@ -108,7 +104,8 @@ def configuration(spec: DetectorSpec, classes: int) -> Any:
         from yaml import YAMLError  # type: ignore[import-untyped]
     except ImportError as error:
         raise UserError(
-            f"detector {spec.name} needs detectron2, which can't be imported ({error}); install it: {INSTALL}"
+            f"detector {spec.name} needs detectron2, which can't be imported ({error}); "
+            f"install it: {DETECTRON2_INSTALL}"
         ) from None
     asked = spec.architecture
     assert isinstance(asked, Detectron2)
