@@ -69,7 +69,7 @@ def run(
     Parameters
     ----------
     recipe
-        a shipped recipe's name (`vbert init` lists them) or a YAML file.
+        a shipped recipe's name (`vbert init --list` lists them) or a YAML file.
     dry_run
         show what is present and what is missing, and stop.
     limit
@@ -221,7 +221,7 @@ def show(
             print_fields(matching)
         return
     if recipe is None:
-        raise UserError("name a recipe (`vbert init` lists them), or say --fields")
+        raise UserError("name a recipe (`vbert init --list` lists them), or say --fields")
     resolved = recipe_of(recipe, changes)
     print(json.dumps(resolved.model_dump(mode="json")) if json_ else as_yaml(resolved), end="\n" if json_ else "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,14 @@ from cyclopts import Parameter
 
 from flows.options import JsonOption, StoreOption, store_at
 from vbert.errors import UserError, nearest
+
+WITHOUT = """say what to begin (on a terminal `vbert init` asks):
+  vbert init RECIPE                           a copy of a shipped recipe; --list lists them
+  vbert init --data                           an example data set, to be replaced by yours
+  vbert init --table FILE --images FOLDER     a table of yours, and one of
+       --answer | --label | --caption COLUMN  what is learnt from it
+       --image, --image-2, --text, --split, --id COLUMN, --detector NAME, --weights FILE
+  --to PATH                                   the file or folder to write"""
 
 
 def datasets(
@@ -57,6 +66,7 @@ def init(
     recipe: str | None = None,
     /,
     *,
+    list_: Annotated[bool, Parameter(name="--list", negative=())] = False,
     data: Annotated[bool, Parameter(negative=())] = False,
     table: Path | None = None,
     images: Path | None = None,
@@ -72,7 +82,8 @@ def init(
     weights: str | None = None,
     to: Path | None = None,
 ) -> None:
-    """Copy a shipped recipe here, to be changed; without a name, list them; or begin a data set of your own.
+    """Copy a shipped recipe here, to be changed; or begin a data set of your own. On a terminal, without any of these,
+    it asks.
 
     Example: `vbert init demo`, or `vbert init --data`, or
     `vbert init --table data.csv --images photos --label sentiment`
@@ -81,6 +92,8 @@ def init(
     ----------
     recipe
         a shipped recipe's name.
+    list_
+        list the shipped recipes.
     data
         write a folder with a spec, five examples, their images and a recipe that runs.
     table
@@ -112,6 +125,23 @@ def init(
     """
     from flows.recipe import RECIPES, recipe_names
 
+    columns = {"image": image, "image_2": image_2, "text": text, "answer": answer, "label": label}
+    columns |= {"caption": caption, "split": split, "id": id_}
+    if list_:
+        width = max(map(len, recipe_names()))
+        for name in recipe_names():
+            first = (RECIPES / f"{name}.yaml").read_text().splitlines()[0].lstrip("# ")
+            print(f"{name:<{width}}  {first}")
+        return
+    if recipe is None and table is None and not data:
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            raise UserError(WITHOUT)
+        from flows.asking import ask
+
+        begun = ask()
+        recipe, table, images, to = begun.recipe, begun.table, begun.images, begun.to
+        detector, data = begun.detector, begun.recipe is None and begun.table is None
+        columns = {**(begun.columns or {})}
     if table is not None:
         from flows.starting_table import start_table
 
@@ -119,26 +149,25 @@ def init(
             raise UserError("--table writes a recipe of its own: leave the name and --data out")
         if images is None:
             raise UserError("--table needs the folder of its images: --images FOLDER")
-        columns = {"image": image, "image_2": image_2, "text": text, "answer": answer, "label": label}
-        columns |= {"caption": caption, "split": split, "id": id_}
-        for path in (written := start_table(table, images, columns, detector, weights, to or Path("my_table"))):
-            print(path)
-        print(f"next: `vbert run {written[-1]}`")
-        return
-    if data:
+        written = start_table(table, images, columns, detector, weights, to or Path("my_table"))
+    elif data:
         from flows.starting import start_data
 
         if recipe is not None:
             raise UserError(f"--data writes no recipe {recipe!r}: leave one of them out")
-        for path in start_data(to or Path("my_data")):
-            print(path)
+        written = start_data(to or Path("my_data"))
+    else:
+        target = _copied(recipe or "", to)
+        print(f"{target}: change it, then `vbert run {target}`")
         return
-    if recipe is None:
-        width = max(map(len, recipe_names()))
-        for name in recipe_names():
-            first = (RECIPES / f"{name}.yaml").read_text().splitlines()[0].lstrip("# ")
-            print(f"{name:<{width}}  {first}")
-        return
+    for path in written:
+        print(path)
+    print(f"next: `vbert run {written[-1]}`")
+
+
+def _copied(recipe: str, to: Path | None) -> Path:
+    from flows.recipe import RECIPES, recipe_names
+
     if recipe not in recipe_names():
         raise UserError(f"no recipe {recipe!r}; {nearest(recipe, recipe_names())}")
     target = to or Path(f"{recipe}.yaml")
@@ -147,4 +176,4 @@ def init(
             out.write((RECIPES / f"{recipe}.yaml").read_bytes())
     except FileExistsError:
         raise UserError(f"{target} exists; give another name with --to") from None
-    print(f"{target}: change it, then `vbert run {target}`")
+    return target

@@ -28,6 +28,7 @@ vbert verify --json
 vbert datasets --store store --json
 vbert schedule demo --cron '0 3 * * *' --set seed=1 --machine units_at_once=1 --store store
 vbert init demo --to mine.yaml
+vbert init --list
 vbert init --table data.csv --images photos --label sentiment --detector NAME --to labels
 vbert init --table data.csv --images photos --image image --text tweet --answer sentiment --split part --to asked
 vbert init --table data.csv --images photos --id id --label sentiment --weights weights.pth --to named

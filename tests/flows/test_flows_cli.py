@@ -115,7 +115,7 @@ def test_show_reads_back_to_the_same_graph(vbert: Any) -> None:
 
 
 def test_init_lists_copies_and_overwrites_nothing(vbert: Any) -> None:
-    assert vbert("init")[1].split()[0] == "demo"
+    assert vbert("init", "--list")[1].split()[0] == "demo"
     code, said, _ = vbert("init", "demo")
     assert (code, said) == (0, "demo.yaml: change it, then `vbert run demo.yaml`\n")
     Path("demo.yaml").write_text("mine")
