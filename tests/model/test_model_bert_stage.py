@@ -28,6 +28,7 @@ from vbert.model.bert import BertWeights, HubSource, model_names, model_spec
 from vbert.model.config import ModelSettings
 from vbert.model.convert import load_bert, save_pretrained
 from vbert.model.heads import PretrainingModel
+from vbert.model.published import spec_of
 from vbert.model.visualbert import PackedBatch
 from vbert.model.vocabulary import VocabularySettings
 
@@ -127,7 +128,7 @@ def test_a_hub_repository_becomes_bert_weights(
 def test_every_model_spec_is_well_formed() -> None:
     assert "minilm_l6" in model_names()
     for name in model_names():
-        assert model_spec(name).name == name
+        assert spec_of(name).name == name
     with pytest.raises(UserError, match="did you mean 'bert_base_chinese'"):
         model_spec("bert_base_chines")
     with pytest.raises(ValueError, match="revision"):

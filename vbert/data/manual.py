@@ -48,30 +48,36 @@ def check(
     title: str,
     whole: bool = True,
     setting: str | None = None,
+    of: str = "data set",
 ) -> None:
     """Raises UserError, with the steps, where `found` (name → bytes, sha256) of the folder `place` is not as expected.
 
-    whole: False for a part of the files, in which of each pattern one is enough. setting: see `unplaced`.
+    whole: False for a part of the files, in which of each pattern one is enough. setting, of: see `unplaced`.
     """
     expected = manual.files.items()
     faults = (
         _fault(name, known if whole else known.model_copy(update={"count": 1}), found) for name, known in expected
     )
     if fault := next(filter(None, faults), None):
-        raise unplaced(manual, place, title, fault, setting)
+        raise unplaced(manual, place, title, fault, setting, of)
 
 
-def unplaced(manual: Manual, place: Path, title: str, fault: str, setting: str | None = None) -> UserError:
+def unplaced(
+    manual: Manual, place: Path, title: str, fault: str, setting: str | None = None, of: str = "data set"
+) -> UserError:
     """The error of a source that isn't placed as expected; its details are the steps and the files.
 
-    setting: the recipe's field that names another place; None: that of a source.
+    setting: the recipe's field that names another place; None: that of a source. of: what has the source, a data set or
+    a model, which no recipe's field names another place for.
     """
-    data_set, _, source = title.partition(" ")
+    name, _, source = title.partition(" ")
     steps = [f"  {number}. {step}" for number, step in enumerate(manual.steps, 1)]
     expected = ", ".join(f"{name}{_known(known)}" for name, known in manual.files.items())
+    other = f"place by `--set {setting or f'data.NAME.files.{source}'}=FOLDER`"
+    if of != "data set":
+        other = "folder than `data` by VBERT_DATA=FOLDER"
     return UserError(
-        f"data set {data_set}: {source} is fetched by hand into {place}, and {fault}; do as follows, or name another "
-        f"place by `--set {setting or f'data.NAME.files.{source}'}=FOLDER`",
+        f"{of} {name}: {source} is fetched by hand into {place}, and {fault}; do as follows, or name another {other}",
         "\n".join([*steps, f"  Then {place} holds {expected}."]),
     )
 

@@ -119,9 +119,10 @@ class Source(Settings):
             raise ValueError("mirrors need a sha256: only the digest says that they serve the same file")
         return self
 
-    def placed(self, where: str | None, title: str) -> Source:
+    def placed(self, where: str | None, title: str, of: str = "data set") -> Source:
         """The source with its files at hand: those in the folder or file `where`, given by the user in place of what
-        the spec says; a manual source at its own place, checked. `title`: data set and source, for errors.
+        the spec says; a manual source at its own place, checked. `title`: data set (or what else it is `of`) and
+        source, for errors.
 
         Raises UserError, with what to do, where a manual source isn't there as expected.
         """
@@ -132,10 +133,11 @@ class Source(Settings):
         data_set, _, name = title.partition(" ")
         place = place_of(data_set, name) if where is None else Path(where)
         if self.manual is not None and not place.is_dir():
-            raise unplaced(self.manual, place, title, "it isn't there" if not place.exists() else "it is no folder")
+            absent = "it isn't there" if not place.exists() else "it is no folder"
+            raise unplaced(self.manual, place, title, absent, of=of)
         found = file_digests(place)
         if self.manual is not None:
-            check(self.manual, place, found, title, whole=where is None)
+            check(self.manual, place, found, title, whole=where is None, of=of)
         file = name if place.is_dir() else place.name
         return Source(path=str(place), file=file, sha256=digest_of(place, found))
 

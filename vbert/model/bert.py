@@ -22,14 +22,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_CONFIG = 1 << 20  # bytes of a config.json
+COMMIT = 40  # hex digits of a whole one
 MODELS = SpecFolder(DATA_SPECS / "models", "model", "the folder of a BERT, or your own .yaml")
 
 
 class HubSource(Settings):
-    """A repository of the Hugging Face hub at one commit."""
+    """A repository of the Hugging Face hub at one commit. Of a beginning of a commit, the repository must stand at it:
+    it is refused as soon as it has moved on."""
 
     hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")] = Field(description="the repository's name")
-    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$", description="the commit; a branch would move")]
+    revision: Annotated[
+        str, Field(pattern="^[0-9a-f]{7,40}$", description="the commit, or its beginning; a branch would move")
+    ]
 
 
 class ModelSpec(Settings):

@@ -16,6 +16,7 @@ from torch import Tensor
 from vbert.data.weight_files import read_weights, some_of, unwrapped
 from vbert.errors import UserError
 from vbert.model.config import SIZES, ModelSettings
+from vbert.model.positions import extended
 from vbert.model.vocabulary import CONFIG, VOCABULARY, TextRules, read_rules, read_tokens, write_json, write_vocabulary
 
 # The first one found is read.
@@ -109,8 +110,10 @@ def bert_tensors(tensors: Mapping[str, Tensor]) -> Tensors:
     return {f"bert.{name}" if name.startswith(INSIDE) else name: tensor for name, tensor in current.items()}
 
 
-def write_bert(directory: Path, folder: Path) -> dict[str, Any]:
+def write_bert(directory: Path, folder: Path, max_positions: int | None = None) -> dict[str, Any]:
     """Writes the files of a `BertWeights` from the checkpoint in `folder`, checked whole; returns figures.
+
+    max_positions: rows that its table of positions is extended to, see `vbert.model.positions`.
 
     Raises UserError where weights, configuration and vocabulary don't fit each other, or training couldn't use them.
     """
@@ -121,13 +124,17 @@ def write_bert(directory: Path, folder: Path) -> dict[str, Any]:
     if positions != "absolute":
         raise UserError(f"{folder}/config.json: position_embedding_type {positions!r} is not BERT's; `absolute` is")
     sizes = _sizes(config, f"{folder}/config.json")
-    tokens, rules = _text(folder)
+    tokens, rules = read_text(folder)
     tensors = {name: tensor.float() for name, tensor in bert_tensors(read_tensors(folder)).items()}
     _check_shapes(tensors, sizes, str(folder))
     encoder = write_vocabulary(directory, tokens, rules)
     rows = tensors["bert.embeddings.word_embeddings.weight"].shape[0]
     if encoder.size > rows:
         raise UserError(f"{folder}: {VOCABULARY} has {encoder.size} tokens, the word embeddings {rows} rows")
+    if max_positions is not None:
+        name = "bert.embeddings.position_embeddings.weight"
+        tensors[name] = extended(tensors[name], max_positions, str(folder))
+        config = {**config, SIZES["max_positions"]: max_positions}
     write_tensors(directory / WEIGHTS[0], tensors)
     write_json(directory / "config.json", {**config, "model_type": "bert", "architectures": ["BertForPreTraining"]})
     numbers = sum(tensor.numel() for tensor in tensors.values())
@@ -190,7 +197,7 @@ def _pair(name: str, out: int, *into: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (out, *into), f"{name}.bias": (out,)}
 
 
-def _text(folder: Path) -> tuple[list[str], TextRules]:
+def read_text(folder: Path) -> tuple[list[str], TextRules]:
     """The pieces and the text rules of a checkpoint. Raises UserError where they are unknown."""
     whole = _tokenizer(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else None
     if (folder / VOCABULARY).is_file():

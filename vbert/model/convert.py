@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vbert.data.answers import read_answers
 from vbert.errors import UserError, nearest
 from vbert.model.bert import BertWeights
-from vbert.model.checkpoint import INSIDE, WEIGHTS, Tensors, current_names, read_json, read_tensors, write_tensors
+from vbert.model.checkpoint import WEIGHTS, Tensors, current_names, read_json, read_tensors, write_tensors
 from vbert.model.config import BOX_NUMBERS, SIZES, VisualBertConfig
 from vbert.model.heads import AnswerModel, MaskedLanguageHead, MatchingHead, PhraseModel, PretrainingModel
 from vbert.model.vocabulary import CONFIG, VOCABULARY, Vocabulary, read_rules, read_tokens, write_json, write_vocabulary
@@ -62,10 +62,12 @@ ANSWER = {"answer.dense.weight": "cls.weight", "answer.dense.bias": "cls.bias"}
 PHRASE = {
     f"phrase.{part}.{kind}": f"attention.{part}.{kind}" for part in ("query", "key") for kind in ("weight", "bias")
 }
+ANSWER_BIAS = "answer.dense.bias"  # has a number for each output of the head
 UNUSED = ("attention.value.weight", "attention.value.bias")  # of the phrase head: nothing reads them
 STATISTICS = ("encoder.embeddings.feature_mean", "encoder.embeddings.feature_std")
 VISUAL = ("visual_position.", "visual_token_type.", "visual_projection.")  # names that no BERT has
-SWAPPED = ("encoder.embeddings.visual_token_type.weight", "matching.dense.weight", "matching.dense.bias")
+SEGMENT = ("encoder.embeddings.visual_token_type.weight",)  # of which conventions exchange rows 0 and 1
+MATCHING = ("matching.dense.weight", "matching.dense.bias")
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ def architecture_of(model: AnyModel) -> str:
         return "VisualBertForPreTraining"
     if isinstance(model, PhraseModel):
         return "VisualBertForRegionToPhraseAlignment"
+    if model.answer.transform is not None:
+        raise UserError("a head with MMF's transformation before its linear layer: no class of transformers has that")
     if model.reads == "at":
         return "VisualBertForQuestionAnswering"
     return f"VisualBertFor{'MultipleChoice' if model.answer.dense.out_features == 1 else 'VisualReasoning'}"
@@ -168,29 +172,44 @@ def load_pretrained(
     given = read_json(folder / "config.json")
     config = _config(given, box_input, folder)
     tensors = current_names(read_tensors(folder))
-    name = _architecture(given, folder)
-    architecture = ARCHITECTURES[name]
-    outputs = tensors.get("cls.bias")
-    if architecture.heads is ANSWER and (outputs is None or outputs.dim() != 1):
-        raise UserError(f"{folder}: a {name} without `cls.bias`")
-    count = 0 if outputs is None else len(outputs)
-    labelled = name in ("VisualBertForQuestionAnswering", "VisualBertForVisualReasoning")
-    words = _answers(given, answers, count, folder, needed="Question" in name) if labelled else ()
-    model = architecture.make(config, count)
-    if isinstance(model, PhraseModel):  # transformers' class carries pre-training's heads too, and reads none of them
-        tensors = {name: tensor for name, tensor in tensors.items() if name not in UNUSED}
-    prefix = "visual_bert." if any(tensor.startswith("visual_bert.") for tensor in tensors) else ""
-    table = sources(config, architecture.heads, prefix)
-    optional = tuple(architecture.heads) if architecture.optional else ()
-    report = replace(fill(model, tensors, table, optional, inside=(prefix,) if prefix else INSIDE), answers=words)
+    name = stated_architecture(given, folder)
+    model, report = assembled(ARCHITECTURES[name], config, tensors, f"{folder}: a {name}")
+    count = model.answer.dense.out_features if isinstance(model, AnswerModel) else 0
+    if name in ("VisualBertForQuestionAnswering", "VisualBertForVisualReasoning"):
+        words = _answers(given, answers, count, folder, needed="Question" in name)
+        report = replace(report, answers=words)
     if (conventions or given.get("conventions")) == "hf":
-        _exchange(dict(model.named_parameters()))
+        exchange(dict(model.named_parameters()), (*SEGMENT, *MATCHING))
     log.info("%s\n%s", folder, report)
     return model.eval(), report
 
 
-def _architecture(given: Mapping[str, Any], folder: Path) -> str:
-    """The first of `architectures` that is known; of a bare encoder, or where none is stated, that of pre-training."""
+def assembled(
+    architecture: Architecture, config: VisualBertConfig, tensors: Mapping[str, Tensor], what: str
+) -> tuple[AnyModel, LoadReport]:
+    """The model of `architecture`, filled with all of `tensors`, which are named as in transformers. what: for errors.
+
+    Raises UserError, naming the tensors, where one is missing, has another shape, or has no place in the model.
+    """
+    count = 0
+    if (name := architecture.heads.get(ANSWER_BIAS)) is not None:
+        outputs = tensors.get(name)
+        if outputs is None or outputs.dim() != 1:
+            raise UserError(f"{what} without `{name}`")
+        count = len(outputs)
+    model = architecture.make(config, count)
+    if isinstance(model, PhraseModel):  # both classes carry pre-training's heads too, and read none of them
+        unread = (*UNUSED, *HEADS.values())
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in unread}
+    prefix = "visual_bert." if any(tensor.startswith("visual_bert.") for tensor in tensors) else ""
+    table = sources(config, architecture.heads, prefix)
+    optional = tuple(architecture.heads) if architecture.optional else ()
+    return model, fill(model, tensors, table, optional, inside=("",))
+
+
+def stated_architecture(given: Mapping[str, Any], folder: Path) -> str:
+    """The first of config.json's `architectures` that is known; of a bare encoder, or where none is stated, that of
+    pre-training. Raises UserError for others."""
     stated = given.get("architectures") or ["VisualBertModel"]
     every = stated if isinstance(stated, list) else [stated]
     for one in every:
@@ -244,7 +263,7 @@ def save_pretrained(
     config = model.encoder.config
     state = folded({name: t.detach().clone() for name, t in model.state_dict().items()})
     if conventions == "hf":
-        _exchange(state)
+        exchange(state, (*SEGMENT, *MATCHING))
     name = architecture_of(model)
     table = sources(config, ARCHITECTURES[name].heads, "visual_bert.")
     tensors: Tensors = {}
@@ -373,9 +392,9 @@ def _config(given: Mapping[str, Any], box_input: Any, folder: Path) -> VisualBer
 
 
 @torch.no_grad()
-def _exchange(tensors: Mapping[str, Tensor]) -> None:
-    """Exchanges rows 0 and 1 of the tensors whose meaning differs between the conventions, in place."""
-    for name in SWAPPED:
+def exchange(tensors: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """Exchanges rows 0 and 1 of the tensors `names`, whose meaning differs between the conventions, in place."""
+    for name in names:
         if name in tensors:
             rows = tensors[name]
             rows[:2] = rows[:2].flip(0)

@@ -48,16 +48,33 @@ class MatchingHead(nn.Module):
 
 
 class AnswerHead(nn.Module):
-    """Dropout and one linear layer: vectors [N, H] -> logits [N, outputs], as the original's classifiers."""
+    """Dropout and one linear layer: vectors [N, H] -> logits [N, outputs], as the original's classifiers.
 
-    def __init__(self, config: VisualBertConfig, outputs: int, generator: torch.Generator | None = None) -> None:
+    transform: BERT's transformation (dense, activation, norm) stands before the linear layer, as in MMF's classifiers.
+    """
+
+    transform: nn.Linear | None
+    norm: nn.LayerNorm | None
+
+    def __init__(
+        self,
+        config: VisualBertConfig,
+        outputs: int,
+        generator: torch.Generator | None = None,
+        transform: bool = False,
+    ) -> None:
         super().__init__()
-        self.dropout = config.hidden_dropout
+        self.dropout, self.activation = config.hidden_dropout, config.activation
+        self.transform = nn.Linear(config.hidden_size, config.hidden_size) if transform else None
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if transform else None
         self.dense = nn.Linear(config.hidden_size, outputs)
         initialise(self, config.initializer_range, generator)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return self.dense(dropout(vectors, self.dropout, self.training))  # type: ignore[no-any-return]
+        vectors = dropout(vectors, self.dropout, self.training)
+        if self.transform is not None and self.norm is not None:
+            vectors = self.norm(activate(self.transform(vectors), self.activation))
+        return self.dense(vectors)  # type: ignore[no-any-return]
 
 
 class PhraseHead(nn.Module):
@@ -123,11 +140,13 @@ class AnswerModel(nn.Module):
         outputs: int,
         reads: Literal["at", "pooled"] = "at",
         generator: torch.Generator | None = None,
+        transform: bool = False,
     ) -> None:
+        """transform: of the head, see `AnswerHead`."""
         super().__init__()
         self.reads = reads
         self.encoder = VisualBert(config, generator)
-        self.answer = AnswerHead(config, outputs, generator)
+        self.answer = AnswerHead(config, outputs, generator, transform)
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Logits [B, outputs]; of places [A, outputs]."""

@@ -58,11 +58,15 @@ def relabelled(head: Head, labels: Sequence[str], path: str) -> Head:
 
 def model(config: VisualBertConfig, head: Head, seed: int) -> nn.Module:
     """A linear layer of one output a label on the pooled vector."""
-    return answer_model(config, len(head["labels"]), seed)
+    return answer_model(config, len(head["labels"]), seed, transform=head.get("transform", False))
 
 
 def answer_model(
-    config: VisualBertConfig, outputs: int, seed: int, reads: Literal["at", "pooled"] = "pooled"
+    config: VisualBertConfig,
+    outputs: int,
+    seed: int,
+    reads: Literal["at", "pooled"] = "pooled",
+    transform: bool = False,
 ) -> nn.Module:
     import torch
 
@@ -70,13 +74,18 @@ def answer_model(
     from vbert.training.sampler import derive
 
     drawn = torch.Generator().manual_seed(derive(seed, "answer head"))
-    return AnswerModel(config, outputs, reads, drawn)
+    return AnswerModel(config, outputs, reads, drawn, transform)
 
 
 def begin(model: Any, head: Head, source: Any, source_head: Head) -> None:
     """The encoder; the head too where its labels are the same, or the rows of those that both know."""
     model.encoder.load_state_dict(source.encoder.state_dict())
     if "labels" in head and "labels" in source_head and hasattr(source, "answer"):
+        if bool(head.get("transform")) != bool(source_head.get("transform")):
+            return  # the rows are of another space
+        if head.get("transform"):
+            model.answer.transform.load_state_dict(source.answer.transform.state_dict())
+            model.answer.norm.load_state_dict(source.answer.norm.state_dict())
         keep_rows(model.answer.dense, source.answer.dense, head["labels"], source_head["labels"])
 
 

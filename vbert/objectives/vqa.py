@@ -75,24 +75,26 @@ def relabelled(head: Head, labels: Sequence[str], path: str) -> Head:
 
 
 def model(config: VisualBertConfig, head: Head, seed: int) -> nn.Module:
-    return defaults.answer_model(config, len(head["labels"]), seed, "at" if head["answer_at"] == "mask" else "pooled")
+    reads: Literal["at", "pooled"] = "pooled" if head["answer_at"] == "pooled" else "at"
+    return defaults.answer_model(config, len(head["labels"]), seed, reads, head.get("transform", False))
 
 
 def inputs(
     rows: ExampleRows, i: int, encoder: WordPieceEncoder, head: Head, draw: np.random.Generator | None
 ) -> list[Input]:
-    """The question with one question mark, cut at `max_text`, then [MASK] where the answer is read from it."""
+    """The question with one question mark, cut at `max_text`, then [MASK] where the answer is read from it. Where it
+    is read from the last piece (`answer_at: last`, of MMF's models), that is the question mark."""
     from vbert.objectives.batches import Input, TokenizedText
 
-    row, at_mask = rows.row(i), head["answer_at"] == "mask"
+    row, pooled = rows.row(i), head["answer_at"] == "pooled"
     question = encoder(row["text"].rstrip("?？ "))
-    tail = [*encoder("?").ids, *([encoder.mask] if at_mask else []), encoder.sep]
+    tail = [*encoder("?").ids, *([encoder.mask] if head["answer_at"] == "mask" else []), encoder.sep]
     kept = head["max_text"] - 1 - len(tail)
     ids = [encoder.cls, *question.ids[:kept], *tail]
     words = [-1, *question.words[:kept], *[-1] * len(tail)]
     spans = [None, *question.spans[:kept], *[None] * len(tail)]
     text = TokenizedText(ids, [0] * len(ids), words, [False] * len(ids), spans)
-    return [Input(text, row["image_ids"], (len(ids) - 2,) if at_mask else ())]
+    return [Input(text, row["image_ids"], () if pooled else (len(ids) - 2,))]
 
 
 def targets(rows: Rows, head: Head) -> dict[str, Tensor]:
