@@ -12,8 +12,9 @@ import pytest
 from flows.graph import graph
 from flows.recipe import as_yaml, resolve
 from vbert.errors import UserError
-from vbert.model.bert import known_sizes, model_names, model_spec
+from vbert.model.bert import known_sizes, model_names
 from vbert.model.config import ModelSettings
+from vbert.model.published import spec_of
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 X = {"data": "easy_vqa", "steps": 1, "learning_rate": 1e-3}
@@ -126,8 +127,8 @@ def test_a_recipe_with_init_is_written_without_the_sizes_that_the_bert_brings(tm
 
 def test_sizes_are_known_before_a_bert_is_fetched(tmp_path: Path) -> None:
     for name in model_names():
-        ModelSettings.model_validate(model_spec(name).sizes)
-        assert {"layers", "hidden_size", "heads", "intermediate_size", "max_positions"} <= model_spec(name).sizes.keys()
+        ModelSettings.model_validate(spec_of(name).sizes)
+        assert {"layers", "hidden_size", "heads", "intermediate_size", "max_positions"} <= spec_of(name).sizes.keys()
     (tmp_path / "bert").mkdir()
     assert known_sizes(str(tmp_path / "bert")) == {}
     (tmp_path / "bert" / "config.json").write_text("[")
