@@ -63,6 +63,8 @@ vbert features compare own.tsv own.tsv --format-a lxmert_tsv --format-b lxmert_t
 vbert features compare own.tsv own.tsv --boxes-in-a original --boxes-in-b original --images photos
 vbert features compare own.tsv own.tsv --sizes sizes.csv
 vbert search "a dog" --model model --features features --rerank 0 --device cpu --json
+vbert export demo 'finetune[vqa]' --out hf --format hf --conventions original --licence mit \\
+    --set seed=0 --store store --json
 vbert score vqa --annotations annotations.json --predictions results.json --missing skip --json
 vbert score nlvr2 --annotations dev.json --predictions nlvr2.csv --missing wrong --json
 vbert score nlvr --annotations nlvr_dev.json --predictions nlvr.csv --missing wrong --json

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from vbert.inference.visualbert import VisualBert
 from vbert.model.config import ModelSettings, VisualBertConfig
 from vbert.model.vocabulary import SPECIAL, TextRules, Vocabulary, write_vocabulary
 from vbert.objectives import built
@@ -17,6 +19,7 @@ from vbert.regions.detector import DetectorWeights, RegionSettings, detector_fil
 
 SIZES = ModelSettings(hidden_size=16, layers=2, heads=2, max_positions=24, hidden_dropout=0.0, attention_dropout=0.0)
 WORDS = ("what", "color", "is", "it", "red", "blue", "a", "dog", "##s", "?", "é", "猫", "。")
+QUESTION = "what color is the shape?"
 VQA = {"objective": "vqa", "kind": "answer", "answer_at": "mask", "max_text": 16, "labels": ["no", "yes", "red"]}
 
 
@@ -53,3 +56,16 @@ def make_model(folder: Path, contract: Contract, head: dict[str, Any] = VQA, **s
         out, model=network, config=config, vocabulary=vocabulary, contract=contract, head=head, curves=curves
     )  # fmt: skip
     return Model.at(out)
+
+
+def picture() -> np.ndarray:
+    pixels = np.full((64, 64, 3), 220, np.uint8)
+    pixels[16:40, 20:50] = (200, 30, 30)
+    return pixels
+
+
+def said(model: VisualBert) -> tuple[Any, Any]:
+    """Its answers about a picture, and the bits that they come of."""
+    found = model.regions(picture())
+    encoded = model.encode(picture(), QUESTION).last_hidden_state
+    return model.answer(picture(), QUESTION, top=100), (found.features.tobytes(), found.boxes.tobytes(), encoded)

@@ -92,6 +92,8 @@ def close_export(
 ) -> None:
     """Writes the card, and last the record of all files in the folder."""
     names = sorted(path.relative_to(making).as_posix() for path in making.rglob("*") if path.is_file())
+    for name in names:
+        durable.sync_file(making / name)
     files = {n: ExportedFile(size=(making / n).stat().st_size, sha256=sha256_file(making / n)) for n in names}
     (making / CARD).write_text(card, encoding="utf-8")
     record = ExportRecord(layout=layout, title=title, objective=objective, made_from=dict(made_from), files=files)
