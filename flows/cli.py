@@ -19,6 +19,7 @@ from flows.cli_models import export
 from flows.cli_preprocess import preprocess
 from flows.cli_runs import existing_store, gc, keep, runs
 from flows.cli_search import search
+from flows.cli_serve import serve
 from flows.cli_stages import build, path, why
 from flows.options import (
     JsonOption,
@@ -227,7 +228,7 @@ def show(
     print(json.dumps(resolved.model_dump(mode="json")) if json_ else as_yaml(resolved), end="\n" if json_ else "")
 
 
-for command in (datasets, init, doctor, preprocess, search, export, why, path, build, runs, keep, gc):
+for command in (datasets, init, doctor, preprocess, search, serve, export, why, path, build, runs, keep, gc):
     app.command(command)
 
 

@@ -90,7 +90,7 @@ MEANT = {
     r"learning_rate=5e-4$": "learning_rate=5e-4 --dry-run",  # test_e2e_reuse.py builds it
     r"/data/store|s3://bucket/prefix": "store",
 }
-SERVES = "schedule"  # until it is interrupted: see tests/flows/test_flows_prefect_schedule.py
+SERVES = ("schedule", "serve")  # until interrupted: tests/flows/test_flows_prefect_schedule.py, tests/serve
 
 
 def commands(app: App, path: str = "vbert") -> Iterator[tuple[str, App]]:

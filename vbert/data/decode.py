@@ -104,6 +104,16 @@ def kind(data: bytes) -> str:
     return str(_opened(data)[0].format)
 
 
+def animated(data: bytes) -> bool:
+    """Whether the file holds several pictures, as frames or pages. A JPEG's further ones (a depth, a preview) are no
+    pictures of their own. Raises BadImage."""
+    image, data = _opened(data)
+    try:
+        return image.format not in ("JPEG", "MPO") and bool(getattr(image, "is_animated", False))
+    except Exception as error:
+        raise BadImage("damaged", _reason(error, data)) from None
+
+
 def decode(data: bytes) -> Image.Image:
     """The (first) picture of an image file as shown: mode RGB, EXIF orientation applied.
 

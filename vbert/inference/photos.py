@@ -124,6 +124,10 @@ class Looker:
             found.append(self._kept[one.digest])
         return found
 
+    def forget(self) -> None:
+        """Drops the regions that were kept for further questions."""
+        self._kept.clear()
+
     def _made(self, one: Photo) -> Regions:
         import torch
 

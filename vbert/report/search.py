@@ -5,43 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vbert.data.decode import decode
-from vbert.data.names import is_image
-from vbert.errors import UserError
 from vbert.objectives.retrieval_search import FoundImage, ImageSearch, Mattered, TextQuery
-from vbert.regions.interop.feature_sets import FolderFiles
-from vbert.regions.interop.raw_regions import BadEntry
-from vbert.regions.interop.sizes import ImageNames
+from vbert.regions.interop.folder_images import FolderImages
 from vbert.report.render import policy, style, templates
 from vbert.report.thumbnails import COLOURS, DrawnBox, Thumbnail, ThumbnailAlbum, boxed, named
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 SIDE = 420  # longer side of a picture in pixels, at most
 BYTES = 40_000_000  # of all pictures of a sheet, at most
-
-
-class FolderImages:
-    """The images of a folder by the ids of features: a name matches without folders and ending too, and by number."""
-
-    def __init__(self, folder: Path) -> None:
-        """Raises UserError for a folder without images."""
-        self._files = FolderFiles(folder)
-        self._names = ImageNames(name for name in self._files.members() if is_image(name))
-        if not len(self._names):
-            raise UserError(f"--images {folder}: there is no image in it")
-
-    def open(self, image_id: str) -> Image.Image:
-        """Raises BadImage or UserError."""
-        try:
-            return decode(self._files.read(self._names.find(image_id, image_id)))
-        except BadEntry as error:
-            raise UserError(str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""A trained model in a browser: one page and one HTTP interface."""
