@@ -6,7 +6,12 @@ import sys
 from importlib.metadata import version as installed
 from pathlib import Path
 
+from pygments.lexers.special import TextLexer
+from sphinx.highlighting import lexers
+
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+lexers |= {name: TextLexer() for name in ("csv", "jsonl", "mermaid")}
 
 project = "vbert"
 author = "the authors of vbert"

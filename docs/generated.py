@@ -1,11 +1,13 @@
 """Pages that are made when the documentation is built: the fields of recipes and specs, commands, what is shipped.
 
-Three directives: `fields` (of `recipe`, `datasets`, `detectors` or `models`) from the pydantic models, `commands` from
-the command itself, `shipped` (`recipes`, `datasets`, `detectors` or `models`) from the files.
+Directives: `fields` (of `recipe`, `datasets`, `detectors` or `models`) from the pydantic models, `commands` from the
+command itself, `shipped` (`recipes`, `datasets`, `detectors` or `models`) from the files, `tree` from the docstrings of
+modules.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
@@ -130,7 +132,31 @@ def _about(path: Path) -> str:
     return found[1].strip("'\"") if found else path.stem
 
 
+class Tree(Generated):
+    """Every module of the packages with the first sentence of its docstring; folders in folders."""
+
+    def markdown(self) -> Iterator[str]:
+        for package in ("flows", "tasks", "vbert"):
+            yield from ["", f"## {package}", ""]
+            yield from _listed(ROOT / package, "")
+
+
+def _listed(folder: Path, indent: str) -> Iterator[str]:
+    for path in sorted(folder.glob("*.py")):
+        if path.name != "__init__.py":
+            yield f"{indent}- `{path.name}` — {_text(_docstring(path))}"
+    for inner in sorted(path.parent for path in folder.glob("*/__init__.py")):
+        said = _docstring(inner / "__init__.py")
+        yield f"{indent}- `{inner.name}/`{f' — {_text(said)}' if said else ''}"
+        yield from _listed(inner, f"{indent}  ")
+
+
+def _docstring(path: Path) -> str:
+    said = ast.get_docstring(ast.parse(path.read_text())) or ""
+    return " ".join(said.partition("\n\n")[0].split())
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    for name, directive in (("fields", Fields), ("commands", Commands), ("shipped", Shipped)):
+    for name, directive in (("fields", Fields), ("commands", Commands), ("shipped", Shipped), ("tree", Tree)):
         app.add_directive(name, directive)
     return {"parallel_read_safe": True}

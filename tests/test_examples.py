@@ -1,4 +1,5 @@
-"""Every command and option of `vbert` has help and an example that runs: README's, its help's, or one from here."""
+"""Every command and option of `vbert` has help and an example that runs: README's, the docs', its help's, or one from
+here."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from cyclopts import App
+from docs_blocks import all_blocks, shell_lines
 from objectives.retrieval_world import finetune, make_retrieval_world
 from PIL import Image
 from regions import interop_files
@@ -19,7 +21,7 @@ from scoring import score_world
 from flows.cli import app
 from vbert.artifacts.store.store import Store
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+WRITTEN = [line for b in all_blocks() if b.language == "sh" and b.runs_alone() for line in shell_lines(b)]
 MORE = """
 vbert run demo --limit 3 --machine units_at_once=1 --shared --prefect --dry-run
 vbert run demo --force 'examples[shapes]' --local --store store --json
@@ -117,9 +119,8 @@ def in_help(command: str) -> list[str]:
 
 def lines(command: str) -> list[str]:
     """All examples of a command, each once, in the order in which they build on each other."""
-    text = (README + MORE).replace("\\\n", "")
-    written = [re.split(r"\s#", line)[0].strip() for line in re.findall(r"^vbert .*", text, re.MULTILINE)]
-    every = [part for line in [*in_help(command), *written] for part in line.split(" && ")]
+    more = MORE.replace("\\\n", "").splitlines()
+    every = [part for line in [*in_help(command), *WRITTEN, *more] for part in line.split(" && ")]
     own = [line for line in every if f"{line} ".startswith(f"{command} ")]
     before = [line for line in every if "> step.json" in line] if command == "vbert build" else []
     return list(dict.fromkeys([*before, *own]))

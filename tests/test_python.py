@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser
+from docs_blocks import all_blocks
 
 import vbert
 from vbert.errors import UnknownImage
@@ -20,6 +19,7 @@ from vbert.errors import UnknownImage
 TINY = str(Path(__file__).parent / "tiny.yaml")
 
 ROOT = Path(__file__).parents[1]
+PYTHON = [block for block in all_blocks() if block.language == "python" and block.runs_alone()]
 
 
 @pytest.fixture
@@ -69,11 +69,13 @@ def test_shards_are_a_mapping(demo: vbert.Finished) -> None:
     assert str(caught.value).startswith("Shards(features) holds no image 'test/100.png'; near: 'test/100'")
 
 
-def test_readme_s_python_runs(demo: vbert.Finished) -> None:
-    examples = list(Sybil(parsers=[PythonCodeBlockParser()]).parse(ROOT / "README.md").examples())
-    assert examples
-    for example in examples:
-        example.evaluate()
+@pytest.mark.parametrize("page", sorted({block.page for block in PYTHON}))
+def test_the_documentation_s_python_runs(page: str, demo: vbert.Finished) -> None:
+    """The blocks of a page share their names."""
+    names: dict[str, object] = {}
+    for block in PYTHON:
+        if block.page == page:
+            exec(compile(block.text, str(block), "exec"), names)
 
 
 def test_docstrings_have_examples_that_run(demo: vbert.Finished) -> None:

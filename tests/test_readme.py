@@ -13,7 +13,7 @@ README = (ROOT / "README.md").read_text()
 
 def tree() -> list[str]:
     """The paths that README's tree names: two spaces deeper is inside, `/` ends a folder."""
-    block = README.partition("## The tree")[2].split("```")[1]
+    block = README.partition("## The tree")[2].split("```")[1].partition("\n")[2]
     above: list[str] = []
     paths = []
     for indent, name in re.findall(r"^( *)(\S+)", block, re.MULTILINE):

@@ -52,6 +52,25 @@ def test_the_reference_names_every_command_with_its_options(pages: Path) -> None
         assert {name for name in names if name not in told[command]} == set()
 
 
+def test_the_tree_names_every_module_at_its_place(pages: Path) -> None:
+    there = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    ours = {name for name in there if name.startswith(("flows/", "tasks/", "vbert/")) and name.endswith(".py")}
+    named, folders = set[str](), list[str]()
+    page = (pages / "tree.html").read_text().partition("<h2>")[2]
+    for package, nested, item in re.findall(r'#(\w+)" title|<(/?ul)|<li><p><code[^>]*><span class="pre">([^<]+)', page):
+        if package:
+            folders = [f"{package}/"]
+        elif nested == "ul":
+            folders.append("")
+        elif nested == "/ul":
+            folders.pop()
+        elif item.endswith("/"):
+            folders[-1] = item
+        elif item:
+            named.add("".join([*folders[:-1], item]))
+    assert named == {name for name in ours if not name.endswith("__init__.py")}
+
+
 def test_it_needs_no_network(pages: Path) -> None:
     loaded = r"<(?:script|img|iframe)[^>]* src=\"(?:https?:)?//|<link[^>]* rel=\"(?:stylesheet|preload)\"[^>]*//"
     assert [str(page) for page in pages.rglob("*.html") if re.search(loaded, page.read_text())] == []
