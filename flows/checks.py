@@ -10,7 +10,7 @@ from vbert.data.spec import dataset
 from vbert.data.yaml import NestedError
 from vbert.model.bert import known_sizes
 from vbert.model.config import too_long
-from vbert.objectives import same_task
+from vbert.objectives import OBJECTIVES, same_task
 from vbert.objectives.choice import ChoiceSettings
 from vbert.training.schedule import Schedule
 
@@ -48,6 +48,12 @@ def check_entries(recipe: Entries, pretrainings: dict[Place, str]) -> None:
                 f"0 evaluates the start as it is, and {settings.start} is of objective {of}, not {settings.objective}: "
                 "train 1 step or more",
             )
+        if settings.model is not None and settings.start != "none":
+            raise NestedError(
+                (*place, "model"), f"start {settings.start} has sizes of its own; write start: none, or leave model out"
+            )
+        if untaught := _untaught(recipe, settings):
+            raise NestedError((*place, untaught[0]), untaught[1])
         if settings.images == "none" and settings.text == "none" and not isinstance(settings, ChoiceSettings):
             raise NestedError((*place, "text"), "none beside images: none leaves nothing to answer by; leave one out")
         own = settings.answers != "training" and "://" not in settings.answers
@@ -66,6 +72,27 @@ def check_entries(recipe: Entries, pretrainings: dict[Place, str]) -> None:
             )
         if settings.select == "best" and (lacking := _no_validation(recipe, settings)):
             raise NestedError((*place, "select"), f"best, but {lacking}; write last")
+
+
+def _untaught(recipe: Entries, entry: DownstreamSettings) -> tuple[str, str] | None:
+    """(field, problem) of what can't be with the entry's teacher, or without one."""
+    if entry.teacher is None:
+        for field in ("teacher_weight", "teacher_temperature"):
+            if getattr(entry, field) != type(entry).model_fields[field].default:
+                return field, "is for an entry with a teacher: name one, or leave it out"
+        return None
+    same, teacher = entry.AS_TEACHER, recipe.downstream[entry.teacher]
+    if same is None:
+        able = ", ".join(name for name, one in OBJECTIVES.items() if one.settings.AS_TEACHER is not None)
+        return "teacher", f"{entry.objective} has no labels that a teacher could say more of; it is for {able}"
+    if entry.steps == 0:
+        return "teacher", "steps: 0 learns nothing from it: train 1 step or more, or leave it out"
+    if not same_task(teacher.objective, entry.objective):
+        return "teacher", f"{entry.teacher} is of objective {teacher.objective}, not {entry.objective}"
+    for field in same:
+        if (its := getattr(teacher, field)) != (own := getattr(entry, field)):
+            return field, f"{own}, but its teacher {entry.teacher} has {its}: set the same"
+    return None
 
 
 def _schedules(recipe: Entries, pretrainings: dict[Place, str]) -> Iterator[tuple[Place, Schedule, int]]:

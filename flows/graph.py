@@ -115,6 +115,7 @@ def graph(recipe: Recipe) -> Report:
                 recipe.numerics.finetune,
                 seed,
                 given.named(f"{key} answers") if given else None,
+                None if task_entry.teacher is None else trained_by(recipe, task_entry.teacher, seed, trained),
             ).named(name)
             trained[key, seed] = model
             zero_shot = task_entry.analysed() if isinstance(task_entry, GroundingSettings) else None
@@ -332,12 +333,21 @@ def start_for(
 ) -> Model | Initialization:
     """The start of a training with `seed`: of an earlier one with several seeds, the one with the same seed."""
     if entry.start is None or entry.start == "none":
-        return start_of(recipe, data)
-    earlier = recipe.trained(entry.start)
-    if earlier is None:
+        start = start_of(recipe, data)
+        if isinstance(entry, DownstreamSettings) and entry.model is not None:
+            return Initialization(start.vocabulary, entry.model.beside(start.model))
+        return start
+    if recipe.trained(entry.start) is None:
         return start_of(recipe, data, entry.start)
-    seeds = recipe.seeds_of(earlier)
-    return trained[recipe.started_by(entry.start), seed if len(seeds) > 1 else seeds[0]]
+    return trained_by(recipe, entry.start, seed, trained)
+
+
+def trained_by(recipe: Recipe, name: str, seed: int, trained: Mapping[tuple[str, int], Model]) -> Model:
+    """The model of the training `name`; of one with several seeds, that of the same seed."""
+    training = recipe.trained(name)
+    assert training is not None, "the recipe's own check"
+    seeds = recipe.seeds_of(training)
+    return trained[recipe.started_by(name), seed if len(seeds) > 1 else seeds[0]]
 
 
 def plain(settings: S, kind: type[S]) -> S:

@@ -75,6 +75,8 @@ class Recipe(Entries):
             if entry.start in earlier and entry.start in known:
                 where = ("downstream", name, "start")
                 raise NestedError(where, f"a pre-training is called {entry.start!r} too; give one another name")
+            if entry.teacher is not None:
+                self._taught(("downstream", name, "teacher"), entry, entry.teacher, earlier)
             earlier.append(name)
         used = {entry.start for entry in self.downstream.values()}
         used |= {entry.start or "" for entry in self.pretrainings().values()}
@@ -118,10 +120,34 @@ class Recipe(Entries):
             raise NestedError((*where, "start"), problem)
         training = self.trained(start)
         assert training is not None, "one of `pretrained`"
+        self._of_same_seeds((*where, "start"), entry, start, training)
+
+    def _taught(self, where: tuple[str, ...], entry: DownstreamSettings, teacher: str, earlier: Sequence[str]) -> None:
+        """`teacher` is one of the `earlier` entries, which then has the seeds of the entry."""
+        if teacher not in earlier:
+            problem = f"no entry before this one is called {teacher!r}; {nearest(teacher, earlier)}"
+            if teacher in self.downstream:
+                itself = teacher == where[1]
+                problem = f"{teacher} " + (
+                    "is this entry itself" if itself else "stands later: move it before this entry"
+                )
+            raise NestedError(where, problem)
+        if teacher in self.pretrainings():
+            raise NestedError(where, f"a pre-training is called {teacher!r} too; give one another name")
+        self._of_same_seeds(where, entry, teacher, self.downstream[teacher])
+
+    def _of_same_seeds(
+        self,
+        where: tuple[str, ...],
+        entry: PretrainEntry | DownstreamSettings,
+        name: str,
+        training: PretrainEntry | DownstreamSettings,
+    ) -> None:
+        """Of a training with several seeds, the one with the same seed is taken."""
         seeds = self.seeds_of(training)
         if len(seeds) > 1 and (absent := [seed for seed in self.seeds_of(entry) if seed not in seeds]):
-            problem = f"{start} is not trained with seed {absent[0]}, but with {', '.join(map(str, seeds))}"
-            raise NestedError((*where, "start"), problem)
+            problem = f"{name} is not trained with seed {absent[0]}, but with {', '.join(map(str, seeds))}"
+            raise NestedError(where, problem)
 
 
 def recipe_names() -> list[str]:

@@ -32,10 +32,11 @@ def finetune(
     numerics: Numerics,
     seed: int,
     answers: Annotated[RawFiles | None, Since(None)] = None,
+    teacher: Annotated[Model | None, Since(None)] = None,
 ) -> Figures:
     """`settings.steps: 0` keeps the start's weights, and its head where it has one. answers: the file of the labels; by
-    default they are those of the training examples."""
-    arguments = (examples, shards, start, objective, settings, numerics, seed, answers)
+    default they are those of the training examples. teacher: the model whose probabilities are learnt too."""
+    arguments = (examples, shards, start, objective, settings, numerics, seed, answers, teacher)
     return build.process(_finetune, *arguments, processes=numerics.processes)
 
 
@@ -49,7 +50,8 @@ def _finetune(
     numerics: Numerics,
     seed: int,
     answers: RawFiles | None,
+    teacher: Model | None,
 ) -> Figures:
     from vbert.objectives.downstream import run_finetune
 
-    return run_finetune(job, examples, shards, start, objective, settings, numerics, seed, answers)
+    return run_finetune(job, examples, shards, start, objective, settings, numerics, seed, answers, teacher)

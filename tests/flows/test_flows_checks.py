@@ -22,6 +22,8 @@ BERT = {"model": {"init": "minilm_l6"}}
 CAPTIONS = {**X, "objective": "captioning"}
 TAGS = {**CAPTIONS, "tags": True}
 RETRIEVAL = {**X, "objective": "retrieval"}
+TAUGHT = {**X, "objective": "vqa", "teacher": "vqa"}
+SIZES = {"layers": 1, "hidden_size": 16, "heads": 2}
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,41 @@ RETRIEVAL = {**X, "objective": "retrieval"}
         ),
         ({"downstream.x": {**CAPTIONS, "text": "none"}}, "x.text: none, but the text is what is to be written; what "),
         ({"downstream.x": {**CAPTIONS, "text": "shuffled"}}, "x.text: shuffled, but the text is what is to be written"),
+        ({"downstream.vqa.model": SIZES}, "downstream.vqa.model: start pretrained has sizes of its own; write start: "),
+        (
+            {"downstream.x": {**TAUGHT, "start": "vqa", "model": SIZES}},
+            "x.model: start vqa has sizes of its own; write",
+        ),
+        (
+            {"downstream.vqa": {**X, "objective": "vqa", "start": "none", "model": {**SIZES, "heads": 3}}},
+            "downstream.vqa.model: hidden_size 16 is not a multiple of heads 3",
+        ),
+        (
+            {"downstream.x": {**TAUGHT, "teacher": "vqq"}},
+            "x.teacher: no entry before this one is called 'vqq'; did you ",
+        ),
+        ({"downstream.x": {**TAUGHT, "teacher": "x"}}, "downstream.x.teacher: x is this entry itself"),
+        ({"downstream.x": {**TAUGHT, "teacher": "y"}, "downstream.y": TAUGHT}, "y stands later: move it before this "),
+        (
+            {"downstream.vqa.seeds": [0, 1], "downstream.x": {**TAUGHT, "seeds": [1, 2]}},
+            "downstream.x.teacher: vqa is not trained with seed 2, but with 0, 1",
+        ),
+        (
+            {"downstream.x": {**CAPTIONS, "teacher": "vqa"}},
+            "x.teacher: captioning has no labels that a teacher could say",
+        ),
+        (
+            {"downstream.x": {**RETRIEVAL, "teacher": "vqa"}},
+            "it is for vqa, nlvr2, classification, choice, visual_entai",
+        ),
+        ({"downstream.x": {**TAUGHT, "objective": "nlvr2"}}, "x.teacher: vqa is of objective vqa, not nlvr2"),
+        ({"downstream.x": {**TAUGHT, "start": "vqa", "steps": 0}}, "x.teacher: steps: 0 learns nothing from it: train"),
+        ({"downstream.x": {**TAUGHT, "loss": "bce"}}, "x.loss: bce, but its teacher vqa has kl: set the same"),
+        ({"downstream.x": {**TAUGHT, "images": "none"}}, "x.images: none, but its teacher vqa has own: set the same"),
+        (
+            {"downstream.vqa.teacher_weight": 0.9},
+            "vqa.teacher_weight: is for an entry with a teacher: name one, or lea",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_its_field(changes: dict[str, Any], said: str) -> None:
@@ -99,6 +136,8 @@ def test_what_fits_is_taken() -> None:
         {"downstream.x": {**RETRIEVAL, "negatives": "batch", "batch_size": 2}},
         {"downstream.x": {**TAGS, "max_text": 66}, "model.max_positions": 96},
         {"downstream.x": {**CAPTIONS, "evaluate": {"minimum": 18}, "max_text": 20}},
+        {"downstream.x": {**TAUGHT, "start": "none", "model": SIZES, "teacher_weight": 0.9, "minimum_count": 1}},
+        {"downstream.vqa.seeds": [0, 1], "downstream.x": {**TAUGHT, "seed": 1}},
     ):
         resolve(TINY, changes)
 

@@ -30,6 +30,7 @@ PHOTOS = ["generate[shapes]", "images[shapes]", "examples[shapes]", "overlaps"]
 EASY = ["images[easy_vqa]", "examples[easy_vqa]", "overlaps"]
 EVALUATED = ["evaluate[vqa]", "report"]
 FINETUNED = ["finetune[vqa]", *EVALUATED]
+TAUGHT = ["finetune[small]", "evaluate[small]", "report"]
 PRETRAINED = ["pretrain", *FINETUNED]
 REGIONS = ["regions[easy_vqa]", "regions[shapes]", *PRETRAINED]
 DETECTED = ["detector", *REGIONS]
@@ -217,6 +218,14 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
     "downstream.NAME[retrieval].evaluate.folds": (5, EVALUATED),
     "downstream.NAME.data": ("shapes", ["overlaps", *FINETUNED]),
     "downstream.NAME.start": ("none", FINETUNED),
+    "downstream.NAME.model.layers": (2, FINETUNED),
+    "downstream.NAME.model.hidden_size": (24, FINETUNED),
+    "downstream.NAME.model.heads": (4, FINETUNED),
+    "downstream.NAME.model.intermediate_size": (20, FINETUNED),
+    "downstream.NAME.model.initializer_range": (0.1, FINETUNED),
+    "downstream.NAME.teacher": ("vqa", TAUGHT),
+    "downstream.NAME.teacher_weight": (0.9, TAUGHT),
+    "downstream.NAME.teacher_temperature": (4.0, TAUGHT),
     "downstream.NAME.seed": (1, FINETUNED),
     "downstream.NAME.seeds": ([0, 1], [*SEEDED, "report"]),
     "downstream.NAME.share": (0.5, FINETUNED),
@@ -252,6 +261,9 @@ BY_HAND = {
     }
 }
 
+SMALL = {"objective": "vqa", "data": "easy_vqa", "start": "none", "steps": 1, "learning_rate": 1e-3}
+SIZES = {"layers": 1, "hidden_size": 16, "heads": 2}
+
 # Where a field stands in the recipe, and what must stand beside it; by the beginnings of their names.
 PLACES: dict[str, tuple[str, dict[str, Any]]] = {
     "data.NAME": ("data.shapes", {}),
@@ -268,6 +280,12 @@ PLACES: dict[str, tuple[str, dict[str, Any]]] = {
     "model.init": ("model", {"model": {"hidden_dropout": 0}}),
     "downstream.NAME": ("downstream.vqa", {}),
     "downstream.NAME.tags": ("downstream.vqa.tags", {"downstream.vqa.max_text": 22}),
+    "downstream.NAME.model": ("downstream.vqa.model", {"downstream.vqa.start": "none", "downstream.vqa.model": SIZES}),
+    "downstream.NAME.teacher": ("downstream.small.teacher", {"downstream.small": SMALL}),
+    **{
+        f"downstream.NAME.{name}": (f"downstream.small.{name}", {"downstream.small": {**SMALL, "teacher": "vqa"}})
+        for name in ("teacher_weight", "teacher_temperature")
+    },
     "downstream.NAME.select_by": ("downstream.vqa.select_by", {"downstream.vqa.select": "best"}),
 }
 

@@ -46,13 +46,13 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, World]:
     }
 
 
-def train(folder: Path, world: World, name: str, workers: int) -> None:
+def train(folder: Path, world: World, name: str, workers: int, teacher: Model | None = None) -> None:
     settings = OBJECTIVES[name].settings.model_validate(
         {"objective": name, **BRIEF, "batch_size": 16, "steps": STEPS, "validate_every": 6, "select": "best"}
     )
     here = job(folder, loader_workers=workers, checkpoint_steps=4)
     start = Initialization(world.vocabulary, DROPOUT)
-    run_finetune(here, world.examples, world.shards, start, objective(name), settings, Numerics(), 3)
+    run_finetune(here, world.examples, world.shards, start, objective(name), settings, Numerics(), 3, None, teacher)
 
 
 def predict(folder: Path, world: World, name: str, model: Path) -> None:
@@ -114,3 +114,17 @@ def test_killed_in_training_and_in_prediction_it_ends_in_the_same_bits(
     assert first.stat().st_mtime_ns == kept
     assert files(tmp_path / "in two") == files(tmp_path / "in one")
     assert Evaluation.at(tmp_path / "in one" / "out").counts()["answered"] >= 24
+
+
+def test_killed_while_it_learns_from_a_teacher_it_ends_in_the_same_bits(
+    worlds: Mapping[str, World], tmp_path: Path
+) -> None:
+    """The teacher has dropout of its own, and changes with no step."""
+    world = worlds[""]
+    train(tmp_path / "teacher", world, "vqa", 0)
+    teacher = Model.at(tmp_path / "teacher" / "out")
+    train(tmp_path / "whole", world, "vqa", 0, teacher)
+    assert killed(Finetuning, "loss", 7, train, tmp_path / "cut", world, "vqa", 2, teacher) == -signal.SIGKILL
+    train(tmp_path / "cut", world, "vqa", 2, teacher)
+    assert files(tmp_path / "cut") == files(tmp_path / "whole") != files(tmp_path / "teacher")
+    assert teacher.load().encoder.config.hidden_dropout > 0  # type: ignore[union-attr]

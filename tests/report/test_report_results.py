@@ -80,7 +80,7 @@ def of_seed(
 
     made = graph(resolve(str(TINY), {"downstream.vqa.seed": seed, **changes}))
     assert made.step is not None
-    (step,) = made.step.arguments["downstream"].values()
+    *_, step = made.step.arguments["downstream"].values()
     held = next(iter(world.downstream.values()))
     model = Model.at(held.model.path)
     model.step = step.model.step
@@ -130,6 +130,29 @@ def test_entries_are_compared_over_their_seeds_with_the_one_not_pre_trained(worl
     assert figures["c/toy/test/accuracy_gain"] == pytest.approx(-1 / 6)
     assert "b/toy/test/accuracy_gain" not in figures
     assert comparisons(groups(runs({"a/toy/test": downstream["a@0/toy/test"]}, True))) == []
+
+
+def test_a_taught_entry_is_compared_with_the_same_without_its_teacher(world: World, tmp_path: Path) -> None:
+    """And an entry is compared with those of its own size alone."""
+    none = {"downstream.vqa.start": "none"}
+    taught = {"objective": "vqa", "data": "easy_vqa", "start": "none", "teacher": "vqa", "steps": 8, "learning_rate": 1}
+    downstream = {
+        "alone/toy/test": of_seed(world, tmp_path, "alone", 0, none, {0, 1}),
+        "taught/toy/test": of_seed(world, tmp_path, "taught", 0, {"downstream.small": taught}, {0, 1, 2}),
+        "larger/toy/test": of_seed(world, tmp_path, "larger", 0, {}, {0, 1, 2, 3}),
+    }
+    larger = Model.at(Path(shutil.copytree(downstream["larger/toy/test"].model.path, tmp_path / "sizes")))
+    sizes = json.loads((larger.path / "config.json").read_text())
+    (larger.path / "config.json").write_text(json.dumps(sizes | {"hidden_size": 2 * sizes["hidden_size"]}))
+    larger.step = downstream["larger/toy/test"].model.step
+    downstream["larger/toy/test"] = replace(downstream["larger/toy/test"], model=larger)
+    (group,) = groups(runs(downstream, pretrained=True))
+    assert {run.name: run.note for run in group.runs}["taught"] == "without pre-training, taught by vqa, 8 steps"
+    (found,) = comparisons([group])
+    told = {arm.first.entry: arm for arm in found.arms}
+    assert {name: arm.baseline for name, arm in told.items()} == {"alone": "", "taught": "alone", "larger": ""}
+    assert told["taught"].gain is not None
+    assert told["taught"].gain.value == pytest.approx(1 / 6)
 
 
 def test_shelves_hold_many_kinds_before_more_of_one(world: World) -> None:

@@ -68,6 +68,26 @@ class ModelSettings(Settings):
         return self
 
 
+class OwnSizes(Settings):
+    """A model beside the recipe's, of another size; what is not said here is the recipe's `model`'s."""
+
+    layers: int = Field(ge=1, description="of the encoder")
+    hidden_size: int = Field(ge=1, description="numbers of a token between layers")
+    heads: int = Field(ge=1, description="of attention, a layer")
+    intermediate_size: int = Field(0, ge=0, description="0: four times hidden_size")
+    initializer_range: float | None = Field(None, gt=0, description="deviation of fresh weights; None: `model`'s")
+
+    @model_validator(mode="after")
+    def _fits(self) -> OwnSizes:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}")
+        return self
+
+    def beside(self, model: ModelSettings) -> ModelSettings:
+        """The whole settings, of the recipe's."""
+        return ModelSettings.model_validate({**model.model_dump(), **self.model_dump(exclude_none=True)})
+
+
 def too_long(max_text: int | None, max_positions: int) -> str:
     """An error where a text may have more tokens than the model has positions; else ""."""
     if max_text is None or max_text <= max_positions:

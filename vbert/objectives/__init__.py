@@ -152,6 +152,10 @@ class Objective(Protocol):
         tensors: the targets, and `example`, int64 [inputs]: which example each input belongs to.
         """
 
+    def logits(self, outputs: Any, tensors: Mapping[str, Tensor], head: Head) -> Tensor:
+        """What a teacher's and a student's outputs are compared by: the softmax over the last dimension, [B, n] or
+        [B, m, n], is the probabilities of each example's answers; -inf for those it has not."""
+
     def decode(self, outputs: Any, tensors: Mapping[str, Tensor], rows: Rows, head: Head) -> list[Prediction]:
         """One prediction an example."""
 

@@ -32,6 +32,8 @@ SELECTS = "accuracy"
 class ChoiceSettings(DownstreamSettings):
     """Of examples with `choices`; `types: [answer]` or `[rationale]` takes VCR's Q→A or QA→R alone."""
 
+    AS_TEACHER = ("images", "text", "align", "cut")
+
     align: bool = Field(True, description="whether regions that words name take their positions: the original's VCR")
     cut: Literal["both", "choice"] = Field(
         "both",
@@ -113,6 +115,10 @@ def _by_example(outputs: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
     within = torch.arange(len(example), device=example.device) - (count.cumsum(0) - count)[example]
     scores = outputs.new_full((len(count), int(count.max())), float("-inf"))
     return scores.index_put((example, within), outputs[:, 0])
+
+
+def logits(outputs: Tensor, tensors: Mapping[str, Tensor], head: Head) -> Tensor:
+    return _by_example(outputs, tensors)
 
 
 def decode(outputs: Tensor, tensors: Mapping[str, Tensor], rows: Rows, head: Head) -> list[Prediction]:

@@ -31,6 +31,8 @@ SELECTS = "accuracy"
 class ClassificationSettings(DownstreamSettings):
     """Of any data set whose examples have a label."""
 
+    AS_TEACHER = ("images", "text", "positive")
+
     positive: str | None = Field(
         None, description="the label that AUROC and the submission's probability are of; None: neither"
     )

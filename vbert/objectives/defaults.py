@@ -138,6 +138,11 @@ def label_scores(outputs: Tensor, head: Head) -> Tensor:
     return outputs.double().softmax(-1)
 
 
+def logits(outputs: Tensor, tensors: Mapping[str, Tensor], head: Head) -> Tensor:
+    """The outputs, one a label."""
+    return outputs
+
+
 def decode(outputs: Tensor, tensors: Mapping[str, Tensor], rows: Rows, head: Head) -> list[Prediction]:
     """The most probable label, its probability rounded to 6 digits, and those of all labels in their order."""
     probabilities = label_scores(outputs, head)

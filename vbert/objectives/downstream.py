@@ -23,6 +23,7 @@ from vbert.model.start import Initialization
 from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load, same_task
 from vbert.objectives.batches import Batch, ExampleRows, image_groups
 from vbert.objectives.dataset import ObjectiveDataset
+from vbert.objectives.distillation import Teacher, check_teacher, taught_head
 from vbert.objectives.entry import Rows
 from vbert.objectives.statistics import statistics
 from vbert.objectives.trained import Model, write_model
@@ -45,9 +46,11 @@ class Finetuning:
         train: ObjectiveDataset[Objective],
         held_out: ObjectiveDataset[Objective],
         settings: DownstreamSettings,
+        teacher: Teacher | None = None,
     ) -> None:
         self.model, self.train, self.held_out, self.settings = model, train, held_out, settings
-        self.weights: dict[str, float] = {}
+        self.teacher = teacher
+        self.weights: dict[str, float] = teacher.weights if teacher else {}
         ids = held_out.rows.column("example_id")
         chosen = sorted(range(len(ids)), key=lambda i: derive("validation", ids[i]))
         self.chosen = sorted(chosen[: settings.validation_examples])
@@ -63,7 +66,8 @@ class Finetuning:
         return self.train.batch(items)[0]
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        return self.train.objective.counts(batch.tensors)
+        counts = self.train.objective.counts(batch.tensors)
+        return self.teacher.counts(counts, batch) if self.teacher else counts
 
     @property
     def mine_every(self) -> int:
@@ -77,7 +81,9 @@ class Finetuning:
         self.train.use_mined(samples, mined)
 
     def loss(self, batch: Batch, model: nn.Module) -> dict[str, Tensor]:
-        return self.train.objective.loss(model(batch.packed), batch.tensors, self.train.head)
+        outputs = model(batch.packed)
+        losses = self.train.objective.loss(outputs, batch.tensors, self.train.head)
+        return self.teacher.losses(losses, outputs, batch) if self.teacher else losses
 
     def validate(self, ranks: Ranks) -> dict[str, float] | None:
         if ranks.rank:
@@ -100,6 +106,7 @@ def run_finetune(
     numerics: Numerics,
     seed: int,
     answers: RawFiles | None = None,
+    teacher: Model | None = None,
 ) -> Figures:
     """Trains on the labelled examples of the split `train`, validates on `val`, writes a `Model`."""
     torch.set_num_threads(numerics.threads)
@@ -121,18 +128,23 @@ def run_finetune(
             "label: look at the splits and the reader of the data"
         )
     head = {**_head(objective, train, start, settings, answers), "objective": plugin.name, "images": settings.images}
+    if teacher is not None:
+        head = taught_head(teacher, plugin.name, head, answers is not None)
     head |= ({"types": list(types)} if types else {}) | ({"text": text} if text != "own" else {})
     head |= {"evaluated_types": list(seen)} if seen and seen != types else {}
     model, vocabulary, contract = _model(objective, head, start, shards, seed)
     head["max_text"] = text_limit(head["max_text"], model.encoder.config.max_positions)
     encoder = vocabulary.encoder()
+    if teacher is not None:
+        check_teacher(teacher, head, model.encoder.config, vocabulary, shards)
     box_input = model.encoder.config.box_input
     training = objective.dataset(objective, head, encoder, train, shards, box_input, seed)
     validation = objective.dataset(objective, head, encoder, held_out, shards, box_input)
     if isinstance(start, Initialization) and start.model.standardise:
         used = [image for images in train.column("image_ids") for image in images]
         model.encoder.set_statistics(*statistics([(training.visuals, used)]))
-    trainable = Finetuning(model, training, validation, settings)
+    taught = Teacher(teacher, objective, settings, numerics.precision == "bf16") if teacher else None
+    trainable = Finetuning(model, training, validation, settings, taught)
     by = (settings.select_by or head.get("selects", objective.SELECTS)) if settings.select == "best" else None
     _check_held_out(examples, objective, held_out[trainable.chosen], head, by)
     bounds = objective.before(train, held_out, head, settings)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
 from vbert.artifacts.steps.settings import LocalPath, Settings, Since, Wiring
 from vbert.artifacts.steps.stage import Figures
+from vbert.model.config import OwnSizes
 from vbert.training.schedule import Schedule
 
 Row = dict[str, Any]  # an example, by the columns of EXAMPLES_SCHEMA
@@ -62,6 +63,8 @@ class DownstreamSettings(Schedule):
     part of a larger one.
     """
 
+    AS_TEACHER: ClassVar[tuple[str, ...] | None] = None  # fields that are as the teacher's; None: it can have none
+
     objective: str = Field(description="the downstream task; else the name of the entry")
     data: Annotated[str, Wiring] = Field(description="a name under `data`")
     start: Annotated[str, Wiring, LocalPath(or_name=True)] = Field(
@@ -69,6 +72,20 @@ class DownstreamSettings(Schedule):
         description="a name under `pretrain`, pretrained (the last one), an entry before this one under `downstream`, "
         "none (as pre-training starts: from `model.init` or from random weights), or a BERT: a name in "
         "data_specs/models, a folder (./my_bert), or a .yaml file of your own",
+    )
+    model: Annotated[OwnSizes | None, Wiring] = Field(
+        None, description="another size of model than the recipe's, for `start: none`: random weights"
+    )
+    teacher: Annotated[str | None, Wiring] = Field(
+        None,
+        description="an entry before this one under `downstream`, of the same objective, whose probabilities this one "
+        "learns too: distillation (Hinton et al. 2015)",
+    )
+    teacher_weight: Annotated[float, Since(0.5)] = Field(
+        0.5, gt=0, le=1, description="of the teacher's loss; the labels' has the rest"
+    )
+    teacher_temperature: Annotated[float, Since(2.0)] = Field(
+        2.0, gt=0, description="that both models' logits are divided by; its square multiplies the teacher's loss"
     )
     seed: Annotated[int | None, Wiring] = Field(
         None, ge=0, description="of the heads, the order of examples and the share; None: the recipe's"

@@ -41,6 +41,8 @@ class Nlvr2Settings(DownstreamSettings):
     1,500.
     """
 
+    AS_TEACHER = ("images", "text")
+
     segment: Annotated[float, Since(0.0)] = Field(
         0.0, ge=0, description="standard deviation that the second image's segment is drawn with at first; 0: not drawn"
     )

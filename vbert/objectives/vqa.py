@@ -37,6 +37,8 @@ class VqaSettings(DownstreamSettings):
     """answer_at: mask reads the [MASK] behind the question, pooled the pooled [CLS]. minimum_count: training examples
     an answer needs to become a label."""
 
+    AS_TEACHER = ("images", "text", "loss", "answer_at", "minimum_count")
+
     objective: Literal["vqa"] = Field("vqa", description="the downstream task; else the name of the entry")
     loss: Literal["kl", "bce"] = Field("kl", description="of the answers")
     answer_at: Literal["mask", "pooled"] = Field("mask", description="the token that the answer is read from")
@@ -123,6 +125,13 @@ def loss(outputs: Tensor, tensors: Mapping[str, Tensor], head: Head) -> dict[str
     if head["loss"] == "kl":
         return {"loss": F.kl_div(outputs.log_softmax(-1), scores, reduction="sum")}
     return {"loss": F.binary_cross_entropy_with_logits(outputs, scores, reduction="sum")}
+
+
+def logits(outputs: Tensor, tensors: Mapping[str, Tensor], head: Head) -> Tensor:
+    """kl: one an answer. bce: of each answer that it is right, and 0 that it is not: their softmax is the sigmoid."""
+    import torch
+
+    return outputs if head["loss"] == "kl" else torch.stack([outputs, torch.zeros_like(outputs)], -1)
 
 
 def label_scores(outputs: Tensor, head: Head) -> Tensor:

@@ -1,4 +1,4 @@
-"""Compares starts: entries over their seeds, beside the entry without pre-training."""
+"""Compares starts and teachers: entries over their seeds, beside the entry without pre-training, or without teacher."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class StartComparison:
     arms: Sequence[Arm]
 
     def figures(self) -> Figures:
-        """`ENTRY/data/split/metric`, the mean over seeds, and its paired difference to the entry without pre-training:
-        `…_gain`, `…_gain_low`, `…_gain_high`."""
+        """`ENTRY/data/split/metric`, the mean over seeds, and its paired difference to the entry without pre-training,
+        or without a teacher: `…_gain`, `…_gain_low`, `…_gain_high`."""
         figures: Figures = {}
         for arm in self.arms:
             name = f"{arm.first.entry}/{arm.first.data}/{arm.first.split}/{self.metric}"
@@ -93,15 +93,26 @@ def _comparison(group: RunGroup) -> StartComparison | None:
 
 
 def _baseline(run: DownstreamRun, entries: Mapping[str, Sequence[DownstreamRun]]) -> Sequence[DownstreamRun] | None:
-    """The entry like that of `run` without pre-training, of as many steps where there is one."""
-    if run.role in (SCRATCH, *CONTROLS):
+    """The entry like that of `run` without its teacher, else without pre-training; of as many steps where there is
+    one."""
+    if run.role in CONTROLS or (run.role == SCRATCH and not run.teacher):
         return None
+    without = run.role if run.teacher else SCRATCH
     like = [
         others
         for others in entries.values()
-        if others[0].role == SCRATCH and others[0].share == run.share and _origin(others[0]) == _origin(run)
+        if others[0].role == without
+        and not others[0].teacher
+        and others[0].share == run.share
+        and _origin(others[0]) == _origin(run)
+        and _sizes(others[0]) == _sizes(run)
     ]
     return min(like, key=lambda others: (abs(others[0].steps - run.steps), others[0].entry), default=None)
+
+
+def _sizes(run: DownstreamRun) -> tuple[int, int]:
+    config = run.evaluated.model.config()
+    return config.layers, config.hidden_size
 
 
 def _origin(run: DownstreamRun) -> str:

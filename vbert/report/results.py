@@ -51,7 +51,8 @@ def unitless(metric: str) -> bool:
 class DownstreamRun:
     """A downstream entry on one split. `metric` is its objective's main one; None where the split has no labels.
 
-    entry: its name without the seed, shared by the runs of an entry. start: its start, in words.
+    entry: its name without the seed, shared by the runs of an entry. start: its start, in words. teacher: the entry
+    whose probabilities it learnt too, "" for none.
     """
 
     key: str
@@ -60,6 +61,7 @@ class DownstreamRun:
     seed: int
     share: float
     start: str
+    teacher: str
     data: str
     split: str
     objective: str
@@ -89,7 +91,8 @@ class DownstreamRun:
         share = f"{100 * self.share:g} % of the examples" if self.share < 1 else ""
         seed = f"seed {self.seed}" if self.name != self.entry else ""
         steps = f"{self.steps:,} steps" if self.steps else "not trained"
-        return ", ".join(part for part in (about, share, steps, seed) if part)
+        taught = f"taught by {self.teacher}" if self.teacher else ""
+        return ", ".join(part for part in (about, taught, share, steps, seed) if part)
 
 
 @dataclass(frozen=True)
@@ -208,6 +211,7 @@ def _run(key: str, entry: EvaluatedEntry, pretrained: bool) -> DownstreamRun:
         seed=seed,
         share=float(getattr(settings, "share", 1.0)),
         start=_start(arguments.get("start")),
+        teacher=teacher.label or "a teacher" if isinstance(teacher := arguments.get("teacher"), Artifact) else "",
         data=data,
         split=split,
         objective=str(head.get("objective", head.get("kind", ""))),
