@@ -16,6 +16,7 @@ from flows import cli_features, cli_score
 from flows.cli_data import datasets, init
 from flows.cli_doctor import doctor
 from flows.cli_models import export
+from flows.cli_predict import predict
 from flows.cli_preprocess import preprocess
 from flows.cli_runs import existing_store, gc, keep, runs
 from flows.cli_search import search
@@ -228,7 +229,7 @@ def show(
     print(json.dumps(resolved.model_dump(mode="json")) if json_ else as_yaml(resolved), end="\n" if json_ else "")
 
 
-for command in (datasets, init, doctor, preprocess, search, serve, export, why, path, build, runs, keep, gc):
+for command in (datasets, init, doctor, preprocess, predict, search, serve, export, why, path, build, runs, keep, gc):
     app.command(command)
 
 

@@ -1,16 +1,24 @@
-"""Published VisualBERTs as artifacts-to-be: by a name in data_specs/models, a folder, or a repository of the hub."""
+"""Models by a name in data_specs/models, a folder, an artifact's path or a repository of the hub: as artifacts-to-be,
+and ready to be asked."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple, Self, TypeVar, cast
 
 from tasks.checkpoint import checkpoint
 from tasks.download import download
+from tasks.weights import weights
+from vbert.artifacts.steps.artifact import Artifact
+from vbert.artifacts.store.store import Store, default_root
 from vbert.data.raw import RawFiles
 from vbert.data.source import Source
 from vbert.data.yaml import is_yaml
 from vbert.errors import UserError, nearest
+from vbert.export.folder import DETECTOR, is_export
+from vbert.inference import visualbert
+from vbert.inference.found import found
 from vbert.model.bert import HubSource, ModelSpec, model_names
 from vbert.model.published import (
     PublishedSpec,
@@ -25,6 +33,7 @@ from vbert.model.published import (
 )
 from vbert.objectives.published import CheckpointSettings
 from vbert.objectives.trained import Model
+from vbert.regions.detector import DetectorWeights, detector_file, detector_names
 
 
 def published(where: str, max_positions: int | None = None) -> Model:
@@ -93,3 +102,81 @@ def _files(source: Source, name: str, what: str) -> RawFiles:
     return download(source.placed(None, f"{name} {what}", of="model").pinned()).named(
         name if what == "weights" else f"{name} {what}"
     )
+
+
+class VisualBert(visualbert.VisualBert):
+    __doc__ = visualbert.VisualBert.__doc__
+
+    store: Store | None = None  # where a model that was given by its name is kept
+
+    @classmethod
+    def load(cls, where: str | os.PathLike[str], *, device: str = "auto", store: str | None = None) -> Self:
+        """From an exported folder; the path of an artifact of the stages `finetune`, `pretrain` or `checkpoint`, whose
+        detector its store knows; a name in data_specs/models, or a repository of the Hugging Face hub at a commit.
+        Raises UserError for anything else, with the nearest name.
+
+        device: auto (a GPU if there is one), cpu or cuda. store: where the model of a name is kept, once fetched; by
+        default `$VBERT_STORE`, else `./store`.
+        """
+        text = os.fspath(where)
+        if Path(text).is_dir() and (is_export(Path(text)) or not is_published(text) or is_own(Path(text))):
+            return super().load(text, device=device)
+        model = built(published(text), Store(store or default_root()))
+        asked = cls(model, None, device)
+        asked.store = model.store
+        return asked
+
+    def detector_of(self) -> DetectorWeights | None:
+        """Of a published model the detector that its contract names, fetched when the first image is given."""
+        name = self.contract.detector
+        if self.detector is None and self.store is not None and name in detector_names():
+            file = detector_file(name)
+            if file.import_only is None:
+                raws = {key: download(source.pinned()).named(f"{name} {key}") for key, source in file.weights.items()}
+                self.detector = built(weights(raws, file.spec()).named(name), self.store)
+        return self.detector
+
+
+A = TypeVar("A", bound=Artifact)
+
+
+def built(artifact: A, store: Store) -> A:
+    """The artifact, built in the store if it isn't there."""
+    from flows.terminal import Terminal
+    from vbert.artifacts.making.engine import Engine
+    from vbert.artifacts.steps.stage import Machine
+
+    if store.manifest(artifact.stage_name, artifact.fingerprint) is None:
+        with Terminal() as terminal:
+            Engine(store, Machine(), terminal).ensure_all([artifact])
+    return artifact.bound(store)
+
+
+class ModelInStore(NamedTuple):
+    """A model and its detector as artifacts, or artifacts-to-be, of a store; `read`: the model as it is now."""
+
+    store: Store
+    model: Model
+    detector: DetectorWeights
+    read: Model
+
+
+def model_in(where: str, store: str | None) -> ModelInStore:
+    """where: an exported folder, or the path of an artifact of the store. Raises UserError where the model's detector
+    isn't known."""
+    path = Path(where)
+    read, detector = found(path)
+    if detector is None:
+        raise UserError(
+            f"{where}: the detector of its features isn't known, or not in its store: no image can be looked at"
+        )
+    if is_export(path):
+        raw = download(Source(path=os.path.abspath(path / DETECTOR)).pinned()).named("detector")
+        looks = weights({"weights": raw}, detector.spec()).named(detector.spec().name)
+        return ModelInStore(Store(store or default_root()), published(where), looks, read)
+    model, looked = cast(Model, Model.at(path).made()), cast(DetectorWeights, detector.made())
+    at = model.store
+    assert at is not None
+    if store is not None and Store(store).location != at.location:
+        raise UserError(f"{where} is of the store {at.location}: leave out --store, or export it and give that folder")
+    return ModelInStore(at, model, looked, read)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from cyclopts import App
 from docs_blocks import all_blocks, shell_lines
+from inference.inference_world import make_detector, make_export
 from objectives.retrieval_world import finetune, make_retrieval_world
 from PIL import Image
 from regions import interop_files
@@ -64,6 +65,14 @@ vbert features compare own.tsv own.tsv --ids-a '_0*([0-9]+)' --ids-b '_0*([0-9]+
 vbert features compare own.tsv own.tsv --format-a lxmert_tsv --format-b lxmert_tsv --dtype-a float32 --dtype-b float32
 vbert features compare own.tsv own.tsv --boxes-in-a original --boxes-in-b original --images photos
 vbert features compare own.tsv own.tsv --sizes sizes.csv
+vbert predict exported/pairs --image cat.jpg --image-2 dog.jpg --statement "both are dogs" --device cpu --json
+vbert predict exported/phrases --image cat.jpg --text "the cat on the left" --phrase "the cat" --top 3
+vbert predict exported/entailment --image cat.jpg --text "a cat" --text-b "an animal"
+vbert predict exported/choices --image cat.jpg --question "what is it?" --choice "a cat" --choice "a dog"
+vbert predict exported/pretrained --image cat.jpg --text "a cat" --ask match
+vbert predict exported/vqa --table rows.csv --images photos --column question=asked --out predictions.csv \\
+    --store other --machine units_at_once=1 --shared --json
+vbert predict exported/vqa --table whole.csv --images photos --out predictions.jsonl --strict
 vbert search "a dog" --model model --features features --rerank 0 --device cpu --json
 vbert export demo 'finetune[vqa]' --out hf --format hf --conventions original --licence mit \\
     --set seed=0 --store store --json
@@ -186,6 +195,17 @@ def test_its_examples_run(command: str, call: Any) -> None:
         return
     if command == "vbert runs":
         call("vbert run demo")  # a second one, to compare
+    if command == "vbert predict":
+        detector = make_detector(Path("detector"))
+        asked = {"vqa": "vqa", "pairs": "nlvr2", "phrases": "grounding", "entailment": "classification"}
+        for name, objective in {**asked, "choices": "choice", "pretrained": "mlm_itm"}.items():
+            made = make_export(Path("made") / name, objective, detector)
+            shutil.copytree(made, Path("exported") / name)
+        photo = next(Path("photos").iterdir()).name
+        Path("rows.csv").write_text(
+            f"image,question,asked\n{photo},what is red?,what is blue?\nnothere.png,why?,why?\n"
+        )
+        Path("whole.csv").write_text(f"image,question\n{photo},what is red?\n")
     if command == "vbert search":
         world = make_retrieval_world(Path("world"))
         shutil.copytree(finetune(Path("trained"), world, steps=1).path, "model")

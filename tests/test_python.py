@@ -24,9 +24,15 @@ PYTHON = [block for block in all_blocks() if block.language == "python" and bloc
 
 @pytest.fixture
 def demo(demo_folder: Path) -> vbert.Finished:
-    """`demo` as a run finds it, done; `features` holds its region features."""
+    """`demo` as a run finds it, done; `features` holds its region features, `exported/vqa` its model."""
+    from vbert.export.folder import detector_behind, write_export
+
     done = vbert.run("demo")
     (demo_folder / "features").symlink_to(done.artifact("regions[easy_vqa]", vbert.Shards).path)
+    model = done.artifact("finetune[vqa]", vbert.Model)
+    out = demo_folder / "exported/vqa"
+    write_export(out, model, detector_behind(model), title="vqa", card="", made_from={})
+    done.artifact("images[easy_vqa]", vbert.Images).open("test/100").save(demo_folder / "cat.jpg")
     return done
 
 

@@ -28,6 +28,7 @@ _PLACES = {
     "Shards": "vbert.regions.shards",
     "Store": "vbert.artifacts.store.store",
     "UserError": "vbert.errors",
+    "VisualBert": "flows.models",
     "resolve": "flows.recipe",
     "run": "flows.python",
 }

@@ -1,4 +1,5 @@
 # For type checkers alone: the names that `__init__.py` looks up at their first use.
+from flows.models import VisualBert as VisualBert
 from flows.python import Finished as Finished
 from flows.python import run as run
 from flows.recipe import Recipe as Recipe

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from vbert.regions.contract import Contract
     from vbert.regions.shards import Regions
 
-OPTIONAL = ("text_b",)  # texts that may be None
+OPTIONAL = ("text_b", "phrase")  # texts that may be None
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,11 @@ def _several(one: Any) -> bool:
 
 def _texts(name: str, one: Any, count: int) -> list[str]:
     """One an example; "" for none where there may be none."""
-    each = list(one) if _several(one) else [one] * count
-    if name in OPTIONAL and all(text is None for text in each):
-        return [""] * count
-    for text in each:
+    each: list[Any] = list(one) if _several(one) else [one] * count
+    for k, text in enumerate(each):
+        if name in OPTIONAL and text in (None, ""):
+            each[k] = ""
+            continue
         if not isinstance(text, str):
             raise UserError(f"{name}: {type(text).__name__} is no text; give a string, or a list of strings")
         if not text.strip():

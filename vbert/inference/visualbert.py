@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from vbert.data.weight_files import some_of
 from vbert.errors import BuildError, UserError, nearest
 from vbert.inference.asked import Asked, asked
 from vbert.inference.encoding import BATCH, Encoding, probability
@@ -47,11 +46,15 @@ class VisualBert:
     `regions(images)` finds, or an entry of `vbert.Shards` is. A list, of images or of texts, is answered by a list.
     An answer's bits don't hang on what it is asked beside, on a CPU.
 
-    >>> model = vbert.VisualBert.load("exported/vqa")
+    >>> model = vbert.VisualBert.load("exported/vqa")  # or an artifact's path, or a name in data_specs/models
     >>> model.can
     ('answer', 'encode', 'regions')
-    >>> model.answer("cat.jpg", "What colour is the cat?")[0]
-    Answer(text='grey', score=0.93)
+    >>> model.answer("cat.jpg", "What colour is the cat?", top=1)
+    [Answer(text='...', score=...)]
+    >>> len(model.answer(["cat.jpg", "cat.jpg"], ["What colour is it?", "What is it?"]))
+    2
+    >>> model.encode("cat.jpg", "这是一只猫。").last_hidden_state.shape[1] == model.network.encoder.config.hidden_size
+    True
     """
 
     def __init__(self, model: Model, detector: DetectorWeights | None, device: str = "auto") -> None:
@@ -89,9 +92,7 @@ class VisualBert:
     @property
     def can(self) -> tuple[str, ...]:
         """What may be asked of it: names of methods."""
-        own = tuple(name for name, objectives in ASKED_OF.items() if self.objective in objectives)
-        own += ("sentiment",) if "classify" in own and set(self.head.get("labels", ())) <= SENTIMENTS else ()
-        return (*own, "encode", "regions")
+        return able(self.head)
 
     def __getattr__(self, name: str) -> Any:
         methods = [one for one in dir(type(self)) if not one.startswith("_")]
@@ -118,9 +119,8 @@ class VisualBert:
     def sentiment(self, image: Any, text: Any, *, regions: Any = None) -> Any:
         """`classify`, of a model of sentiment."""
         if "classify" in self.can and "sentiment" not in self.can:
-            raise UserError(
-                f"{self.title} knows the classes {some_of(self.head['labels'])}, and no sentiment: use `classify`"
-            )
+            known = ", ".join(self.head["labels"])
+            raise UserError(f"{self.title} knows the classes {known:.200}, and no sentiment: use `classify`")
         self._needs("sentiment")
         return self.classify(image, text, regions=regions)
 
@@ -135,47 +135,56 @@ class VisualBert:
         likely = [next(one.score for one in answers if one.text == "true") for answers in found]
         return given.shaped([Verdict(answers[0].text == "true", p) for answers, p in zip(found, likely, strict=True)])
 
-    def choose(self, image: Any, question: Any, choices: Sequence[str], *, regions: Any = None) -> Any:
-        """The choices, most probable first, as list[Answer]. A list of questions has one list of choices, for all."""
+    def choose(self, image: Any, question: Any, choices: Any, *, regions: Any = None) -> Any:
+        """The choices, most probable first, as list[Answer]. Several questions have one list of choices, or one
+        each."""
         given = self._asked("choose", [image], regions, question=question)
-        if isinstance(choices, str) or len(choices) < 2 or not all(isinstance(one, str) and one for one in choices):
-            raise UserError("choices: give two texts or more, none of them empty")
-        listed = [{"text": one, "phrases": None} for one in choices]
-        rows = [{"kind": "choice", "text": text, "choices": listed} for text in given.texts["question"]]
+        count = len(given.images)
+        each = list(choices) if choices and not isinstance(choices[0], str) else [choices] * count
+        if len(each) != count:
+            raise UserError(f"choices: {len(each)} lists for {count} questions; give one for all, or one each")
+        rows = []
+        for text, its in zip(given.texts["question"], each, strict=True):
+            if isinstance(its, str) or len(its) < 2 or not all(isinstance(one, str) and one.strip() for one in its):
+                raise UserError("choices: give a list of two texts or more, none of them empty")
+            listed = [{"text": one, "phrases": None} for one in its]
+            rows.append({"kind": "choice", "text": text, "choices": listed})
         found = []
-        for prediction in self._predicted(given, rows):
-            ranked = sorted(zip(choices, prediction["probabilities"], strict=True), key=lambda pair: -pair[1])
+        for prediction, its in zip(self._predicted(given, rows), each, strict=True):
+            ranked = sorted(zip(its, prediction["probabilities"], strict=True), key=lambda pair: -pair[1])
             found.append([Answer(text, round(score, 6)) for text, score in ranked])
         return given.shaped(found)
 
-    def ground(self, image: Any, text: Any, phrase: str | None = None, *, regions: Any = None) -> Any:
-        """The regions that a phrase of the text may mean, most probable first, as list[GroundedRegion]. phrase: as it
-        stands in the text, its first occurrence; None: the whole text."""
-        given = self._asked("ground", [image], regions, text=text)
-        rows = []
-        for one in given.texts["text"]:
-            start = 0 if phrase is None else one.find(phrase)
-            if start < 0 or not (phrase if phrase is not None else one).strip():
+    def ground(self, image: Any, text: Any, phrase: Any = None, *, regions: Any = None, strict: bool = True) -> Any:
+        """The regions that a phrase of the text may mean, most probable first, as list[GroundedRegion].
+
+        phrase: as it stands in the text, its first occurrence; None: the whole text. strict: a phrase behind what the
+        model reads of the text is an error; else it is answered by None.
+        """
+        given = self._asked("ground", [image], regions, text=text, phrase=phrase)
+        rows: list[dict[str, Any]] = []
+        for one, part in zip(given.texts["text"], given.texts["phrase"], strict=True):
+            start = one.find(part)
+            if start < 0:
                 raise UserError(
-                    f"phrase {phrase!r:.80}: it is no part of the text {one!r:.80}; give its words as they stand there"
+                    f"phrase {part!r:.80}: it is no part of the text {one!r:.80}; give its words as they stand there"
                 )
-            end = len(one) if phrase is None else start + len(phrase)
+            end = start + len(part) if part else len(one)
             rows.append({"kind": "phrases", "text": one, "phrases": [{"start": start, "end": end, "boxes": []}]})
-        found: list[list[GroundedRegion]] = []
+        found: list[list[GroundedRegion] | None] = []
         for outputs, _, predictions, at in self._outputs(given, rows):
             place = 0
-            for k, prediction in enumerate(predictions):
-                (ranked,) = prediction["ranked"]
-                if not ranked and prediction["regions"]:
-                    raise UserError(
-                        f"phrase: of {rows[at + k]['text']!r:.80} the model reads {self.longest} pieces, none of it"
-                    )
+            for k, prediction in enumerate(predictions, at):
+                (ranked,), names = prediction["ranked"], given.regions[given.images[k][0]].classes
+                boxes = prediction["regions"]
+                if not ranked and boxes:
+                    if strict:
+                        raise UserError(f"phrase: the model reads {self.longest} pieces of a text, and none of it")
+                    found.append(None)
+                    continue
                 each = outputs[place].double().softmax(-1).tolist() if ranked else []
-                place += 1 if ranked else 0
-                names = given.regions[given.images[at + k][0]].classes
-                found.append(
-                    [GroundedRegion(tuple(prediction["regions"][n]), round(each[n], 6), n, names[n]) for n in ranked]
-                )
+                place += bool(ranked)
+                found.append([GroundedRegion(tuple(boxes[n]), round(each[n], 6), n, names[n]) for n in ranked])
         return given.shaped(found)
 
     def match(self, image: Any, text: Any, *, regions: Any = None) -> Any:
@@ -210,16 +219,21 @@ class VisualBert:
 
     # ---- how ---------------------------------------------------------------------------------------------------------
 
+    def detector_of(self) -> DetectorWeights | None:
+        """The detector that made the features it was trained on, asked for with the first image."""
+        return self.detector
+
     @cached_property
     def looker(self) -> Looker:
-        if self.detector is None:
+        detector = self.detector_of()
+        if detector is None:
             raise UserError(
                 f"{self.title}: the detector of its features ({self.contract.detector}) isn't there: give regions= "
                 "made as its contract says, or export the model with its detector"
             )
         if self.contract.boxes is not None and self.contract.boxes.rule == "given":
             raise UserError(f"{self.title}: it reads boxes that people gave, which no detector finds: give regions=")
-        return Looker(self.detector, self.contract, self.device)
+        return Looker(detector, self.contract, self.device)
 
     def _needs(self, what: str) -> None:
         """Raises UserError for what the model was not trained for."""
@@ -298,11 +312,18 @@ class VisualBert:
                 yield
 
 
+def able(head: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a model with this head.json may be asked."""
+    own = tuple(name for name, objectives in ASKED_OF.items() if head["objective"] in objectives)
+    own += ("sentiment",) if "classify" in own and set(head.get("labels", ())) <= SENTIMENTS else ()
+    return (*own, "encode", "regions")
+
+
 def _title(model: Model) -> str:
     """Of an artifact `finetune 773735be`, of a folder its path."""
     from contextlib import suppress
 
-    with suppress(BuildError):
-        made = model if model.step is not None else model._made()
+    with suppress(BuildError, UserError):
+        made = model if model.step is not None else model.made()
         return f"{made.title} {made.fingerprint[:8]}"
     return str(model.path)

@@ -196,4 +196,4 @@ class _Rows:
         same bits on a GPU too."""
         blocks = hidden.new_zeros(self.sequences * self.most, hidden.shape[1])
         chosen = hidden.index_select(0, self.rows)
-        return blocks.index_copy(0, self.slots, chosen).view(self.sequences, self.most, -1)
+        return blocks.index_copy(0, self.slots, chosen).view(self.sequences, self.most, hidden.shape[1])

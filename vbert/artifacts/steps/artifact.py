@@ -51,7 +51,7 @@ class Artifact(Product):
         A loose artifact has those that the manifest beside its files says, in the store that it lies in.
         """
         if self.step is None:
-            return self._made().input(name)
+            return self.made().input(name)
         if name not in self.step.arguments:
             raise AttributeError(f"{self.title} has no input {name!r}")
         store = self.store
@@ -77,7 +77,7 @@ class Artifact(Product):
             "store has it"
         )
 
-    def _made(self) -> Artifact:
+    def made(self) -> Artifact:
         """Of a loose artifact, the one that its store knows."""
         store, manifest = self.origin()
         made: Artifact = artifact_from_json(manifest.step)

@@ -1,0 +1,279 @@
+"""`VisualBert`: what it says of photos, in every form that photos come in, and what it can't."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from inference.inference_world import HEADS, LABELS, SETTINGS, make_detector, make_export, photos
+from PIL import Image
+from refused import refused
+from regions.regions_tiny import collection, extracted
+
+from vbert.inference.results import Answer, Caption, Match, Verdict
+from vbert.inference.visualbert import VisualBert
+from vbert.regions.detector import DetectorWeights
+from vbert.regions.shards import Shards
+
+QUESTIONS = ["what is red?", "is the circle on the left?", "what is blue and happy?", "red?"]
+# How each objective's model is asked, and what of.
+ASK: dict[str, Callable[[VisualBert, Any], Any]] = {
+    "vqa": lambda model, image: model.answer(image, "what is red?"),
+    "nlvr2": lambda model, image: model.true(image, image, "both are red"),
+    "classification": lambda model, image: model.classify(image, "so happy"),
+    "choice": lambda model, image: model.choose(image, "what is it?", ["red", "a blue circle"]),
+    "grounding": lambda model, image: model.ground(image, "the circle on the left", "circle"),
+    "retrieval": lambda model, image: model.match(image, "a red square"),
+    "captioning": lambda model, image: model.caption(image, length=4),
+    "mlm_itm": lambda model, image: model.fill(image, "a [MASK] circle"),
+}
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> DetectorWeights:
+    return make_detector(tmp_path_factory.mktemp("detector") / "weights")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory: pytest.TempPathFactory, detector: DetectorWeights) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("exports")
+    return {name: make_export(folder / name, name, detector) for name in HEADS}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, detector: DetectorWeights, files: list[Path]) -> Shards:
+    """What the stage `regions` makes of the photos."""
+    folder = tmp_path_factory.mktemp("shards")
+    images = collection(folder / "images", {path.name: path.read_bytes() for path in files})
+    return extracted(folder / "shards", images, detector, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def vqa(exports: dict[str, Path]) -> VisualBert:
+    return VisualBert.load(exports["vqa"], device="cpu")
+
+
+@pytest.mark.parametrize("objective", HEADS)
+def test_any_form_of_an_image_is_the_same_image(objective: str, exports: dict[str, Path], files: list[Path]) -> None:
+    model = VisualBert.load(exports[objective], device="cpu")
+    path, ask = files[0], ASK[objective]
+    picture = Image.open(path)
+    alpha = picture.convert("RGBA")
+    forms = [str(path), path.read_bytes(), picture, alpha, np.array(picture)]
+    expected = ask(model, path)
+    assert [ask(model, form) == expected for form in forms] == [True] * len(forms)
+    other = ask(model, files[1])
+    assert other != expected, "another image is answered by other numbers"
+
+
+@pytest.mark.parametrize("objective", HEADS)
+def test_an_answer_hangs_on_no_other(objective: str, exports: dict[str, Path], files: list[Path]) -> None:
+    """Exactly: each image alone, all in one list, and in another order."""
+    model, ask = VisualBert.load(exports[objective], device="cpu"), ASK[objective]
+    alone = [ask(model, path) for path in files]
+    assert ask(model, files) == alone
+    assert ask(model, files[::-1]) == alone[::-1]
+    states = [model.encode(path, "a red square and a blue circle").last_hidden_state for path in files]
+    together = model.encode(files, "a red square and a blue circle")
+    assert all(torch.equal(a, b.last_hidden_state) for a, b in zip(states, together, strict=True))
+
+
+def test_without_independent_rows_bits_hang_on_the_batch(exports: dict[str, Path], files: list[Path]) -> None:
+    """The test above could not fail otherwise."""
+    model = VisualBert.load(exports["vqa"], device="cpu")
+    model.computing = torch.no_grad  # type: ignore[method-assign]
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(768, 3072, generator=generator), torch.randn(32, 3072, generator=generator)
+    alone = torch.nn.functional.linear(weights[1][:1], weights[0])
+    assert not torch.equal(alone, torch.nn.functional.linear(weights[1], weights[0])[:1])
+    with VisualBert.load(exports["vqa"], device="cpu").computing():
+        alone = torch.nn.functional.linear(weights[1][:1], weights[0])
+        assert torch.equal(alone, torch.nn.functional.linear(weights[1], weights[0])[:1])
+
+
+def test_what_is_said_is_what_the_classes_say(exports: dict[str, Path], files: list[Path]) -> None:
+    def loaded(name: str) -> VisualBert:
+        return VisualBert.load(exports[name], device="cpu")
+
+    answers = loaded("vqa").answer(files[0], "what is red?")
+    assert [type(one) for one in answers] == [Answer] * 4
+    assert {one.text for one in answers} == set(LABELS)
+    assert sum(one.score for one in answers) == pytest.approx(1, abs=1e-5)
+    assert [one.score for one in answers] == sorted((one.score for one in answers), reverse=True)
+    assert len(loaded("vqa").answer(files[0], "what is red?", top=2)) == 2
+    verdict = loaded("nlvr2").true(files[0], files[1], "both are red")
+    assert isinstance(verdict, Verdict)
+    assert bool(verdict) == (verdict.score > 0.5)
+    assert loaded("nlvr2").true(files[0], None, "it is red") != verdict
+    assert loaded("classification").sentiment(files[0], "happy") == loaded("classification").classify(files[0], "happy")
+    both = loaded("choice").choose(files[0], QUESTIONS[:2], [["red", "blue"], ["a", "b", "c"]])
+    assert [len(one) for one in both] == [2, 3]
+    match = loaded("retrieval").match(files[0], "a red square")
+    assert isinstance(match, Match)
+    assert match.score == pytest.approx(1 / (1 + np.exp(-match.logit)), abs=1e-6)
+    assert isinstance(loaded("captioning").caption(files[0]), Caption)
+    first, second = loaded("mlm_itm").fill(files[0], "[MASK] circle and [MASK]", top=3)
+    assert (len(first), len(second)) == (3, 3)
+    assert isinstance(loaded("mlm_itm").match(files[0], "a red square"), Match)
+
+
+def test_grounding_gives_boxes_in_pixels_of_the_photo(exports: dict[str, Path], files: list[Path]) -> None:
+    model = VisualBert.load(exports["grounding"], device="cpu")
+    found, regions = model.ground(files[0], "the circle on the left", "circle"), model.regions(files[0])
+    assert sum(one.score for one in found) == pytest.approx(1, abs=1e-5)
+    assert sorted(one.region for one in found) == list(range(len(regions.features)))
+    assert all(one.box == pytest.approx(regions.boxes[one.region], abs=1e-3) for one in found)
+    assert [one.name for one in found] == [regions.classes[one.region] for one in found]
+    texts = ["the circle on the left", "the left"]
+    several = model.ground(files[0], texts, ["circle", ""])
+    assert several[0] == found
+    assert several[1] == model.ground(files[0], "the left")
+    long = "red " * 30 + "circle"
+    assert model.ground(files[0], [long, texts[0]], ["circle", "circle"], strict=False) == [None, found]
+    with refused("phrase", "24"):
+        model.ground(files[0], long, "circle")
+    with refused("squares", texts[0]):
+        model.ground(files[0], texts[0], "squares")
+
+
+def test_states_are_those_of_pieces_and_regions(vqa: VisualBert, files: list[Path]) -> None:
+    one = vqa.encode(files[0], "这是一只猫。")
+    assert one.pieces[0] == "[CLS]"
+    assert one.pieces[-1] == "[SEP]"
+    assert len(one.pieces) == 8, "a Chinese character is a word of its own"
+    assert one.last_hidden_state.shape == (len(one.pieces) + len(one.boxes), 32)
+    assert (one.text.shape[0], one.regions.shape[0], one.pooled.shape) == (8, len(one.boxes), (32,))
+    assert not one.last_hidden_state.requires_grad
+    assert torch.isfinite(one.last_hidden_state).all()
+
+
+def test_regions_are_those_of_the_stage(vqa: VisualBert, files: list[Path], shards: Shards) -> None:
+    for path in files:
+        own, there = vqa.regions(path), shards[path.name]
+        assert own.features.tobytes() == there.features.tobytes()
+        assert own.boxes is not None
+        assert there.boxes is not None
+        assert own.boxes.tobytes() == there.boxes.tobytes()
+        assert (own.classes, own.scores, own.width) == (there.classes, there.scores, there.width)
+
+
+def test_regions_stand_for_images(vqa: VisualBert, files: list[Path], shards: Shards) -> None:
+    questions = QUESTIONS[:3]
+    expected = vqa.answer(files[:3], questions)
+    names = [path.name for path in files[:3]]
+    assert vqa.answer(names, questions, regions=shards) == expected
+    assert vqa.answer(None, questions, regions=[shards[name] for name in names]) == expected
+    assert vqa.answer(None, questions[0], regions=vqa.regions(files[0])) == expected[0]
+    with refused("nothere.png"):
+        vqa.answer("nothere.png", "what?", regions=shards)
+    with refused("list"):
+        vqa.answer(None, "what?", regions=[[1.0]])
+    wide = vqa.regions(files[0])
+    with refused("31", "32"):
+        vqa.answer(None, "what?", regions=type(wide)(wide.features[:, :31], wide.boxes, wide.json))
+
+
+def test_what_it_was_not_trained_for_is_said(exports: dict[str, Path], vqa: VisualBert, files: list[Path]) -> None:
+    with refused("caption", "vqa", "answer"):
+        vqa.caption(files[0])
+    with refused("match", "vqa", "answer"):
+        vqa.match(files[0], "x")
+    with refused("true", "vqa", "answer"):
+        vqa.true(files[0], files[0], "x")
+    assert vqa.can == ("answer", "encode", "regions")
+    with pytest.raises(AttributeError, match="answer"):
+        vqa.anser  # noqa: B018
+    entailment = VisualBert.load(exports["classification"], device="cpu")
+    entailment.head["labels"] = ["contradiction", "entailment", "neutral"]
+    assert "sentiment" not in entailment.can
+    with refused("contradiction", "classify"):
+        entailment.sentiment(files[0], "x")
+
+
+@pytest.mark.parametrize(
+    ("image", "names"),
+    [
+        ("nothere.jpg", ("nothere.jpg", "No such file")),
+        (b"", ("empty",)),
+        (b"GIF89a", ("the image",)),
+        (7, ("int",)),
+        (np.zeros((4, 4, 3)), ("float64", "uint8")),
+        (np.zeros((4, 4, 4), np.uint8), ("[4, 4, 4]",)),
+        (np.zeros((0, 4, 3), np.uint8), ("[0, 4, 3]",)),
+        (None, ("NoneType",)),
+    ],
+)
+def test_what_is_no_image_is_refused(vqa: VisualBert, image: Any, names: tuple[str, ...]) -> None:
+    with refused(*names):
+        vqa.answer(image, "what?")
+
+
+def test_questions_that_are_none_are_refused(vqa: VisualBert, files: list[Path]) -> None:
+    for question, names in (("", ("question", "empty")), ("  ", ("empty",)), (None, ("NoneType",)), (7, ("int",))):
+        with refused(*names):
+            vqa.answer(files[0], question)
+    with refused("2 images", "3 question"):
+        vqa.answer(files[:2], QUESTIONS[:3])
+    assert vqa.answer([], []) == []
+
+
+def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path, exports: dict[str, Path]) -> None:
+    with refused("nothere", "vbert export"):
+        VisualBert.load(tmp_path / "nothere")
+    with refused("head.json"):
+        VisualBert.load(tmp_path)
+    damaged = shutil.copytree(exports["vqa"], tmp_path / "damaged")
+    weights = damaged / "model.safetensors"
+    weights.chmod(0o644)
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    with refused("model.safetensors"):
+        VisualBert.load(damaged)
+
+
+def test_without_its_detector_it_says_so(exports: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
+    bare = shutil.copytree(exports["vqa"], tmp_path / "bare", ignore=shutil.ignore_patterns("detector", "export.json"))
+    model = VisualBert.load(bare, device="cpu")
+    with refused("small", "regions="):
+        model.answer(files[0], "what?")
+    whole = VisualBert.load(exports["vqa"], device="cpu")
+    assert model.answer(None, "what?", regions=whole.regions(files[0])) == whole.answer(files[0], "what?")
+
+
+def test_a_control_is_refused(tmp_path: Path, detector: DetectorWeights) -> None:
+    folder = make_export(tmp_path, "vqa", detector, images="shuffled")
+    with refused("control", "shuffled"):
+        VisualBert.load(folder)
+
+
+def test_an_artifact_knows_its_detector(finished_store: Path, files: list[Path]) -> None:
+    """Of fine-tuning and of pre-training, by the paths in a store."""
+    asked: dict[str, Callable[[VisualBert], Any]] = {
+        "finetune": lambda model: model.answer(files[0], "what?"),
+        "pretrain": lambda model: model.match(files[0], "a circle"),
+    }
+    for stage, ask in asked.items():
+        (path,) = (finished_store / "artifacts" / stage).iterdir()
+        model = VisualBert.load(path, device="cpu")
+        assert model.detector is not None
+        assert stage in model.title
+        assert ask(model)
+
+
+def test_importing_costs_no_torch() -> None:
+    code = "import sys, vbert; vbert.VisualBert; print([m for m in ('torch', 'pandas', 'PIL') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
