@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 from flows import cli_features, cli_score
 from flows.cli_data import datasets, init
 from flows.cli_doctor import doctor
-from flows.cli_models import export
+from flows.cli_models import export, import_model
 from flows.cli_predict import predict
 from flows.cli_preprocess import preprocess
 from flows.cli_runs import existing_store, gc, keep, runs
@@ -229,7 +229,11 @@ def show(
     print(json.dumps(resolved.model_dump(mode="json")) if json_ else as_yaml(resolved), end="\n" if json_ else "")
 
 
-for command in (datasets, init, doctor, preprocess, predict, search, serve, export, why, path, build, runs, keep, gc):
+COMMANDS = (
+    *(datasets, init, doctor, preprocess, predict, search, serve, export, import_model),
+    *(why, path, build, runs, keep, gc),
+)
+for command in COMMANDS:
     app.command(command)
 
 

@@ -1,4 +1,4 @@
-"""`vbert export`: a trained model in a folder that lives anywhere."""
+"""`vbert export` and `vbert import-model`: a trained model in a folder that lives anywhere, and back into a store."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from flows.options import JsonOption, Set, StoreOption, graph_of, recipe_of, store_at
+from flows.options import JsonOption, MachineOption, Set, SharedOption, StoreOption, graph_of, recipe_of, store_at
 from vbert.errors import UserError
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
+    from vbert.artifacts.steps.artifact import Artifact
     from vbert.artifacts.store.store import Store
     from vbert.export.card import Card
     from vbert.export.facts import Facts
@@ -88,6 +89,78 @@ def export(
         print(f"load it by transformers.{architecture}.from_pretrained({str(out)!r})")
     else:
         print(f"ask it by `vbert predict {out}`, or VisualBert.load({str(out)!r})")
+
+
+def import_model(
+    folder: Path,
+    /,
+    *,
+    store: StoreOption = None,
+    shared: SharedOption = False,
+    machine: MachineOption = [],  # noqa: B006  cyclopts reads the default
+    json_: JsonOption = False,
+) -> None:
+    """Put an exported folder into a store: its model, and its detector. They are known by their content, so that
+    importing again makes nothing new.
+
+    Example: `vbert import-model exported/vqa --store store`
+
+    Parameters
+    ----------
+    folder
+        as `vbert export` writes it, for vbert or for transformers; every file is compared with its digest.
+    """
+    from flows.models import published
+    from flows.recipe import machine_from
+    from flows.runs import record_run, run_id
+    from flows.terminal import Terminal
+    from tasks.download import download
+    from tasks.weights import weights
+    from vbert.artifacts.making.engine import Engine
+    from vbert.data.source import Source
+    from vbert.export.folder import DETECTOR, check_files, read_record
+    from vbert.export.usage import USAGE
+    from vbert.regions.detector import DetectorWeights
+
+    record = read_record(folder)
+    check_files(folder, record)
+    where = folder.absolute()
+    model = published(str(where))
+    targets: list[Artifact] = [model]
+    detector = None
+    if any(name.startswith(f"{DETECTOR}/") for name in record.files):
+        spec = DetectorWeights.at(where / DETECTOR).spec()
+        raw = download(Source(path=str(where / DETECTOR)).pinned()).named(f"{spec.name} weights")
+        detector = weights({"weights": raw}, spec).named(spec.name)
+        targets.append(detector)
+    at = store_at(store)
+    if shared:
+        at.share()
+    title = f"import-model {where.name} {model.fingerprint[:8]}"
+    with (
+        Terminal() as terminal,
+        record_run(at, run_id("import-model"), title, targets, facts=record.made_from or None),
+    ):
+        Engine(at, machine_from(machine), terminal).ensure_all(targets)
+    path = model.bound(at).path
+    found = None if detector is None else detector.bound(at).path
+    if json_:
+        places = {"model": str(path), "detector": found and str(found)}
+        print(json.dumps({**places, "fingerprint": model.fingerprint, "objective": record.objective}))
+        return
+    print(path)
+    usage = USAGE.get(record.objective)
+    if usage is not None and found is not None:
+        print(f"ask it by `vbert predict {path} {usage.options}`")
+    print(f"train on from it by `start: {path}` in an entry of a recipe" + _with_detector(found, model, at))
+
+
+def _with_detector(found: Path | None, model: Model, store: Store) -> str:
+    """How a recipe has the same features."""
+    if found is None:
+        return ""
+    contract = model.bound(store).contract()
+    return f", with `detector: {{spec: {contract.detector}, weights: {found}}}` and the boxes of its contract.json"
 
 
 def _chosen(

@@ -66,8 +66,10 @@ def published(where: str, max_positions: int | None = None) -> Model:
         )
     form = "vbert" if is_own(folder) else "transformers"
     name = folder.resolve().name
-    settings = CheckpointSettings(name=name, form=form, max_positions=max_positions)
-    return checkpoint(_files(Source(path=os.path.abspath(folder)), name, "weights"), settings).named(name)
+    called = "model" if form == "vbert" else name  # an exported folder is known by its content alone
+    settings = CheckpointSettings(name=called, form=form, max_positions=max_positions)
+    source = Source(path=os.path.abspath(folder), file=called)
+    return checkpoint(_files(source, name, "weights"), settings).named(name)
 
 
 def _of_spec(spec: PublishedSpec, name: str, source: HubSource | Source, max_positions: int | None) -> Model:

@@ -74,8 +74,9 @@ vbert predict exported/vqa --table rows.csv --images photos --column question=as
     --store other --machine units_at_once=1 --shared --json
 vbert predict exported/vqa --table whole.csv --images photos --out predictions.jsonl --strict
 vbert search "a dog" --model model --features features --rerank 0 --device cpu --json
-vbert export demo 'finetune[vqa]' --out hf --format hf --conventions original --licence mit \\
+vbert export demo 'finetune[vqa]' --out hf --format hf --conventions original --licence mit \
     --set seed=0 --store store --json
+vbert import-model exported/vqa --store other --shared --machine units_at_once=1 --json
 vbert score vqa --annotations annotations.json --predictions results.json --missing skip --json
 vbert score nlvr2 --annotations dev.json --predictions nlvr2.csv --missing wrong --json
 vbert score nlvr --annotations nlvr_dev.json --predictions nlvr.csv --missing wrong --json
@@ -210,6 +211,8 @@ def test_its_examples_run(command: str, call: Any) -> None:
         world = make_retrieval_world(Path("world"))
         shutil.copytree(finetune(Path("trained"), world, steps=1).path, "model")
         shutil.copytree(world.shards.path, "features")
+    if command == "vbert import-model":
+        call("vbert export demo 'finetune[vqa]' --out exported/vqa")
     if command in ("vbert features export", "vbert features inspect", "vbert features compare"):
         call("vbert features import own.tsv --detector unknown --layer res5_pool --out features/train")
         call("vbert features import own.tsv --detector unknown --layer fc6 --ids '_0*([0-9]+)' --out features/mine")

@@ -13,7 +13,7 @@ from vbert.artifacts.store.store import Store
 from vbert.data.spec import dataset
 from vbert.errors import BuildError, Damaged, UserError
 from vbert.metrics.evaluation import Evaluation
-from vbert.model.bert import model_spec
+from vbert.model.published import spec_of
 from vbert.objectives.trained import Model
 from vbert.regions.detector import detector_file
 
@@ -107,6 +107,8 @@ def facts_of(model: Model) -> Facts:
     known = {print_: manifest for print_ in steps if (manifest := _record(store, steps[print_]["stage"], print_))}
     own = steps[made.step["build"]]
     names = {made.fingerprint, made.step["build"], *_aliases(store, made)}
+    if imported := next((given for record in store.runs().values() if (given := _told(record, names))), None):
+        return Facts.model_validate(imported)
     run, record = _run_of(store, names)
     specs = {name: entry.get("spec") for name, entry in record.get("resolved", {}).get("data", {}).items()}
     arguments = own["arguments"]
@@ -125,6 +127,11 @@ def facts_of(model: Model) -> Facts:
         results=_results(store, names, own, set(record.get("steps", ()))),
         environment=made.environment,
     )
+
+
+def _told(record: Mapping[str, Any], names: set[str]) -> Any:
+    """Facts of an exported folder, which the run that imported it has kept."""
+    return record.get("facts") if names & set(record.get("targets", ())) else None
 
 
 def _record(store: Store, stage: str, fingerprint: str) -> Manifest | None:
@@ -226,7 +233,7 @@ def _weights(steps: Mapping[str, Any]) -> Iterator[WeightsUsed]:
         elif step["stage"] in ("bert", "checkpoint"):
             licence = UNKNOWN
             with suppress(UserError):
-                licence = model_spec(label).licence
+                licence = spec_of(label).licence
             what = "BERT that training started from" if step["stage"] == "bert" else "published VisualBERT"
             yield WeightsUsed(name=label or step["stage"], what=what, licence=licence)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ from vbert.regions.detector import DetectorWeights, RegionSettings
 FORMAT = 1
 RECORD, CARD, DETECTOR = "export.json", "README.md", "detector"
 MODEL_FILES = (WEIGHTS, "config.json", VOCABULARY, CONFIG, CONTRACT, "head.json", "curves.jsonl")
+STAGES = ("detector", "weights")  # that make a detector
 DETECTOR_FILES = ("weights.safetensors", "detector.json")
 PLAIN = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)  # names that a record may hold: none leads out of its folder
 Layout = Literal["vbert", "transformers"]
@@ -191,25 +193,29 @@ def check_detector(model: Model, detector: DetectorWeights) -> None:
 
 
 def detector_behind(model: Model, store: Store | None = None) -> DetectorWeights | None:
-    """The detector that made the features `model` was trained on, found in its store by the model's lineage.
+    """The detector that made the features `model` was trained on: that of the model's lineage in its store, else one of
+    the store with the weights that the contract names. store: of a bare copy of a model, with no manifest beside it.
 
-    None where the features were imported. Of a bare copy of a model (no manifest beside it), the detector of `store`
-    with the weights that the contract names. Raises BuildError where the detector is no longer in the store.
+    None where the features were imported. Raises BuildError where the detector is no longer in the store.
     """
     wanted = model.contract().weights
     if wanted is None:
         return None
+    steps: Mapping[str, Any] = {}
     try:
         at, made = model.origin()
+        steps = made.step["steps"]
     except BuildError:
-        return None if store is None else _with_weights(store, store.manifests(), wanted)
-    steps: Mapping[str, Any] = made.step["steps"]
-    found = {fingerprint: at.manifest(step["stage"], fingerprint) for fingerprint, step in steps.items()}
-    detector = _with_weights(at, (manifest for manifest in found.values() if manifest), wanted)
+        if store is None:
+            return None
+        at = store
+    behind = (at.manifest(step["stage"], fingerprint) for fingerprint, step in steps.items())
+    others = (manifest for stage in STAGES for manifest in at.manifests(stage))
+    detector = _with_weights(at, (manifest for manifest in chain(behind, others) if manifest), wanted)
     if detector is None:
         for step in steps.values():
             used = step["arguments"].get("detector") if step["stage"] == "regions" else None
-            if used and found.get(used["artifact"]) is None:
+            if used and at.manifest(steps[used["artifact"]]["stage"], used["artifact"]) is None:
                 raise BuildError(
                     f"the detector of {model.title} ({steps[used['artifact']]['stage']} {used['artifact'][:8]}) is no "
                     f"longer in {at.location}: `vbert run RECIPE --until detector` builds it again"

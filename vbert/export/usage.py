@@ -26,7 +26,7 @@ USAGE = {
     "nlvr2": Usage(
         "says whether a statement about two images is true",
         'true("left.jpg", "right.jpg", "both are dogs")  # Verdict(true, score)',
-        '--left left.jpg --right right.jpg --statement "both are dogs"',
+        '--image left.jpg --image-2 right.jpg --statement "both are dogs"',
     ),
     "classification": Usage(
         "gives the class of a text beside an image",
@@ -62,7 +62,7 @@ USAGE = {
     "mlm_itm": Usage(
         "was pre-trained on images and texts, to be trained for a task",
         'encode("photo.jpg", "a cat").last_hidden_state',
-        '--image photo.jpg --text "a cat"',
+        '--image photo.jpg --text "a cat" --ask match',
         "feature-extraction",
     ),
 }

@@ -1,0 +1,83 @@
+"""`vbert import-model`: an exported folder in another store, with the same bits; damaged ones are refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from export.export_world import contract_of, make_detector, make_model, said
+
+from vbert.artifacts.store.store import Store
+from vbert.export.folder import write_export
+from vbert.inference.visualbert import VisualBert
+
+
+def last(out: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+def test_a_model_goes_into_another_store_and_is_the_same_there(vbert: Any, demo_folder: Path) -> None:
+    assert vbert("export", "demo", "finetune[vqa]", "--out", "out")[0] == 0
+    code, out, err = vbert("import-model", "out", "--store", "other", "--json")
+    assert code == 0, err
+    done = last(out)
+    other = Store(demo_folder / "other")
+    before = len(other.names())
+    (demo_folder / "out").rename(demo_folder / "moved")
+    code, out, err = vbert("import-model", "moved", "--store", "other", "--json")
+    assert code == 0, err
+    assert last(out) == done, "known by its content, whatever it is called"
+    assert len(other.names()) == before
+    (own,) = Store(demo_folder / "store").manifests("finetune")
+    (made,) = other.manifests("checkpoint")
+    assert made.content == own.content
+    first, second = (said(VisualBert.load(path, device="cpu")) for path in (demo_folder / "moved", done["model"]))
+    assert first[0] == second[0]
+    assert first[1][:2] == second[1][:2]
+    assert torch.equal(first[1][2], second[1][2])
+    shutil.rmtree(demo_folder / "store")
+    code, out, err = vbert("export", done["model"], "--out", "again", "--store", "other")
+    assert code == 0, err
+    card = (demo_folder / "again/README.md").read_text()
+    assert "| accuracy |" in card, "what was known of it is known in the other store too"
+    assert "easy-VQA" in card
+
+
+def test_it_says_how_to_go_on(vbert: Any, tmp_path: Path) -> None:
+    """Of a model whose features were imported there is no detector."""
+    detector = make_detector(tmp_path / "d")
+    contract = contract_of(detector).model_copy(update={"weights": None, "backend": None, "detector": "unknown"})
+    model = make_model(tmp_path / "m", contract)
+    write_export(tmp_path / "out", model, None, title="t", card="", made_from={})
+    code, out, err = vbert("import-model", "out", "--store", "store")
+    assert code == 0, err
+    path, start = out.splitlines()
+    for name in ("model.safetensors", "head.json", "contract.json", "vocab.txt"):
+        assert (Path(path) / name).read_bytes() == model.file(name).read_bytes()
+    assert start == f"train on from it by `start: {path}` in an entry of a recipe"
+    assert last(vbert("import-model", "out", "--store", "store", "--json")[1])["detector"] is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("head.json", "head.json is missing: copy the folder again"),
+        ("export.json", "no export.json in it: this is no exported folder"),
+    ],
+)
+def test_what_is_not_whole_is_refused(vbert: Any, tmp_path: Path, damage: str, said: str) -> None:
+    detector = make_detector(tmp_path / "d")
+    write_export(
+        tmp_path / "out", make_model(tmp_path / "m", contract_of(detector)), detector, title="t", card="", made_from={}
+    )  # fmt: skip
+    (tmp_path / "out" / damage).unlink()
+    code, _, err = vbert("import-model", "out", "--store", "store")
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "store").exists()
