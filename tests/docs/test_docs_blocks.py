@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from docs_blocks import ROOT, Block, all_blocks, shell_lines, words
+from cyclopts import CycloptsError
+from docs_blocks import FENCE, PAGES, ROOT, Block, all_blocks, shell_lines, words
 from ruamel.yaml import YAML
 
 from flows.cli import app
@@ -58,6 +59,23 @@ def test_commands_exist_with_their_options(block: Block) -> None:
             assert {word for word in given[1:] if "=" not in word} <= TARGETS
         elif block.not_run is None:
             assert not given or given[0] in ("cd", "cp", "git", "python", "source", "ls", "rm", "mkdir"), line
+
+
+def test_commands_within_sentences_and_tables_exist() -> None:
+    """`vbert …` in backticks; where a part is left out (…), its command alone."""
+    wrong = []
+    for page in PAGES:
+        for said in re.findall(r"(?<!`)`(vbert [^`]+)`(?!`)", FENCE.sub("", page.read_text())):
+            given = words(re.sub(r"\$\(.*?\)", "x", " ".join(said.split())))[1:]
+            try:
+                found, *_ = app.parse_commands(given)
+                if not found or found[0] not in app:
+                    wrong.append(f"{page.name}: {said}: no such command")
+                elif "…" not in said and len(given) > len(found):
+                    app.parse_args(given, exit_on_error=False, print_error=False)
+            except CycloptsError as error:
+                wrong.append(f"{page.name}: {said}: {error}")
+    assert wrong == []
 
 
 @pytest.mark.parametrize("block", [p for p in of("yaml") if not (p.values[0].not_run or p.values[0].file)])

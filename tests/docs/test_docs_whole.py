@@ -16,7 +16,7 @@ import pytest
 from docs_blocks import ROOT, Block, blocks
 
 LINE = re.compile(r"(\S+), behind: (.+)", re.DOTALL)
-NUMBER = re.compile(r"[0-9][0-9,.:]*(?:e-?[0-9]+)?|\b[0-9a-f]{8,}\b")
+NUMBER = re.compile(r"\b[0-9a-f]{8,}\b|[0-9][0-9,.:]*(?:e-?[0-9]+)?")
 
 
 class Reader:
