@@ -18,6 +18,7 @@ from vbert.data.yaml import is_yaml
 from vbert.errors import UserError, nearest
 from vbert.export.folder import DETECTOR, is_export
 from vbert.inference import visualbert
+from vbert.inference.elsewhere import REPOSITORIES
 from vbert.inference.found import found
 from vbert.model.bert import HubSource, ModelSpec, model_names
 from vbert.model.published import (
@@ -123,6 +124,8 @@ class VisualBert(visualbert.VisualBert):
         text = os.fspath(where)
         if Path(text).is_dir() and (is_export(Path(text)) or not is_published(text) or is_own(Path(text))):
             return super().load(text, device=device)
+        if (instead := REPOSITORIES.get(text)) is not None:
+            raise UserError(f"there is no model {text!r}, on the hub either; the nearest is {instead}")
         model = built(published(text), Store(store or default_root()))
         asked = cls(model, None, device)
         asked.store = model.store

@@ -43,9 +43,9 @@ def __getattr__(name: str) -> Any:
     elif name in _PLACES:
         found = getattr(import_module(_PLACES[name]), name)
     else:
-        from vbert.errors import nearest
+        from vbert.inference.elsewhere import instead
 
-        raise AttributeError(f"vbert has no {name!r}; {nearest(name, _PLACES)}")
+        raise AttributeError(f"vbert has no {name!r}; {instead(name, list(_PLACES))}")
     globals()[name] = found
     return found
 

@@ -17,6 +17,7 @@ from PIL import Image
 from refused import refused
 from regions.regions_tiny import collection, extracted
 
+import vbert
 from vbert.inference.results import Answer, Caption, Match, Verdict
 from vbert.inference.visualbert import VisualBert
 from vbert.regions.detector import DetectorWeights
@@ -200,6 +201,22 @@ def test_what_it_was_not_trained_for_is_said(exports: dict[str, Path], vqa: Visu
     assert "sentiment" not in entailment.can
     with refused("contradiction", "classify"):
         entailment.sentiment(files[0], "x")
+
+
+def test_names_of_the_literature_are_answered_by_ours(vqa: VisualBert, files: list[Path]) -> None:
+    with refused("pixel_values", "regions"):
+        vqa.answer(pixel_values=files[0], question="what?")
+    with refused("visual_embeds", "regions"):
+        vqa.encode(files[0], "what?", visual_embeds=None)
+    with refused("questoin", "'question'"):
+        vqa.answer(files[0], questoin="what?")
+    with pytest.raises(AttributeError, match="encoder"):
+        vbert.VisualBertTokenizer  # noqa: B018
+    with pytest.raises(AttributeError, match=r"VisualBert\.load"):
+        vbert.VisualBertForQuestionAnswering  # noqa: B018
+    for name in ("uclanlp/visualbert-base-uncased", "uclanlp/visualbert-vqa"):
+        with refused(name, "uclanlp_visualbert_vqa"):
+            vbert.VisualBert.load(name)
 
 
 @pytest.mark.parametrize(

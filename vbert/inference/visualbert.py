@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vbert.errors import BuildError, UserError, nearest
 from vbert.inference.asked import Asked, asked
+from vbert.inference.elsewhere import named
 from vbert.inference.encoding import BATCH, Encoding, probability
 from vbert.inference.photos import Looker
 from vbert.inference.results import Answer, Caption, GroundedRegion, Match, Verdict
@@ -103,12 +104,14 @@ class VisualBert:
 
     # ---- what may be asked -------------------------------------------------------------------------------------------
 
+    @named
     def answer(self, image: Any, question: Any, *, regions: Any = None, top: int = 5) -> Any:
         """The `top` answers of a question, best first, as list[Answer]."""
         given = self._asked("answer", [image], regions, question=question)
         rows = [{"kind": "question", "text": text} for text in given.texts["question"]]
         return given.shaped(self._labels(given, rows, top))
 
+    @named
     def classify(self, image: Any, text: Any, text_b: Any = None, *, regions: Any = None) -> Any:
         """The classes of a text (and a second one) beside an image, most probable first, as list[Answer]."""
         given = self._asked("classify", [image], regions, text=text, text_b=text_b)
@@ -116,6 +119,7 @@ class VisualBert:
         rows = [{"kind": "sentiment", "text": a, "text_b": b} for a, b in both]
         return given.shaped(self._labels(given, rows, len(self.head["labels"])))
 
+    @named
     def sentiment(self, image: Any, text: Any, *, regions: Any = None) -> Any:
         """`classify`, of a model of sentiment."""
         if "classify" in self.can and "sentiment" not in self.can:
@@ -124,6 +128,7 @@ class VisualBert:
         self._needs("sentiment")
         return self.classify(image, text, regions=regions)
 
+    @named
     def true(self, left: Any, right: Any, statement: Any, *, regions: Any = None) -> Any:
         """Whether a statement about two images is true, as Verdict; right: None for a statement about one.
 
@@ -135,6 +140,7 @@ class VisualBert:
         likely = [next(one.score for one in answers if one.text == "true") for answers in found]
         return given.shaped([Verdict(answers[0].text == "true", p) for answers, p in zip(found, likely, strict=True)])
 
+    @named
     def choose(self, image: Any, question: Any, choices: Any, *, regions: Any = None) -> Any:
         """The choices, most probable first, as list[Answer]. Several questions have one list of choices, or one
         each."""
@@ -155,6 +161,7 @@ class VisualBert:
             found.append([Answer(text, round(score, 6)) for text, score in ranked])
         return given.shaped(found)
 
+    @named
     def ground(self, image: Any, text: Any, phrase: Any = None, *, regions: Any = None, strict: bool = True) -> Any:
         """The regions that a phrase of the text may mean, most probable first, as list[GroundedRegion].
 
@@ -187,11 +194,13 @@ class VisualBert:
                 found.append([GroundedRegion(tuple(boxes[n]), round(each[n], 6), n, names[n]) for n in ranked])
         return given.shaped(found)
 
+    @named
     def match(self, image: Any, text: Any, *, regions: Any = None) -> Any:
         """How likely a text is true of an image, as Match."""
         given = self._asked("match", [image], regions, text=text)
         return given.shaped([Match(round(probability(logit), 6), logit) for logit in Encoding(self, given).matching()])
 
+    @named
     def caption(self, image: Any, *, regions: Any = None, beams: int = 5, length: int = 20) -> Any:
         """A sentence about an image, as Caption, by beam search."""
         from vbert.objectives.captioning import CaptioningEvaluateSettings
@@ -201,17 +210,20 @@ class VisualBert:
         settings = CaptioningEvaluateSettings(batch_size=BATCH, beams=beams, length=length)
         return given.shaped([Caption(p["answer"], p["score"]) for p in self._predicted(given, rows, settings)])
 
+    @named
     def fill(self, image: Any, text: Any, *, regions: Any = None, top: int = 5) -> Any:
         """The `top` words for each [MASK] of a text, best first, as list[list[Answer]]."""
         given = self._asked("fill", [image], regions, text=text)
         return given.shaped(Encoding(self, given, masked=True).filled(top))
 
+    @named
     def encode(self, image: Any, text: Any, text_b: Any = None, *, regions: Any = None) -> Any:
         """The states of the last layer, of the text's word pieces and of the image's regions, as Encoded. text_b: a
         second text, segment 1."""
         given = self._asked("encode", [image], regions, text=text, text_b=text_b)
         return given.shaped(Encoding(self, given).encoded())
 
+    @named
     def regions(self, image: Any) -> Any:
         """The image's regions (features, boxes, classes, scores) by the model's own detector, as Regions."""
         given = self._asked("regions", [image], None)
