@@ -47,8 +47,9 @@ def test_what_a_store_knows_of_a_model(store: Store) -> None:
     settings = trained.hashed["arguments"]["settings"]
     control = add(store, trained, settings=settings | {"images": "shuffled"})
     add(store, evaluated, model={"artifact": control.fingerprint})
-    other = add(store, trained, settings=settings | {"steps": 9})  # another model, and no control
-    add(store, evaluated, model={"artifact": other.fingerprint})
+    for others in ({"steps": 9}, {"objective": "choice", "images": "none"}):  # no control, and one of another task
+        other = add(store, trained, settings=settings | others)
+        add(store, evaluated, model={"artifact": other.fingerprint})
     facts = facts_of(Model.at(store.whole(trained)))
     assert (facts.title, facts.objective, facts.recipe, facts.seed) == ("finetune[vqa]", "vqa", "tiny", 0)
     assert facts.settings["steps"] == 8
@@ -80,7 +81,8 @@ def card(**changes: Any) -> Card:
         data=[DataUsed(name="mine", uses=["fine-tuning"], images={"train": 1200}, title="My | set", licence="CC\n0")],
         weights=[WeightsUsed(name="frcnn", what="detector, published weights", licence="research only")],
         results=[
-            Result(name="vqa", data="mine", split="test", figures={"accuracy": figure, "accuracy/color": figure}),
+            Result(name="vqa", data="mine", split="test",
+                   figures={"a": Figure(value=142.5), "accuracy": figure, "accuracy/color": figure}),
             Result(name="floor", data="mine", split="test", control="other images' regions",
                    figures={"accuracy": Figure(value=0.25)}),
         ],
@@ -108,7 +110,7 @@ def test_the_card_says_what_matters(contract: Any) -> None:
         'model = VisualBert.load("path/to/this/folder")\nmodel.answer("photo.jpg", ',
         "| My \\| set (`mine`) | fine-tuning | 1,200, 0, 0 |  | CC 0 |",
         "| frcnn | detector, published weights |  |  | research only |",
-        "| accuracy | 0.8750 | 0.8000 to 0.9000 | 40 | 0.2500 |",
+        "| --- |\n| accuracy | 0.8750 | 0.8000 to 0.9000 | 40 | 0.2500 |\n| a | 142.50 |  |  |  |",
         "Of its accuracy of 0.8750, 0.2500 is reached with other images' regions.",
         "vbert run tiny",
         "| detector | shapes_cnn |",
@@ -122,8 +124,8 @@ def test_the_card_says_what_matters(contract: Any) -> None:
 def test_the_hub_reads_its_front_matter(contract: Any) -> None:
     data = ModelCard(card(contract=contract).text()).data
     assert (data.license, data.library_name, data.pipeline_tag) == ("other", "vbert", "visual-question-answering")
-    assert (data.datasets, data.metrics) == (["mine"], ["accuracy"])
-    (result,) = data.eval_results
+    assert (data.datasets, data.metrics) == (["mine"], ["a", "accuracy"])
+    _, result = data.eval_results
     assert (result.dataset_type, result.dataset_split, result.metric_value) == ("mine", "test", 0.875)
     unknown = ModelCard(card(contract=contract, facts=Facts(title="x", objective="captioning"), licence="mit").text())
     assert (unknown.data.license, unknown.data.pipeline_tag) == ("mit", "image-to-text")

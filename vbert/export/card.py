@@ -35,6 +35,14 @@ class Card:
     licence: str = "other"
 
     @property
+    def main(self) -> str:
+        """The metric that counts, by the objective."""
+        from vbert.objectives import OBJECTIVES, load
+
+        known = self.facts.objective in OBJECTIVES
+        return str(self.head.get("selects") or (load(self.facts.objective).SELECTS if known else ""))
+
+    @property
     def usage(self) -> Usage:
         return USAGE.get(self.facts.objective, USAGE["mlm_itm"])
 
@@ -46,7 +54,7 @@ class Card:
             _about(self),
             _use_transformers(self) if self.architecture else _use(self),
             _trained_on(self),
-            _figures(self.facts),
+            _figures(self.facts, self.main),
             _made(self),
             _contract(self),
             _limits(self),
@@ -190,15 +198,15 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts.get(split, 0):,}" for split in SPLITS) if counts else ""
 
 
-def _figures(facts: Facts) -> str:
+def _figures(facts: Facts, main: str) -> str:
     parts = []
     for result in (own for own in facts.results if not own.control):
         controls = [
             one for one in facts.results if one.control and (one.data, one.split) == (result.data, result.split)
         ]
-        names = [n for n in result.figures if "/" not in n] + [n for n in result.figures if "/" in n]
+        names = sorted(result.figures, key=lambda name: ("/" in name, name != main))
         heads = ["metric", "this model", "95 % interval", "examples", *(f"control: {one.control}" for one in controls)]
-        rows = [[name, *_values(name, result.figures[name]), *_controls(name, controls)] for name in names]
+        rows = [[name, *_values(result.figures[name]), *_controls(name, controls)] for name in names]
         how = next((one.interval for one in result.figures.values() if one.interval), "")
         on = f"{result.split} of {result.data}" if result.data else result.split
         parts.append(
@@ -206,7 +214,7 @@ def _figures(facts: Facts) -> str:
             + (f"\n\nInterval of {names[0]}: {how}." if how else "")
             + _said(controls)
         )
-    rows = [[n, f"{value:.4f}"] for n, value in facts.validation.items() if n not in LOSSES and "/" not in n]
+    rows = [[n, _number(value)] for n, value in facts.validation.items() if n not in LOSSES and "/" not in n]
     if rows:
         parts.append(f"### While it was trained, on val\n\n{_table(['figure', 'value'], rows)}")
     return "## Figures\n\n" + ("\n\n".join(parts) or "None is known: the store has no evaluation of it.")
@@ -223,16 +231,22 @@ def _said(controls: Iterable[Result]) -> str:
     )
 
 
-def _values(name: str, figure: Figure) -> list[str]:
-    bounds = "" if figure.low is None else f"{figure.low:.4f} to {figure.high:.4f}"
-    return [f"{figure.value:.4f}", bounds, "" if figure.count is None else f"{figure.count:,}"]
+def _number(value: float) -> str:
+    """Shares to four places; of what is none, such as a median rank, two."""
+    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.2f}"
+
+
+def _values(figure: Figure) -> list[str]:
+    low, high = figure.low, figure.high
+    bounds = "" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+    return [_number(figure.value), bounds, "" if figure.count is None else f"{figure.count:,}"]
 
 
 def _controls(name: str, controls: Iterable[Result]) -> list[str]:
     cells = []
     for one in controls:
         figure = one.figures.get(name)
-        value, bounds, _ = _values(name, figure) if figure else ("", "", "")
+        value, bounds, _ = _values(figure) if figure else ("", "", "")
         cells.append(f"{value} ({bounds})" if bounds else value)
     return cells
 
@@ -299,19 +313,20 @@ def _limits(card: Card) -> str:
         lines.append(
             f"Its figures are those of {on or 'its data'}: images and texts of another kind were not measured."
         )
-        lines += [_reached(own, one) for own in measured for one in results if one.control and _beside(own, one)]
+        lines += [
+            _reached(own, one, card.main) for own in measured for one in results if one.control and _beside(own, one)
+        ]
     else:
         lines.append("No evaluation of it is recorded.")
     lines.append("It has the leanings of its training data; nobody examined it for them.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _reached(own: Result, control: Result) -> str:
-    name = next((name for name in own.figures if "/" not in name and name in control.figures), "")
-    if not name:
+def _reached(own: Result, control: Result, main: str) -> str:
+    if main not in own.figures or main not in control.figures:
         return f"A control was trained with {control.control}: compare it in the table."
     return (
-        f"Of its {name} of {own.figures[name].value:.4f}, {control.figures[name].value:.4f} is reached with "
+        f"Of its {main} of {_number(own.figures[main].value)}, {_number(control.figures[main].value)} is reached with "
         f"{control.control}."
     )
 

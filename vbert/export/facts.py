@@ -19,6 +19,7 @@ from vbert.regions.detector import detector_file
 
 SPLITS = ("train", "val", "test")
 UNKNOWN = "unknown: the store has no record of the recipe"
+ALIKE = ("objective", "types", "protocol")  # settings that a control has in common with what it is beside
 # What a control was trained and evaluated with, by the fields of its entry.
 SIDES = {
     ("images", "shuffled"): "other images' regions",
@@ -124,7 +125,7 @@ def facts_of(model: Model) -> Facts:
         seed=arguments.get("seed"),
         data=_data(steps, made.step["build"], known, specs),
         weights=list(_weights(steps)),
-        results=_results(store, names, own, set(record.get("steps", ()))),
+        results=_results(store, names, made.hashed["arguments"], set(record.get("steps", ()))),
         environment=made.environment,
     )
 
@@ -240,7 +241,7 @@ def _weights(steps: Mapping[str, Any]) -> Iterator[WeightsUsed]:
 
 def _results(store: Store, names: set[str], own: Mapping[str, Any], run: set[str]) -> list[Result]:
     """Evaluations of the model, and of its controls on the same examples: those of its own run, if it has any."""
-    examples = (own["arguments"].get("examples") or {}).get("artifact")
+    examples = (own.get("examples") or {}).get("artifact")
     found: list[Result] = []
     controls: dict[tuple[str, str], tuple[bool, str, Result]] = {}
     for manifest in store.manifests("evaluate"):
@@ -248,7 +249,7 @@ def _results(store: Store, names: set[str], own: Mapping[str, Any], run: set[str
         trained, data, split = arguments["model"]["artifact"], arguments["examples"]["artifact"], arguments["split"]
         if trained in names:
             found += _result(store, manifest, data)
-        elif data == examples and (control := _control(store, trained)):
+        elif data == examples and (control := _control(store, trained, own)):
             rank = manifest.fingerprint in run, manifest.created
             if (control, split) not in controls or rank > controls[control, split][:2]:
                 for result in _result(store, manifest, data, control):
@@ -258,10 +259,13 @@ def _results(store: Store, names: set[str], own: Mapping[str, Any], run: set[str
     return found + [result for _, _, result in controls.values() if result.split in splits]
 
 
-def _control(store: Store, fingerprint: str) -> str:
-    """What a model was trained without, in words; "" for one that is no control."""
+def _control(store: Store, fingerprint: str, own: Mapping[str, Any]) -> str:
+    """What a model of the same task was trained without, in words; "" for one that is no control."""
     manifest = _record(store, "finetune", fingerprint)
-    settings = manifest.hashed["arguments"].get("settings", {}) if manifest else {}
+    arguments = manifest.hashed["arguments"] if manifest else {}
+    settings, like = arguments.get("settings", {}), own.get("settings", {})
+    if any(settings.get(name) != like.get(name) for name in ALIKE):
+        return ""
     return ", ".join(words for (side, shown), words in SIDES.items() if settings.get(side) == shown)
 
 

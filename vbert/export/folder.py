@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -182,14 +181,22 @@ def check_files(folder: Path, record: ExportRecord) -> None:
 
 
 def check_detector(model: Model, detector: DetectorWeights) -> None:
-    contract = model.contract()
-    own = detector.contract(RegionSettings(boxes=contract.boxes, nms=contract.nms))
-    if different := differences(contract, own):
+    """Raises UserError for a detector that makes other features than the model reads."""
+    if different := other_features(model, detector):
         field, (wanted, made) = next(iter(different.items()))
         raise UserError(
             f"the detector isn't the one that made the model's features: {field} is {wanted!r} for the model, {made!r} "
             "for the detector"
         )
+
+
+def other_features(model: Model, detector: DetectorWeights) -> dict[str, tuple[Any, Any]]:
+    """The fields of the model's contract that differ in features which the detector makes now."""
+    contract = model.contract()
+    if contract.boxes is None or contract.nms is None:  # not stated
+        made = detector.digest()
+        return {} if made == contract.weights else {"weights": (contract.weights, made)}
+    return differences(contract, detector.contract(RegionSettings(boxes=contract.boxes, nms=contract.nms)))
 
 
 def detector_behind(model: Model, store: Store | None = None) -> DetectorWeights | None:
@@ -209,9 +216,10 @@ def detector_behind(model: Model, store: Store | None = None) -> DetectorWeights
         if store is None:
             return None
         at = store
-    behind = (at.manifest(step["stage"], fingerprint) for fingerprint, step in steps.items())
-    others = (manifest for stage in STAGES for manifest in at.manifests(stage))
-    detector = _with_weights(at, (manifest for manifest in chain(behind, others) if manifest), wanted)
+    behind = [at.manifest(step["stage"], fingerprint) for fingerprint, step in steps.items()]
+    detector = _with_weights(at, filter(None, behind), model) or _with_weights(
+        at, (manifest for stage in STAGES for manifest in at.manifests(stage)), model
+    )
     if detector is None:
         for step in steps.values():
             used = step["arguments"].get("detector") if step["stage"] == "regions" else None
@@ -223,10 +231,14 @@ def detector_behind(model: Model, store: Store | None = None) -> DetectorWeights
     return detector
 
 
-def _with_weights(store: Store, manifests: Iterable[Manifest], wanted: str) -> DetectorWeights | None:
+def _with_weights(store: Store, manifests: Iterable[Manifest], model: Model) -> DetectorWeights | None:
+    """Of those with the weights that the model's contract names, the one that makes its features."""
+    contract, found = model.contract(), []
     for manifest in manifests:
-        if any((entry.name, entry.sha256) == (DETECTOR_FILES[0], wanted) for entry in manifest.files):
+        if any((entry.name, entry.sha256) == (DETECTOR_FILES[0], contract.weights) for entry in manifest.files):
             for name in DETECTOR_FILES:
                 store.file(manifest, name)  # its digest is compared
-            return DetectorWeights.at(store.whole(manifest))
-    return None
+            found.append(DetectorWeights.at(store.whole(manifest)))
+    if len(found) < 2:
+        return found[0] if found else None
+    return next((one for one in found if not other_features(model, one)), found[0])
