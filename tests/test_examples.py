@@ -91,6 +91,7 @@ vbert score refcoco --annotations instances.json --refs 'refs(unc).p' --split te
 """
 # What stands for something of the reader's own, or is published elsewhere.
 MEANT = {
+    r"^vbert init$": "vbert init --list",  # on a terminal it asks: see tests/flows/test_flows_asking.py
     r"\bRECIPE\b": "demo",
     r"\bSTAGE\b": "detector",
     r"~/photos|\bFOLDER\b": "photos",

@@ -86,7 +86,7 @@ def test_a_begun_data_set_works_as_it_is(tmp_path: Path) -> None:
     (target,) = select(walk(graph(recipe)), "examples[mine]")
     (built,) = build_here([target], Store(tmp_path / "store"))
     assert built.table().num_rows == 5  # type: ignore[attr-defined]
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert (tmp_path / "d" / "examples.jsonl").read_text() in readme
+    cookbook = (Path(__file__).parents[2] / "docs/cookbook.md").read_text()
+    assert (tmp_path / "d" / "examples.jsonl").read_text() in cookbook
     with pytest.raises(UserError, match="exists; give another folder with --to"):
         start_data(tmp_path / "d")
