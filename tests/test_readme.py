@@ -1,5 +1,5 @@
-"""The links of the pages at the top lead somewhere. Their code: test_docs_blocks.py, test_examples.py and test_python.py.
-The tree: test_docs_pages.py."""
+"""The links of the pages at the top lead somewhere. Their code: test_docs_blocks.py, test_examples.py, test_python.py;
+the tree: test_docs_pages.py."""
 
 from __future__ import annotations
 
