@@ -44,6 +44,7 @@ def make_checkpoint(
     answers: RawFiles | None = None,
 ) -> Figures:
     """Brings the files to scratch and writes a `Model`."""
+    from vbert.export.folder import check_members
     from vbert.objectives.published import copy_own, write_published
 
     files, commit = job.scratch / "checkpoint", None
@@ -52,6 +53,7 @@ def make_checkpoint(
     elif settings.form in ("original", "mmf"):
         _copy_weights(files, source, settings)
     else:
+        check_members(source)
         copy_members(files, source, (CONTRACT, HEAD, "curves.jsonl"))
     if settings.form == "vbert":
         figures = copy_own(job.directory, files, settings)

@@ -11,7 +11,10 @@ import pytest
 import torch
 from export.export_world import contract_of, make_detector, make_model, said
 
+from flows.models import published
+from vbert.artifacts.making.engine import build_here
 from vbert.artifacts.store.store import Store
+from vbert.errors import UserError
 from vbert.export.folder import write_export
 from vbert.inference.visualbert import VisualBert
 
@@ -81,3 +84,20 @@ def test_what_is_not_whole_is_refused(vbert: Any, tmp_path: Path, damage: str, s
     assert code == 2
     assert said in err
     assert not (tmp_path / "store").exists()
+
+
+def test_a_start_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    """Named as a start of a recipe, an exported folder goes through the stage `checkpoint` alone."""
+    detector = make_detector(tmp_path / "d")
+    out = tmp_path / "out"
+    write_export(out, make_model(tmp_path / "m", contract_of(detector)), detector, title="t", card="", made_from={})
+    build_here([published(str(out))], tmp_path / "store")
+    (out / "detector/weights.safetensors").unlink()
+    (out / "detector/weights.safetensors").write_bytes(b"other")
+    with pytest.raises(
+        UserError, match=r"detector/weights\.safetensors is damaged: other bytes than export\.json says"
+    ):
+        build_here([published(str(out))], tmp_path / "store")
+    (out / "detector/weights.safetensors").unlink()
+    with pytest.raises(UserError, match=r"detector/weights\.safetensors is missing: copy the folder again"):
+        build_here([published(str(out))], tmp_path / "store")

@@ -21,6 +21,7 @@ from vbert.artifacts.store.digests import seal, sha256_file, unseal
 from vbert.artifacts.store.manifest import Manifest
 from vbert.artifacts.store.store import Store
 from vbert.artifacts.upkeep.export import replaced
+from vbert.data.raw import RawFiles
 from vbert.errors import BuildError, UserError
 from vbert.model.vocabulary import CONFIG, VOCABULARY
 from vbert.objectives.trained import WEIGHTS, Model
@@ -34,6 +35,7 @@ MODEL_FILES = (WEIGHTS, "config.json", VOCABULARY, CONFIG, CONTRACT, "head.json"
 STAGES = ("detector", "weights")  # that make a detector
 DETECTOR_FILES = ("weights.safetensors", "detector.json")
 PLAIN = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)  # names that a record may hold: none leads out of its folder
+AGAIN = "copy the folder again, or write it anew by `vbert export`"
 Layout = Literal["vbert", "transformers"]
 
 
@@ -108,11 +110,10 @@ def is_export(folder: Path) -> bool:
 def read_record(folder: Path) -> ExportRecord:
     """export.json. Raises UserError where there is none that can be read."""
     path = folder / RECORD
-    again = "copy the folder again, or write it anew by `vbert export`"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; `vbert export RECIPE 'finetune[ENTRY]' --out DIR` writes one")
     try:
-        body = unseal(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(
             f"{folder}: no {RECORD} in it: this is no exported folder, or one not wholly copied; "
@@ -120,17 +121,23 @@ def read_record(folder: Path) -> ExportRecord:
         ) from None
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror}); mend its permissions") from None
+    return _parsed(data, str(path))
+
+
+def _parsed(data: bytes, where: str) -> ExportRecord:
+    try:
+        body = unseal(data)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); {again}") from None
+        raise UserError(f"{where} is damaged ({error}); {AGAIN}") from None
     known = body.get("format")
     if isinstance(known, int) and known > FORMAT:
-        raise UserError(f"{path}: format {known}, this version of vbert reads {FORMAT}; upgrade vbert")
+        raise UserError(f"{where}: format {known}, this version of vbert reads {FORMAT}; upgrade vbert")
     try:
         record = ExportRecord.model_validate(body)
     except ValidationError as error:
-        raise UserError(f"{path}: not a record of an export: {' '.join(str(error).split()):.200}; {again}") from None
+        raise UserError(f"{where}: not a record of an export: {' '.join(str(error).split()):.200}; {AGAIN}") from None
     if odd := [name for name in record.files if not PLAIN.fullmatch(name)]:
-        raise UserError(f"{path}: {odd[0]!r:.100} is no name of a file that an export holds; {again}")
+        raise UserError(f"{where}: {odd[0]!r:.100} is no name of a file that an export holds; {AGAIN}")
     return record
 
 
@@ -159,17 +166,16 @@ def read_export(folder: Path) -> tuple[Model, DetectorWeights | None]:
 
 def check_files(folder: Path, record: ExportRecord) -> None:
     """Compares what is in the folder with its record; hidden files (a `.git`) and the card don't count."""
-    again = "copy the folder again, or write it anew by `vbert export`"
     for name, entry in record.files.items():
         path = folder / name
         try:
             size = path.stat().st_size
             if size != entry.size:
-                raise UserError(f"{path} is damaged: {size:,} bytes instead of {entry.size:,}; {again}")
+                raise UserError(f"{path} is damaged: {size:,} bytes instead of {entry.size:,}; {AGAIN}")
             if sha256_file(path) != entry.sha256:
-                raise UserError(f"{path} is damaged: other bytes than {RECORD} says; {again}")
+                raise UserError(f"{path} is damaged: other bytes than {RECORD} says; {AGAIN}")
         except FileNotFoundError:
-            raise UserError(f"{path} is missing: {again}") from None
+            raise UserError(f"{path} is missing: {AGAIN}") from None
         except OSError as error:
             raise UserError(f"{path} can't be read ({error.strerror}); mend its permissions") from None
     known = {*record.files, CARD, RECORD}
@@ -178,6 +184,21 @@ def check_files(folder: Path, record: ExportRecord) -> None:
         hidden = any(part.startswith(".") for part in inside.parts)
         if path.is_file() and not hidden and inside.as_posix() not in known:
             raise UserError(f"{path} is not of this export: move it elsewhere, or list it by exporting anew")
+
+
+def check_members(raw: RawFiles) -> None:
+    """The same of an exported folder among raw files, in a folder or an archive: a start, say. Raises UserError."""
+    for place in raw.members():
+        folder, _, name = place.rpartition("/")
+        if name != RECORD:
+            continue
+        record = _parsed(raw.read(place), f"{raw.title}: {place}")
+        for inside, entry in record.files.items():
+            full = f"{folder}/{inside}" if folder else inside
+            if full not in raw.members():
+                raise UserError(f"{raw.title}: {full} is missing: {AGAIN}")
+            if raw.sha256(full) != entry.sha256:
+                raise UserError(f"{raw.title}: {full} is damaged: other bytes than {RECORD} says; {AGAIN}")
 
 
 def check_detector(model: Model, detector: DetectorWeights) -> None:
