@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from vbert.data.spec import dataset
 from vbert.data.yaml import NestedError
-from vbert.model.bert import known_sizes
-from vbert.model.config import too_long
+from vbert.errors import UserError
+from vbert.model.config import ModelSettings, too_long
+from vbert.model.published import PRETRAINED, contract_of, is_published, objective_of, sizes_of
 from vbert.objectives import OBJECTIVES, same_task
 from vbert.objectives.choice import ChoiceSettings
+from vbert.objectives.published import no_head
+from vbert.regions.contract import Contract, overridden
+from vbert.regions.detector import detector_file
 from vbert.training.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -31,27 +35,41 @@ def check_entries(recipe: Entries, pretrainings: dict[Place, str]) -> None:
             raise NestedError((*place, "batch_size"), problem)
     for place, name in pretrainings.items():
         entry = recipe.pretrainings()[name]
-        init = _bert_behind(recipe, entry.start)
+        init = init_behind(recipe, entry.start)
         _check_text(recipe, place, init, entry.max_text)
+        where = (*place, "start") if recipe.trained(entry.start or "") is None and entry.start else ("model", "init")
+        if init is not None and is_published(init):
+            if (known := objective_of(init)) not in (None, PRETRAINED):
+                raise NestedError(where, no_head(init, str(known), PRETRAINED))
+            if entry.start is None or recipe.trained(entry.start) is None:
+                for data in entry.data:
+                    _check_contract(recipe, place, init, data, entry.accept_contract)
         if entry.captions == 2 and _size(recipe, init, "type_vocab") == 1:
             raise NestedError((*place, "captions"), "2, but the model has one segment type: set model.type_vocab to 2")
     for name, settings in recipe.downstream.items():
         place = ("downstream", name)
-        if settings.steps == 0 and settings.start not in recipe.downstream:
+        init = init_behind(recipe, settings.start)
+        published = init is not None and is_published(init) and recipe.trained(settings.start) is None
+        if settings.steps == 0 and published:
+            if (known := objective_of(str(init))) is not None and not same_task(known, settings.objective):
+                raise NestedError((*place, "steps"), f"0, but {no_head(str(init), known, settings.objective)}")
+        elif settings.steps == 0 and settings.start not in recipe.downstream:
             raise NestedError(
                 (*place, "steps"),
                 "0 evaluates the start as it is, and it has no answer head: train 1 step or more",
             )
-        if settings.steps == 0 and not same_task(of := recipe.downstream[settings.start].objective, settings.objective):
+        elif settings.steps == 0 and not same_task(
+            of := recipe.downstream[settings.start].objective, settings.objective
+        ):
             raise NestedError(
                 (*place, "steps"),
                 f"0 evaluates the start as it is, and {settings.start} is of objective {of}, not {settings.objective}: "
                 "train 1 step or more",
             )
-        if settings.model is not None and settings.start != "none":
-            raise NestedError(
-                (*place, "model"), f"start {settings.start} has sizes of its own; write start: none, or leave model out"
-            )
+        if settings.model is not None and (settings.start != "none" or published):
+            whose = f"init {init}" if settings.start == "none" else f"start {settings.start}"
+            remedy = "leave model out" if settings.start == "none" else "write start: none, or leave model out"
+            raise NestedError((*place, "model"), f"{whose} has sizes of its own; {remedy}")
         if untaught := _untaught(recipe, settings):
             raise NestedError((*place, untaught[0]), untaught[1])
         if settings.images == "none" and settings.text == "none" and not isinstance(settings, ChoiceSettings):
@@ -60,7 +78,8 @@ def check_entries(recipe: Entries, pretrainings: dict[Place, str]) -> None:
         if own and not os.path.exists(os.path.expanduser(settings.answers)):
             problem = f"there is no file {settings.answers}; mend the path, or write training"
             raise NestedError((*place, "answers"), problem)
-        init = _bert_behind(recipe, settings.start)
+        if published:
+            _check_contract(recipe, place, str(init), settings.data, settings.accept_contract)
         _check_text(recipe, place, init, settings.max_text)
         part = settings.batch_size // (recipe.numerics.finetune.processes * settings.accumulate)
         positions = _size(recipe, init, "max_positions")
@@ -105,17 +124,60 @@ def _schedules(recipe: Entries, pretrainings: dict[Place, str]) -> Iterator[tupl
         yield ("downstream", name), entry, recipe.numerics.finetune.processes
 
 
-def _bert_behind(recipe: Entries, start: str | None) -> str | None:
-    """The BERT that `start` goes back to, behind all trainings; None: random weights."""
+def init_behind(recipe: Entries, start: str | None) -> str | None:
+    """The BERT or VisualBERT that `start` goes back to, behind all trainings; None: random weights."""
     if start is None or start == "none":
         return recipe.model.init
     training = recipe.trained(start)
-    return start if training is None else _bert_behind(recipe, training.start)
+    return start if training is None else init_behind(recipe, training.start)
 
 
 def _size(recipe: Entries, init: str | None, field: str) -> object:
-    """A size of the model that starts from the BERT `init`; None where it is not known yet."""
-    return getattr(recipe.model, field) if init is None else (known_sizes(init) or {}).get(field)
+    """A size of the model that starts from the BERT or VisualBERT `init`; None where it is not known yet."""
+    if init is None:
+        return getattr(recipe.model, field)
+    if field == "max_positions" and init == recipe.model.init and (more := recipe.model.extended()) is not None:
+        return more
+    known = sizes_of(init) or {}
+    return known.get(field, ModelSettings.model_fields[field].default if known else None)
+
+
+def _check_contract(recipe: Entries, place: Place, start: str, data: str, accepted: Sequence[str]) -> None:
+    """That the regions of a data set are such as the published VisualBERT `start` was trained on, where both are known
+    before anything is made; the stage compares the rest."""
+    wanted = contract_of(start)
+    made = None if wanted is None else _contract_to_be(recipe, data, wanted)
+    if wanted is None or made is None:
+        return
+    try:
+        overridden(wanted, made, accepted, (f"the start {start}", f"the regions of {data}"))
+    except UserError as error:
+        raise NestedError((*place, "accept_contract"), str(error)) from None
+
+
+def _contract_to_be(recipe: Entries, data: str, like: Contract) -> Contract | None:
+    """The contract that the regions of a data set will have; what is not known before they are made as `like` has it.
+    None for a detector that there isn't, which is told elsewhere."""
+    from vbert.regions.interop.importing import Provenance
+
+    entry = recipe.data[data]
+    try:
+        if entry.features is not None:
+            stated = Provenance.of(entry.features.detector, entry.features.layer, entry.features.weights)
+        elif recipe.detector is not None:
+            file = detector_file(recipe.detector.spec)
+            rule = recipe.regions.resolved(file)
+            given = rule.boxes is not None and rule.boxes.rule == "given"
+            kinds = {"boxes": rule.boxes, "nms": rule.nms, "weights": like.weights or "of a file"}
+            kinds["features_of"] = "given" if given else file.features_of
+            stated = Provenance.of(file.name if recipe.detector.spec == file.name else recipe.detector.spec)
+            stated = stated.model_copy(update=kinds)
+        else:
+            return None
+    except UserError:
+        return None
+    fields = {name: getattr(stated, name) for name in type(stated).model_fields}
+    return like.model_copy(update={**fields, "dim": stated.dim or like.dim})
 
 
 def _check_text(recipe: Entries, place: Place, init: str | None, max_text: int | None) -> None:

@@ -20,8 +20,9 @@ from vbert.artifacts.steps.settings import LocalPath, Numerics, Settings, Wiring
 from vbert.artifacts.steps.stage import Machine
 from vbert.data.spec import DATASETS, BoxShare
 from vbert.data.yaml import NestedError
-from vbert.model.bert import known_sizes, model_names
+from vbert.model.bert import model_names
 from vbert.model.config import SIZES, ModelSettings
+from vbert.model.published import HUB, is_published, sizes_of
 from vbert.model.vocabulary import VocabularySettings
 from vbert.objectives import DownstreamEntry, DownstreamSettings
 from vbert.objectives.pretraining.settings import PretrainSettings
@@ -92,42 +93,61 @@ class DetectorEntry(Settings):
 
 
 class ModelEntry(ModelSettings):
-    """The model's sizes, or the BERT that it starts from."""
+    """The model's sizes, or the BERT or VisualBERT that it starts from."""
 
-    init: Annotated[str | None, Wiring, LocalPath(or_name=True, names=model_names)] = Field(
+    init: Annotated[str | None, Wiring, LocalPath(or_name=True, names=model_names, unless=HUB.pattern)] = Field(
         None,
-        description="the BERT whose sizes and vocabulary are then the model's: a name in data_specs/models, a folder "
-        "(my_bert, beside the recipe), or a .yaml file of your own",
+        description="the BERT or VisualBERT whose sizes and vocabulary are then the model's: a name in "
+        "data_specs/models, a folder (my_bert, beside the recipe), a .yaml file of your own, or of a VisualBERT on the "
+        "Hugging Face hub OWNER/NAME@COMMIT; a larger max_positions beside it extends its table of positions",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _sizes_of_init(cls, data: Any) -> Any:
-        """Sizes beside `init` are the BERT's, or refused."""
+        """Sizes beside `init` are its own, or refused; of a VisualBERT all of `model` is its own. More positions than
+        it has extend it."""
         init = data.get("init") if isinstance(data, Mapping) else None
-        known = known_sizes(init) if isinstance(init, str) else None
+        known = sizes_of(init) if isinstance(init, str) else None
         if known is None:
             return data
-        for field in SIZES:
-            if field in data and (field not in known or data[field] != known[field]):
-                brings = f"{known[field]} is that of init {init}" if field in known else f"init {init} brings its own"
-                raise NestedError((field,), f"{data[field]}, but {brings}: leave it out")
+        for field in ModelSettings.model_fields if is_published(str(init)) else SIZES:
+            given = data.get(field)
+            if field not in data or (field in known and given == known[field]):
+                continue
+            if field == "max_positions" and isinstance(given, int) and given > known.get(field, 0):
+                continue
+            brings = f"{known[field]} is that of init {init}" if field in known else f"init {init} brings its own"
+            more = ", or give more, which extends its table" if field == "max_positions" else ""
+            raise NestedError((field,), f"{given}, but {brings}: leave it out{more}")
         return data
 
     @model_serializer(mode="wrap")
     def _without_sizes_of_init(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = write(self)
-        return written if self.init is None else {name: v for name, v in written.items() if name not in SIZES}
+        if self.init is None:
+            return written
+        own = ModelSettings.model_fields if is_published(self.init) else SIZES
+        kept = () if self.extended() is None else ("max_positions",)
+        return {name: value for name, value in written.items() if name not in own or name in kept}
+
+    def extended(self) -> int | None:
+        """The number of positions that the table of `init` is extended to; None: it stays as it is."""
+        if self.init is None or "max_positions" not in self.model_fields_set:
+            return None
+        known = (sizes_of(self.init) or {}).get("max_positions", 0)
+        return self.max_positions if self.max_positions > known else None
 
 
 class PretrainEntry(PretrainSettings):
     data: Annotated[tuple[str, ...], Wiring] = Field(
         min_length=1, description="names under `data`, whose training texts are read"
     )
-    start: Annotated[str | None, Wiring, LocalPath(or_name=True)] = Field(
+    start: Annotated[str | None, Wiring, LocalPath(or_name=True, unless=HUB.pattern)] = Field(
         None,
-        description="an earlier one under `pretrain`, or a BERT: a name in data_specs/models, a folder (./my_bert), or "
-        "a .yaml file of your own; None: as `model` says, from its `init` or from random weights",
+        description="an earlier one under `pretrain`, or a BERT or VisualBERT: a name in data_specs/models, a folder "
+        "(./my_bert), a .yaml file of your own, or of a VisualBERT on the Hugging Face hub OWNER/NAME@COMMIT; None: as "
+        "`model` says, from its `init` or from random weights",
     )
     seed: Annotated[int | None, Wiring] = Field(None, ge=0, description="None: the recipe's")
     seeds: Annotated[tuple[int, ...], Wiring] = Field(

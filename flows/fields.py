@@ -29,14 +29,16 @@ class FieldHelp:
     inside: bool
 
 
-def roots() -> dict[str, type[BaseModel]]:
-    """Models with fields: recipes (whose paths begin with their own fields), and the specs by their folder."""
+def roots() -> dict[str, Any]:
+    """Models with fields: recipes (whose paths begin with their own fields), and the specs by their folder; of several
+    kinds of spec their union."""
     from flows.recipe import Recipe
     from vbert.data.spec import DatasetSpec
     from vbert.model.bert import ModelSpec
+    from vbert.model.published import PublishedSpec
     from vbert.regions.detector import DetectorFile
 
-    return {"recipe": Recipe, "datasets": DatasetSpec, "detectors": DetectorFile, "models": ModelSpec}
+    return {"recipe": Recipe, "datasets": DatasetSpec, "detectors": DetectorFile, "models": ModelSpec | PublishedSpec}
 
 
 def fields_at(path: str | None) -> list[FieldHelp]:
@@ -73,7 +75,10 @@ def fields_at(path: str | None) -> list[FieldHelp]:
 def below(path: str, alternatives: list[type[BaseModel]]) -> list[FieldHelp]:
     """The fields of the models allowed at `path`; of several models, each field names its own."""
     alternatives = list(dict.fromkeys(alternatives))
-    kinds = {name for model in alternatives for name, _ in members(model) if len(alternatives) > 1 and name in TOLD_BY}
+    common = (
+        set.intersection(*({name for name, _ in members(model)} for model in alternatives)) if alternatives else set()
+    )
+    kinds = {name for name in common if len(alternatives) > 1 and name in TOLD_BY}
     fields: list[FieldHelp] = []
     for model in alternatives:
         for name, info in members(model):

@@ -10,8 +10,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from flows.checks import init_behind
 from flows.entries import DataEntry, DetectorEntry, PretrainEntry
 from flows.imported import imported
+from flows.models import published, unknown
 from flows.recipe import Recipe
 from flows.reproduce import commands_to_reproduce
 from tasks.bert import bert
@@ -41,9 +43,11 @@ from vbert.data.raw import RawFiles
 from vbert.data.shapes.scenes import ShapesSettings
 from vbert.data.source import Source
 from vbert.data.spec import DatasetSpec, LinksSpec, dataset
+from vbert.data.yaml import is_yaml
 from vbert.errors import UserError, nearest
 from vbert.model.bert import HubSource, bert_source
 from vbert.model.config import SIZES, ModelSettings
+from vbert.model.published import PRETRAINED, is_published
 from vbert.model.start import Initialization
 from vbert.objectives import objective
 from vbert.objectives.entry import DownstreamSettings
@@ -82,12 +86,14 @@ def graph(recipe: Recipe) -> Report:
     for key, entry in recipe.pretrainings().items():
         for seed in recipe.seeds_of(entry):
             begun = start_for(recipe, entry, seed, trained, data)
-            fresh = start_of(recipe, data) if isinstance(begun, Model) else begun
+            fresh = begun
+            if isinstance(begun, Model) and not is_published(init_behind(recipe, entry.start) or ""):
+                fresh = start_of(recipe, data)
             model = pretrain(
                 {name: PretrainData(texts_of(data, name), shards[name]) for name in entry.data},
-                fresh.vocabulary,
-                begun if isinstance(begun, Model) else fresh.bert,
-                fresh.model,
+                None if isinstance(fresh, Model) else fresh.vocabulary,
+                begun if isinstance(begun, Model) else begun.bert,
+                ModelSettings() if isinstance(fresh, Model) else fresh.model,  # a model brings its own
                 plain(entry, PretrainSettings),
                 recipe.numerics.pretrain,
                 seed,
@@ -306,18 +312,25 @@ def scenes_of(recipe: Recipe, data: Mapping[str, RecipeData]) -> Images | None:
     return data[training.data].photos if training else None
 
 
-def start_of(recipe: Recipe, data: Mapping[str, RecipeData], init: str | None = None) -> Initialization:
-    """The start of pre-training and of its controls: sizes and a vocabulary, or a BERT.
+def start_of(
+    recipe: Recipe, data: Mapping[str, RecipeData], init: str | None = None, wanted: str | None = None
+) -> Model | Initialization:
+    """The start of pre-training and of its controls: sizes and a vocabulary, a BERT, or a published VisualBERT.
 
-    init: the BERT, in place of `model`'s.
+    init: the BERT or VisualBERT, in place of `model`'s. wanted: the objective that a VisualBERT must have a head for.
     """
     sizes = plain(recipe.model, ModelSettings)
     if init := init or recipe.model.init:
+        positions = recipe.model.extended() if init == recipe.model.init else None
+        if is_published(init):
+            return published(init, positions, wanted)
+        if "/" in init and not is_yaml(init) and not Path(os.path.expanduser(init)).is_dir():
+            raise unknown(init)
         sizes = ModelSettings.model_validate(sizes.model_dump(exclude=set(SIZES)))  # the BERT's; these are of others
         source, name = bert_source(init)
-        bert_weights = bert(source if isinstance(source, HubSource) else download(source.pinned()).named(name)).named(
-            name
-        )
+        bert_weights = bert(
+            source if isinstance(source, HubSource) else download(source.pinned()).named(name), positions
+        ).named(name)
         return Initialization(bert_vocabulary(bert_weights), sizes, bert_weights)
     texts = [name for entry in recipe.pretrainings().values() for name in entry.data]
     read = dict.fromkeys([*texts, *(entry.data for entry in recipe.downstream.values())])
@@ -332,13 +345,15 @@ def start_for(
     data: Mapping[str, RecipeData],
 ) -> Model | Initialization:
     """The start of a training with `seed`: of an earlier one with several seeds, the one with the same seed."""
+    wanted = PRETRAINED if isinstance(entry, PretrainEntry) else None if entry.steps else entry.objective
     if entry.start is None or entry.start == "none":
-        start = start_of(recipe, data)
+        start = start_of(recipe, data, wanted=wanted)
         if isinstance(entry, DownstreamSettings) and entry.model is not None:
+            assert isinstance(start, Initialization), "the recipe's own check"
             return Initialization(start.vocabulary, entry.model.beside(start.model))
         return start
     if recipe.trained(entry.start) is None:
-        return start_of(recipe, data, entry.start)
+        return start_of(recipe, data, entry.start, wanted)
     return trained_by(recipe, entry.start, seed, trained)
 
 

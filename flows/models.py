@@ -20,14 +20,13 @@ from vbert.export.folder import DETECTOR, is_export
 from vbert.inference import visualbert
 from vbert.inference.elsewhere import REPOSITORIES
 from vbert.inference.found import found
-from vbert.model.bert import HubSource, ModelSpec, model_names
+from vbert.model.bert import COMMIT, HubSource, ModelSpec, model_names
 from vbert.model.published import (
     PublishedSpec,
     hub_source,
     is_hub,
     is_own,
     is_published,
-    published_names,
     published_spec,
     spec_of,
     spec_of_hub,
@@ -37,12 +36,12 @@ from vbert.objectives.trained import Model
 from vbert.regions.detector import DetectorWeights, detector_file, detector_names
 
 
-def published(where: str, max_positions: int | None = None) -> Model:
+def published(where: str, max_positions: int | None = None, wanted: str | None = None) -> Model:
     """The model-to-be of a published VisualBERT: a name in data_specs/models or a .yaml of your own, a folder, or a
     repository of the Hugging Face hub at a commit (`uclanlp/visualbert-vqa@e3da2db…`).
 
-    max_positions: rows that its table of positions is extended to. Raises UserError for what is no VisualBERT, with the
-    nearest name.
+    max_positions: rows that its table of positions is extended to. wanted: the objective that it must have a head for.
+    Raises UserError for what is no VisualBERT, with the nearest name.
 
     >>> published("uclanlp_visualbert_vqa").title
     'checkpoint[uclanlp_visualbert_vqa]'
@@ -50,16 +49,15 @@ def published(where: str, max_positions: int | None = None) -> Model:
     if is_hub(where):
         spec = spec_of_hub(where)
         if spec is not None:
-            return _of_spec(spec, where, hub_source(where), max_positions)
-        settings = CheckpointSettings(name=where, form="transformers", max_positions=max_positions)
+            return _of_spec(spec, where, hub_source(where), max_positions, wanted)
+        settings = CheckpointSettings(name=where, form="transformers", max_positions=max_positions, wanted=wanted)
         return checkpoint(hub_source(where), settings).named(where)
     if is_yaml(where) or where in model_names():
         spec = published_spec(where)
-        return _of_spec(spec, spec.name, spec.source, max_positions)
+        return _of_spec(spec, spec.name, spec.source, max_positions, wanted)
     folder = Path(os.path.expanduser(where))
     if not folder.is_dir():
-        near = nearest(where, published_names())
-        raise UserError(f"no model {where!r}: neither a name in data_specs/models ({near}) nor a folder")
+        raise unknown(where)
     if not is_published(where):
         raise UserError(
             f"{where}: no VisualBERT: it holds neither a model written here (head.json, contract.json) nor a "
@@ -68,12 +66,30 @@ def published(where: str, max_positions: int | None = None) -> Model:
     form = "vbert" if is_own(folder) else "transformers"
     name = folder.resolve().name
     called = "model" if form == "vbert" else name  # an exported folder is known by its content alone
-    settings = CheckpointSettings(name=called, form=form, max_positions=max_positions)
+    settings = CheckpointSettings(name=called, form=form, max_positions=max_positions, wanted=wanted)
     source = Source(path=os.path.abspath(folder), file=called)
     return checkpoint(_files(source, name, "weights"), settings).named(name)
 
 
-def _of_spec(spec: PublishedSpec, name: str, source: HubSource | Source, max_positions: int | None) -> Model:
+def unknown(where: str) -> UserError:
+    """The error for what is no model at all; it knows repositories of the hub that have a spec, or lack a commit."""
+    repository = "/".join(Path(where).parts[-2:])
+    of_hub = spec_of_hub(f"{repository}@{'0' * COMMIT}") if is_hub(f"{repository}@{'0' * COMMIT}") else None
+    if of_hub is not None:
+        return UserError(
+            f"no folder {where}; of the repository {repository} on the hub write {of_hub.name}, the spec of it, or "
+            f"give its commit: {repository}@COMMIT"
+        )
+    near = nearest(where, model_names())
+    if "/" in where:
+        like = nearest(repository.replace("/", "_").replace("-", "_"), model_names())
+        near = "of the Hugging Face hub write OWNER/NAME@COMMIT" + (f"; {like}" if like.startswith("did") else "")
+    return UserError(f"no model {where!r}: neither a name in data_specs/models nor a folder; {near}")
+
+
+def _of_spec(
+    spec: PublishedSpec, name: str, source: HubSource | Source, max_positions: int | None, wanted: str | None
+) -> Model:
     settings = CheckpointSettings(
         name=name,
         form=spec.form,
@@ -85,6 +101,7 @@ def _of_spec(spec: PublishedSpec, name: str, source: HubSource | Source, max_pos
         answers_digest=spec.answers.digest if spec.answers else None,
         sizes=spec.sizes,
         max_positions=max_positions,
+        wanted=wanted,
     )
     words = None if spec.vocabulary is None else spec_of(spec.vocabulary)
     if words is not None and not isinstance(words, ModelSpec):

@@ -100,17 +100,20 @@ class Recipe(Entries):
         pretrained: Sequence[str],
         every: Sequence[str],
     ) -> None:
-        """`start` is a BERT or one of `pretrained` (trainings by name), which then has the seeds of the entry. every:
-        the entries beside it, later ones too."""
+        """`start` is a BERT, a VisualBERT or one of `pretrained` (trainings by name), which then has the seeds of the
+        entry. every: the entries beside it, later ones too."""
         if start not in pretrained:
             if start in model_names() or is_yaml(start) or "/" in start:
                 return
             own = () if isinstance(entry, PretrainEntry) else STARTS  # words that are valid only in a downstream entry
-            known = [*(name for name in (*pretrained, *own) if name), *model_names()]
+            here = [name for name in (*pretrained, *own) if name]
+            known = [*here, *model_names()]
             later = [name for name in every if name and name not in known]
             hint = nearest(start, known)
             if not hint.startswith("did") and (close := nearest(start, later)).startswith("did"):
                 hint = f"{close} It stands later: move it before this entry"
+            elif not hint.startswith("did"):
+                hint = f"{nearest(start, here)}, and the names of data_specs/models: bert_base_uncased, …"
             problem = f"nothing to start from is called {start!r}; {hint}"
             if start in later:
                 itself = start == where[-1]

@@ -31,7 +31,7 @@ FIRST = Plugin(name="mlm_itm", version=1)  # of steps from before their objectiv
 def pretrain(
     build: Build,
     data: Mapping[str, PretrainData],
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary | None,
     start: BertWeights | Model | None,
     model: ModelSettings,
     settings: PretrainSettings,
@@ -40,13 +40,20 @@ def pretrain(
     objective: Annotated[Plugin, Since(FIRST)] = FIRST,
 ) -> Figures:
     """From weights drawn from `seed`, a BERT's, or a model pre-trained before, which brings vocabulary, sizes and the
-    statistics of its visual input. All regions, those that it was trained on among them, must have one contract."""
+    statistics of its visual input (one from elsewhere: `vocabulary` is None). All regions, those that it was trained on
+    among them, must have one contract."""
     if objective != OBJECTIVE:
         raise UserError(
             f"objective {objective.name!r}: the step wants version {objective.version}, this checkout has "
             f"{OBJECTIVE.version}; check out the commit it was made with"
         )
-    initialization = start if isinstance(start, Model) else Initialization(vocabulary, model, start)
+    initialization: Model | Initialization
+    if isinstance(start, Model):
+        initialization = start
+    elif vocabulary is None:
+        raise UserError("vocabulary: only a published model brings its own")
+    else:
+        initialization = Initialization(vocabulary, model, start)
     return build.process(_pretrain, data, initialization, settings, numerics, seed, processes=numerics.processes)
 
 

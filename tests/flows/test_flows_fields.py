@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from flows.fields import everything, fields_at, members, roots
+from flows.fields import everything, fields_at, members, models, roots
 from flows.graph import graph
 from flows.recipe import machine_from, resolve
 from flows.starting import start_data
@@ -32,7 +32,7 @@ def test_every_field_of_recipes_specs_and_machine_is_described() -> None:
             for one in inner:
                 look(one)
 
-    for root in roots().values():
+    for root in (one for kinds in roots().values() for one in models(kinds)):
         look(root)
     assert lacking == []
 

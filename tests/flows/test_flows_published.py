@@ -7,8 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from artifacts.golden import check_here
+from model.model_batches import bert as write_checkpoint
 from model.published_world import (
     ANSWERS,
     mmf_names,
@@ -20,16 +23,26 @@ from model.published_world import (
     words_in,
 )
 from pytest_httpserver import HTTPServer
+from safetensors.torch import load_file
 from werkzeug import Request, Response
 
+from flows.graph import graph
 from flows.models import published
-from tasks.checkpoint import make_checkpoint
+from flows.recipe import as_yaml, resolve
+from tasks.checkpoint import checkpoint, make_checkpoint
 from vbert.artifacts.making.engine import Engine
+from vbert.artifacts.making.plan import walk
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.stage import Job, Machine
 from vbert.artifacts.store.store import Store
 from vbert.errors import UserError
+from vbert.model.bert import BertWeights
+from vbert.model.checkpoint import write_bert
+from vbert.model.config import VisualBertConfig
+from vbert.model.convert import save_pretrained
+from vbert.model.heads import AnswerModel
 from vbert.model.published import objective_of, published_names, published_spec
+from vbert.objectives.bound import NOTE, not_accepted
 from vbert.objectives.trained import Model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -183,3 +196,160 @@ def test_every_shipped_spec_states_its_contract() -> None:
         assert (one.contract().dim, one.contract().box_input, one.sizes["hidden_size"]) == (dim, "none", 768)
         fine_tuned = re.search("_vqa$|_th_vqa$|finetuned_vqa2", name) is not None
         assert (one.answers is not None) == (one.objective == "vqa") == fine_tuned
+
+
+def test_the_same_bits(tmp_path: Path) -> None:
+    """Of a `.th` whose tensors are counted up, with more positions than it has."""
+    sizes = {"hidden_size": 4, "layers": 1, "heads": 2, "max_positions": 8, "vocab_size": 61, "visual_dim": 10}
+    config = VisualBertConfig.model_validate({**sizes, "box_input": "none", "standardise": False})
+    save_pretrained(AnswerModel(config, 2, "pooled"), tmp_path / "theirs", conventions="original")
+    tensors = load_file(tmp_path / "theirs" / "model.safetensors")
+    counted = {name: torch.arange(float(t.numel())).view(t.shape) for name, t in sorted(tensors.items())}
+    torch.save(original_names(counted), tmp_path / "counted.th")
+    own = {name: sizes[name] for name in ("hidden_size", "layers", "heads", "max_positions")}
+    source = {"path": "counted.th"}
+    given = spec(tmp_path, objective="nlvr2", sizes=own, source=source, vocabulary=bert_spec(tmp_path))
+    step = published(str(given), max_positions=10).step
+    assert step is not None
+    store = Store(tmp_path / "store")
+    Engine(store, Machine()).ensure_all([one for one in step.arguments.values() if isinstance(one, Artifact)])
+    arguments = [one.bound(store) if isinstance(one, Artifact) else one for one in step.arguments.values()]
+    check_here(checkpoint, "tiny", tmp_path / "golden", *arguments)
+
+
+# in a recipe
+
+TINY = str(Path(__file__).parents[1] / "tiny.yaml")
+COCO_PRE, VQA = "uclanlp_visualbert_vqa_coco_pre", "uclanlp_visualbert_vqa"
+FEATURES = {"data.easy_vqa.features": {"path": "features", "detector": "pythia_visual_genome_X_101"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"model": {"init": COCO_PRE, "layers": 4}},
+            f"model.layers: 4, but 12 is that of init {COCO_PRE}: leave it out",
+        ),
+        ({"model": {"init": COCO_PRE, "box_input": "append6"}}, "model.box_input: append6, but none is that of init"),
+        (
+            {"model": {"init": COCO_PRE, "attention_dropout": 0.0}},
+            "model.attention_dropout: 0.0, but init uclanlp_visu",
+        ),
+        (
+            {"model": {"init": "minilm_l6", "layers": 4}},
+            "model.layers: 4, but 6 is that of init minilm_l6: leave it out",
+        ),
+        (
+            {"model": {"init": "minilm_l6", "max_positions": 100}},
+            "max_positions: 100, but 512 is that of init minilm_l6: leave it out, or give more, which extends its",
+        ),
+        ({"model": {"init": COCO_PRE}, "pretrain.max_text": 513}, "513 is beyond the model's 512 positions"),
+        ({"model": {"init": VQA}}, f"model.init: {VQA} has the head of objective vqa, and pre-training goes on with "),
+        (
+            {"model": {"init": COCO_PRE}},
+            f"'pythia_visual_genome_X_101' for the start {COCO_PRE}, 'shapes_cnn' for the regions of shapes",
+        ),
+        (
+            {"downstream.vqa.start": VQA, "downstream.vqa.accept_contract": ["detector", "backend", "weights"]},
+            "vqa.accept_contract: region features don't fit: layer is 'fc6' for the start uclanlp_visualbert",
+        ),
+        (
+            {"downstream.vqa.accept_contract": ["detectr"]},
+            "no field 'detectr'; did you mean 'detector'?",
+        ),
+        ({"downstream.vqa.accept_contract": ["dim"]}, "dim can't be overridden: the weights are made for it"),
+        (
+            {"downstream.vqa.start": COCO_PRE, "downstream.vqa.steps": 0},
+            f"vqa.steps: 0, but {COCO_PRE} has pre-training's heads and none of vqa: it can't be evaluated as it is",
+        ),
+        (
+            {"downstream.vqa.start": "uclanlp_visualbert_nlvr2", "downstream.vqa.steps": 0},
+            "0, but uclanlp_visualbert_nlvr2 has the head of objective nlvr2 and none of vqa: it can't be evaluated",
+        ),
+        (
+            {"downstream.vqa.start": "minilm_l6", "downstream.vqa.steps": 0},
+            "0 evaluates the start as it is, and it has",
+        ),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused_at_planning(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        resolve(TINY, changes)
+    assert said in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (
+            "uclanlp/visualbert-vqa",
+            "the hub write uclanlp_visualbert_vqa, the spec of it, or give its commit: uclanlp/",
+        ),
+        ("me/visualbert-base", "of the Hugging Face hub write OWNER/NAME@COMMIT"),
+        (
+            "uclanlp/visualbert-base-uncased",
+            "of the Hugging Face hub write OWNER/NAME@COMMIT; did you mean 'uclanlp_vis",
+        ),
+    ],
+)
+def test_a_repository_without_a_commit_is_told(start: str, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        graph(resolve(TINY, {"downstream.vqa.start": start}))
+    assert said in refused.value.message
+
+
+def test_a_recipe_starts_from_a_published_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pre-training from `init`, and an entry that evaluates another as it is, on features of their contract."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "features").mkdir()
+    np.save(tmp_path / "features" / "0.npy", np.zeros((4, 2048), np.float32))
+    as_it_is = {"objective": "vqa", "data": "easy_vqa", "start": VQA, "steps": 0, "learning_rate": 1.0e-3}
+    changes = {**FEATURES, "model": {"init": COCO_PRE}, "pretrain.data": ["easy_vqa"], "downstream.published": as_it_is}
+    recipe = resolve(TINY, {**changes, "pretrain.max_text": 512})
+    steps = {artifact.title: artifact for artifact in walk(graph(recipe))}
+    assert f"checkpoint[{VQA}]" in steps
+    assert not {"vocabulary", "bert_vocabulary"} & {artifact.stage_name for artifact in steps.values()}
+    assert steps["pretrain"].step is not None
+    assert steps["pretrain"].step.arguments["start"].title == f"checkpoint[{COCO_PRE}]"
+    (tmp_path / "again.yaml").write_text(as_yaml(recipe))
+    again = resolve(str(tmp_path / "again.yaml"))
+    assert graph(again).fingerprint == graph(recipe).fingerprint
+    longer = resolve(recipe, {"model": {"init": COCO_PRE, "max_positions": 600}, "pretrain.max_text": 600})
+    (tmp_path / "longer.yaml").write_text(as_yaml(longer))
+    for one in (longer, resolve(str(tmp_path / "longer.yaml"))):
+        (start,) = (a for a in walk(graph(one)) if a.title == f"checkpoint[{COCO_PRE}]")
+        assert start.step is not None
+        assert start.step.arguments["settings"].max_positions == 600
+    accepted = {"downstream.published.accept_contract": ["detector"], "pretrain.accept_contract": ["nms"]}
+    assert graph(resolve(recipe, accepted)).fingerprint == graph(recipe).fingerprint, "accepting is no identity"
+
+
+def test_the_positions_of_a_bert_are_extended(tmp_path: Path) -> None:
+    plain = resolve(TINY, {"model": {"init": "minilm_l6"}})
+    longer = resolve(TINY, {"model": {"init": "minilm_l6", "max_positions": 1024}, "pretrain.max_text": 1000})
+    (one,), (other,) = ([a for a in walk(graph(r)) if a.stage_name == "bert"] for r in (plain, longer))
+    assert one.fingerprint != other.fingerprint
+    write_checkpoint(tmp_path / "mine")
+    source, made = tmp_path / "mine", tmp_path / "made"
+    made.mkdir()
+    write_bert(made, source, 1100)
+    weights = BertWeights.at(made)
+    before = load_file(source / "model.safetensors")["bert.embeddings.position_embeddings.weight"]
+    rows = len(before)
+    after = weights.tensors()["bert.embeddings.position_embeddings.weight"]
+    assert torch.equal(after, before[torch.arange(1100) % rows])
+    assert weights.sizes()["max_positions"] == 1100
+    with pytest.raises(UserError, match=f"max_positions {rows - 1} is below the checkpoint's {rows}"):
+        write_bert(made, source, rows - 1)
+
+
+def test_a_model_trained_on_accepted_features_is_refused_where_they_are_accepted_no_more() -> None:
+    note = f"{NOTE}nms.iou is 0.5 for the start, 0.3 for its regions"
+    assert not_accepted([note], ("nms",)) is None
+    assert not_accepted([note], ("nms.iou",)) is None
+    assert not_accepted(["other"], ()) is None
+    said = not_accepted([note], ("detector",))
+    assert said is not None
+    assert "nms.iou is 0.5 for the start" in said
+    assert "`accept_contract: [nms.iou]`" in said

@@ -17,9 +17,11 @@ from regions import interop_files
 
 from flows.fields import keyed, members, models
 from flows.graph import graph
+from flows.models import published
 from flows.recipe import Recipe, recipe_names, resolve
 from vbert.artifacts.making.plan import plan, walk
 from vbert.artifacts.store.store import Store
+from vbert.model.published import published_names, published_spec
 from vbert.objectives import OBJECTIVES, DownstreamSettings
 from vbert.objectives.pretraining import OBJECTIVE
 
@@ -180,6 +182,7 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
     "pretrain.altered_by": (["color"], PRETRAINED),
     "pretrain.question_types": (["color"], PRETRAINED),
     "pretrain.images": ("shuffled", PRETRAINED),
+    "pretrain.accept_contract": (["detector"], []),
     "pretrain.max_text": (20, PRETRAINED),
     "pretrain.train_pooler": (False, PRETRAINED),
     "pretrain.validation_examples": (10, PRETRAINED),
@@ -228,6 +231,7 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
     "downstream.NAME.teacher_temperature": (4.0, TAUGHT),
     "downstream.NAME.seed": (1, FINETUNED),
     "downstream.NAME.seeds": ([0, 1], [*SEEDED, "report"]),
+    "downstream.NAME.accept_contract": (["detector"], []),
     "downstream.NAME.share": (0.5, FINETUNED),
     "downstream.NAME.answers": ("$FOLDER/words.txt", ["+download[vqa answers]", *FINETUNED]),
     "downstream.NAME.types": (["shape"], FINETUNED),
@@ -393,7 +397,9 @@ def test_a_label_changes_nothing(base: dict[str, str]) -> None:
     assert set(prints({"downstream.vqa.objective": "vqa"}).values()) == set(base.values())
 
 
-def test_shipped_recipes_keep_their_fingerprints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shipped_recipes_and_published_models_keep_their_fingerprints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An upgrade rebuilds nothing unless it is meant to: then `VBERT_GOLDEN=record pytest` records the new ones. Files
     that a person fetches are empty here."""
     monkeypatch.setenv("VBERT_DATA", str(tmp_path))
@@ -401,6 +407,8 @@ def test_shipped_recipes_keep_their_fingerprints(tmp_path: Path, monkeypatch: py
     found = {
         name: {a.title: a.fingerprint for a in walk(graph(resolve(name, placed.get(name))))} for name in recipe_names()
     }
+    models = [name for name in published_names() if getattr(published_spec(name).source, "manual", None) is None]
+    found["models"] = {(a := published(name)).title: a.fingerprint for name in models}
     if os.environ.get("VBERT_GOLDEN") == "record":
         FINGERPRINTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     assert found == json.loads(FINGERPRINTS.read_text())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,27 @@ from model.published_world import (
     with_detector,
     words_in,
 )
+from objectives.objectives_world import CONTRACT as WORLD_CONTRACT
+from objectives.objectives_world import DIM, World, make_world
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vbert.artifacts.steps.fingerprint import digest
+from vbert.artifacts.steps.settings import Numerics
+from vbert.artifacts.steps.stage import Job, Machine
 from vbert.errors import UserError
-from vbert.model.published import Semantics
+from vbert.model.config import VisualBertConfig
+from vbert.model.published import Semantics, not_stated
 from vbert.model.vocabulary import Vocabulary
-from vbert.objectives.published import CheckpointSettings, not_stated, write_published
-from vbert.objectives.trained import Model
+from vbert.objectives import EvaluateSettings, objective
+from vbert.objectives.downstream import run_finetune, run_predict
+from vbert.objectives.pretraining.corpus import PretrainData
+from vbert.objectives.pretraining.run import run_pretrain
+from vbert.objectives.pretraining.settings import PretrainSettings
+from vbert.objectives.published import CheckpointSettings, write_published
+from vbert.objectives.trained import OVERRIDDEN, Model
+from vbert.objectives.vqa import VqaSettings
 
-GOLDEN = "49e6eaae0aa5e72932c79d3722d40e31273177d46e4789cfe05590d6da14cab7"
 CONTRACT = not_stated(10).model_copy(update={"detector": "theirs"})
 
 
@@ -250,20 +260,103 @@ def test_statements_have_two_labels(tmp_path: Path) -> None:
     assert made(tmp_path, "transformers", "classification").labels() == ["cat", "dog"]
 
 
-def test_the_same_bits(tmp_path: Path) -> None:
-    """Of a `.th` whose tensors are counted up, as `test_golden` has it of the other stages."""
-    from vbert.model.config import VisualBertConfig
-    from vbert.model.convert import save_pretrained
-    from vbert.model.heads import AnswerModel
+# in training and evaluation
 
-    sizes = {"hidden_size": 4, "layers": 1, "heads": 2, "max_positions": 8, "vocab_size": 61, "visual_dim": 3}
-    config = VisualBertConfig.model_validate({**sizes, "box_input": "none", "standardise": False})
-    save_pretrained(AnswerModel(config, 2, "pooled"), tmp_path / "as_theirs", conventions="original")
-    tensors = load_file(tmp_path / "as_theirs" / "model.safetensors")
-    counted = {name: torch.arange(float(t.numel())).view(t.shape) for name, t in sorted(tensors.items())}
-    written(tmp_path, original_names(counted))
-    own = {"layers": 1, "hidden_size": 4, "heads": 2, "max_positions": 8}
-    model = made(tmp_path, objective="nlvr2", sizes=own, contract=not_stated(3), max_positions=10)
-    files = sorted(path for path in model.path.iterdir() if path.is_file())
-    found = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
-    assert found == GOLDEN, f"stage checkpoint makes something else: raise its version, then put {found} here"
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"), 60)
+
+
+def start_in(tmp_path: Path, world: World, objective: str = "vqa", detector: str = "none") -> Model:
+    """A published model for the world's features, or those of another detector."""
+    from vbert.model.convert import save_pretrained
+    from vbert.model.heads import AnswerModel, PretrainingModel
+
+    sizes: dict[str, Any] = {"hidden_size": 16, "layers": 1, "heads": 2, "max_positions": 40, "visual_dim": DIM}
+    sizes |= {"vocab_size": world.vocabulary.encoder().size, "box_input": "none", "standardise": False}
+    config, draw = VisualBertConfig.model_validate(sizes), torch.Generator().manual_seed(4)
+    answered = AnswerModel(config, len(ANSWERS), "at", draw)
+    save_pretrained(
+        answered if objective == "vqa" else PretrainingModel(config, draw), tmp_path / "theirs", conventions="original"
+    )
+    written(tmp_path, original_names(load_file(tmp_path / "theirs" / "model.safetensors")))
+    (tmp_path / "answers.txt").write_text("<unk>\nred\ngreen\nblue\nblack")
+    given: dict[str, Any] = {"name": "mine", "form": "original", "objective": objective}
+    given["sizes"] = {name: sizes[name] for name in ("layers", "hidden_size", "heads", "max_positions")}
+    given["contract"] = WORLD_CONTRACT.model_copy(update={"detector": detector})
+    settings = CheckpointSettings.model_validate(given)
+    (tmp_path / "made").mkdir()
+    answers = tmp_path / "answers.txt" if objective == "vqa" else None
+    write_published(tmp_path / "made", tmp_path / "files", settings, world.vocabulary, answers)
+    return Model.at(tmp_path / "made")
+
+
+def finetuned(tmp_path: Path, world: World, start: Model, **changes: Any) -> tuple[Model, dict[str, Any]]:
+    given = {"data": "world", "steps": 0, "batch_size": 8, "learning_rate": 1e-3, "validation_examples": 4, **changes}
+    settings = VqaSettings.model_validate(given)
+    tmp_path.mkdir()
+    job = Job(tmp_path / "tuned", tmp_path / "scratch", Machine(loader_workers=0))
+    job.directory.mkdir()
+    arguments = (world.examples, world.shards, start, objective("vqa"), settings, Numerics(), 0)
+    return Model.at(job.directory), run_finetune(job, *arguments)
+
+
+def test_a_published_model_is_evaluated_as_it_is(tmp_path: Path, world: World) -> None:
+    start = start_in(tmp_path, world)
+    model, figures = finetuned(tmp_path / "0", world, start)
+    assert "notes" not in figures
+    assert model.file("model.safetensors").read_bytes() == start.file("model.safetensors").read_bytes()
+    assert model.labels() == ["<unk>", "red", "green", "blue", "black"]
+    job = Job(tmp_path / "evaluated", tmp_path / "predicted", Machine(loader_workers=0))
+    run_predict(job, model, world.examples, world.shards, objective("vqa"), EvaluateSettings(), "test", Numerics())
+    lines = (tmp_path / "predicted" / "predictions" / "000000.jsonl").read_text().splitlines()
+    assert {json.loads(line)["answer"] for line in lines} <= {"red", "green", "blue", "black"}
+
+
+def test_features_of_another_detector_are_refused_and_accepted_in_words(tmp_path: Path, world: World) -> None:
+    start = start_in(tmp_path, world, detector="another")
+    with pytest.raises(UserError) as refused:
+        finetuned(tmp_path / "0", world, start)
+    said = refused.value.message
+    assert re.search(r"detector is 'another' for the start \(.*\), 'none' for the regions", said), said
+    assert "write `accept_contract: [detector]` to override it" in said
+    model, figures = finetuned(tmp_path / "1", world, start, accept_contract=["detector"])
+    assert model.head()[OVERRIDDEN] == {"detector": ["another", "none"]}
+    assert model.contract().detector == "none"
+    assert figures["notes"] == ["contract overridden: detector is 'another' for the start, 'none' for its regions"]
+    after, figures = finetuned(tmp_path / "2", world, model)
+    assert after.head()[OVERRIDDEN] == {"detector": ["another", "none"]}, "told of every model behind it"
+    assert "notes" not in figures
+
+
+def test_pre_training_goes_on_from_a_published_model(tmp_path: Path, world: World) -> None:
+    settings = PretrainSettings(steps=3, batch_size=8, learning_rate=1e-3, accept_contract=("detector",))
+    data = {"world": PretrainData(world.examples, world.shards)}
+
+    def trained(start: Model, name: str) -> Model:
+        job = Job(tmp_path / name, tmp_path / f"{name} scratch", Machine(loader_workers=0))
+        job.directory.mkdir()
+        run_pretrain(job, data, start, settings, Numerics(), 0)
+        return Model.at(job.directory)
+
+    (tmp_path / "vqa").mkdir()
+    with pytest.raises(UserError, match="a model of objective vqa: pre-training goes on from a pre-trained one"):
+        trained(start_in(tmp_path / "vqa", world), "first")
+    start = start_in(tmp_path, world, "mlm_itm", "another")
+    model = trained(start, "second")
+    assert (model.head()[OVERRIDDEN], model.contract().detector) == ({"detector": ["another", "none"]}, "none")
+    before, after = (one.load().encoder.embeddings.word.weight for one in (start, model))
+    assert not torch.equal(before, after)
+    assert torch.allclose(before, after, atol=0.01), "three steps from the published weights"
+
+
+def test_a_start_without_the_head_is_refused_before_anything_is_computed(tmp_path: Path, world: World) -> None:
+    written(tmp_path, original_names(transformers_model("nlvr2").state_dict()))
+    with pytest.raises(UserError, match=r"mine has the head of objective nlvr2 and none of vqa"):
+        made(tmp_path, objective="nlvr2", wanted="vqa")
+    assert made(tmp_path, objective="nlvr2", wanted="nlvr2").labels() == ["false", "true"]
+    (tmp_path / "mlm").mkdir()
+    start = start_in(tmp_path / "mlm", world, "mlm_itm")
+    with pytest.raises(UserError, match="steps: 0 evaluates the start as it is, and it has no answer head"):
+        finetuned(tmp_path / "0", world, start)

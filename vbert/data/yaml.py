@@ -261,6 +261,8 @@ def _absolute(node: YamlNode, marker: LocalPath, folder: Path) -> YamlNode:
 def _is_path(value: Any, marker: LocalPath, base: Path) -> bool:
     if not isinstance(value, str) or not value or "://" in value:
         return False
+    if marker.unless is not None and re.match(marker.unless, value):
+        return False
     if not marker.or_name or "/" in value or is_yaml(value):
         return True
     return marker.names is not None and value not in marker.names() and (base / value).exists()

@@ -14,9 +14,10 @@ from vbert.artifacts.steps.settings import LocalPath, Settings
 from vbert.data.source import Source
 from vbert.data.yaml import NestedError, is_yaml
 from vbert.errors import UserError, nearest
-from vbert.model.bert import MAX_CONFIG, MODELS, HubSource, ModelSpec, model_names, model_spec
-from vbert.model.config import SIZES
+from vbert.model.bert import MAX_CONFIG, MODELS, HubSource, ModelSpec, known_sizes, model_names, model_spec
+from vbert.model.config import BOX_NUMBERS, SIZES
 from vbert.regions.boxes import BoxRule, NmsRule
+from vbert.regions.contract import NAME as CONTRACT
 from vbert.regions.contract import BoxInput, Contract, Layer, Preprocessing
 
 PRETRAINED = "mlm_itm"  # the objective of a model without a downstream task's head
@@ -229,6 +230,33 @@ def published_sizes(where: str) -> dict[str, Any]:
         return {name: given[name] for name in (*SIZES, "box_input", "standardise") if name in given}
     sizes = {ours: given[theirs] for ours, theirs in SIZES.items() if theirs in given}
     return {**sizes, "box_input": given.get("box_input", "none"), "standardise": False}
+
+
+def sizes_of(where: str) -> dict[str, Any] | None:
+    """The sizes of a BERT or VisualBERT that are known before it is fetched; None where there is no such one."""
+    return published_sizes(where) if is_published(where) else known_sizes(where)
+
+
+def contract_of(where: str) -> Contract | None:
+    """The feature contract of the published VisualBERT `where`; None where it is not known before it is fetched."""
+    if is_hub(where):
+        spec = spec_of_hub(where)
+        return None if spec is None else spec.contract()
+    if is_yaml(where) or where in model_names():
+        return published_spec(where).contract()
+    folder = Path(os.path.expanduser(where))
+    if (folder / CONTRACT).is_file():
+        return Contract.read(folder / CONTRACT)
+    given = _config_of(folder)
+    box_input = given.get("box_input", "none")
+    numbers = BOX_NUMBERS if box_input == "append6" else 0
+    return not_stated(given.get("visual_embedding_dim", 512) - numbers, box_input)
+
+
+def not_stated(dim: int, box_input: BoxInput | None = None) -> Contract:
+    """The contract of a checkpoint that comes without one: nothing but the length of a feature is known."""
+    fields = dict.fromkeys(("backend", "weights", "layer", "boxes", "nms", "features_of", "preprocessing"))
+    return Contract(detector="unknown", dim=dim, box_input=box_input, **fields)
 
 
 def spec_of_hub(where: str) -> PublishedSpec | None:

@@ -1,12 +1,14 @@
-"""Whether a model of phrases is accepted, by the share of them for which the regions have a right one."""
+"""Whether a model is accepted: of phrases by the share that has a right region, of others by their features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.data.acceptance import whole
+
+NOTE = "contract overridden: "  # the beginning of a manifest's note of features that were accepted
 
 
 def too_low(figures: Mapping[str, Any], settings: Any) -> str | None:
@@ -24,9 +26,23 @@ def too_low(figures: Mapping[str, Any], settings: Any) -> str | None:
 
 
 def objection(model: Artifact) -> str | None:
-    """Why a finished model is refused: its figures, and a floor that was raised since."""
+    """Why a finished model is refused: its figures and notes, and a floor that was raised, or a contract that is
+    accepted no more, since."""
     settings = model.step.arguments.get("settings") if model.step else None
-    if not hasattr(settings, "floor") or model.store is None or (made := whole(model, model.store)) is None:
+    if settings is None or model.store is None or (made := whole(model, model.store)) is None:
         return None
-    why = too_low(made.figures, settings)
+    why = too_low(made.figures, settings) if hasattr(settings, "floor") else None
+    why = why or not_accepted(made.figures.get("notes", ()), getattr(settings, "accept_contract", None))
     return None if why is None else f"{model.title}: {why}"
+
+
+def not_accepted(notes: Sequence[str], accepted: Sequence[str] | None) -> str | None:
+    """Why a model is refused whose manifest notes features that `accepted` (None: not a model's) doesn't have."""
+    for note in notes if accepted is not None else ():
+        field = note.removeprefix(NOTE).partition(" ")[0]
+        if note.startswith(NOTE) and not any(field == one or field.startswith(f"{one}.") for one in accepted or ()):
+            return (
+                f"{note.removeprefix(NOTE)}, which was accepted before; write `accept_contract: [{field}]` again, or "
+                "extract both with the same detector and `regions` settings"
+            )
+    return None

@@ -21,6 +21,7 @@ from vbert.errors import UserError, nearest
 from vbert.model.config import text_limit
 from vbert.model.start import Initialization
 from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load, same_task
+from vbert.objectives.accepted import accepted_contract, notes
 from vbert.objectives.batches import Batch, ExampleRows, image_groups
 from vbert.objectives.dataset import ObjectiveDataset
 from vbert.objectives.distillation import Teacher, check_teacher, taught_head
@@ -132,7 +133,7 @@ def run_finetune(
         head = taught_head(teacher, plugin.name, head, answers is not None)
     head |= ({"types": list(types)} if types else {}) | ({"text": text} if text != "own" else {})
     head |= {"evaluated_types": list(seen)} if seen and seen != types else {}
-    model, vocabulary, contract = _model(objective, head, start, shards, seed)
+    model, vocabulary, contract = _model(objective, head, start, shards, seed, settings.accept_contract)
     head["max_text"] = text_limit(head["max_text"], model.encoder.config.max_positions)
     encoder = vocabulary.encoder()
     if teacher is not None:
@@ -162,7 +163,8 @@ def run_finetune(
             curves=curves,
         )
     counts = {"examples": len(train), "dropped": train.dropped + held_out.dropped}
-    return {**counts, **({"unlabelled": unlabelled} if unlabelled else {}), **bounds, **last_figures(curves)}
+    noted = notes(start, shards.contract())
+    return {**counts, **({"unlabelled": unlabelled} if unlabelled else {}), **bounds, **last_figures(curves), **noted}
 
 
 def _check_held_out(examples: Examples, objective: Objective, rows: Rows, head: dict[str, Any], by: str | None) -> None:
@@ -213,18 +215,25 @@ def _head(
 
 
 def _model(
-    objective: Objective, head: dict[str, Any], start: Model | Initialization, shards: Shards, seed: int
+    objective: Objective,
+    head: dict[str, Any],
+    start: Model | Initialization,
+    shards: Shards,
+    seed: int,
+    accepted: Sequence[str],
 ) -> tuple[Any, Any, Any]:
-    """(model, vocabulary, contract): the objective's model, with what it keeps of the start."""
+    """(model, vocabulary, contract): the objective's model, with what it keeps of the start. `head` takes note of what
+    is `accepted` of the shards although the start's contract says other."""
     source: Any
     if isinstance(start, Initialization):
         source = start.build(shards.dim, seed)
         config, vocabulary = source.encoder.config, start.vocabulary
         contract, source_head = shards.contract().with_box_input(config.box_input), {}
     else:
-        config, vocabulary, contract = start.config(), start.vocabulary(), start.contract()
-        check(contract, shards.contract())
+        config, vocabulary = start.config(), start.vocabulary()
+        contract, noted = accepted_contract(start, shards.contract(), accepted)
         source, source_head = start.load(), start.head()
+        head |= noted
     model: Any = objective.model(config, head, seed)
     objective.begin(model, head, source, source_head)
     return model, vocabulary, contract

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from vbert.artifacts.steps.settings import LocalPath, Settings, Since, Wiring
+from vbert.artifacts.steps.settings import Acceptance, LocalPath, Settings, Since, Wiring
 from vbert.artifacts.steps.stage import Figures
 from vbert.model.config import OwnSizes
+from vbert.model.published import HUB
+from vbert.regions.contract import acceptable
 from vbert.training.schedule import Schedule
 
 Row = dict[str, Any]  # an example, by the columns of EXAMPLES_SCHEMA
@@ -67,11 +69,12 @@ class DownstreamSettings(Schedule):
 
     objective: str = Field(description="the downstream task; else the name of the entry")
     data: Annotated[str, Wiring] = Field(description="a name under `data`")
-    start: Annotated[str, Wiring, LocalPath(or_name=True)] = Field(
+    start: Annotated[str, Wiring, LocalPath(or_name=True, unless=HUB.pattern)] = Field(
         "pretrained",
         description="a name under `pretrain`, pretrained (the last one), an entry before this one under `downstream`, "
-        "none (as pre-training starts: from `model.init` or from random weights), or a BERT: a name in "
-        "data_specs/models, a folder (./my_bert), or a .yaml file of your own",
+        "none (as pre-training starts: from `model.init` or from random weights), or a BERT or VisualBERT: a name in "
+        "data_specs/models, a folder (./my_bert), a .yaml file of your own, or of a VisualBERT on the Hugging Face hub "
+        "OWNER/NAME@COMMIT",
     )
     model: Annotated[OwnSizes | None, Wiring] = Field(
         None, description="another size of model than the recipe's, for `start: none`: random weights"
@@ -119,6 +122,11 @@ class DownstreamSettings(Schedule):
         None, ge=4, description="tokens of a text, special ones included; None: max_positions, 128 at most"
     )
     train_pooler: bool = Field(True, description="the original leaves the pooler out of its optimiser")
+    accept_contract: Annotated[Annotated[tuple[str, ...], AfterValidator(acceptable)], Acceptance()] = Field(
+        (),
+        description="fields of the feature contract in which the regions may differ from the start's: detector, "
+        "weights, nms, …; the report says so",
+    )
     validation_examples: int = Field(1000, ge=0, description="held-out examples looked at while training")
 
     def evaluated_types(self) -> tuple[str, ...] | None:

@@ -64,7 +64,8 @@ class GroundingSettings(DownstreamSettings):
         """What the start's attention heads are looked at with; None where they aren't, and for controls."""
         if not self.zero_shot or self.images != "own" or self.text != "own":
             return None
-        return ZeroShotSettings(protocol=self.protocol, iou=self.iou, as_original=self.as_original, types=self.types)
+        names = ("protocol", "iou", "as_original", "types", "accept_contract")
+        return ZeroShotSettings.model_validate({name: getattr(self, name) for name in names})
 
     @field_validator("images")
     @classmethod

@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from vbert.artifacts.steps.settings import Settings
+from vbert.artifacts.steps.settings import Acceptance, Settings
 from vbert.objectives.entry import Head, Prediction, Predictions, Row, Rows
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class ZeroShotSettings(Settings):
     iou: Literal["inclusive", "exact"] = "inclusive"
     as_original: bool = False
     types: tuple[str, ...] | None = None
+    accept_contract: Annotated[tuple[str, ...], Acceptance()] = ()
     random: int = Field(1000, ge=1, description="random heads of each kind, of which the best is told")
     batch_size: int = Field(64, ge=1, description="examples at once")
 

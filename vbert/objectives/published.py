@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from vbert.artifacts.steps.fingerprint import digest
-from vbert.artifacts.steps.settings import Settings
+from vbert.artifacts.steps.settings import Acceptance, Settings
 from vbert.errors import BuildError, UserError
 from vbert.model.config import LONGEST_TEXT, SIZES
-from vbert.model.published import HEAD, PRETRAINED, Form, Objective, Semantics
+from vbert.model.published import HEAD, PRETRAINED, Form, Objective, Semantics, not_stated
 from vbert.regions.contract import NAME as CONTRACT
 from vbert.regions.contract import Contract
 
@@ -40,6 +40,9 @@ class CheckpointSettings(Settings):
         {}, description="by the fields of `model`; of files without config.json"
     )
     max_positions: int | None = Field(None, ge=1, description="rows that the position table is extended to")
+    wanted: Annotated[str | None, Acceptance()] = Field(
+        None, description="the objective that it must have a head for; None: any, as it is trained further"
+    )
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,15 @@ def write_published(
     """
     from vbert.model.convert import STATISTICS
     from vbert.model.positions import extend
+    from vbert.objectives import same_task
     from vbert.objectives.trained import write_model
 
     read = (
         _foreign(files, settings) if settings.form in ("original", "mmf") else _transformers(files, settings, answers)
     )
+    objective = str((read.head or {}).get("objective", read.objective))
+    if settings.wanted is not None and not same_task(objective, settings.wanted):
+        raise UserError(no_head(settings.name, objective, settings.wanted))
     model, config = read.model, read.model.encoder.config
     contract = _contract(files, settings, config)
     if settings.max_positions is not None:
@@ -90,6 +97,16 @@ def write_published(
     write_model(directory, model=model, config=config, vocabulary=vocabulary, contract=contract, head=head, curves=())
     numbers = sum(t.numel() for name, t in model.state_dict().items() if name not in STATISTICS)
     return {"parameters": numbers, "pieces": encoder.size, "labels": len(head.get("labels", ()))}
+
+
+def no_head(name: str, objective: str, wanted: str) -> str:
+    """Why a start without the head of the objective `wanted` can't be taken as it is."""
+    has = "pre-training's heads" if objective == PRETRAINED else f"the head of objective {objective}"
+    if wanted == PRETRAINED:
+        return (
+            f"{name} has {has}, and pre-training goes on with those for masked words and matching: name one with them"
+        )
+    return f"{name} has {has} and none of {wanted}: it can't be evaluated as it is; train 1 step or more"
 
 
 def _transformers(files: Path, settings: CheckpointSettings, answers: Path | None) -> Read:
@@ -186,12 +203,6 @@ def _contract(files: Path, settings: CheckpointSettings, config: VisualBertConfi
             f"contract ({contract.detector}): one is of another model"
         )
     return contract.with_box_input(config.box_input)
-
-
-def not_stated(dim: int) -> Contract:
-    """The contract of a checkpoint that comes without one: nothing but the length of a feature is known."""
-    fields = dict.fromkeys(("backend", "weights", "layer", "boxes", "nms", "features_of", "preprocessing"))
-    return Contract(detector="unknown", dim=dim, **fields)
 
 
 def _head(read: Read, settings: CheckpointSettings, answers: Path | None, config: VisualBertConfig) -> dict[str, Any]:

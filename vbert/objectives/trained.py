@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vbert.regions.contract import Contract
 
 WEIGHTS = "model.safetensors"
+OVERRIDDEN = "contract_overridden"  # of head.json: field → the value of the start's contract and that of the regions
 
 
 class Model(Artifact):
@@ -36,7 +37,8 @@ class Model(Artifact):
     """
 
     def objection(self) -> str | None:
-        """Refuses a model of phrases whose regions allow less than its `floor`."""
+        """Refuses a model of phrases whose regions allow less than its `floor`, and one on features that its start's
+        contract excludes, where its `accept_contract` no longer says so."""
         return objection(self)
 
     def load(self) -> nn.Module:

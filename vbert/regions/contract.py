@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from vbert.artifacts.steps.settings import Plugin, Settings, Since
-from vbert.errors import UserError
+from vbert.errors import UserError, nearest
 from vbert.regions.boxes import BoxRule, NmsRule
 
 NAME = "contract.json"
+NEVER = ("dim", "coordinates", "box_input")  # the weights are made for them
 Layer = Literal["fc6", "fc7", "res5_pool"]
 BoxInput = Literal["none", "append6"]
 
@@ -84,22 +85,62 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def differences(a: Contract, b: Contract) -> dict[str, tuple[Any, Any]]:
-    """Dotted field → its value in `a` and in `b`, where they differ. An open `box_input` differs from nothing."""
+    """Dotted field → its value in `a` and in `b`, where they differ. An open `box_input` differs from nothing, and to a
+    model that reads no boxes it is all the same whether features have some."""
     left, right = (dict(_leaves(c.model_dump(mode="json"))) for c in (a, b))
     names = [*left, *(name for name in right if name not in left)]
     different = {name: (left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)}
     if None in different.get("box_input", ()):
         del different["box_input"]
+    if "none" in (a.box_input, b.box_input):
+        different.pop("coordinates", None)
     return different
 
 
 def check(a: Contract, b: Contract, names: tuple[str, str] = ("the model", "the shards")) -> None:
     """Refuse features that don't fit together. Raises UserError naming each field that differs, and both values."""
+    _refuse(differences(a, b), names, "")
+
+
+def overridden(
+    a: Contract, b: Contract, accepted: Sequence[str], names: tuple[str, str] = ("the start", "the shards")
+) -> dict[str, tuple[Any, Any]]:
+    """What differs and is `accepted` all the same: fields, or such as hold them (`nms` of `nms.iou`). Raises UserError
+    as `check` does for the others."""
     different = differences(a, b)
+    kept = {field: pair for field, pair in different.items() if any(_holds(one, field) for one in accepted)}
+    left = {field: pair for field, pair in different.items() if field not in kept}
+    words = sorted({field.partition(".")[0] for field in left})
+    possible = not any(field in NEVER for field in words)
+    _refuse(left, names, f", or write `accept_contract: [{', '.join(words)}]` to override it" if possible else "")
+    return kept
+
+
+def in_words(different: Mapping[str, Sequence[Any]], names: tuple[str, str] = ("the start", "the shards")) -> list[str]:
+    """A sentence a field."""
+    return [f"{field} is {x!r} for {names[0]}, {y!r} for {names[1]}" for field, (x, y) in different.items()]
+
+
+def acceptable(fields: Sequence[str]) -> Sequence[str]:
+    """`fields`, if each is one of a contract's that can be overridden. Raises ValueError."""
+    for field in fields:
+        first = field.partition(".")[0]
+        if first not in Contract.model_fields:
+            raise ValueError(f"a contract has no field {field!r}; {nearest(first, Contract.model_fields)}")
+        if first in NEVER:
+            raise ValueError(f"{field} can't be overridden: the weights are made for it")
+    return fields
+
+
+def _holds(one: str, field: str) -> bool:
+    return field == one or field.startswith(f"{one}.")
+
+
+def _refuse(different: Mapping[str, Sequence[Any]], names: tuple[str, str], remedy: str) -> None:
     if not different:
         return
-    first, *rest = (f"{field} is {x!r} for {names[0]}, {y!r} for {names[1]}" for field, (x, y) in different.items())
+    first, *rest = in_words(different, names)
     raise UserError(
-        f"region features don't fit: {first}; extract both with the same detector and `regions` settings",
+        f"region features don't fit: {first}; extract both with the same detector and `regions` settings{remedy}",
         "\n".join(rest),
     )

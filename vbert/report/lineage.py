@@ -15,6 +15,7 @@ FAMILIES = {
     "download": "raw",
     "generate": "raw",
     "bert": "raw",
+    "checkpoint": "raw",
     "images": "data",
     "examples": "data",
     "overlaps": "data",

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vbert.errors import BuildError
+from vbert.regions.contract import in_words
 from vbert.report.lineage import Lineage
 from vbert.report.results import DownstreamRun
 
@@ -20,6 +21,11 @@ def facts(runs: Sequence[DownstreamRun], chain: Lineage) -> list[tuple[str, str]
         splits = Counter(run.evaluated.examples.table()["split"].to_pylist())
         order = sorted(splits, key=lambda s: ("train", "val", "test").index(s) if s in ("train", "val", "test") else 3)
         rows.append((f"data: {run.data}", ", ".join(f"{split} {splits[split]:,}" for split in order) + " examples"))
+    rows += [
+        (f"contract overridden: {run.entry}", "; ".join(in_words(run.overridden, ("its start", "its regions"))))
+        for run in {run.entry: run for run in runs}.values()
+        if run.overridden
+    ]
     if runs:
         try:
             config = runs[0].evaluated.model.config()

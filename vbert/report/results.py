@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.steps.stage import Figures
 from vbert.metrics.bootstrap import ConfidenceInterval
+from vbert.objectives.trained import OVERRIDDEN
 from vbert.report.page import EvaluatedEntry
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class DownstreamRun:
     quarantined: int
     evaluated: EvaluatedEntry
     given: bool = False  # regions to choose from are boxes that the data set gives
+    overridden: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # see `trained.OVERRIDDEN`
 
     @property
     def main(self) -> MetricValue | None:
@@ -92,7 +94,8 @@ class DownstreamRun:
         seed = f"seed {self.seed}" if self.name != self.entry else ""
         steps = f"{self.steps:,} steps" if self.steps else "not trained"
         taught = f"taught by {self.teacher}" if self.teacher else ""
-        return ", ".join(part for part in (about, taught, share, steps, seed) if part)
+        other = f"other {', '.join(self.overridden)} than its start’s contract says" if self.overridden else ""
+        return ", ".join(part for part in (about, taught, share, steps, seed, other) if part)
 
 
 @dataclass(frozen=True)
@@ -224,6 +227,7 @@ def _run(key: str, entry: EvaluatedEntry, pretrained: bool) -> DownstreamRun:
         quarantined=counts.get("quarantined", 0),
         evaluated=entry,
         given=head.get("kind") == "phrases" and entry.shards.contract().features_of == "given",
+        overridden=head.get(OVERRIDDEN, {}),
     )
 
 

@@ -25,11 +25,13 @@ class LocalPath:
     mapping its values.
 
     `or_name`: what has no slash and doesn't end in .yaml is the name of something, and no path. With the `names` that
-    there are, what is none of them and a file or folder that is there is that one.
+    there are, what is none of them and a file or folder that is there is that one. `unless`: a regular expression of
+    what is no path although it has a slash.
     """
 
     or_name: bool = False
     names: Callable[[], Collection[str]] | None = None
+    unless: str | None = None
 
 
 @dataclass(frozen=True)

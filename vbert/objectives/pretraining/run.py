@@ -9,8 +9,11 @@ import torch
 
 from vbert.artifacts.steps.settings import Numerics
 from vbert.artifacts.steps.stage import Figures, Job
+from vbert.errors import UserError
 from vbert.model.start import Initialization
+from vbert.objectives.accepted import accepted_contract, notes
 from vbert.objectives.downstream import last_figures
+from vbert.objectives.pretraining import OBJECTIVE
 from vbert.objectives.pretraining.corpus import PretrainData
 from vbert.objectives.pretraining.mlm_itm import Pretraining
 from vbert.objectives.pretraining.settings import PretrainSettings
@@ -34,8 +37,15 @@ def run_pretrain(
     for name in names[1:]:
         check(contracts[names[0]], contracts[name], (f"the regions of {names[0]}", f"those of {name}"))
     model: Any
+    contract = contracts[names[0]]
+    noted: dict[str, Any] = {}
     if isinstance(start, Model):
-        check(start.contract(), contracts[names[0]])
+        if (kind := start.head().get("objective")) != OBJECTIVE.name:
+            raise UserError(
+                f"{start.title}: a model of objective {kind}: pre-training goes on from a pre-trained one, with the "
+                "heads for masked words and matching; name such a one"
+            )
+        contract, noted = accepted_contract(start, contracts[names[0]], settings.accept_contract)
         model, vocabulary = start.load(), start.vocabulary()
     else:
         model, vocabulary = start.build(contracts[names[0]].dim, seed), start.vocabulary
@@ -50,9 +60,9 @@ def run_pretrain(
             model=model,
             config=config,
             vocabulary=vocabulary,
-            contract=contracts[names[0]].with_box_input(config.box_input),
-            head={"kind": "pretraining", "objective": "mlm_itm"},
+            contract=contract.with_box_input(config.box_input),
+            head={"kind": "pretraining", "objective": OBJECTIVE.name, **noted},
             curves=curves,
         )
     figures = {name: value for name, value in last_figures(curves).items() if not name.startswith("match/")}
-    return {"examples": trainable.size(), "dropped": trainable.dropped, **figures}
+    return {"examples": trainable.size(), "dropped": trainable.dropped, **figures, **notes(start, contracts[names[0]])}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from vbert.artifacts.steps.settings import Since
+from vbert.artifacts.steps.settings import Acceptance, Since
 from vbert.data.examples import Kind
+from vbert.regions.contract import acceptable
 from vbert.training.schedule import Schedule
 
 
@@ -56,6 +57,11 @@ class PretrainSettings(Schedule):
     images: Annotated[Literal["own", "shuffled"], Since("own")] = Field(
         "own",
         description="shuffled: each image's texts stand beside another's regions, a control of what compute gives",
+    )
+    accept_contract: Annotated[Annotated[tuple[str, ...], AfterValidator(acceptable)], Acceptance()] = Field(
+        (),
+        description="fields of the feature contract in which the regions may differ from the start's: detector, "
+        "weights, nms, …; the report says so",
     )
     max_text: int | None = Field(
         None, ge=3, description="tokens of a sequence's text, special ones included; None: max_positions, 128 at most"
