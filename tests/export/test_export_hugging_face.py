@@ -11,6 +11,7 @@ import torch
 import transformers
 from export.export_world import WORDS, contract_of, make_detector, make_model
 from model.model_batches import VISUAL, VOCABULARY, Both, hf_config, randomised
+from safetensors import SafetensorError
 from torch import Tensor
 
 from vbert.errors import UserError
@@ -184,3 +185,17 @@ def test_the_folder_has_the_detector_and_is_not_taken_for_ours(tmp_path: Path) -
     assert (out / "contract.json").read_bytes() == model.file("contract.json").read_bytes()
     with pytest.raises(UserError, match="was exported for transformers"):
         read_export(out)
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """safetensors' error of it is no OSError."""
+    model = make_model(tmp_path / "m", IMPORTED.with_box_input("append6"))
+    network, out = network_for_transformers(model), tmp_path / "out"
+
+    def full(*arguments: Any, **named: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("vbert.model.checkpoint.save_file", full)
+    with pytest.raises(UserError, match=r"out can't be written \(No space left on device\)"):
+        write_hugging_face(out, model, network, None, conventions="hf", title="t", card="", made_from={})
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 from artifacts.as_user import prefix, why_not
-from export.export_world import said
+from export.export_world import picture, said
 
 from vbert.artifacts.store.store import Store
 from vbert.inference.visualbert import VisualBert
+from vbert.regions.shards import RegionSample, write_contents, write_shard
 
 
 def test_the_folder_answers_the_same_bits_without_its_store(
@@ -63,6 +65,25 @@ def test_an_artifact_by_its_path_and_a_folder_again(vbert: Any, demo_folder: Pat
     there = VisualBertForQuestionAnswering.from_pretrained(demo_folder / "c")
     model = VisualBert.load(demo_folder / "a", device="cpu")
     assert [there.config.id2label[k] for k in range(len(model.head["labels"]))] == model.head["labels"]
+    answered = lines_of_card(demo_folder / "c", model)
+    for answer in model.answer(picture(), "What colour is the cat?", top=100):
+        assert abs(answered[answer.text] - answer.score) <= 2e-6  # scores are rounded to six places
+
+
+def lines_of_card(folder: Path, model: VisualBert) -> dict[str, float]:
+    """What the lines for transformers in the folder's card say of `picture()`: probabilities by answer."""
+    found, features = model.regions(picture()), folder.parent / "features"
+    features.mkdir()
+    count = len(found.features)
+    sample = RegionSample(
+        "photo", "0" * 64, 64, 64, found.features, found.boxes, [1.0] * count, ["thing"] * count, [[]] * count
+    )  # fmt: skip
+    write_contents(features, [write_shard(features, 0, [sample])], [], model.contract)
+    (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("path/to/this/folder", str(folder)), names)
+    scores = names["logits"].softmax(-1)[0].tolist()
+    return {names["model"].config.id2label[k]: score for k, score in enumerate(scores)}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +109,8 @@ def test_what_cannot_be_exported(vbert: Any, demo_folder: Path, words: tuple[str
 ASKED = """
 import hashlib, sys
 from vbert.inference.visualbert import VisualBert
-from export.export_world import said
+from vbert.regions.shards import RegionSample, write_contents, write_shard
+from export.export_world import picture, said
 answers, (features, boxes, encoded) = said(VisualBert.load(sys.argv[1], device="cpu"))
 print(hashlib.sha256(repr(answers).encode() + features + boxes + encoded.numpy().tobytes()).hexdigest())
 """

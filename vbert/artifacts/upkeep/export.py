@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.store import durable
+from vbert.artifacts.store.disk_full import no_room
 from vbert.artifacts.store.owner import SUFFIX, Owner, clear_dead
 from vbert.errors import UserError
 
@@ -58,6 +59,10 @@ def replaced(out: Path) -> Iterator[Path]:
             making.rename(out)
     except OSError as error:
         raise UserError(f"{out} can't be written ({error.strerror}); give another folder") from error
+    except Exception as error:
+        if (full := no_room(error)) is not None:
+            raise UserError(f"{out} can't be written ({full.strerror}); give another folder") from error
+        raise
     finally:
         shutil.rmtree(making, ignore_errors=True)  # after an exchange, what `out` held before
         record.unlink(missing_ok=True)
