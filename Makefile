@@ -13,6 +13,7 @@ install: .venv/installed
 
 # uv brings itself where it is missing; every install is held by constraints.txt.
 .venv/installed: pyproject.toml constraints.txt
+	@test -e $@ || echo "installing the libraries, about 6 GB, into .venv: half a minute to some minutes"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c constraints.txt -e .

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 STORE_PATIENCE = "VBERT_STORE_PATIENCE"
 PATIENCE = 3.0  # seconds for a server or a program to answer
 SMALL = 1 << 30  # bytes below which hardly a run fits; the demo needs 100 MB
+MADE = ("dev", "docs")  # extras that `make` installs where they are needed
 ROOMY = 10 << 30  # bytes below which published data sets don't fit
 
 State = Literal["fine", "absent", "odd", "broken"]
@@ -91,9 +92,9 @@ def packages(root: Path) -> Iterator[Check]:
         yield Check("versions", "fine", "those of constraints.txt")
     for extra, requirements in project["optional-dependencies"].items():
         mine = [asked for asked in requirements if canonicalize_name(Requirement(asked).name) != project["name"]]
-        if extra != "dev" and (lacks := faults(mine)):
+        if extra not in MADE and (lacks := faults(mine)):
             yield Check(f"extra {extra}", "absent", "; ".join(lacks), f"to use it: {install(extra)}")
-        elif extra != "dev":
+        elif extra not in MADE:
             yield Check(f"extra {extra}", "fine", "installed")
 
 

@@ -85,7 +85,10 @@ def fetch(source: Source, scratch: Path, progress: Progress, patience: RetryPoli
     message = f"{source.file} can't be downloaded: {'; '.join(faults)}"
     if wrong:
         raise UserError(f"{message}. Compare with the publisher's digest, then mend sha256 or url in the spec")
-    raise BuildError(message)
+    raise BuildError(
+        f"{message}; run again when it answers, or fetch it by other means and name the file: `weights` of a detector, "
+        "`data.NAME.files` of a data set"
+    )
 
 
 class _WrongDigest(Unservable):
