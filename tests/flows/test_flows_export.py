@@ -19,6 +19,7 @@ from export.export_world import picture, said
 
 from vbert.artifacts.store.store import Store
 from vbert.inference.visualbert import VisualBert
+from vbert.model.int8 import is_int8
 from vbert.regions.shards import RegionSample, write_contents, write_shard
 
 
@@ -86,9 +87,47 @@ def lines_of_card(folder: Path, model: VisualBert) -> dict[str, float]:
     return {names["model"].config.id2label[k]: score for k, score in enumerate(scores)}
 
 
+def test_int8_is_measured_and_told(vbert: Any, demo_folder: Path) -> None:
+    """Against the evaluation of the store; the folder is smaller, loads by itself, and can't be trained from."""
+    code, out, err = vbert("export", "demo", "finetune[vqa]", "--out", "small", "--int8", "--measure", "90", "--json")
+    assert code == 0, err
+    told = json.loads(out.splitlines()[-1])["int8"]
+    (evaluated,) = Store(demo_folder / "store").manifests("evaluate")
+    assert (told["data"], told["split"], told["metric"]) == ("easy_vqa", "test", "accuracy")
+    assert (told["examples"], told["of"]) == (90, evaluated.figures["answered"])
+    assert abs(told["value"]["fp32"] - evaluated.figures["accuracy"]) < 0.2, "of 90 drawn"
+    value, low, high = told["difference"]
+    assert value == pytest.approx(told["value"]["int8"] - told["value"]["fp32"])
+    assert low <= value <= high
+    assert told["same"] > 0.9
+    assert told["per_second"]["int8"] > 0
+    assert told["bytes"]["int8"] < 0.8 * told["bytes"]["fp32"]
+    assert json.loads((demo_folder / "small/export.json").read_text())["int8"] == told
+    card = (demo_folder / "small/README.md").read_text()
+    assert "## In int8" in card
+    assert f"accuracy {told['value']['fp32']:.4f}, in int8 {told['value']['int8']:.4f}" in card.replace(
+        "\n- A", "\n- a"
+    )
+    model = VisualBert.load(demo_folder / "small", device="cpu")
+    assert is_int8(model.network)
+    assert len(said(model)[0]) == len(model.head["labels"])
+
+    assert vbert("export", "small", "--out", "again")[0] == 0, "what was measured goes with it"
+    assert json.loads((demo_folder / "again/export.json").read_text())["int8"] == told
+    for words, expected in (
+        (("small", "--int8"), "is of int8 already; leave --int8 out"),
+        (("small", "--format", "hf"), "is of int8, for predictions on CPUs alone: export for transformers the model"),
+    ):
+        code, _, err = vbert("export", *words, "--out", "none")
+        assert code in (1, 2)
+        assert expected in err
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (("demo", "finetune[vqa]", "--int8", "--format", "hf"), "--int8 belongs to vbert's own format"),
+        (("demo", "finetune[vqa]", "--measure", "5"), "--measure belongs to --int8"),
         (("demo", "regions[shapes]"), "regions[shapes] makes no model; models of tiny: pretrain, finetune[vqa]"),
         (("demo", "finetune[vqaa]"), "no stage 'finetune[vqaa]' in this recipe; did you mean 'finetune[vqa]'?"),
         (("demo",), "demo: no folder of a model. Of a recipe name the stage too: `vbert export demo 'finetune"),

@@ -177,7 +177,7 @@ def test_references_may_be_of_other_types_than_those_trained_on(
     write_examples(tmp_path / "texts", rows)
     typed = World(Examples.at(tmp_path / "texts"), world.shards, world.vocabulary)
     model = train(tmp_path / "model", typed, steps=1, types=("list",), references=references)
-    evaluated = downstream._evaluated_rows(typed.examples, world.shards, "test", load("captioning"), model.head())
+    evaluated = downstream.evaluated_rows(typed.examples, world.shards, "test", load("captioning"), model.head())
     assert {len(row["given"]) for row in evaluated} == {count}
     assert model.head()["types"] == ["list"]
 

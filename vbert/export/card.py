@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vbert.export.facts import SPLITS, DataUsed, Facts, Figure, Result
+from vbert.export.int8 import Int8Figures
 from vbert.export.usage import TRANSFORMERS, USAGE, Usage
 from vbert.model.config import VisualBertConfig
 from vbert.regions.contract import Contract
@@ -21,7 +22,7 @@ SETTINGS = ("steps", "batch_size", "learning_rate", "seed", "share", "loss")
 class Card:
     """What the card is written from. reproduce: lines for a shell that build the model; architecture and conventions:
     of a folder for transformers; classes: of the detector, None where the features were imported; licence: the hub's
-    word for that of the folder."""
+    word for that of the folder; int8: what was measured of a model in int8."""
 
     facts: Facts
     config: VisualBertConfig
@@ -33,6 +34,7 @@ class Card:
     architecture: str = ""
     conventions: str = ""
     licence: str = "other"
+    int8: Int8Figures | None = None
 
     @property
     def main(self) -> str:
@@ -55,6 +57,7 @@ class Card:
             _use_transformers(self) if self.architecture else _use(self),
             _trained_on(self),
             _figures(self.facts, self.main),
+            self.int8.card() if self.int8 else "",
             _made(self),
             _contract(self),
             _limits(self),

@@ -46,7 +46,8 @@ class ExportedFile(BaseModel):
 
 
 class ExportRecord(BaseModel):
-    """export.json. made_from: stage, label, fingerprint and content of the artifact, where it was one of a store."""
+    """export.json. made_from: stage, label, fingerprint and content of the artifact, where it was one of a store. int8:
+    what `vbert.export.int8` measured, of a model exported so."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     format: int = FORMAT
@@ -54,11 +55,19 @@ class ExportRecord(BaseModel):
     title: str
     objective: str
     made_from: dict[str, Any] = {}
+    int8: dict[str, Any] | None = None
     files: dict[str, ExportedFile]
 
 
 def write_export(
-    out: Path, model: Model, detector: DetectorWeights | None, *, title: str, card: str, made_from: Mapping[str, Any]
+    out: Path,
+    model: Model,
+    detector: DetectorWeights | None,
+    *,
+    title: str,
+    card: str,
+    made_from: Mapping[str, Any],
+    int8: Mapping[str, Any] | None = None,
 ) -> None:
     """Make `out` an exported folder, whole or not at all; an earlier one there is replaced.
 
@@ -70,7 +79,8 @@ def write_export(
         for name in MODEL_FILES:
             durable.link(model.file(name), making / name)
         copy_detector(detector, making)
-        close_export(making, title=title, objective=model.head()["objective"], card=card, made_from=made_from)
+        objective = model.head()["objective"]
+        close_export(making, title=title, objective=objective, card=card, made_from=made_from, int8=int8)
 
 
 def copy_detector(detector: DetectorWeights | None, making: Path) -> None:
@@ -91,7 +101,14 @@ def exported_to(out: Path) -> AbstractContextManager[Path]:
 
 
 def close_export(
-    making: Path, *, title: str, objective: str, card: str, made_from: Mapping[str, Any], layout: Layout = "vbert"
+    making: Path,
+    *,
+    title: str,
+    objective: str,
+    card: str,
+    made_from: Mapping[str, Any],
+    int8: Mapping[str, Any] | None = None,
+    layout: Layout = "vbert",
 ) -> None:
     """Writes the card, and last the record of all files in the folder."""
     names = sorted(path.relative_to(making).as_posix() for path in making.rglob("*") if path.is_file())
@@ -99,7 +116,8 @@ def close_export(
         durable.sync_file(making / name)
     files = {n: ExportedFile(size=(making / n).stat().st_size, sha256=sha256_file(making / n)) for n in names}
     (making / CARD).write_text(card, encoding="utf-8")
-    record = ExportRecord(layout=layout, title=title, objective=objective, made_from=dict(made_from), files=files)
+    about: dict[str, Any] = {"made_from": dict(made_from), "int8": None if int8 is None else dict(int8)}
+    record = ExportRecord(layout=layout, title=title, objective=objective, files=files, **about)
     durable.write_file(making / RECORD, seal(record.model_dump()))
 
 

@@ -11,6 +11,7 @@ from vbert.artifacts.store import durable
 from vbert.errors import UserError
 from vbert.export.folder import check_detector, close_export, copy_detector, exported_to
 from vbert.model.convert import ARCHITECTURES, AnyModel, Conventions, save_pretrained
+from vbert.model.int8 import refuse_int8
 from vbert.model.vocabulary import CONFIG, write_json
 from vbert.objectives.trained import Model
 from vbert.regions.contract import NAME as CONTRACT
@@ -31,6 +32,7 @@ def network_for_transformers(model: Model) -> AnyModel:
     if why := NONE_SUCH.get(head.get("kind", "")):
         raise UserError(f"{head['objective']}: transformers {why}; {instead}")
     network = model.load()
+    refuse_int8(network, model.title, "export for transformers")
     if not isinstance(network, AnyModel):
         known = ", ".join(ARCHITECTURES)
         raise UserError(

@@ -19,6 +19,7 @@ from vbert.data.raw import RawFiles
 from vbert.device import device_of, of_rank
 from vbert.errors import UserError, nearest
 from vbert.model.config import text_limit
+from vbert.model.int8 import refuse_int8
 from vbert.model.start import Initialization
 from vbert.objectives import DownstreamSettings, EvaluateSettings, Objective, load, same_task
 from vbert.objectives.accepted import accepted_contract, notes
@@ -234,6 +235,7 @@ def _model(
         contract, noted = accepted_contract(start, shards.contract(), accepted)
         source, source_head = start.load(), start.head()
         head |= noted
+        refuse_int8(source, start.title, "train from")
     model: Any = objective.model(config, head, seed)
     objective.begin(model, head, source, source_head)
     return model, vocabulary, contract
@@ -296,7 +298,7 @@ def run_predict(
     objective, head, network = load(plugin.name), model.head(), model.load()
     device = of_rank(device_of(job.machine.device), job.rank)
     network = network.to(device)
-    rows = _evaluated_rows(examples, shards, split, objective, head)
+    rows = evaluated_rows(examples, shards, split, objective, head)
     side = objective.dataset(objective, head, model.vocabulary().encoder(), rows, shards, model.config().box_input)
     folder = durable.make_directories(job.scratch / "predictions")
     with torch.autocast(device.type, torch.bfloat16, enabled=numerics.precision == "bf16"):
@@ -348,7 +350,7 @@ class _Chunks:
         return min(self.total, (k + 1) * CHUNK)
 
 
-def _evaluated_rows(
+def evaluated_rows(
     examples: Examples, shards: Shards, split: str, objective: Objective, head: dict[str, Any]
 ) -> ExampleRows:
     """The examples of the split that the model answers, as `head` says."""
@@ -372,7 +374,7 @@ def run_score(
     from vbert.metrics.evaluation import write_evaluation
 
     objective, head = load(plugin.name), model.head()
-    table = _evaluated_rows(examples, shards, split, objective, head)
+    table = evaluated_rows(examples, shards, split, objective, head)
     rows = table.every.to_pylist()
     files = {path.name: path for path in sorted((job.scratch / "predictions").iterdir()) if path.suffix != ".part"}
     made = {p["example_id"]: p for p in objective.joined(files, table)}

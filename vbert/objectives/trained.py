@@ -42,12 +42,15 @@ class Model(Artifact):
         return objection(self)
 
     def load(self) -> nn.Module:
-        """The model on the CPU in eval mode, one of `vbert.model.heads`, as its objective builds it."""
+        """The model on the CPU in eval mode, one of `vbert.model.heads`, as its objective builds it; of one in int8 the
+        linear layers are `vbert.model.int8.Int8Linear`."""
         from vbert.data.weight_files import read_safetensors
+        from vbert.model.int8 import prepare
         from vbert.objectives import built
 
         module = built(self.config(), self.head(), self.title)
         tensors = read_safetensors(self.file(WEIGHTS))
+        prepare(module, tensors)
         try:
             module.load_state_dict(tensors)
         except RuntimeError as error:

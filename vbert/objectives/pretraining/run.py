@@ -10,6 +10,7 @@ import torch
 from vbert.artifacts.steps.settings import Numerics
 from vbert.artifacts.steps.stage import Figures, Job
 from vbert.errors import UserError
+from vbert.model.int8 import refuse_int8
 from vbert.model.start import Initialization
 from vbert.objectives.accepted import accepted_contract, notes
 from vbert.objectives.downstream import last_figures
@@ -47,6 +48,7 @@ def run_pretrain(
             )
         contract, noted = accepted_contract(start, contracts[names[0]], settings.accept_contract)
         model, vocabulary = start.load(), start.vocabulary()
+        refuse_int8(model, start.title, "train from")
     else:
         model, vocabulary = start.build(contracts[names[0]].dim, seed), start.vocabulary
     config = model.encoder.config
