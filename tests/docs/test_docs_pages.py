@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from test_examples import COMMANDS, arguments
 
 from flows.fields import fields_at
@@ -20,11 +22,14 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of pages, as `make docs` builds it."""
-    out = tmp_path_factory.mktemp("docs")
+    """The folder of pages as `make docs` builds it, once a run, shared by its workers."""
+    shared = tmp_path_factory.getbasetemp()
+    out = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "docs"
     command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "-b", "html"]
-    done = subprocess.run([*command, "docs", str(out)], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    with FileLock(f"{out}.lock"):
+        if not out.exists():
+            done = subprocess.run([*command, "docs", str(out)], cwd=ROOT, capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (0, "")
     return out
 
 
