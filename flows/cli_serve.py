@@ -110,6 +110,6 @@ def serve(
 
 def load(model: str, device: str) -> VisualBert:
     """In the child process."""
-    from vbert.inference.visualbert import VisualBert
+    from flows.models import VisualBert
 
     return VisualBert.load(model, device=device)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accessibility import violations
 from report.report_world import HOSTILE, PAGE_SETTINGS, made_by, make_world, write_page
 
 from flows.recipe import resolve
@@ -54,6 +55,8 @@ def test_browser_opens_it_from_disk_without_network_or_complaint(browser: Any, p
         seen[scheme] = tab.evaluate(
             "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
         )
+        tab.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+        assert violations(tab) == []
         drawn = tab.evaluate("[...document.querySelectorAll('image')].length")
         assert drawn == page.count("<image ")
         tab.close()
@@ -123,4 +126,5 @@ def test_browser_at_360_pixels_nothing_is_wider_and_no_word_is_broken(
     assert "quadrilateral" in tab.inner_text("#attention .found")
     assert "finetune[without_pretraining]" in tab.inner_text("#reproduce .rows")
     assert tab.evaluate(NARROW) == {"width": 360, "wide": [], "broken": []}
+    assert violations(tab) == []
     tab.close()

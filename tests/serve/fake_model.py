@@ -79,6 +79,15 @@ class FakeModel:
     def caption(self, photo: Any, *, regions: Any) -> Caption:
         return Caption("a red square", 0.6)
 
+    def explain(self, photo: Any, text: str | None, *, regions: Any, right: Any = None, **fields: Any) -> Any:
+        """As `vbert.explain.explanation.Explanation`."""
+        one = SimpleNamespace
+        said = (text or "red square").split()
+        words = [one(text=word, relevance=0.5 - k, regions=(0.25, 0.75)) for k, word in enumerate(said)]
+        shown = len(regions) if isinstance(regions, tuple) else 1
+        boxes = [one(image=number, region=k, relevance=0.1 + k) for number in range(shown) for k in range(2)]
+        return one(answer="red", score=0.9, method="fake", words=words, regions=boxes)
+
     def sentiment(self, photo: Any, text: str, *, regions: Any) -> list[Answer]:
         return [Answer("positive", 0.9), Answer("negative", 0.1)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accessibility import violations
 from serve.serving import Running, photo
 
 
@@ -44,11 +45,6 @@ def tab(browser: Any, server: Running) -> Iterator[Any]:
     context.close()
 
 
-def violations(page: Any) -> list[str]:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in axe.run(page).response["violations"]]
-
-
 def answered(page: Any) -> str:
     page.locator("#state", has_text=re.compile(r"\d s$")).wait_for()
     return str(page.inner_text("#said"))
@@ -66,6 +62,14 @@ def test_every_task_by_its_example_narrow_and_wide_without_violation(tab: Any, s
         assert tab.locator("#drawn svg").count() == (2 if task == "true" else 1)
         assert tab.locator("#drawn rect").count() == 2 * tab.locator("#drawn svg").count()
         tab.evaluate("document.getElementById('state').textContent = ''")
+        if task != "search":
+            tab.click("#why button")
+            tab.locator("#why .words button").first.hover()
+            heat = [
+                float(one)
+                for one in tab.locator("#drawn rect").evaluate_all("all => all.map(e => e.style.fillOpacity)")
+            ]
+            assert heat[0] < heat[1]  # a third as much of the word's
         for width in (360, 1440):
             tab.set_viewport_size({"width": width, "height": 900})
             assert tab.evaluate("document.documentElement.scrollWidth") == width, task

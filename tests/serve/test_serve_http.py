@@ -12,6 +12,7 @@ import httpx
 import pytest
 from processes import until
 from serve.fake_model import TASKS
+from serve.hostile import animation, bomb
 from serve.serving import CLIENT, FORM, Running, heard, photo, running
 
 
@@ -30,30 +31,12 @@ def test_each_task_has_an_address_and_a_reply(server: Running) -> None:
     assert [each["text"] for each in server.post("choose", one, choices=["a", "b"]).json()["answers"]] == ["a", "b"]
     assert server.post("sentiment", one, text="fine").json()["answers"][0]["text"] == "positive"
     assert "answers" not in server.post("regions", one).json()
+    why = server.post("explain", {"image": photo(), "right": photo()}, text="both are red").json()
+    assert [word["text"] for word in why["words"]] == ["both", "are", "red"]
+    assert [(one["photo"], one["region"]) for one in why["regions"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     about = server.get("api/model").json()
     assert about["title"] == "fake"  # not where it lies
     assert len(about["examples"]) > 10
-
-
-def animation(kind: str) -> bytes:
-    from PIL import Image
-
-    target = BytesIO()
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    frames[0].save(target, kind, save_all=True, append_images=frames[1:])
-    return target.getvalue()
-
-
-def bomb() -> bytes:
-    """A PNG whose header says 60,000 × 60,000."""
-    from struct import pack
-    from zlib import compress, crc32
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return pack(">I", len(data)) + kind + data + pack(">I", crc32(kind + data))
-
-    body = chunk(b"IHDR", pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)) + chunk(b"IDAT", compress(bytes(100_000)))
-    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
 
 
 REFUSED: dict[str, tuple[Any, int, str]] = {

@@ -178,6 +178,20 @@ def _tasks(app: FastAPI, served: Served) -> None:
     async def regions(request: Request, image: Photo) -> Any:
         return await ask(request, "regions", {"image": image})
 
+    @post("explain", replies.Explained, "Why the model answers as it does: the relevance of each word and region")
+    async def explain(
+        request: Request,
+        image: Photo,
+        right: Annotated[UploadFile | None, File(description="the second photo of a statement over two")] = None,
+        text: Annotated[Text | None, Form(description="the question, statement or text; none for a caption")] = None,
+        text_b: Text | None = None,
+        choices: Annotated[list[Text], Form(max_length=MOST_CHOICES, description="one field a choice")] = [],  # noqa: B006
+        phrase: Text | None = None,
+    ) -> Any:
+        photos = {"image": image} | ({} if right is None else {"right": right})
+        asked = {"text": text, "text_b": text_b, "choices": choices, "phrase": phrase}
+        return await ask(request, "explain", photos, **asked)
+
     @post("search", replies.Found, "Photos of the searched folder, found by a text")
     async def search(request: Request, text: Text, top: Top = 12) -> Any:
         return await ask(request, "search", {}, text=text, top=top)

@@ -74,13 +74,21 @@ class Grounded(Reply):
 class Word(BaseModel):
     text: str
     relevance: float
+    regions: list[float] = Field(description="how much each of the regions is of this word, from 0 to 1")
+
+
+class RegionRelevance(BaseModel):
+    photo: int = Field(description="from 0")
+    region: int = Field(description="its number in the photo's regions, from 0")
+    relevance: float
 
 
 class Explained(Reply):
-    target: str = Field(description="the answer that is explained")
+    answer: str = Field(description="what is explained")
+    score: float
     method: str
-    words: list[Word] = Field(description="the relevance of each word of the text")
-    relevance: list[list[float]] = Field(description="of each photo, the relevance of each of its regions")
+    words: list[Word] = Field(description="of the text; a relevance above 0 speaks for the answer")
+    regions: list[RegionRelevance]
 
 
 class FoundPhoto(BaseModel):

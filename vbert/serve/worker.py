@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import time
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from vbert.inference.visualbert import VisualBert
     from vbert.regions.shards import Regions
 
+RERANK = 48  # photos found that the cross-encoder ranks: a page is waited for
 PICTURE = 320  # longer side of a found photo's picture, in pixels
 # What can be asked over HTTP, of a model that can it, with the photos of each; `regions` of every model.
 PHOTOS = {
@@ -78,11 +81,12 @@ def open_model(opened: Opened) -> dict[str, Any]:
     model = held.model
     can = [name for name in PHOTOS if name in model.can]
     searches = ["search"] if held.search else []
+    explains = ["explain"] if hasattr(model, "explain") and len(can) > 1 else []
     shown = examples(model, [*can, *searches])
     _ready(held, shown)
     return {
         "title": PurePath(model.title).name,  # not where it lies
-        "can": [*can, *searches],
+        "can": [*can, *searches, *explains],
         "labels": list(model.head.get("labels", ()))[:200],
         "detector": str(model.contract.detector),
         "examples": shown,
@@ -123,11 +127,21 @@ def work(opened: Opened, job: Job) -> dict[str, Any] | Refused:
     finally:
         if opened.forget and "looker" in vars(held.model):
             held.model.looker.forget()
+        _give_back()
+
+
+def _give_back() -> None:
+    """Freed memory goes back to the system, where the C library can: photos of many sizes leave it in pieces."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _open(opened: Opened) -> _Held:
     global _held
     if _held is None:
+        # Kernels are compiled for each size of photo, and kept: 1,024 of them would be hundreds of megabytes.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         model = opened.load(opened.where)
         _ = model.looker  # a model that can't look at photos is refused now
         _held = _Held(opened, model)
@@ -142,17 +156,17 @@ def _open(opened: Opened) -> _Held:
 
 def _asked(held: _Held, job: Job) -> dict[str, Any]:
     fields, model = dict(job.fields), held.model
-    task = str(fields.pop("task")) if job.task == "explain" else job.task
     photos = [read_photo(data, held.opened.pixels, name) for name, data in job.photos.items()]
     regions = [model.regions(photo) for photo in photos]
     shown = [_photo(photo, its) for photo, its in zip(photos, regions, strict=True)]
-    if job.task == "explain":
-        return {"photos": shown, **_explained(model, task, photos, fields)}
-    if task == "regions":
+    if job.task == "regions":
         return {"photos": shown}
     given = regions[0] if len(regions) == 1 else tuple(regions)
-    result = getattr(model, task)(*photos, **fields, regions=given)
-    return {"photos": shown, **REPLIES[task](result)}
+    if job.task == "explain":
+        fields["right"] = photos[1] if len(photos) > 1 else None
+        return {"photos": shown, **_explained(model.explain(photos[0], **fields, regions=given))}
+    result = getattr(model, job.task)(*photos, **fields, regions=given)
+    return {"photos": shown, **REPLIES[job.task](result)}
 
 
 def _scored(answers: Sequence[Any]) -> list[dict[str, Any]]:
@@ -193,8 +207,14 @@ def _word(value: Any) -> str:
     return str(value[0] if value else "") if isinstance(value, list | tuple) else str(value or "")
 
 
-def _explained(model: VisualBert, task: str, photos: Sequence[Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    raise Refused(422, "this model explains nothing")
+def _explained(why: Any) -> dict[str, Any]:
+    return {
+        "answer": why.answer,
+        "score": why.score,
+        "method": why.method,
+        "words": [{"text": w.text, "relevance": w.relevance, "regions": w.regions} for w in why.words],
+        "regions": [{"photo": r.image, "region": r.region, "relevance": r.relevance} for r in why.regions],
+    }
 
 
 def _search(held: _Held, job: Job) -> dict[str, Any]:
@@ -202,7 +222,7 @@ def _search(held: _Held, job: Job) -> dict[str, Any]:
     search = held.search
     query = search.query(str(job.fields["text"]))
     found = []
-    for one in search.by_text(query, int(job.fields["top"])):
+    for one in search.by_text(query, int(job.fields["top"]), RERANK):
         regions = search.regions(one.image_id)
         mattered = [each.region for each in search.mattered(one, query)]
         boxes = [] if regions.boxes is None else [regions.boxes[k].tolist() for k in mattered]

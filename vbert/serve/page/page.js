@@ -144,8 +144,8 @@ function show(asked, form, reply, urls) {
   const tones = toned(asked, reply);
   by("drawn").replaceChildren(...(reply.photos ?? []).map((photo, k) => drawing(photo, urls[k], k, tones)));
   by("said").replaceChildren(...said(asked, reply));
-  list(reply);
-  if (about.can.includes("explain") && !["search", "regions", "caption", "fill"].includes(asked) && reply.photos.some((one) => one.regions.length))
+  if (reply.photos) list(reply);
+  if (about.can.includes("explain") && !["search", "regions"].includes(asked) && reply.photos.some((one) => one.regions.length))
     by("why").append(make("button", { type: "button", class: "second", onclick: why }, "Why this answer?"));
   by("result").scrollIntoView({ block: "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
 }
@@ -186,45 +186,56 @@ function drawing(photo, url, number, tones, name) {
     return make("rect", { class: `box tone-${(tone ?? 5) % 6}${tone === undefined ? " weak" : ""}`, x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1), "data-photo": number, "data-region": k });
   });
   const label = name ?? `photo${number ? " 2" : ""} with ${photo.regions.length} regions`;
-  return make("svg", { class: "picture", viewBox: `0 0 ${photo.width} ${photo.height}`, role: "img", "aria-label": label },
+  const small = photo.width * photo.height <= 128 * 128 && !name;
+  return make("svg", { class: small ? "picture small" : "picture", viewBox: `0 0 ${photo.width} ${photo.height}`, role: "img", "aria-label": label },
     make("image", { href: url, width: photo.width, height: photo.height, preserveAspectRatio: "none" }), ...boxes);
 }
 
 const rects = (photo, region) => document.querySelectorAll(`#drawn [data-photo="${photo}"]${region === undefined ? "" : `[data-region="${region}"]`}`);
 
-function list(reply, relevance) {
-  const rows = (reply.photos ?? []).flatMap((photo, p) => photo.regions.map((region, r) => ({ photo: p, region: r, name: region.name, value: relevance ? relevance[p][r] : region.score })));
-  if (relevance) rows.sort((a, b) => b.value - a.value);
+function list(reply, relevant) {
+  const rows = (relevant ?? reply.photos.flatMap((photo, p) => photo.regions.map((_, r) => ({ photo: p, region: r })))).map((one) => ({ ...one, ...reply.photos[one.photo].regions[one.region] }));
+  if (relevant) rows.sort((a, b) => b.relevance - a.relevance);
   by("regions").replaceChildren(...rows.map((row) => {
     const lit = (on) => () => rects(row.photo, row.region).forEach((one) => one.classList.toggle("lit", on));
-    const [name, value] = [row.name || `region ${row.region + 1}`, row.value === null || row.value === undefined ? "" : relevance ? row.value.toFixed(3) : percent(row.value)];
-    return make("li", { class: `tone-${row.region % 6}` }, make("button", { type: "button", onmouseenter: lit(true), onmouseleave: lit(false), onfocus: lit(true), onblur: lit(false) }, make("i"), make("span", { dir: "auto" }, name), make("span", { class: "muted" }, value)));
+    const value = relevant ? row.relevance.toFixed(3) : row.score === null ? "" : percent(row.score);
+    return make("li", { class: relevant ? false : `tone-${row.region % 6}` }, make("button", { type: "button", onmouseenter: lit(true), onmouseleave: lit(false), onfocus: lit(true), onblur: lit(false) },
+      make("i"), make("span", { dir: "auto" }, row.name || `region ${row.region + 1}`), make("span", { class: "muted" }, value)));
   }));
 }
 
 /* ---- why ---- */
+const ASKED = { question: "text", statement: "text", left: "image" }; // the names that these have when they are explained
+
 async function why() {
-  const { asked, form, urls } = last;
-  form.set("task", asked);
-  const reply = await post("explain", form);
-  if (!reply || last.form !== form) return;
-  const most = Math.max(1e-12, ...reply.words.map((one) => Math.abs(one.relevance)), ...reply.relevance.flat().map(Math.abs));
+  const { form, urls, reply: before } = last;
+  const sent = new FormData();
+  for (const [name, value] of form.entries()) sent.append(ASKED[name] ?? name, value);
+  const reply = await post("explain", sent);
+  if (!reply || last.reply !== before) return;
+  const most = (rows) => Math.max(1e-12, ...rows.map((one) => Math.abs(one.relevance)));
+  const [wordMost, regionMost] = [most(reply.words), most(reply.regions)];
   by("drawn").replaceChildren(...reply.photos.map((photo, k) => drawing(photo, urls[k], k, null)));
-  reply.relevance.forEach((values, p) => values.forEach((value, r) => rects(p, r).forEach((one) => {
-    one.classList.add("heat");
-    one.style.fillOpacity = Math.max(0, value / most) * 0.62;
-    one.style.strokeOpacity = 0.25 + 0.75 * Math.max(0, value / most);
-  })));
-  const words = make("p", { class: "words", dir: "auto", role: "group", "aria-label": "relevance of each word" });
-  for (const one of reply.words) {
-    const share = Math.max(0, one.relevance / most);
-    const span = make("span", { title: one.relevance.toFixed(3), class: share > 0.35 ? "dark" : false }, one.text);
-    span.style.setProperty("--share", share * 0.85);
-    span.style.setProperty("--line-share", share);
-    words.append(span, " ");
-  }
-  by("why").replaceChildren(make("h3", {}, `Why “${reply.target}”`), words, make("p", { class: "muted small" }, `Relevance by ${reply.method}: the darker a word or a box, the more the score of this answer hangs on it. The regions are listed by it.`));
-  list(reply, reply.relevance);
+  const heat = (values) => reply.regions.forEach((one, k) => rects(one.photo, one.region).forEach((rect) => {
+    const share = Math.max(0, values[k]);
+    rect.classList.add("heat");
+    rect.style.fillOpacity = share * 0.62;
+    rect.style.strokeOpacity = 0.2 + 0.8 * share;
+  }));
+  const whole = reply.regions.map((one) => one.relevance / regionMost);
+  heat(whole);
+  const words = reply.words.map((one) => {
+    const share = Math.max(0, one.relevance / wordMost);
+    const its = Math.max(1e-12, ...one.regions);
+    const on = () => one.regions.length && heat(one.regions.map((value) => value / its));
+    const off = () => heat(whole);
+    const word = make("button", { type: "button", title: `relevance ${one.relevance.toFixed(3)}`, dir: "auto", onmouseenter: on, onfocus: on, onmouseleave: off, onblur: off }, one.text);
+    word.style.setProperty("--share", `${Math.round(share * 55)}%`);
+    return word;
+  });
+  by("why").replaceChildren(make("h3", {}, `Why “${reply.answer}”`), make("p", { class: "words", role: "group", "aria-label": "words by their relevance" }, ...words),
+    make("p", { class: "muted small" }, `Relevance by the method ${reply.method}: the darker a word or a box, the more it speaks for this answer. At a word, the boxes show which regions are of it.`));
+  list(reply, reply.regions);
   by("seen").open = true;
 }
 
