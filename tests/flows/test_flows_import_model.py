@@ -52,6 +52,29 @@ def test_a_model_goes_into_another_store_and_is_the_same_there(vbert: Any, demo_
     assert "easy-VQA" in card
 
 
+@pytest.mark.slow
+def test_what_a_start_was_trained_on_stands_in_the_next_card(vbert: Any, demo_folder: Path) -> None:
+    """And with `steps: 0` an exported folder predicts what the model predicted, for transformers too."""
+    assert vbert("export", "demo", "finetune[vqa]", "--out", "out")[0] == 0
+    assert vbert("export", "demo", "finetune[vqa]", "--out", "hf", "--format", "hf")[0] == 0
+    recipe = (demo_folder / "recipes/demo.yaml").read_text()
+    entries = "".join(
+        f"  from_{name}: {{objective: vqa, data: easy_vqa, start: ../{name}, steps: 0, learning_rate: 1.0e-3}}\n"
+        for name in ("out", "hf")
+    )
+    (demo_folder / "recipes/more.yaml").write_text(recipe.replace("machine:", f"{entries}machine:"))
+    code, _, err = vbert("run", "recipes/more.yaml", "--local", "--until", "evaluate")
+    assert code == 0, err
+    store = Store(demo_folder / "store")
+    paths = [store.whole(manifest) for manifest in store.manifests("evaluate")]
+    assert len(paths) == 3
+    assert len({(path / "predictions.jsonl").read_bytes() for path in paths}) == 1
+    assert vbert("export", "recipes/more.yaml", "finetune[from_out]", "--out", "next")[0] == 0
+    card = (demo_folder / "next/README.md").read_text()
+    assert "pre-training, of finetune[vqa]" in card
+    assert "| out | VisualBERT that training started from |  |  | those of its data and weights, told here |" in card
+
+
 def test_it_says_how_to_go_on(vbert: Any, tmp_path: Path) -> None:
     """Of a model whose features were imported there is no detector."""
     detector = make_detector(tmp_path / "d")

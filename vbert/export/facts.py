@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vbert.artifacts.store.manifest import Manifest
 from vbert.artifacts.store.store import Store
 from vbert.data.spec import dataset
 from vbert.errors import BuildError, Damaged, UserError
+from vbert.export.folder import is_export, read_record
 from vbert.metrics.evaluation import Evaluation
 from vbert.model.published import spec_of
 from vbert.objectives.trained import Model
 from vbert.regions.detector import detector_file
 
 SPLITS = ("train", "val", "test")
-UNKNOWN = "unknown: the store has no record of the recipe"
+UNKNOWN, NO_SPEC = "unknown: the store has no record of the recipe", "unknown: no spec says it"
 ALIKE = ("objective", "types", "protocol")  # settings that a control has in common with what it is beside
 # What a control was trained and evaluated with, by the fields of its entry.
 SIDES = {
@@ -112,7 +114,7 @@ def facts_of(model: Model) -> Facts:
         return Facts.model_validate(imported)
     run, record = _run_of(store, names)
     specs = {name: entry.get("spec") for name, entry in record.get("resolved", {}).get("data", {}).items()}
-    arguments = own["arguments"]
+    arguments, before = own["arguments"], list(_before(steps))
     return Facts(
         title=f"{own['stage']}[{own['label']}]" if own.get("label") else str(own["stage"]),
         objective=objective,
@@ -123,8 +125,8 @@ def facts_of(model: Model) -> Facts:
         settings=dict(made.hashed["arguments"].get("settings") or {}),  # without names and places, which aren't hashed
         validation={name: value for name, value in made.figures.items() if isinstance(value, float)},
         seed=arguments.get("seed"),
-        data=_data(steps, made.step["build"], known, specs),
-        weights=list(_weights(steps)),
+        data=_joined(_data(steps, made.step["build"], known, specs), before),
+        weights=list(dict.fromkeys((*_weights(steps, before), *(one for facts in before for one in facts.weights)))),
         results=_results(store, names, made.hashed["arguments"], set(record.get("steps", ()))),
         environment=made.environment,
     )
@@ -220,23 +222,66 @@ def _data_used(name: str, uses: list[str], counts: Mapping[str, dict[str, int]],
     return DataUsed(**common, spec=found.name, title=found.title, licence=licence, homepage=found.homepage)
 
 
-def _weights(steps: Mapping[str, Any]) -> Iterator[WeightsUsed]:
+def _weights(steps: Mapping[str, Any], before: Sequence[Facts]) -> Iterator[WeightsUsed]:
     for step in steps.values():
         arguments, label = step["arguments"], str(step.get("label") or "")
         if step["stage"] in ("detector", "weights"):
             spec = arguments["spec"].get("spec", arguments["spec"])  # of one that starts from weights, beside these
-            trained = step["stage"] == "detector"
-            licence = "unknown: your own"
+            licence = NO_SPEC
             with suppress(UserError):
                 licence = detector_file(spec["name"]).licence
-            what = "detector, trained here" if trained else "detector, published weights"
-            yield WeightsUsed(name=spec["name"], what=what, licence=licence)
+            how = "trained here" if step["stage"] == "detector" else "published weights"
+            if step["stage"] == "weights" and _path_of(steps, arguments["files"]):
+                how = "weights from a file"
+            yield WeightsUsed(name=spec["name"], what=f"detector, {how}", licence=licence)
         elif step["stage"] in ("bert", "checkpoint"):
-            licence = UNKNOWN
+            licence = NO_SPEC
             with suppress(UserError):
                 licence = spec_of(label).licence
-            what = "BERT that training started from" if step["stage"] == "bert" else "published VisualBERT"
+            if before and _path_of(steps, arguments.get("source")):
+                licence = "those of its data and weights, told here"
+            what = (
+                "BERT that training started from"
+                if step["stage"] == "bert"
+                else "VisualBERT that training started from"
+            )
             yield WeightsUsed(name=label or step["stage"], what=what, licence=licence)
+
+
+def _path_of(steps: Mapping[str, Any], arguments: Any) -> str | None:
+    """The local file or folder that arguments were downloaded from."""
+    for fingerprint in _inputs(arguments):
+        source = steps[fingerprint]["arguments"].get("source")
+        if isinstance(source, dict) and source.get("path"):
+            return str(source["path"])
+    return None
+
+
+def _before(steps: Mapping[str, Any]) -> Iterator[Facts]:
+    """Of models that training started from: what the exported folder, or the store that such a model lies in, tells."""
+    for step in steps.values():
+        path = _path_of(steps, step["arguments"].get("source")) if step["stage"] == "checkpoint" else None
+        if path is None:
+            continue
+        folder = Path(path)
+        with suppress(UserError, BuildError, ValidationError):
+            if is_export(folder):
+                yield Facts.model_validate(read_record(folder).made_from)
+            elif (folder / "head.json").is_file():
+                yield facts_of(Model.at(folder))
+
+
+def _joined(own: list[DataUsed], before: Sequence[Facts]) -> list[DataUsed]:
+    """Data sets of the model, and of what its training started from."""
+    joined = {one.name: one for one in own}
+    for facts in before:
+        for one in facts.data:
+            uses = [f"{use}, of {facts.title}" for use in one.uses]
+            known = joined.get(one.name)
+            images, texts = (one.images, one.texts) if known is None else (known.images, known.texts or one.texts)
+            told = {"uses": [*(known.uses if known else []), *uses], "images": images, "texts": texts}
+            joined[one.name] = (known or one).model_copy(update=told)
+    return list(joined.values())
 
 
 def _results(store: Store, names: set[str], own: Mapping[str, Any], run: set[str]) -> list[Result]:
