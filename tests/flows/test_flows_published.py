@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -42,8 +43,12 @@ from vbert.model.config import VisualBertConfig
 from vbert.model.convert import save_pretrained
 from vbert.model.heads import AnswerModel
 from vbert.model.published import objective_of, published_names, published_spec
+from vbert.objectives import bound
 from vbert.objectives.bound import NOTE, not_accepted
 from vbert.objectives.trained import Model
+from vbert.objectives.vqa import VqaSettings
+from vbert.report.lineage import Lineage
+from vbert.report.overview import facts
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -353,3 +358,29 @@ def test_a_model_trained_on_accepted_features_is_refused_where_they_are_accepted
     assert said is not None
     assert "nms.iou is 0.5 for the start" in said
     assert "`accept_contract: [nms.iou]`" in said
+
+
+def test_what_was_accepted_is_in_the_manifest_and_asked_at_every_planning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `Model.objection` reads it: settings, and the notes of the manifest."""
+    made = SimpleNamespace(figures={"notes": [f"{NOTE}detector is 'a' for the start, 'b' for its regions"]})
+    monkeypatch.setattr(bound, "whole", lambda *_: made)
+
+    def model(*accepted: str) -> Any:
+        settings = VqaSettings(data="d", steps=0, batch_size=1, learning_rate=1.0, accept_contract=accepted)
+        step = SimpleNamespace(arguments={"settings": settings})
+        return SimpleNamespace(step=step, store=object(), title="finetune[vqa]")
+
+    assert bound.objection(model("detector")) is None
+    said = bound.objection(model())
+    assert said is not None
+    assert said.startswith(
+        "finetune[vqa]: detector is 'a' for the start, 'b' for its regions, which was accepted before"
+    )
+
+
+def test_the_report_names_what_was_overridden() -> None:
+    run = SimpleNamespace(entry="vqa", overridden={"detector": ["a", "b"]}, data="d", evaluated=SimpleNamespace())
+    run.evaluated.examples = SimpleNamespace(table=lambda: {"split": SimpleNamespace(to_pylist=lambda: ["test"])})
+    run.evaluated.model = SimpleNamespace(config=lambda: VisualBertConfig(vocab_size=9, visual_dim=3))
+    told = dict(facts([cast(Any, run)], Lineage([], cast(Any, None))))
+    assert told["contract overridden: vqa"] == "detector is 'a' for its start, 'b' for its regions"
