@@ -81,6 +81,11 @@ def test_it_needs_no_network(pages: Path) -> None:
     assert [str(page) for page in pages.rglob("*.html") if re.search(loaded, page.read_text())] == []
 
 
+def test_every_column_of_a_table_has_a_name(pages: Path) -> None:
+    nameless = [page.name for page in pages.rglob("*.html") if '<th class="head"><p></p></th>' in page.read_text()]
+    assert nameless == []
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -95,6 +100,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("width", [360, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_and_axe_are_content(browser: Any, pages: Path, scheme: str, width: int) -> None:
