@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vbert.model.visualbert import PackedBatch
     from vbert.model.vocabulary import WordPieceEncoder, WordPieces
 
-BATCH = 64  # examples that go through the model together
+BATCH = 256  # examples that go through the model together
 MASK = "[MASK]"
 
 

@@ -207,7 +207,7 @@ class VisualBert:
 
         given = self._asked("caption", [image], regions)
         rows = [{"kind": "caption", "text": ""} for _ in given.images]
-        settings = CaptioningEvaluateSettings(batch_size=BATCH, beams=beams, length=length)
+        settings = CaptioningEvaluateSettings(beams=beams, length=length)
         return given.shaped([Caption(p["answer"], p["score"]) for p in self._predicted(given, rows, settings)])
 
     @named
