@@ -1,4 +1,4 @@
-"""Stage `heads`: how often each attention head of a model, not trained for it, looks at the region a phrase means."""
+"""Stage `heads`: how often each attention head of a model, not trained for it, looks at the region a word means."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vbert.objectives.zero_shot import HeadAnalysis
 from vbert.regions.shards import Shards
 
 
-@stage("heads", makes=HeadAnalysis, version=1, retries=1, gpus=1, cost=Cost(seconds_by=("shards.images",)))
+@stage("heads", makes=HeadAnalysis, version=2, retries=1, gpus=1, cost=Cost(seconds_by=("shards.images",)))
 def heads(
     build: Build,
     model: Model,
@@ -21,7 +21,7 @@ def heads(
     split: str,
     numerics: Numerics,
 ) -> Figures:
-    """Over the phrases of `split` that have boxes."""
+    """Over the phrases of `split` that have boxes, and the nouns, colours and relations among their words."""
     return build.process(_heads, model, examples, shards, settings, split, numerics)
 
 

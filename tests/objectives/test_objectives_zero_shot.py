@@ -18,6 +18,7 @@ from vbert.objectives import load
 from vbert.objectives.batches import ExampleRows
 from vbert.objectives.dataset import ObjectiveDataset
 from vbert.objectives.grounding_protocols import ZeroShotSettings
+from vbert.objectives.naming_words import naming_words
 from vbert.objectives.zero_shot import HeadAnalysis, RandomHeads, run_zero_shot
 
 
@@ -60,9 +61,59 @@ def test_heads_are_counted_as_a_loop_counts_them(world: World, tmp_path: Path) -
         assert values["mean"] <= values["best_of_count"] <= 1
         assert values["best_of_heads"] <= values["best_of_count"] == figures[f"random_{kind}"]
         assert abs(values["mean"] - told["random_region"]) < 0.12
+    _check_kinds(told["kinds"], world, encoder, side)
     with pytest.raises(UserError, match="zero_shot: false"):
         run_zero_shot(job(tmp_path / "none"), model, world.examples, world.shards,
                       settings.model_copy(update={"types": ("x",)}), "test", Numerics())  # fmt: skip
+
+
+def _check_kinds(told: dict[str, Any], world: World, encoder: Any, side: Any) -> None:
+    """Against a loop over words: the noun is `thing` or `one`, the colour stands before it."""
+    right = {kind: torch.zeros(2, 2) for kind in ("noun", "colour")}
+    words, chance = 0, 0.0
+    for i, row in enumerate(side.rows):
+        batch, _ = side.batch([(i, None)])
+        (maps,) = encoder.trace(batch.packed)[1]
+        text = len(batch.packed.text_ids)
+        pieces = [side.encoder.tokens[k] for k in batch.packed.text_ids.tolist()]
+        for phrase in row["phrases"]:
+            if phrase["boxes"]:
+                _, colour, noun = row["text"][phrase["start"] : phrase["end"]].split()
+                near = [any(abs(b[0] - box[0]) < 3 and abs(b[1] - box[1]) < 3 for box in phrase["boxes"])
+                        for b in world.shards.read(row["image_ids"][0]).boxes]  # fmt: skip
+                words += 1
+                chance += sum(near) / len(near)
+                for kind, word in (("noun", noun), ("colour", colour)):
+                    seen = maps[:, :, pieces.index(word), text:].argmax(-1)
+                    right[kind] += torch.tensor([[near[int(one)] for one in layer] for layer in seen])
+    words += 2  # of the image without regions
+    assert set(told) == {"noun", "colour"}
+    for kind, counted in right.items():
+        assert told[kind]["words"] == words
+        torch.testing.assert_close(torch.tensor(told[kind]["right"]), counted / words)
+        assert told[kind]["random_region"] == pytest.approx(chance / words)
+        assert 0 < told[kind]["random_model"]["mean"] <= told[kind]["random_model"]["best"] <= 1
+
+
+def test_words_of_a_text_by_kind() -> None:
+    text = "The small red circle is left of a blue shape near nothing; two crosses"
+    boxes = [[[0.0, 0.0, 1.0, 1.0]], [[2.0, 2.0, 3.0, 3.0]], []]
+    phrases = [
+        {"start": text.index(words), "end": text.index(words) + len(words), "boxes": its}
+        for words, its in zip(("The small red circle", "a blue shape", "two crosses"), boxes, strict=True)
+    ]
+    found = [
+        (one.kind, text[one.start : one.end], one.boxes) for one in naming_words({"text": text, "phrases": phrases})
+    ]
+    first, second, _ = boxes
+    assert found == [
+        ("noun", "circle", first),
+        ("colour", "red", first),
+        ("noun", "shape", second),
+        ("colour", "blue", second),
+        ("relation_first", "left", first),
+        ("relation_second", "left", second),
+    ]
 
 
 def test_random_heads_find_what_is_alike_more_often_than_random_looks() -> None:

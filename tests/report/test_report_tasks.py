@@ -135,6 +135,13 @@ def test_boxes_of_phrases_and_what_heads_know_without_training(world: World, tmp
     told = {"best_of_heads": 0.35, "best_of_count": 0.4, "mean": 0.3}
     content = {"phrases": 816, "split": "test", "right": [[0.31, 0.72], [0.2, 0.25]], "random_region": 0.3,
                "count": 1000, "random": {"regions": told, "weights": told | {"best_of_count": 0.5}}}  # fmt: skip
+    kind = {
+        "words": 77,
+        "right": [[0.1, 0.2], [0.9, 0.6]],
+        "random_region": 0.41,
+        "random_model": {"best": 0.55, "mean": 0.43},
+    }
+    content["kinds"] = {"noun": kind, "relation_first": kind | {"words": 33, "right": [[0.1, 0.2], [0.3, 0.2]]}}
     (tmp_path / "heads" / "heads.json").write_text(json.dumps(content))
     heads = {"grounding/toy/test": HeadAnalysis.at(tmp_path / "heads")}
     page, figures = write_page(tmp_path / "page", world, downstream={"grounding/toy/test": one}, heads=heads)
@@ -147,7 +154,9 @@ def test_boxes_of_phrases_and_what_heads_know_without_training(world: World, tmp
     assert page.count('class="tone-0 true"') >= 4, "two true boxes in each picture"
     assert "layer 1, head 272.0 %" in words
     assert "the best of 1,000 of them, and their mean50.0 % · 30.0 %" in words
-    assert page.count('class="above"') == 1
+    assert page.count('class="above"') == 1 + 2, "of phrases one, of nouns two, of relations none"
+    assert "nouns77layer 2, head 190.0 %45.0 %41.0 %55.0 %43.0 %" in words
+    assert "Relations, the first thing (33)" in words
     assert 'href="#heads"' in page
 
 

@@ -13,16 +13,20 @@ from vbert.artifacts.steps.stage import Figures, Job, Stopped
 from vbert.errors import UserError
 from vbert.objectives.entry import Head, Rows
 from vbert.objectives.grounding_protocols import ZeroShotSettings, right_of
+from vbert.objectives.naming_words import KINDS, naming_words
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vbert.data.examples import Examples
+    from vbert.model.visualbert import PackedBatch
+    from vbert.model.vocabulary import WordPieceEncoder
     from vbert.objectives.batches import Batch
     from vbert.objectives.trained import Model
     from vbert.regions.shards import Shards
 
 FILE = "heads.json"
+RANDOM_MODELS = 3  # models of random weights beside the model
 
 
 class HeadAnalysis(Artifact):
@@ -35,7 +39,12 @@ class HeadAnalysis(Artifact):
         """phrases: how many; right: [layers][heads]; random_region: the mean of regions drawn at random; random: by
         kind of random heads (`regions`: each looks at regions drawn at random; `weights`: queries and keys of random
         weights on the states that the layers' own heads read) the best of as many as there are heads, the best of
-        `count` (a thousand), and the mean."""
+        `count` (a thousand), and the mean.
+
+        kinds: by kind of word (`naming_words.KINDS`, those that there are) `words`, `right` and `random_region`, and
+        `random_model`: of RANDOM_MODELS models of the same sizes with random weights the `best` head of each and the
+        `mean` of all heads, both the mean over these models.
+        """
         content: dict[str, Any] = json.loads(self.file(FILE).read_bytes())
         return content
 
@@ -73,6 +82,8 @@ def run_zero_shot(
         raise UserError(f"{examples.title}: no phrase of the split {split} has a box; write zero_shot: false")
     side = ObjectiveDataset(objective, head, model.vocabulary().encoder(), rows, shards, config.box_input)
     heads = config.layers * config.heads
+    kinds = KindTally([encoder, *random_models(encoder, device)])
+    kinds.count(rows.every.to_pylist())
     drawn = RandomHeads(config.layers, config.heads, config.hidden_size, max(settings.random, heads), device)
     right = torch.zeros(config.layers, config.heads, dtype=torch.int64)
     for start in range(0, len(rows), settings.batch_size):
@@ -87,6 +98,7 @@ def run_zero_shot(
             rows_of = batch.packed.starts()[seen.sequence]
             own = [state[rows_of : rows_of + maps[seen.sequence].shape[-1]] for state in states[:-1]]
             drawn.look([state[seen.places] for state in own], [state[seen.first :] for state in own], seen.right)
+        kinds.look(batch.packed.to(device), list(_named(batch, its_rows, head, side.encoder)), maps)
         job.progress(stop, len(rows))
     shares = right.double() / phrases
     random = drawn.figures(phrases)
@@ -97,6 +109,7 @@ def run_zero_shot(
         "random_region": drawn.expected / phrases,
         "count": drawn.count,
         "random": random,
+        "kinds": kinds.figures(),
     }
     (job.directory / FILE).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
     return {"phrases": phrases, "best": float(shares.max())} | {
@@ -128,6 +141,103 @@ def _asked(batch: Batch, rows: Rows, head: Head) -> Iterator[Asked]:
             places = torch.tensor([at[k] - starts[b] for k in counted])
             yield Asked(b, places, lengths[b] - regions, torch.from_numpy(np.stack(hits)))
         region, place = region + regions, place + asked
+
+
+class Named(NamedTuple):
+    """The words of a sequence that tell of things: kinds, by their numbers, and places of their last pieces, int64
+    [words]; first, where the regions begin; right, bool [words, regions]."""
+
+    sequence: int
+    kinds: Tensor
+    places: Tensor
+    first: int
+    right: Tensor
+
+
+def _named(batch: Batch, rows: Rows, head: Head, encoder: WordPieceEncoder) -> Iterator[Named]:
+    import numpy as np
+    import torch
+
+    from vbert.objectives.batches import sentence
+
+    lengths, region = batch.packed.lengths.tolist(), 0
+    for b, (regions, _) in enumerate(batch.tensors["sizes"].tolist()):
+        boxes = batch.tensors["boxes"][region : region + regions].numpy()
+        text = sentence(encoder, [(rows[b]["text"], "")], head["max_text"])
+        found = [(word, text.places(word.start, word.end)) for word in naming_words(rows[b])]
+        kept = [(word, places[-1]) for word, places in found if places and regions]
+        if kept:
+            yield Named(
+                b,
+                torch.tensor([KINDS.index(word.kind) for word, _ in kept]),
+                torch.tensor([place for _, place in kept]),
+                lengths[b] - regions,
+                torch.from_numpy(np.stack([right_of(boxes, word.boxes, head) for word, _ in kept])),
+            )
+        region += regions
+
+
+def random_models(encoder: Any, device: Any) -> list[Any]:
+    """Encoders of the same sizes, and the same statistics of the visual input, with random weights."""
+    import torch
+
+    from vbert.model.visualbert import VisualBert
+    from vbert.training.sampler import derive
+
+    made = []
+    for number in range(RANDOM_MODELS):
+        draw = torch.Generator().manual_seed(derive("random model", number))
+        one = VisualBert(encoder.config, draw).to(device).eval()
+        for name in ("feature_mean", "feature_std"):
+            if (given := getattr(encoder.embeddings, name)) is not None:
+                getattr(one.embeddings, name).copy_(given)
+        made.append(one)
+    return made
+
+
+class KindTally:
+    """How often the most attended region is right, by kind of word, of the heads of several encoders."""
+
+    def __init__(self, encoders: Sequence[Any]) -> None:
+        import torch
+
+        config = encoders[0].config
+        self.encoders, self.words, self.expected = encoders, dict.fromkeys(KINDS, 0), [0.0] * len(KINDS)
+        self.right = torch.zeros(len(encoders), len(KINDS), config.layers, config.heads, dtype=torch.int64)
+
+    def count(self, rows: Rows) -> None:
+        """The words of all examples: those that are cut off, or of an image in quarantine, are wrong."""
+        for row in rows:
+            for word in naming_words(row):
+                self.words[word.kind] += 1
+
+    def look(self, packed: PackedBatch, named: Sequence[Named], maps: Sequence[Tensor]) -> None:
+        """maps: the first encoder's attention in the batch."""
+        import torch
+
+        for number, encoder in enumerate(self.encoders):
+            own = maps if number == 0 else encoder.trace(packed)[1]
+            for seen in named:
+                looked = own[seen.sequence][:, :, seen.places, seen.first :].argmax(-1).cpu()
+                hits = seen.right[torch.arange(len(seen.right)), looked]  # [layers, heads, words]
+                for kind in sorted(set(seen.kinds.tolist())):
+                    self.right[number, kind] += hits[..., seen.kinds == kind].sum(-1)
+                    if number == 0:
+                        self.expected[kind] += float(seen.right[seen.kinds == kind].double().mean(1).sum())
+
+    def figures(self) -> dict[str, Any]:
+        found = {}
+        for kind, name in enumerate(KINDS):
+            if words := self.words[name]:
+                shares = self.right[:, kind].double() / words
+                best, mean = shares[1:].amax((1, 2)), shares[1:].mean((1, 2))
+                found[name] = {
+                    "words": words,
+                    "right": shares[0].tolist(),
+                    "random_region": self.expected[kind] / words,
+                    "random_model": {"best": float(best.mean()), "mean": float(mean.mean())},
+                }
+        return found
 
 
 class RandomHeads:

@@ -44,6 +44,50 @@ def shown_phrases(
     return phrases, [box for box in drawn if box.width and box.height], truth
 
 
+KIND_WORDS = {
+    "noun": ("nouns", "the thing itself"),
+    "colour": ("colours", "the thing that has it"),
+    "relation_first": ("relations, the first thing", "the thing before the word: a circle *above* a cross"),
+    "relation_second": ("relations, the second thing", "the thing behind it"),
+}
+
+
+@dataclass(frozen=True)
+class KindTable:
+    """Words of a kind: how many, the share of each head whose most attended region is right, [layers][heads], that of
+    regions drawn at random, and of the same model with random weights its best head's and the mean."""
+
+    name: str
+    words: int
+    right: Sequence[Sequence[float]]
+    random_region: float
+    random_best: float
+    random_mean: float
+
+    @property
+    def title(self) -> str:
+        return KIND_WORDS[self.name][0]
+
+    @property
+    def about(self) -> str:
+        return KIND_WORDS[self.name][1].replace("*", "")
+
+    @property
+    def best(self) -> tuple[int, int, float]:
+        return _best(self.right)
+
+    @property
+    def mean(self) -> float:
+        every = [share for layer in self.right for share in layer]
+        return sum(every) / len(every)
+
+
+def _best(right: Sequence[Sequence[float]]) -> tuple[int, int, float]:
+    """Layer and head, from 1, and its share; of equal ones the first."""
+    share, layer, head = min((-share, at, k) for at, row in enumerate(right) for k, share in enumerate(row))
+    return layer + 1, head + 1, -share
+
+
 @dataclass(frozen=True)
 class HeadTable:
     """A start's attention heads: the share right of each, [layers][heads], and of heads that know nothing."""
@@ -56,18 +100,21 @@ class HeadTable:
     right: Sequence[Sequence[float]]
     random_region: float
     random: Mapping[str, Mapping[str, float]]
+    kinds: Sequence[KindTable] = ()
 
     @property
     def best(self) -> tuple[int, int, float]:
-        """Layer and head, from 1, and its share; of equal ones the first."""
-        every = [(-share, at, k) for at, layer in enumerate(self.right) for k, share in enumerate(layer)]
-        share, layer, head = min(every)
-        return layer + 1, head + 1, -share
+        return _best(self.right)
 
     @property
     def top(self) -> float:
         """The share that is shaded the most."""
         return max(self.best[2], 1e-9)
+
+    @property
+    def top_of_kinds(self) -> float:
+        """Likewise in the maps of kinds of words, which can be compared by it."""
+        return max([kind.best[2] for kind in self.kinds] + [1e-9])
 
 
 def head_tables(heads: Mapping[str, HeadAnalysis]) -> list[HeadTable]:
@@ -89,6 +136,17 @@ def head_tables(heads: Mapping[str, HeadAnalysis]) -> list[HeadTable]:
                 right=content["right"],
                 random_region=content["random_region"],
                 random=content["random"],
+                kinds=[
+                    KindTable(
+                        name=name,
+                        words=kind["words"],
+                        right=kind["right"],
+                        random_region=kind["random_region"],
+                        random_best=kind["random_model"]["best"],
+                        random_mean=kind["random_model"]["mean"],
+                    )
+                    for name, kind in content["kinds"].items()
+                ],
             ),
         )
     return list(tables.values())
