@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from vbert.data.spec import dataset
 from vbert.data.yaml import NestedError
-from vbert.errors import UserError
+from vbert.errors import UserError, nearest
+from vbert.explain import MEASURED, METHODS
 from vbert.model.config import ModelSettings, too_long
 from vbert.model.published import PRETRAINED, contract_of, is_published, objective_of, sizes_of
 from vbert.objectives import OBJECTIVES, same_task
@@ -78,6 +79,7 @@ def check_entries(recipe: Entries, pretrainings: dict[Place, str]) -> None:
         if own and not os.path.exists(os.path.expanduser(settings.answers)):
             problem = f"there is no file {settings.answers}; mend the path, or write training"
             raise NestedError((*place, "answers"), problem)
+        _check_explain(place, settings)
         if published:
             _check_contract(recipe, place, str(init), settings.data, settings.accept_contract)
         _check_text(recipe, place, init, settings.max_text)
@@ -184,6 +186,22 @@ def _check_text(recipe: Entries, place: Place, init: str | None, max_text: int |
     positions = _size(recipe, init, "max_positions")
     if isinstance(positions, int) and (problem := too_long(max_text, positions)):
         raise NestedError((*place, "max_text"), problem)
+
+
+def _check_explain(place: Place, settings: DownstreamSettings) -> None:
+    """Explanations are measured of tasks that choose one answer, and of no control."""
+    if settings.explain is None:
+        return
+    if settings.objective not in MEASURED:
+        raise NestedError(
+            (*place, "explain"),
+            f"is of tasks that choose one answer ({', '.join(MEASURED)}), not of {settings.objective}: leave it out",
+        )
+    if settings.images != "own" or settings.text != "own":
+        raise NestedError((*place, "explain"), "a control was trained without looking: explain the entry beside it")
+    for n, name in enumerate(settings.explain.methods or ()):
+        if name not in METHODS:
+            raise NestedError((*place, "explain", "methods", n), f"no method {name!r}; {nearest(name, METHODS)}")
 
 
 def _no_validation(recipe: Entries, entry: DownstreamSettings) -> str:

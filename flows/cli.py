@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Parameter
 from flows import cli_features, cli_score
 from flows.cli_data import datasets, init
 from flows.cli_doctor import doctor
+from flows.cli_explain import explain
 from flows.cli_models import export, import_model
 from flows.cli_predict import predict
 from flows.cli_preprocess import preprocess
@@ -230,7 +231,7 @@ def show(
 
 
 COMMANDS = (
-    *(datasets, init, doctor, preprocess, predict, search, serve, export, import_model),
+    *(datasets, init, doctor, preprocess, predict, explain, search, serve, export, import_model),
     *(why, path, build, runs, keep, gc),
 )
 for command in COMMANDS:

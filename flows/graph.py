@@ -21,6 +21,7 @@ from tasks.detector import detector
 from tasks.download import download
 from tasks.evaluate import evaluate
 from tasks.examples import examples
+from tasks.explain import explain
 from tasks.finetune import finetune
 from tasks.generate import generate
 from tasks.heads import heads
@@ -45,6 +46,8 @@ from vbert.data.source import Source
 from vbert.data.spec import DatasetSpec, LinksSpec, dataset
 from vbert.data.yaml import is_yaml
 from vbert.errors import UserError, nearest
+from vbert.explain import methods_of
+from vbert.explain.explanations import Explanations
 from vbert.model.bert import HubSource, bert_source
 from vbert.model.config import SIZES, ModelSettings
 from vbert.model.published import PRETRAINED, is_published
@@ -105,6 +108,7 @@ def graph(recipe: Recipe) -> Report:
 
     downstream: dict[str, EvaluatedEntry] = {}
     looks: dict[str, HeadAnalysis] = {}
+    explained: dict[str, Explanations] = {}
     for key, task_entry in recipe.downstream.items():
         plugin = objective(task_entry.objective)
         texts, its_shards = texts_of(data, task_entry.data), shards[task_entry.data]
@@ -136,6 +140,11 @@ def graph(recipe: Recipe) -> Report:
                 downstream[f"{name}/{task_entry.data}/{split}"] = EvaluatedEntry(
                     model, evaluation, data[task_entry.data].photos, texts, its_shards
                 )
+                if (wanted := task_entry.explain) is not None:
+                    methods, numerics = methods_of(wanted.methods), recipe.numerics.evaluate
+                    measured = explain(model, texts, its_shards, plugin, wanted, methods, split, numerics)
+                    label = name if split == "test" else f"{name} {split}"
+                    explained[f"{name}/{task_entry.data}/{split}"] = measured.named(label)
     settings = ReportSettings(again=commands_to_reproduce(recipe))
     return report(
         recipe.name,
@@ -146,6 +155,7 @@ def graph(recipe: Recipe) -> Report:
         downstream,
         looks or None,
         settings,
+        explained or None,
     )
 
 

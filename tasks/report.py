@@ -9,6 +9,7 @@ from vbert.artifacts.steps.settings import Since
 from vbert.artifacts.steps.stage import Build, Figures, Job, stage
 from vbert.data.images import Images
 from vbert.data.overlaps import Overlaps
+from vbert.explain.explanations import Explanations
 from vbert.objectives.trained import Model
 from vbert.objectives.zero_shot import HeadAnalysis
 from vbert.regions.detector import DetectorWeights
@@ -26,13 +27,25 @@ def report(
     downstream: Mapping[str, EvaluatedEntry],
     heads: Annotated[Mapping[str, HeadAnalysis] | None, Since(None)] = None,
     settings: ReportSettings = ReportSettings(),  # noqa: B008  frozen
+    explained: Annotated[Mapping[str, Explanations] | None, Since(None)] = None,
 ) -> Figures:
-    """`scenes`: the collection with the detector's held-out images; `downstream`, and `heads` of the starts of
-    grounding: by `NAME/data/split`. `overlaps` stands first, so that photos on both sides end a run before it trains.
+    """`scenes`: the collection with the detector's held-out images; `downstream`, `heads` of the starts of grounding,
+    and `explained`: by `NAME/data/split`. `overlaps` stands first, so that photos on both sides end a run before it
+    trains.
 
     Returns the metrics by `NAME/data/split/metric`. The page holds times, so its bits are not reproducible.
     """
-    inputs = (title, overlaps, detector, scenes, pretrained, dict(downstream), dict(heads or {}), settings)
+    inputs = (
+        title,
+        overlaps,
+        detector,
+        scenes,
+        pretrained,
+        dict(downstream),
+        dict(heads or {}),
+        settings,
+        dict(explained or {}),
+    )
     return build.process(_report, *inputs)
 
 
@@ -46,7 +59,10 @@ def _report(
     downstream: Mapping[str, EvaluatedEntry],
     heads: Mapping[str, HeadAnalysis],
     settings: ReportSettings,
+    explained: Mapping[str, Explanations],
 ) -> Figures:
     from vbert.report.write import write_report
 
-    return write_report(job.directory, title, detector, scenes, pretrained, downstream, settings, overlaps, heads)
+    return write_report(
+        job.directory, title, detector, scenes, pretrained, downstream, settings, overlaps, heads, explained
+    )

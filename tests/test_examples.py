@@ -77,6 +77,15 @@ vbert search "a dog" --model model --features features --rerank 0 --device cpu -
 vbert export demo 'finetune[vqa]' --out hf --format hf --conventions original --licence mit \
     --set seed=0 --store store --json
 vbert import-model exported/vqa --store other --shared --machine units_at_once=1 --json
+vbert explain exported/vqa --image cat.jpg --question "what is it?" --method attention --layer 0 --head 1 --device cpu
+vbert explain exported/pairs --image cat.jpg --image-2 dog.jpg --statement "both are dogs" --out why.svg --json
+vbert explain exported/phrases --image cat.jpg --text "the cat on the left" --phrase "the cat" -o why.png
+vbert explain exported/entailment --image cat.jpg --text "a cat" --text-b "an animal"
+vbert explain exported/choices --image cat.jpg --question "what is it?" --choice "a cat" --choice "a dog"
+vbert explain demo --evaluate --entry vqa --method removal --count 8 --set seed=0 --store store \\
+    --machine units_at_once=1 --json
+vbert explain $(vbert path demo 'finetune[vqa]') --evaluate --count 8 --method attention \\
+    --examples $(vbert path demo 'examples[easy_vqa]') --features $(vbert path demo 'regions[easy_vqa]')
 vbert score vqa --annotations annotations.json --predictions results.json --missing skip --json
 vbert score nlvr2 --annotations dev.json --predictions nlvr2.csv --missing wrong --json
 vbert score nlvr --annotations nlvr_dev.json --predictions nlvr.csv --missing wrong --json
@@ -197,7 +206,7 @@ def test_its_examples_run(command: str, call: Any) -> None:
         return
     if command == "vbert runs":
         call("vbert run demo")  # a second one, to compare
-    if command == "vbert predict":
+    if command in ("vbert predict", "vbert explain"):
         detector = make_detector(Path("detector"))
         asked = {"vqa": "vqa", "pairs": "nlvr2", "phrases": "grounding", "entailment": "classification"}
         for name, objective in {**asked, "choices": "choice", "pretrained": "mlm_itm"}.items():

@@ -31,6 +31,7 @@ TINY = str(Path(__file__).parents[1] / "tiny.yaml")
 PHOTOS = ["generate[shapes]", "images[shapes]", "examples[shapes]", "overlaps"]
 EASY = ["images[easy_vqa]", "examples[easy_vqa]", "overlaps"]
 EVALUATED = ["evaluate[vqa]", "report"]
+EXPLAINED = ["explain[vqa]", "report"]
 FINETUNED = ["finetune[vqa]", *EVALUATED]
 TAUGHT = ["finetune[small]", "evaluate[small]", "report"]
 PRETRAINED = ["pretrain", *FINETUNED]
@@ -249,6 +250,10 @@ CHANGES: dict[str, tuple[Any, list[str]]] = {
     "downstream.NAME.evaluate.splits": (["val", "test"], ["+evaluate[vqa val]", "report"]),
     "downstream.NAME.evaluate.batch_size": (64, EVALUATED),
     "downstream.NAME.evaluate.resamples": (60, EVALUATED),
+    "downstream.NAME.explain.examples": (7, EXPLAINED),
+    "downstream.NAME.explain.methods": (["rollout"], EXPLAINED),
+    "downstream.NAME.explain.seed": (1, EXPLAINED),
+    "downstream.NAME.explain.resamples": (60, EXPLAINED),
     "machine.units_at_once": (4, []),
     "machine.steps_at_once": (3, []),
     "machine.loader_workers": (0, []),
@@ -290,6 +295,7 @@ PLACES: dict[str, tuple[str, dict[str, Any]]] = {
         f"downstream.NAME.{name}": (f"downstream.small.{name}", {"downstream.small": {**SMALL, "teacher": "vqa"}})
         for name in ("teacher_weight", "teacher_temperature")
     },
+    "downstream.NAME.explain": ("downstream.vqa.explain", {"downstream.vqa.explain": {}}),
     "downstream.NAME.select_by": ("downstream.vqa.select_by", {"downstream.vqa.select": "best"}),
 }
 

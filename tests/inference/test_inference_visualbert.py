@@ -186,6 +186,27 @@ def test_regions_stand_for_images(vqa: VisualBert, files: list[Path], shards: Sh
         vqa.answer(None, "what?", regions=type(wide)(wide.features[:, :31], wide.boxes, wide.json))
 
 
+def test_an_answer_is_explained(exports: dict[str, Path], vqa: VisualBert, files: list[Path], tmp_path: Path) -> None:
+    why = vqa.explain(files[0], "what is red?")
+    (best,) = vqa.answer(files[0], "what is red?", top=1)
+    assert (why.answer, why.score) == (best.text, best.score)
+    assert len(why.regions) == len(vqa.regions(files[0]).features)
+    assert [word.text for word in why.words] == ["what", "is", "red"]
+    for name in ("why.png", "why.svg", "why.json"):
+        assert why.save(tmp_path / name).stat().st_size > 100
+    one, other = vqa.explain(files[0], ["what is red?", "is it red?"], method="attention", layer=0)
+    assert one.method == "attention"
+    assert (len(one.words), len(other.words)) == (3, 3)
+    with refused("rolout", "rollout"):
+        vqa.explain(files[0], "what?", method="rolout")
+    with refused("text", "answer"):
+        vqa.explain(files[0])
+    pretrained = VisualBert.load(exports["mlm_itm"], device="cpu")
+    assert pretrained.explain(files[0], "it is red").answer in ("match", "no match")
+    word = pretrained.explain(files[0], "it is [MASK]", method="attention")
+    assert word.answer == pretrained.fill(files[0], "it is [MASK]")[0][0].text
+
+
 def test_what_it_was_not_trained_for_is_said(exports: dict[str, Path], vqa: VisualBert, files: list[Path]) -> None:
     with refused("caption", "vqa", "answer"):
         vqa.caption(files[0])
@@ -193,7 +214,7 @@ def test_what_it_was_not_trained_for_is_said(exports: dict[str, Path], vqa: Visu
         vqa.match(files[0], "x")
     with refused("true", "vqa", "answer"):
         vqa.true(files[0], files[0], "x")
-    assert vqa.can == ("answer", "encode", "regions")
+    assert vqa.can == ("answer", "explain", "encode", "regions")
     with pytest.raises(AttributeError, match="answer"):
         vqa.anser  # noqa: B018
     entailment = VisualBert.load(exports["classification"], device="cpu")

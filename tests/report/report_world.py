@@ -19,6 +19,7 @@ from vbert.artifacts.store.manifest import Manifest
 from vbert.data.examples import Examples, write_examples
 from vbert.data.images import Images, write_images
 from vbert.data.raw import RawFiles, RawWriter
+from vbert.explain.explanations import Explanations
 from vbert.metrics.evaluation import Evaluation, write_evaluation
 from vbert.metrics.metric import ExampleScores, Metric
 from vbert.model.config import VisualBertConfig
@@ -126,6 +127,26 @@ def make_world(folder: Path, word: str = "", count: int = 6) -> World:
         Shards.at(folder / "shards"),
     )
     return World(DetectorWeights.at(folder / "detector"), images, pretrained, {f"vqa{word}/toy{word}/test": held})
+
+
+def measured_explanations(folder: Path) -> Explanations:
+    """As the stage `explain` writes them: removal ahead of random order, of words and regions as one."""
+
+    def area(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.02, "high": value + 0.02}
+
+    def method(positive: float, negative: float) -> dict[str, Any]:
+        curves = {"positive": [0.9, positive, 0.1], "negative": [0.9, negative, 0.1]}
+        over = {"random": area(negative - positive)} if positive != negative else {}
+        areas = {"positive": area(positive), "negative": area(negative), "gap": area(negative - positive)}
+        return {**areas, "over": over, "curves": curves}
+
+    methods = {"random": method(0.5, 0.5), "removal": method(0.25, 0.75), "attention": method(0.375, 0.5)}
+    kinds = {"both": {"examples": 60, "images": 40, "methods": methods}}
+    about = {"split": "test", "examples": 60, "metric": "accuracy", "methods": list(methods)}
+    (folder / "explanations").mkdir()
+    (folder / "explanations" / "explanations.json").write_text(json.dumps({**about, "kinds": kinds}))
+    return Explanations.at(folder / "explanations")
 
 
 def _images(folder: Path, ids: Sequence[str], word: str) -> Images:

@@ -123,7 +123,7 @@ def test_browser_at_360_pixels_nothing_is_wider_and_no_word_is_broken(
     tab, told, _ = opened(browser, tmp_path / PAGE)
     tab.set_viewport_size({"width": 360, "height": 800})
     assert told == []
-    assert "quadrilateral" in tab.inner_text("#attention .found")
+    assert "quadrilateral" in tab.inner_text("#why .found")
     assert "finetune[without_pretraining]" in tab.inner_text("#reproduce .rows")
     assert tab.evaluate(NARROW) == {"width": 360, "wide": [], "broken": []}
     assert violations(tab) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.report_world import HOSTILE, PAGE_SETTINGS, World, made_by, write_page
+from report.report_world import HOSTILE, PAGE_SETTINGS, World, made_by, measured_explanations, write_page
 
 from flows.recipe import resolve
 from vbert.data.examples import Examples, write_examples
@@ -83,16 +83,34 @@ def test_wrong_predictions_come_first_the_most_certain_before_the_others(page: s
     assert re.findall(r"predicted yes (\d+\.\d) % right (\w+)", shelf) == [("55.0", "red"), ("54.0", "no")]
 
 
-def test_attention_names_pieces_regions_and_shares_that_add_up(page: str) -> None:
+def test_predictions_are_explained_by_words_and_regions(page: str) -> None:
+    drawings = re.findall(r'<svg[^>]* class="why" id="(why-\d)".*?</svg>', page, re.DOTALL)
+    assert drawings == [f"why-{k}" for k in range(PAGE_SETTINGS.attention)]
+    one = page[page.index('id="why-0"') : page.index('id="why-1"')]
+    assert re.findall(r'<g class="w w\d" tabindex="0" role="img" aria-label="(\w+): ', one)[:3] == ["is", "it", "red"]
+    assert one.count('class="of of0"') == 1  # the regions of the first word
+    assert "#why-0 .w0:is(:hover,:focus)~.pic .of0{opacity:1}" in one
+    assert len(re.findall(r"<title>\d (?:box|disc): [+-]\d+\.\d{3}</title>", one)) == 2
+    assert len(re.findall(r'<li class="tone-7">', one)) == 2
+
+
+def test_measured_explanations_stand_beside_random_order(world: World, tmp_path: Path) -> None:
+    explained = {"vqa/toy/test": measured_explanations(tmp_path)}
+    page, _ = write_page(tmp_path / "page", world, explained=explained)
     text = Elements(page).words
-    part = text[text.index("Attention Of examples of toy test: where") : text.index("Environment and how")]
-    assert part.count("layer 1") == part.count("layer 2") == PAGE_SETTINGS.attention
-    assert "[CLS] is it red" in part
-    shares = re.findall(r"(\d+) % on regions .*?red box (\d+\.\d) % \d disc (\d+\.\d) %", part)
-    shares += re.findall(r"(\d+) % on regions [^%]*? disc (\d+\.\d) % \d red box (\d+\.\d) %", part)
-    assert shares
-    for whole, one, other in shares:
-        assert abs(float(whole) - float(one) - float(other)) < 0.7
+    part = text[text.index("Explanations measured · vqa on toy test, 60 examples") :]
+    rows = re.findall(r"(removal|attention|random)(?: \((default|control)\))? (0\.\d{3}) \(", part)
+    assert rows == [("removal", "default", "0.250"), ("attention", "", "0.375"), ("random", "control", "0.500")]
+    assert "0.500 (0.480 to 0.520)" in part  # removal's gap, and over random order
+    assert "60 examples of 40 images" in part
+    assert "Not measured alone: words, regions" in part
+    specs = re.findall(r'id="why-1-1-\d">(.*?)</script>', page)
+    charts = [next(iter(json.loads(spec)["datasets"].values())) for spec in specs]
+    values = [{row["n"]: row["v"] for row in rows if row["s"] == 50} for rows in charts]
+    assert values == [
+        {"random": 0.5, "removal": 0.25, "attention": 0.375},
+        {"random": 0.5, "removal": 0.75, "attention": 0.5},
+    ]
 
 
 def test_figures_are_flat_metrics(world: World, tmp_path: Path) -> None:
@@ -201,7 +219,7 @@ def test_the_template_refuses_what_is_not_there() -> None:
 
     with pytest.raises(UndefinedError):
         render(type("Nothing", (), {"charts": [], "shards": [], "detector": {}, "pretrained": None,
-                                    "detected": DetectorBaselines(), "hidden": None,
+                                    "detected": DetectorBaselines(), "hidden": None, "explained": [], "measured": [],
                                     "chain": type("Lineage", (), {"nodes": []})})())  # fmt: skip
 
 
@@ -269,7 +287,7 @@ def test_predictions_without_labels_are_shown_without_verdict(world: World, tmp_
     assert "Wrong" not in Elements(page).text
 
 
-def test_a_model_that_does_not_fit_its_regions_costs_only_the_attention(world: World, tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_its_regions_costs_only_the_explanations(world: World, tmp_path: Path) -> None:
     import shutil
 
     from vbert.regions.shards import Shards
@@ -281,4 +299,4 @@ def test_a_model_that_does_not_fit_its_regions_costs_only_the_attention(world: W
     broken = replace(held, shards=Shards.at(tmp_path / "shards"))
     page, figures = write_page(tmp_path, world, downstream={key: broken})
     assert figures
-    assert any("Attention could not be computed" in sentence for sentence in said(page))
+    assert any("Explanations could not be computed" in sentence for sentence in said(page))

@@ -4,13 +4,15 @@ images."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from vbert.errors import UserError
 from vbert.inference.photos import Photo, photo
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from vbert.regions.contract import Contract
     from vbert.regions.shards import Regions
 
@@ -26,6 +28,7 @@ class Asked:
     regions: Mapping[str, Regions]
     texts: Mapping[str, Sequence[str]]
     several: bool
+    pictures: Mapping[str, Image.Image] = field(default_factory=dict)  # by id, of images that were given as such
 
     def shaped(self, found: Sequence[Any]) -> Any:
         return list(found) if self.several else found[0]
@@ -54,13 +57,16 @@ def asked(
         raise UserError(f"lists of different lengths: {told}; give one for all, or one each")
     count = next(iter(counts.values()), 1)
     rows = {name: _texts(name, one, count) for name, one in texts.items()}
+    pictures: dict[str, Image.Image] = {}
     if isinstance(regions, Shards):
         ids, found = _from_shards(regions, images, count, contract)
     elif regions is None:
-        ids, found = _from_photos(images, count, look)
+        ids, photos = _from_photos(images, count)
+        found = dict(zip(photos, look(list(photos.values())), strict=True))
+        pictures = {name: one.picture for name, one in photos.items()}
     else:
         ids, found = _from_regions(regions if given_list else [regions] * count, pairs, contract)
-    return Asked(ids, found, rows, bool(counts))
+    return Asked(ids, found, rows, bool(counts), pictures)
 
 
 def _several(one: Any) -> bool:
@@ -81,9 +87,7 @@ def _texts(name: str, one: Any, count: int) -> list[str]:
     return each
 
 
-def _from_photos(
-    images: Sequence[Any], count: int, look: Callable[[Sequence[Photo]], Sequence[Regions]]
-) -> tuple[list[list[str]], dict[str, Regions]]:
+def _from_photos(images: Sequence[Any], count: int) -> tuple[list[list[str]], dict[str, Photo]]:
     """The ids are digests of pixels: an image that stands twice is looked at once."""
     known: dict[int, Photo] = {}
 
@@ -101,7 +105,7 @@ def _from_photos(
             shown = seen(given, "" if not _several(one) or isinstance(given, str) else f"image {k}")
             photos[shown.digest] = shown
             ids[k].append(shown.digest)
-    return ids, dict(zip(photos, look(list(photos.values())), strict=True))
+    return ids, photos
 
 
 def _from_shards(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from vbert.errors import BuildError, UserError, nearest
+from vbert.explain import DEFAULT
 from vbert.inference.asked import Asked, asked
 from vbert.inference.elsewhere import named
 from vbert.inference.encoding import BATCH, Encoding, probability
@@ -49,7 +50,7 @@ class VisualBert:
 
     >>> model = vbert.VisualBert.load("exported/vqa")  # or an artifact's path, or a name in data_specs/models
     >>> model.can
-    ('answer', 'encode', 'regions')
+    ('answer', 'explain', 'encode', 'regions')
     >>> model.answer("cat.jpg", "What colour is the cat?", top=1)
     [Answer(text='...', score=...)]
     >>> len(model.answer(["cat.jpg", "cat.jpg"], ["What colour is it?", "What is it?"]))
@@ -224,6 +225,43 @@ class VisualBert:
         return given.shaped(Encoding(self, given).encoded())
 
     @named
+    def explain(
+        self,
+        image: Any,
+        text: Any = None,
+        *,
+        right: Any = None,
+        text_b: Any = None,
+        choices: Sequence[str] = (),
+        phrase: str | None = None,
+        regions: Any = None,
+        method: str = DEFAULT,
+        layer: int | None = None,
+        head: int | None = None,
+    ) -> Any:
+        """Why the model answers as it does, as Explanation: the relevance of each word and region, to be drawn
+        (`.save("why.png")`, `.svg`) and as numbers.
+
+        text: the question, statement or text; none for a caption, which the model writes. right: the second image of a
+        statement; choices, phrase: as of `choose` and `ground`. method: one of `vbert.explain.METHODS`. layer, head: of
+        the method attention, from 0.
+        """
+        from vbert.explain import methods_of
+        from vbert.inference.explained import PAIRED, asked_row, explanations
+
+        methods_of([method])
+        what = next((name for name, its in ASKED_OF.items() if self.objective in its), "encode")
+        images = [image, right] if self.objective == PAIRED else [image]
+        if text is None and self.objective != "captioning":
+            raise UserError(f"text: give the one that is asked with {what}")
+        texts = {} if self.objective == "captioning" else {"text": text, "text_b": text_b}
+        given = self._asked(what, images, regions, **texts)
+        nothing = [""] * len(given.images)
+        both = zip(given.texts.get("text", nothing), given.texts.get("text_b", nothing), strict=True)
+        rows = [asked_row(self.objective, one, second, choices, phrase) for one, second in both]
+        return given.shaped(explanations(self, given, rows, method, layer, head, given.pictures))
+
+    @named
     def regions(self, image: Any) -> Any:
         """The image's regions (features, boxes, classes, scores) by the model's own detector, as Regions."""
         given = self._asked("regions", [image], None)
@@ -328,7 +366,7 @@ def able(head: Mapping[str, Any]) -> tuple[str, ...]:
     """What a model with this head.json may be asked."""
     own = tuple(name for name, objectives in ASKED_OF.items() if head["objective"] in objectives)
     own += ("sentiment",) if "classify" in own and set(head.get("labels", ())) <= SENTIMENTS else ()
-    return (*own, "encode", "regions")
+    return (*own, *(("explain",) if own else ()), "encode", "regions")
 
 
 def _title(model: Model) -> str:

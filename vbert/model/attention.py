@@ -240,3 +240,19 @@ def attention_maps(qkv: Tensor, layout: LengthGroups) -> list[Tensor]:
             map_[:, block.rows, block.columns] = scores.softmax(-1)
         maps.extend(map_.split(layout.heads))
     return [maps[i] for i in np.argsort(layout.order).tolist()]
+
+
+def attention_slopes(qkv: Tensor, slope: Tensor, layout: LengthGroups) -> list[Tensor]:
+    """The gradient of a score by the attention probabilities of each sequence, [heads, L, L] each, of its gradient by
+    what attention gives, [T, H]: result = A v, so that dA = dresult vᵀ; 0 where a token doesn't see another."""
+    size = slope.shape[1] // layout.heads
+    rows = qkv.view(-1, size).index_select(0, layout.parts[0])
+    given = slope.reshape(-1, size).index_select(0, layout.results[0])
+    slopes: list[Tensor] = []
+    for (_, _, v), (above,), blocks in zip(layout.batches(rows, 3), layout.batches(given), layout.blocks, strict=True):
+        out = v.new_zeros(len(v), v.shape[1], v.shape[1])
+        for block in blocks:
+            its = above[:, block.rows] @ v[:, block.columns].mT
+            out[:, block.rows, block.columns] = its if block.mask is None else its * block.mask.isfinite()
+        slopes.extend(out.split(layout.heads))
+    return [slopes[i] for i in np.argsort(layout.order).tolist()]

@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from vbert.artifacts.steps.stage import Figures
     from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
+    from vbert.model.visualbert import PackedBatch
     from vbert.model.vocabulary import WordPieceEncoder
     from vbert.objectives.batches import ExampleRows, Input
     from vbert.objectives.dataset import ObjectiveDataset
+    from vbert.objectives.examined import Examined
     from vbert.objectives.sections import Section
     from vbert.training.ranks import Ranks
 
@@ -185,6 +187,16 @@ class Objective(Protocol):
         self, model: nn.Module, side: ObjectiveDataset[Any], indices: Sequence[int], settings: EvaluateSettings
     ) -> Iterator[Prediction]:
         """The predictions of the examples `indices`, without gradients."""
+
+    def examined(
+        self, inputs: Sequence[Input], row: Row, prediction: Prediction, encoder: WordPieceEncoder, head: Head
+    ) -> list[Examined]:
+        """What explains the prediction of an example: one or several of its `inputs` (as `inputs` makes them in
+        evaluation), each with an output."""
+
+    def explained(self, model: nn.Module, batch: PackedBatch, targets: Tensor, head: Head) -> Tensor:
+        """The score of one output of each sequence, [B], as explanations differentiate it. targets: int64 [B], see
+        `Examined`."""
 
     def frozen(self, head: Head, settings: Any) -> Sequence[str]:
         """Prefixes of the names of parameters that no loss reaches; DDP would wait for their gradients."""

@@ -52,6 +52,17 @@ class TokenizedText:
             if span and span[0] < end and span[1] > start and self.types[place] == segment and not self.answer[place]
         ]
 
+    def until(self, place: int, end: Sequence[int] = ()) -> TokenizedText:
+        """The pieces before `place`, and then the special tokens `end`, of segment 0."""
+        more = len(end)
+        return TokenizedText(
+            [*self.ids[:place], *end],
+            [*self.types[:place], *[0] * more],
+            [*self.words[:place], *[-1] * more],
+            [*self.answer[:place], *[False] * more],
+            [*self.spans[:place], *[None] * more],
+        )
+
 
 @dataclass
 class Input:

@@ -37,9 +37,11 @@ if TYPE_CHECKING:
     from vbert.metrics.metric import Metric
     from vbert.model.beams import SearchRules
     from vbert.model.config import VisualBertConfig
+    from vbert.model.visualbert import PackedBatch
     from vbert.model.vocabulary import WordPieceEncoder
     from vbert.objectives.batches import ExampleRows, Input, TokenizedText
     from vbert.objectives.dataset import ObjectiveDataset
+    from vbert.objectives.examined import Examined
 
 log = logging.getLogger("vbert.objectives")
 KINDS = ("caption",)
@@ -343,6 +345,32 @@ def readable(text: str) -> str:
     for pattern, joined in JOINED:
         text = pattern.sub(joined, text)
     return text
+
+
+def examined(
+    inputs: Sequence[Input], row: Row, prediction: Prediction, encoder: WordPieceEncoder, head: Head
+) -> list[Examined]:
+    """Each word piece of the caption, beside those before it."""
+    from vbert.objectives.batches import Input, sentence
+    from vbert.objectives.examined import Examined
+
+    (one,) = inputs
+    tags = [piece for piece, segment in zip(one.text.ids, one.text.types, strict=True) if segment]
+    whole, found = sentence(encoder, [(prediction["answer"], "")], head["max_text"]), []
+    for place in range(1, len(whole.ids) - 1):
+        text = whole.until(place, [encoder.mask] if head["predict"] == "mask" else [])
+        at = len(text.ids) - 1
+        if tags:
+            _append(text, tags, head["max_text"])
+        piece = encoder.tokens[whole.ids[place]]
+        found.append(Examined(Input(text, one.images, (at,), causal=True), whole.ids[place], piece))
+    return found
+
+
+def explained(model: nn.Module, batch: PackedBatch, targets: Tensor, head: Head) -> Tensor:
+    """The log-probability of the piece."""
+    logits = model(batch).float()
+    return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]  # type: ignore[no-any-return]
 
 
 def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:

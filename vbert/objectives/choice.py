@@ -6,7 +6,7 @@ example's choices, cross entropy. A region that words name takes their mean posi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
+    from vbert.model.visualbert import PackedBatch
     from vbert.model.vocabulary import WordPieceEncoder
     from vbert.objectives.batches import ExampleRows, Input
+    from vbert.objectives.examined import Examined
 
 KINDS = ("choice",)
 SELECTS = "accuracy"
@@ -133,6 +135,20 @@ def decode(outputs: Tensor, tensors: Mapping[str, Tensor], rows: Rows, head: Hea
         }
         for row, best, each in zip(rows, probabilities.argmax(-1).tolist(), probabilities.tolist(), strict=True)
     ]
+
+
+def examined(
+    inputs: Sequence[Input], row: Row, prediction: Prediction, encoder: WordPieceEncoder, head: Head
+) -> list[Examined]:
+    """The choice that was taken."""
+    from vbert.objectives.examined import Examined
+
+    return [Examined(inputs[int(prediction["answer"])], 0)]
+
+
+def explained(model: nn.Module, batch: PackedBatch, targets: Tensor, head: Head) -> Tensor:
+    """The choice's own number, before the softmax over all choices."""
+    return model(batch).float()[:, 0]  # type: ignore[no-any-return]
 
 
 def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vbert.model.visualbert import PackedBatch
 from vbert.model.vocabulary import WordPieceEncoder
 from vbert.objectives.batches import Batch, ExampleRows, Input, RegionInputs, pack
 from vbert.regions.shards import RegionSource
@@ -70,16 +71,22 @@ class ObjectiveDataset(Generic[Its]):
             its = self.objective.inputs(self.rows, i, self.encoder, self.head, draw)
             inputs += its
             owners += [k] * len(its)
-        if (shown := self.head["images"]) != "own":  # regions of other images, or none, have no names
-            inputs = [
-                replace(one, regions=one.others, aligned=(), images=() if shown == "none" else one.images)
-                for one in inputs
-            ]
-        packed = pack(inputs, (self.visuals.of(one.images, one.regions) for one in inputs))
+        packed = self.packed(inputs := self.shown(inputs))
         tensors = {"example": torch.tensor(owners), **self.objective.targets(rows, self.head)}
         for name in inputs[0].ragged:
             tensors[name] = torch.from_numpy(_filled([one.ragged[name] for one in inputs]))
         return Batch(packed, tensors), rows
+
+    def shown(self, inputs: Sequence[Input]) -> list[Input]:
+        """The inputs with the regions that stand for their own, in a control."""
+        if (shown := self.head["images"]) == "own":
+            return list(inputs)
+        none = shown == "none"  # regions of other images, or none, have no names
+        return [replace(one, regions=one.others, aligned=(), images=() if none else one.images) for one in inputs]
+
+    def packed(self, inputs: Sequence[Input]) -> PackedBatch:
+        """Inputs that are `shown`, as one batch."""
+        return pack(inputs, (self.visuals.of(one.images, one.regions) for one in inputs))
 
 
 def _filled(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:

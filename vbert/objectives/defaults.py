@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from vbert.artifacts.steps.stage import Figures
     from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
-    from vbert.objectives.batches import ExampleRows
+    from vbert.model.visualbert import PackedBatch
+    from vbert.model.vocabulary import WordPieceEncoder
+    from vbert.objectives.batches import ExampleRows, Input
     from vbert.objectives.dataset import ObjectiveDataset
     from vbert.objectives.entry import (
         DownstreamSettings,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         Row,
         Rows,
     )
+    from vbert.objectives.examined import Examined
     from vbert.objectives.sections import Section
     from vbert.training.ranks import Ranks
 
@@ -216,6 +219,22 @@ def predict(
             batch, rows = side.batch([(i, None) for i in indices[start : start + settings.batch_size]])
             batch = batch.to(device)
             yield from side.objective.decode(model(batch.packed), batch.tensors, rows, side.head)
+
+
+def examined(
+    inputs: Sequence[Input], row: Row, prediction: Prediction, encoder: WordPieceEncoder, head: Head
+) -> list[Examined]:
+    """The input and the label that was answered."""
+    from vbert.objectives.examined import Examined
+
+    return [Examined(inputs[0], head["labels"].index(prediction["answer"]))]
+
+
+def explained(model: Any, batch: PackedBatch, targets: Tensor, head: Head) -> Tensor:
+    """The log-odds of the label."""
+    from vbert.objectives.examined import log_odds
+
+    return log_odds(model(batch), targets)
 
 
 def frozen(head: Head, settings: DownstreamSettings) -> Sequence[str]:

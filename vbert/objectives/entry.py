@@ -58,6 +58,18 @@ class EvaluateSettings(Settings):
         return type(self)()
 
 
+class ExplainSettings(Settings):
+    """Perturbation curves of explanations: the accuracy while words and regions go, the most or the least relevant
+    first, over a sample of the evaluated examples."""
+
+    examples: int = Field(300, ge=1, description="of a split, drawn by `seed`")
+    methods: Annotated[tuple[str, ...] | None, Wiring] = Field(
+        None, min_length=1, description="of explaining; None: all of them. random is always among them"
+    )
+    seed: int = Field(0, ge=0, description="of the sample")
+    resamples: int = Field(2000, ge=1, description="of the bootstrap, over images")
+
+
 class DownstreamSettings(Schedule):
     """images and text: controls of either side, in training and evaluation; with `images: shuffled` or `none` only the
     language helps, with `text: shuffled` or `none` only the images. select: the model that is kept. steps: 0 leaves the
@@ -98,6 +110,9 @@ class DownstreamSettings(Schedule):
     )
     share: Annotated[float, Since(1.0)] = Field(1.0, gt=0, le=1, description="of the training examples, by image")
     evaluate: Annotated[EvaluateSettings, Wiring] = EvaluateSettings()  # read by the stage `evaluate` alone
+    explain: Annotated[ExplainSettings | None, Wiring] = Field(  # read by the stage `explain` alone
+        None, description="measures explanations of the predictions; None: not"
+    )
     answers: Annotated[str, Wiring, LocalPath(or_name=True, names=lambda: ("training",))] = Field(
         "training",
         description="the labels, in the order of the head's rows: those of the training examples, or those of a "

@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from vbert.artifacts.steps.stage import Figures
     from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
+    from vbert.model.visualbert import PackedBatch
     from vbert.model.vocabulary import WordPieceEncoder
     from vbert.objectives.batches import ExampleRows, Input, TokenizedText
+    from vbert.objectives.examined import Examined
 
 log = logging.getLogger("vbert.grounding")
 KINDS = ("phrases",)
@@ -238,6 +240,31 @@ def decode(outputs: Tensor, tensors: Mapping[str, Tensor], rows: Rows, head: Hea
         )
         region, place = region + regions, place + phrases
     return made
+
+
+def examined(
+    inputs: Sequence[Input], row: Row, prediction: Prediction, encoder: WordPieceEncoder, head: Head
+) -> list[Examined]:
+    """Each phrase that has a piece, and the region that was chosen for it: the score is read from both."""
+    from dataclasses import replace
+
+    from vbert.objectives.examined import Examined
+
+    (one,) = inputs
+    found = []
+    for k, place in zip(one.ragged["phrases"].tolist(), one.at, strict=True):
+        if ranked := prediction["ranked"][k]:
+            phrase, also = row["phrases"][k], (len(one.text.ids) + ranked[0],)
+            words = row["text"][phrase["start"] : phrase["end"]]
+            found.append(Examined(replace(one, at=(place,)), ranked[0], words, also))
+    return found
+
+
+def explained(model: nn.Module, batch: PackedBatch, targets: Tensor, head: Head) -> Tensor:
+    """The log-odds of the region among all, for the phrase."""
+    from vbert.objectives.examined import log_odds
+
+    return log_odds(model(batch), targets)
 
 
 def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
     from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
     from vbert.model.retrieval import RetrievalModel, RetrievalOutputs
+    from vbert.model.visualbert import PackedBatch
     from vbert.model.vocabulary import WordPieceEncoder
     from vbert.objectives.batches import ExampleRows, Input
+    from vbert.objectives.examined import Examined
     from vbert.objectives.retrieval_blocks import PairBlocks
     from vbert.objectives.retrieval_data import RetrievalDataset
     from vbert.objectives.sections import Section
@@ -247,6 +249,23 @@ def predict(
 def _names(image_ids: Sequence[Sequence[str]]) -> list[str]:
     """The images of examples, each once, in their order."""
     return list(dict.fromkeys(its[0] for its in image_ids))
+
+
+def examined(
+    inputs: Sequence[Input], row: Row, prediction: Prediction, encoder: WordPieceEncoder, head: Head
+) -> list[Examined]:
+    """The pair of the text and its own image."""
+    from vbert.model.heads import MATCH
+    from vbert.objectives.examined import Examined
+
+    return [Examined(inputs[0], MATCH)]
+
+
+def explained(model: Any, batch: PackedBatch, targets: Tensor, head: Head) -> Tensor:
+    """Match minus mismatch logit of the pair, or the other way round."""
+    from vbert.objectives.examined import log_odds
+
+    return log_odds(model.matching(model.encoder.pool(model.encoder(batch), batch)), targets)
 
 
 def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:

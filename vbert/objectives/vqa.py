@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from vbert.metrics.metric import Metric
     from vbert.model.config import VisualBertConfig
+    from vbert.model.visualbert import PackedBatch
     from vbert.model.vocabulary import WordPieceEncoder
     from vbert.objectives.batches import ExampleRows, Input
 
@@ -156,6 +157,14 @@ def decode(outputs: Tensor, tensors: Mapping[str, Tensor], rows: Rows, head: Hea
         {"example_id": row["example_id"], "answer": head["labels"][k], "score": round(p, 6)}
         for row, k, p in zip(rows, best.tolist(), chosen.tolist(), strict=True)
     ]
+
+
+def explained(model: nn.Module, batch: PackedBatch, targets: Tensor, head: Head) -> Tensor:
+    """The log-odds of the answer; with `loss: bce` its logit, which is that."""
+    from vbert.objectives.examined import log_odds
+
+    logits = model(batch)
+    return log_odds(logits, targets) if head["loss"] == "kl" else logits.float().gather(1, targets[:, None])[:, 0]
 
 
 def metrics(rows: Rows, predictions: Predictions, head: Head) -> dict[str, Metric]:

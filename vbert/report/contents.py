@@ -16,6 +16,7 @@ from vbert.report.phrases import HeadTable
 from vbert.report.plots import Chart
 from vbert.report.predictions import Gallery
 from vbert.report.regions import ShardStatistics
+from vbert.report.why import ExplainedExample, MeasuredSet
 
 
 @dataclass
@@ -34,8 +35,9 @@ class Page:
     matchings: Sequence[MatchingFigures]
     charts: list[tuple[str, list[Chart]]]
     galleries: list[Gallery]
-    gazes: list[Any]
-    gaze_reason: str
+    explained: list[ExplainedExample]
+    explained_reason: str
+    measured: list[MeasuredSet]
     shards: list[ShardStatistics]
     shards_missing: list[str]
     environment: Mapping[str, Any]

@@ -27,6 +27,7 @@ FAMILIES = {
     "finetune": "model",
     "evaluate": "result",
     "heads": "result",
+    "explain": "result",
 }
 # The most informative figures first; an artifact's first two are drawn in its node.
 TELLING = (
@@ -86,7 +87,7 @@ class LineageNode:
         settings don't state it."""
         if not isinstance(self.figures[name], float) or name == "loss":
             return ""
-        return str(self.settings["split"]) if self.stage == "evaluate" else VALIDATED.get(self.stage, "")
+        return str(self.settings["split"]) if self.stage in ("evaluate", "explain") else VALIDATED.get(self.stage, "")
 
     @property
     def headline(self) -> list[tuple[str, Any]]:

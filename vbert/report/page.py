@@ -35,7 +35,7 @@ class ReportSettings(Settings):
 
     scenes: int = Field(8, ge=0, description="held-out images with the detector's boxes")
     predictions: int = Field(9, ge=0, description="each of wrong, least certain and right ones")
-    attention: int = Field(6, ge=0, description="questions whose attention is drawn")
+    attention: int = Field(6, ge=0, description="predictions that are explained")
     again: Annotated[str, Wiring] = Field("", description="lines for a shell that make it again; shown, never hashed")
     side: int = Field(320, ge=16, description="longer side of a picture in pixels, at most")
 

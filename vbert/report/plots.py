@@ -98,10 +98,12 @@ def line_chart(
     share: bool,
     tones: Mapping[str, int] | None = None,
     guesses: Mapping[str, float] | None = None,
+    axis: str = "step",
+    summary: str = "",
 ) -> Chart | None:
-    """Lines over training steps, one colour a series; held-out ones dashed where training has the same. None without
-    points. share: values are parts of one, the axis in percent. tones: series → colour. guesses: series → its
-    majority baseline, named below the chart."""
+    """Lines over training steps (or what `axis` names), one colour a series; held-out ones dashed where training has
+    the same. None without points. share: values are parts of one, the axis in percent. tones: series → colour. guesses:
+    series → its majority baseline, named below the chart. summary: in place of the last values."""
     import altair as alt
 
     points = sorted(points, key=lambda p: p.name != "loss")  # the sum first; the sort is stable
@@ -117,7 +119,7 @@ def line_chart(
     base = alt.Chart(alt.InlineData(values=rows)).encode(
         x=alt.X(
             "s:Q",
-            title="step",
+            title=axis,
             scale=alt.Scale(domain=[0, max(point.step for point in points)], nice=False),
             axis=alt.Axis(grid=False, tickCount=5, format="~s"),
         ),
@@ -133,7 +135,7 @@ def line_chart(
     shown = [
         alt.Tooltip("n:N", title="series"),
         alt.Tooltip("k:N", title="of"),
-        alt.Tooltip("s:Q", title="step", format=",d"),
+        alt.Tooltip("s:Q", title=axis, format=",d"),
         alt.Tooltip("v:Q", title="value", format=".2%" if percents else ".4~g"),
     ]
     dashes = alt.Scale(domain=[TRAINED, VALIDATED], range=[[1, 0], [5, 3]])
@@ -146,7 +148,7 @@ def line_chart(
         line += base.mark_point(size=70, filled=True).properties(data=alt.InlineData(values=lone))
     dots = base.mark_circle(size=90).encode(opacity=opacity, tooltip=shown).add_params(near)
     chart = (line + dots).properties(width="container", height=HEIGHT, background="transparent")
-    summary = _summary(points, percents)
+    summary = summary or _summary(points, percents)
     if guesses:
         listed = (f"{called(name)} {100 * value:.1f}\u00a0%" for name, value in guesses.items())
         summary += f" The commonest of training alone: {', '.join(listed)}."

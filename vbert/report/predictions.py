@@ -45,7 +45,6 @@ class ShownPrediction:
     image_ids: list[str]
     options: list[Option] = field(default_factory=list)
     named: list[DrawnBox] = field(default_factory=list)  # boxes in the first image that words of the text name
-    input: int = 0  # the one of the example's inputs whose attention is shown
     pictures: list[Thumbnail] = field(default_factory=list)
     phrases: list[ShownPhrase] = field(default_factory=list)
     truth: list[DrawnBox] = field(default_factory=list)  # true boxes of phrases, in the first image
@@ -176,7 +175,6 @@ def _shown(
         named=named,
         phrases=phrases,
         truth=truth,
-        input=int(answer) if answer in called else 0,
     )
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from vbert.report import layout, plots
+from vbert.explain import picture
+from vbert.report import layout, plots, why
 from vbert.report.results import unitless
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def policy(scripts: Sequence[str]) -> str:
 
 def render(page: Page) -> str:
     """The page as HTML."""
-    scripts = [plots.library()] if page.charts else []
+    drawn = page.charts or any(charts for one in page.measured for _, charts in one.kinds)
+    scripts = [plots.library()] if drawn else []
     scripts.append((FOLDER / "page.js").read_text("utf-8"))
     return (
         templates()
@@ -89,13 +91,15 @@ def render(page: Page) -> str:
         .render(
             page=page,
             scripts=[Markup(script) for script in scripts],  # our own files, and a library's
-            style=style(),
+            style=style() + (Markup(picture.style()) if page.explained else ""),
             policy=policy(scripts),
             tiles=_tiles(page),
             families=_families(page),
             family_names=FAMILY_NAMES,
             tones=TONES,
             sizes=(layout.WIDTH, layout.HEIGHT),
+            kinds=why.KINDS,
+            about=why.about,
             held_out=plots.VALIDATED,
             short=SHORT,
         )

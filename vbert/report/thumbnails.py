@@ -27,8 +27,7 @@ class OpensImages(Protocol):
 
 @dataclass(frozen=True)
 class DrawnBox:
-    """A box in pixels of the image as shown. `tone` is a colour of the style sheet, `share` its share of all attention,
-    `strength` (0–1) its shading."""
+    """A box in pixels of the image as shown. `tone` is a colour of the style sheet."""
 
     x: float
     y: float
@@ -37,8 +36,6 @@ class DrawnBox:
     name: str
     number: int | None = None
     tone: int = 0
-    strength: float = 0.0
-    share: float = 0.0
     true: bool = False  # drawn dashed, as ground truth
 
 

@@ -15,6 +15,7 @@ from vbert.artifacts.store.manifest import environment
 from vbert.data.images import Images
 from vbert.data.overlaps import Overlaps
 from vbert.errors import BuildError, Damaged, UserError
+from vbert.explain.explanations import Explanations
 from vbert.objectives.trained import Model
 from vbert.objectives.zero_shot import HeadAnalysis
 from vbert.regions.detector import DetectorWeights
@@ -33,6 +34,7 @@ from vbert.report.predictions import Gallery, gallery
 from vbert.report.regions import statistics
 from vbert.report.render import render
 from vbert.report.thumbnails import ThumbnailAlbum
+from vbert.report.why import measured_sets
 
 GALLERIES = 5  # groups whose predictions are shown
 
@@ -47,10 +49,11 @@ def write_report(
     settings: ReportSettings,
     overlaps: Overlaps | None = None,
     heads: Mapping[str, HeadAnalysis] | None = None,
+    explained: Mapping[str, Explanations] | None = None,
 ) -> Figures:
     """Write `report.html` into `directory`. Returns the metrics by `NAME/data/split/metric`."""
     runs = results.runs(downstream, pretrained is not None)
-    page = gather(title, detector, images, pretrained, runs, settings, overlaps, heads or {})
+    page = gather(title, detector, images, pretrained, runs, settings, overlaps, heads or {}, explained or {})
     (directory / PAGE).write_bytes(render(page).encode("utf-8", errors="replace"))
     return results.flat(runs) | {name: value for one in page.comparisons for name, value in one.figures().items()}
 
@@ -64,16 +67,24 @@ def gather(
     settings: ReportSettings,
     overlaps: Overlaps | None = None,
     heads: Mapping[str, HeadAnalysis] | None = None,
+    explained: Mapping[str, Explanations] | None = None,
 ) -> Page:
     album = ThumbnailAlbum(settings.side)
     groups = results.groups(runs)
-    roots: list[Artifact | None] = [overlaps, detector, images, pretrained, *(heads or {}).values()]
+    roots: list[Artifact | None] = [
+        overlaps,
+        detector,
+        images,
+        pretrained,
+        *(heads or {}).values(),
+        *(explained or {}).values(),
+    ]
     for run in runs:
         roots += [run.evaluated.evaluation, run.evaluated.images]
     lineage = trace_lineage(one for one in roots if one is not None)
     shards, missing = statistics([run.evaluated.shards for run in runs], lineage.nodes)
     galleries = [gallery(group.first, album, settings.predictions) for group in groups[:GALLERIES]]
-    attention_examples, gaze_reason = _attention_examples(galleries, album, settings.attention)
+    examples, reason = _explained_examples(galleries, album, settings.attention)
     pretrainings = _pretrainings(pretrained, runs)
     hidden = {model: baselines.word_baseline(model) for model in pretrainings}
     detected = baselines.detector_baselines(detector, images)
@@ -91,8 +102,9 @@ def gather(
         matchings=[m for model in pretrainings if (m := matching(model))],
         charts=_charts(detector, detected, hidden, groups, guesses),
         galleries=galleries,
-        gazes=attention_examples,
-        gaze_reason=gaze_reason,
+        explained=examples,
+        explained_reason=reason,
+        measured=measured_sets(explained or {}),
         shards=shards,
         shards_missing=missing,
         environment=environment(),
@@ -120,8 +132,8 @@ def _last(curves: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: value for row in curves for name, value in row.items()}
 
 
-def _attention_examples(galleries: Sequence[Gallery], album: ThumbnailAlbum, count: int) -> tuple[list[Any], str]:
-    """(attention on some of the first gallery's predictions, in turns from its shelves; the reason where there is
+def _explained_examples(galleries: Sequence[Gallery], album: ThumbnailAlbum, count: int) -> tuple[list[Any], str]:
+    """(explanations of some of the first gallery's predictions, in turns from its shelves; the reason where there is
     none)."""
     if not galleries or not count:
         return [], "No downstream task was evaluated."
@@ -130,13 +142,13 @@ def _attention_examples(galleries: Sequence[Gallery], album: ThumbnailAlbum, cou
     if not turns:
         return [], "No prediction to look into."
     try:
-        from vbert.report.attention import attention_examples
+        from vbert.report.why import explained_examples
 
-        return attention_examples(galleries[0].run, album, turns[:count]), ""
+        return explained_examples(galleries[0].run, album, turns[:count]), ""
     except Damaged:
         raise
     except (BuildError, UserError, KeyError, OSError) as error:
-        return [], f"Attention could not be computed: {error}"
+        return [], f"Explanations could not be computed: {error}"
 
 
 def _pretrainings(pretrained: Model | None, runs: Sequence[results.DownstreamRun]) -> list[Model]:
