@@ -19,6 +19,7 @@ from vbert.serve.refused import Refused
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vbert.explain.explanation import Explanation
     from vbert.inference.visualbert import VisualBert
     from vbert.regions.shards import Regions
 
@@ -207,7 +208,7 @@ def _word(value: Any) -> str:
     return str(value[0] if value else "") if isinstance(value, list | tuple) else str(value or "")
 
 
-def _explained(why: Any) -> dict[str, Any]:
+def _explained(why: Explanation) -> dict[str, Any]:
     return {
         "answer": why.answer,
         "score": why.score,
