@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,13 @@ def test_every_block_has_a_language_and_output_follows_what_made_it() -> None:
 
 @pytest.mark.parametrize("block", of("sh"))
 def test_commands_exist_with_their_options(block: Block) -> None:
+    checked = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True)
+    assert (checked.returncode, checked.stderr) == (0, "")
     for line in shell_lines(block):
         for inner in re.findall(r"\$\((vbert .*?)\)", line):
             app.parse_args(words(inner)[1:], exit_on_error=False, print_error=False)
         given = words(re.sub(r"\$\(.*?\)", "x", line))
-        while given and re.fullmatch(r"[A-Z_]+=.*", given[0]):
+        while given and re.fullmatch(r"[A-Za-z_]+=.*|srun", given[0]):
             given = given[1:]
         if given and given[0] == "vbert":
             app.parse_args(given[1:], exit_on_error=False, print_error=False)
