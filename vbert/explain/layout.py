@@ -12,7 +12,7 @@ GAP, LINE, SIZE = 10, 27, 15  # between parts; of a line of words; of their lett
 
 @dataclass(frozen=True)
 class WordPlace:
-    """The rectangle of a word; its text begins 6 pixels within."""
+    """The rectangle of a word; its text stands in the middle."""
 
     x: float
     y: float

@@ -78,8 +78,8 @@ def _words(explanation: Relevances, place: Drawn) -> list[str]:
         found.append(
             f'<g class="w w{k}" tabindex="0" role="img" aria-label="{label}"><title>{label}</title>'
             f'<rect class="shade{side}" fill-opacity="{opacity}" {corners}/><rect class="edge" {corners}/>'
-            f'<text x="{at.x + 6:.1f}" y="{at.y + 17:.1f}" textLength="{at.width - 12:.1f}" '
-            f'lengthAdjust="spacingAndGlyphs">{escape(one.text)}</text></g>'
+            f'<text x="{at.x + at.width / 2:.1f}" y="{at.y + 17:.1f}" text-anchor="middle">'
+            f"{escape(one.text)}</text></g>"
         )
     return found
 
