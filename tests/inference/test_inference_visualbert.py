@@ -19,7 +19,7 @@ from regions.regions_tiny import collection, extracted
 
 import vbert
 from vbert.inference.results import Answer, Caption, Match, Verdict
-from vbert.inference.visualbert import VisualBert
+from vbert.inference.visualbert import VisualBert, able
 from vbert.regions.detector import DetectorWeights
 from vbert.regions.shards import Shards
 
@@ -222,6 +222,16 @@ def test_what_it_was_not_trained_for_is_said(exports: dict[str, Path], vqa: Visu
     assert "sentiment" not in entailment.can
     with refused("contradiction", "classify"):
         entailment.sentiment(files[0], "x")
+
+
+def test_heads_that_a_checkpoint_lacks_are_not_asked() -> None:
+    head = {"kind": "pretraining", "objective": "mlm_itm"}
+    for untrained, left in (
+        ([], {"match", "fill"}),
+        (["matching"], {"fill"}),
+        (["masked_language", "matching"], set()),
+    ):
+        assert {"match", "fill"} & set(able({**head, "untrained": untrained})) == left
 
 
 def test_names_of_the_literature_are_answered_by_ours(vqa: VisualBert, files: list[Path]) -> None:

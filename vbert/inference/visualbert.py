@@ -38,6 +38,7 @@ ASKED_OF: Mapping[str, tuple[str, ...]] = {
     "caption": ("captioning",),
     "fill": (PRETRAINING,),
 }
+HEAD_OF = {"match": "matching", "fill": "masked_language"}  # of pre-training
 SENTIMENTS = {"positive", "negative", "neutral"}
 
 
@@ -364,7 +365,9 @@ class VisualBert:
 
 def able(head: Mapping[str, Any]) -> tuple[str, ...]:
     """What a model with this head.json may be asked."""
-    own = tuple(name for name, objectives in ASKED_OF.items() if head["objective"] in objectives)
+    fresh = head.get("untrained", ())  # heads of pre-training that a published checkpoint lacks
+    asked = [name for name, objectives in ASKED_OF.items() if head["objective"] in objectives]
+    own = tuple(name for name in asked if HEAD_OF.get(name) not in fresh)
     own += ("sentiment",) if "classify" in own and set(head.get("labels", ())) <= SENTIMENTS else ()
     return (*own, *(("explain",) if own else ()), "encode", "regions")
 
