@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -135,16 +136,13 @@ def test_integrated_gradients_are_complete(world: World, standardise: bool) -> N
 
 def test_removal_is_what_the_score_loses_and_half_of_what_it_gains(vqa: Explainer) -> None:
     asked = asked_of(vqa, [0, 3, 5, 9])
-    (k,) = (k for k in range(4) if len(asked.boxes[k]) > 1) if False else (1,)
-    one, relevance = asked.examined[k], methods.removal(asked)[k]
+    one, relevance = asked.examined[1], methods.removal(asked)[1]
     ids, target = one.input.text.ids, torch.tensor([one.target])
     places = [place for place, word in enumerate(one.input.text.words) if word >= 0]
     regions = len(relevance) - len(ids)
 
     def score(words: set[int], kept: list[int]) -> float:
         """Of the words at `words` and the regions `kept`."""
-        from dataclasses import replace
-
         shown = [i if place in words or place not in places else asked.pieces.mask for place, i in enumerate(ids)]
         changed = replace(one.input, text=replace(one.input.text, ids=shown), regions=kept)
         with torch.no_grad():
