@@ -15,7 +15,7 @@ from vbert.artifacts.store.store import Store, default_root
 from vbert.data.raw import RawFiles
 from vbert.data.source import Source
 from vbert.data.yaml import is_yaml
-from vbert.errors import UserError, nearest
+from vbert.errors import UserError, near
 from vbert.export.folder import DETECTOR, is_export
 from vbert.inference import visualbert
 from vbert.inference.elsewhere import REPOSITORIES
@@ -73,6 +73,8 @@ def published(where: str, max_positions: int | None = None, wanted: str | None =
 
 def unknown(where: str) -> UserError:
     """The error for what is no model at all; it knows repositories of the hub that have a spec, or lack a commit."""
+    from flows.recipe import recipe_names
+
     repository = "/".join(Path(where).parts[-2:])
     of_hub = spec_of_hub(f"{repository}@{'0' * COMMIT}") if is_hub(f"{repository}@{'0' * COMMIT}") else None
     if of_hub is not None:
@@ -80,11 +82,14 @@ def unknown(where: str) -> UserError:
             f"no folder {where}; of the repository {repository} on the hub write {of_hub.name}, the spec of it, or "
             f"give its commit: {repository}@COMMIT"
         )
-    near = nearest(where, model_names())
+    alike = near(repository.replace("/", "_").replace("-", "_"), model_names())
+    hints = [alike] if alike.startswith("near") else []
     if "/" in where:
-        like = nearest(repository.replace("/", "_").replace("-", "_"), model_names())
-        near = "of the Hugging Face hub write OWNER/NAME@COMMIT" + (f"; {like}" if like.startswith("did") else "")
-    return UserError(f"no model {where!r}: neither a name in data_specs/models nor a folder; {near}")
+        hints.append("of the Hugging Face hub write OWNER/NAME@COMMIT")
+    if where in recipe_names():
+        hints = [f"{where} is a recipe: `vbert path {where} 'finetune[ENTRY]'` names the folder of a model of it"]
+    said = "".join(f"; {hint}" for hint in hints)
+    return UserError(f"{where}: no such folder, and no model of that name in data_specs/models{said}")
 
 
 def _of_spec(

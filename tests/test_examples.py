@@ -76,6 +76,7 @@ vbert predict exported/vqa --table whole.csv --images photos --out predictions.j
 vbert search "a dog" --model model --features features --rerank 0 --device cpu --json
 vbert export demo 'finetune[vqa]' --out hf --format hf --conventions original --licence mit \
     --set seed=0 --store store --json
+vbert export demo 'finetune[vqa]' --out small --int8 --measure 0
 vbert import-model exported/vqa --store other --shared --machine units_at_once=1 --json
 vbert explain exported/vqa --image cat.jpg --question "what is it?" --method attention --layer 0 --head 1 --device cpu
 vbert explain exported/pairs --image cat.jpg --image-2 dog.jpg --statement "both are dogs" --out why.svg --json

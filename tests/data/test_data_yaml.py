@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
@@ -11,7 +12,7 @@ from vbert.artifacts.steps.stage import Machine
 from vbert.data.spec import dataset
 from vbert.data.yaml import MAX_BYTES, load_yaml, parse_value, read_yaml
 from vbert.errors import FIRST_GUESSES, UserError, near, nearest
-from vbert.model.bert import model_spec
+from vbert.model.bert import MODELS, model_spec
 from vbert.regions.detector import detector_file
 
 
@@ -264,6 +265,7 @@ def test_a_bert_of_ones_own_lies_beside_the_recipe_too(tmp_path: Path, monkeypat
     deep = tmp_path / "deep"
     for folder in (deep / "my_bert", deep / "minilm_l6", tmp_path / "here"):
         folder.mkdir(parents=True)
+    shutil.copy(MODELS.folder / "minilm_l6.yaml", deep / "own.yaml")
     training = "data: [a], steps: 8, learning_rate: 1.0e-3"
     (deep / "r.yaml").write_text(
         "data: {a: {spec: easy_vqa}}\n"

@@ -183,8 +183,14 @@ def test_folders(tmp_path: Path) -> None:
 
 
 def test_what_is_no_published_visualbert_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no model 'uclanlp_visualbert_vq'.*did you mean 'uclanlp_visualbert_vqa'"):
+    with pytest.raises(UserError, match=r"^uclanlp_visualbert_vq: no such folder.*; near: 'uclanlp_visualbert_vqa'"):
         published("uclanlp_visualbert_vq")
+    with pytest.raises(
+        UserError, match=r"^demo: no such folder.*; demo is a recipe: `vbert path demo 'finetune\[ENTRY\]'`"
+    ):
+        published("demo")
+    with pytest.raises(UserError, match=r"^nofolder: no such folder, and no model of that name in data_specs/models$"):
+        published("nofolder")
     with pytest.raises(UserError, match=r"bert_base_uncased is a BERT, which has seen no image"):
         published("bert_base_uncased")
     with pytest.raises(UserError, match=r"no VisualBERT: it holds neither a model written here"):
@@ -294,7 +300,7 @@ def test_a_start_that_does_not_fit_is_refused_at_planning(changes: dict[str, Any
         ("me/visualbert-base", "of the Hugging Face hub write OWNER/NAME@COMMIT"),
         (
             "uclanlp/visualbert-base-uncased",
-            "of the Hugging Face hub write OWNER/NAME@COMMIT; did you mean 'uclanlp_vis",
+            "near: 'uclanlp_visualbert_vqa_pre', 'uclanlp_visualbert_vqa', 'uclanlp_visualbert_vcr'; of the",
         ),
     ],
 )

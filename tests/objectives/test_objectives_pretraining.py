@@ -47,5 +47,5 @@ def test_other_features_are_refused(tmp_path: Path) -> None:
     folder.mkdir()
     for path in world.shards.path.iterdir():
         (folder / path.name).write_bytes(path.read_bytes().replace(b'"detector": "none"', b'"detector": "other"'))
-    with pytest.raises(UserError, match="detector is 'none' for the model, 'other' for the shards"):
+    with pytest.raises(UserError, match=r"detector is 'none' for the start \(Model\), 'other' for the regions"):
         pretrain(tmp_path / "b", world._replace(shards=Shards.at(folder)), first, SETTINGS)
