@@ -16,8 +16,6 @@ from vbert.errors import BuildError, UserError, nearest
 if TYPE_CHECKING:
     from vbert.inference.visualbert import VisualBert
 
-OUT = (".parquet", ".csv", ".jsonl")  # endings of --out
-
 
 def predict(
     model: str,
@@ -114,8 +112,6 @@ def predict(
         )
     if image is not None:
         raise UserError("give either one image with --image, or a table with --table")
-    if out.suffix not in OUT:
-        raise UserError(f"--out {out}: write it as {', '.join(OUT)}")
     _table(model, table, images, columns, out, ask, store, shared, machine, strict, json_)
 
 
@@ -225,23 +221,26 @@ def _table(
     strict: bool,
     as_json: bool,
 ) -> None:
-    from flows.predictions import predictions_of
+    from flows.predictions import check_out, hand_out, predictions_of
     from flows.recipe import machine_from
     from flows.runs import record_run, run_id
     from flows.terminal import Terminal
     from vbert.artifacts.making.engine import Engine
 
     pairs = [_column(one) for one in columns]
-    at, target = predictions_of(where, table, images, pairs, ask, store)
+    check_out(out, table)
+    at, rows, target = predictions_of(where, table, images, pairs, ask, store)
     if shared:
         at.share()
     with (
         Terminal() as terminal,
         record_run(at, run_id("predict"), f"predict {table.name} {target.fingerprint[:8]}", [target]),
     ):
-        Engine(at, machine_from(machine), terminal).ensure_all([target])
+        engine = Engine(at, machine_from(machine), terminal)
+        engine.ensure_all([rows])  # before the images: a table that can't be read is told at once
+        engine.ensure_all([target])
     made = target.bound(at)
-    _hand_out(made.file("predictions.parquet"), out)
+    hand_out(made.file("predictions.parquet"), out)
     figures = {name: value for name, value in made.figures.items() if name in ("rows", "answered")}
     reasons = {n.removeprefix("reason/"): v for n, v in made.figures.items() if n.startswith("reason/")}
     rate = round(figures["rows"] / made.seconds, 1) if made.seconds else None
@@ -263,38 +262,3 @@ def _column(pair: str) -> tuple[str, str]:
     if not equals or not cell.strip() or not column.strip():
         raise UserError(f"--column {pair!r:.80}: write it as CELL=COLUMN, for example --column question=frage")
     return cell.strip(), column.strip()
-
-
-def _hand_out(made: Path, out: Path) -> None:
-    """The predictions as the file `out`, whole or as it was before."""
-    import pyarrow.parquet as pq
-
-    making = out.with_name(f".{out.name}.part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".parquet":
-            making.write_bytes(made.read_bytes())
-        else:
-            with making.open("w", encoding="utf-8", newline="") as file:
-                _write_rows(file, pq.ParquetFile(made), out.suffix)
-        making.replace(out)
-    except OSError as error:
-        raise UserError(f"--out {out} can't be written ({error.strerror}); give another file") from error
-    finally:
-        making.unlink(missing_ok=True)
-
-
-def _write_rows(file: Any, source: Any, ending: str) -> None:
-    import csv
-
-    names = source.schema_arrow.names
-    writer = csv.writer(file, lineterminator="\n")
-    if ending == ".csv":
-        writer.writerow(names)
-    for batch in source.iter_batches(4096):
-        for row in batch.to_pylist():
-            if ending == ".csv":
-                cells = (row[name] for name in names)
-                writer.writerow([json.dumps(cell) if isinstance(cell, list) else cell for cell in cells])
-            else:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")

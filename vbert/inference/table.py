@@ -114,11 +114,16 @@ def write_questions(directory: Path, raw: RawFiles, settings: TableSettings) -> 
     return {"rows": counts["rows"], "unasked": counts["unasked"]}
 
 
+def check_ending(name: str) -> str:
+    """The ending of a table's name, in small letters. Raises UserError for one that is none of a table."""
+    if (kind := ending(name).lower()) not in ENDINGS:
+        raise UserError(f"{name}: a table is one of {', '.join(ENDINGS)}; save it as one of these")
+    return kind
+
+
 def _rows(raw: RawFiles, name: str, fields: Fields, given: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """The rows as `QuestionTable` has them."""
-    kind = ending(name).lower()
-    if kind not in ENDINGS:
-        raise UserError(f"{name}: a table is one of {', '.join(ENDINGS)}; save it as one of these")
+    kind = check_ending(name)
     read = {".jsonl": _json_lines, ".parquet": _parquet}.get(kind, _separated)
     cells = [*fields.needed, *fields.optional]
     columns: dict[str, str] | None = None
