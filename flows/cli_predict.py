@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from flows.options import JsonOption, MachineOption, SharedOption, StoreOption
 from vbert.errors import BuildError, UserError, nearest
@@ -30,7 +31,7 @@ def predict(
     phrase: str | None = None,
     choices: Annotated[list[str], Parameter(name="--choice", negative=())] = [],  # noqa: B006  cyclopts reads it
     ask: str | None = None,
-    top: int = 5,
+    top: Annotated[int, Parameter(validator=Number(gte=1))] = 5,
     table: Path | None = None,
     images: Path | None = None,
     columns: Annotated[list[str], Parameter(name="--column", negative=())] = [],  # noqa: B006

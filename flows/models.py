@@ -12,6 +12,7 @@ from tasks.download import download
 from tasks.weights import weights
 from vbert.artifacts.steps.artifact import Artifact
 from vbert.artifacts.store.store import Store, default_root
+from vbert.data.names import given_path
 from vbert.data.raw import RawFiles
 from vbert.data.source import Source
 from vbert.data.yaml import is_yaml
@@ -143,7 +144,7 @@ class VisualBert(visualbert.VisualBert):
         device: auto (a GPU if there is one), cpu or cuda. store: where the model of a name is kept, once fetched; by
         default `$VBERT_STORE`, else `./store`.
         """
-        text = os.fspath(where)
+        text = given_path(where, "the model")
         if Path(text).is_dir() and (is_export(Path(text)) or not is_published(text) or is_own(Path(text))):
             return super().load(text, device=device)
         if (instead := REPOSITORIES.get(text)) is not None:

@@ -64,6 +64,14 @@ def test_files_of_others_are_not_written_over(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(".*")), "nothing is left of trying"
 
 
+def test_a_number_of_answers_is_a_whole_one(vbert: Any, tmp_path: Path, model: Path) -> None:
+    (photo,) = photos(tmp_path / "photos", 1)
+    for top in ("0", "-1"):
+        code, _, err = vbert("predict", model, "--image", photo, "--question", "what?", f"--top={top}")
+        assert code == 2, err
+        assert "top" in err
+
+
 @pytest.mark.parametrize(
     ("name", "content", "out", "names"),
     [

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,52 @@ def test_regions_stand_for_images(vqa: VisualBert, files: list[Path], shards: Sh
         vqa.answer(None, "what?", regions=type(wide)(wide.features[:, :31], wide.boxes, wide.json))
 
 
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (lambda one: replace(one, features=one.features * np.float16("nan")), ("feature", "NaN")),
+        (lambda one: replace(one, features=one.features[0]), ("[32]", "[regions, 32]")),
+        (lambda one: replace(one, features=one.features.astype(int)), ("int64",)),
+        (lambda one: replace(one, boxes=one.boxes * np.float32("inf")), ("box", "finite")),
+        (lambda one: replace(one, boxes=one.boxes[:-1]), ("[3, 4]", "4 regions")),
+        (lambda one: replace(one, boxes=one.boxes + 50), ("box", "40 pixels wide")),
+        (lambda one: replace(one, boxes=one.boxes - np.float32([0, 60, 0, 60])), ("box", "48 pixels high")),
+        (lambda one: replace(one, json=b"{}"), ("width",)),
+    ],
+)
+def test_regions_that_no_image_has_are_refused(
+    vqa: VisualBert, files: list[Path], change: Callable[[Any], Any], names: tuple[str, ...]
+) -> None:
+    regions = vqa.regions(files[0])
+    with refused("regions", *names):
+        vqa.answer(None, "what?", regions=change(regions))
+    with refused("regions 1", *names):
+        vqa.answer(None, "what?", regions=[regions, change(regions)])
+
+
+@pytest.mark.parametrize("top", [0, -1, 1.5, "2", None, True])
+def test_a_number_of_answers_is_a_whole_one(
+    vqa: VisualBert, exports: dict[str, Path], files: list[Path], top: Any
+) -> None:
+    with refused("top", repr(top)):
+        vqa.answer(files[0], "what?", top=top)
+    with refused("top", repr(top)):
+        VisualBert.load(exports["mlm_itm"], device="cpu").fill(files[0], "[MASK]", top=top)
+    assert len(vqa.answer(files[0], "what?", top=np.int64(2))) == 2
+
+
+def test_paths_that_are_none_are_refused(vqa: VisualBert, files: list[Path]) -> None:
+    why = vqa.explain(files[0], "what?", method="attention")
+    for given, names in ((None, ("NoneType", "path")), (5, ("int", "path")), ("", ("path", "empty"))):
+        for load in (VisualBert.load, vbert.VisualBert.load):
+            with refused("model", *names):
+                load(given)
+        with refused("picture", *names):
+            why.save(given)  # type: ignore[arg-type]
+    with refused("image", "path", "empty"):
+        vqa.answer("", "what?")
+
+
 def test_an_answer_is_explained(exports: dict[str, Path], vqa: VisualBert, files: list[Path], tmp_path: Path) -> None:
     why = vqa.explain(files[0], "what is red?")
     (best,) = vqa.answer(files[0], "what is red?", top=1)
@@ -199,6 +246,8 @@ def test_an_answer_is_explained(exports: dict[str, Path], vqa: VisualBert, files
     assert (len(one.words), len(other.words)) == (3, 3)
     with refused("rolout", "rollout"):
         vqa.explain(files[0], "what?", method="rolout")
+    with refused("list", "one method"):
+        vqa.explain(files[0], "what?", method=["attention"])
     with refused("text", "answer"):
         vqa.explain(files[0])
     pretrained = VisualBert.load(exports["mlm_itm"], device="cpu")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 from vbert.errors import UserError, near
 
@@ -19,6 +21,15 @@ IMAGE_ENDINGS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".avifs"),
     *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
+
+
+def given_path(given: Any, what: str) -> str:
+    """A path of `what` that somebody gave, as text. Raises UserError for an empty one, and for what is no path."""
+    if not isinstance(given, str | os.PathLike) or not isinstance(text := os.fspath(given), str):
+        raise UserError(f"{type(given).__name__} is no path of {what}; give its name as text, or a pathlib.Path")
+    if not text.strip():
+        raise UserError(f"the path of {what} is empty; give its name")
+    return text
 
 
 def safe_name(name: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vbert.data.names import given_path
 from vbert.errors import UserError
 from vbert.explain.relevant import Relevances
 
@@ -59,7 +60,7 @@ class Explanation(Relevances):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """By the ending of the name: .png, .svg or .json. Raises UserError for another."""
-        target = Path(path)
+        target = Path(given_path(path, "the picture"))
         ending = check_name(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         if ending == ".png":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from vbert.errors import UserError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from vbert.regions.shards import Regions
 
 OPTIONAL = ("text_b", "phrase")  # texts that may be None
+FAR = 0.1  # of an image's side: a box further outside is of another image, or in other units
 
 
 @dataclass(frozen=True)
@@ -141,11 +143,46 @@ def _from_regions(each: Sequence[Any], pairs: bool, contract: Contract) -> tuple
                     f"regions: {type(one).__name__} is none; give what `model.regions(image)` or an entry of "
                     "`vbert.Shards` is, or the shards with ids in place of images"
                 )
-            if one.features.shape[1] != contract.dim:
-                raise UserError(f"regions: features of {one.features.shape[1]} numbers; the model reads {contract.dim}")
-            if one.boxes is None and contract.box_input not in (None, "none"):
-                raise UserError("regions: they have no boxes, and the model reads them")
+            if problem := _wrong_with(one, contract):
+                raise UserError(f"regions{f' {k}' if len(each) > 1 else ''}: {problem}")
         names = [f"{k}/{place}" for place in range(len(its))]
         found |= dict(zip(names, its, strict=True))
         ids.append(names)
     return ids, found
+
+
+def _wrong_with(regions: Regions, contract: Contract) -> str:
+    """What a model that reads `contract` can't read in an image's regions; "" for nothing."""
+    import numpy as np
+
+    features = np.asarray(regions.features)
+    if features.ndim != 2 or features.dtype.kind != "f":
+        return f"features {list(features.shape)} of {features.dtype}; give floats [regions, {contract.dim}]"
+    if features.shape[1] != contract.dim:
+        return f"features of {features.shape[1]} numbers; the model reads {contract.dim}"
+    if not np.isfinite(features).all():
+        return "a feature is no finite number (NaN or infinite)"
+    if regions.boxes is None:
+        return "they have no boxes, and the model reads them" if contract.box_input not in (None, "none") else ""
+    boxes = np.asarray(regions.boxes)
+    if boxes.shape != (len(features), 4) or boxes.dtype.kind not in "fiu":
+        return f"boxes {list(boxes.shape)} of {boxes.dtype} for {len(features)} regions; give four numbers each"
+    if not np.isfinite(boxes).all():
+        return "a number of a box is not finite (NaN or infinite)"
+    try:
+        sides = [regions.details[name] for name in ("width", "height")]
+    except (ValueError, KeyError, TypeError):
+        return "their json says no width and height of the image"
+    for axis, side in enumerate(sides):
+        reach = boxes[:, axis::2]
+        if side is not None and len(boxes) and (reach.min() < -FAR * side or reach.max() > (1 + FAR) * side):
+            far = float(reach.min() if reach.min() < -FAR * side else reach.max())
+            what = ("wide", "high")[axis]
+            return f"a box reaches {far:.1f} in an image {side} pixels {what}; give x1, y1, x2, y2 in its pixels"
+    return ""
+
+
+def check_top(top: Any) -> None:
+    """Raises UserError where `top` is no number of answers."""
+    if isinstance(top, bool) or not isinstance(top, Integral) or int(top) < 1:
+        raise UserError(f"top: {top!r:.40} is no number of answers; give a whole number from 1")

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vbert.data.names import given_path
 from vbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def photo(given: Any, name: str = "") -> Photo:
         return given
     try:
         if isinstance(given, str | os.PathLike):
-            path = Path(given)
+            path = Path(given_path(given, name or "the image"))
             return Photo(name or str(path), decode(_bytes(path)))
         if isinstance(given, bytes | bytearray | memoryview):
             return Photo(name or "the image", decode(bytes(given)))

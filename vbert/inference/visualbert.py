@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from vbert.data.names import given_path
 from vbert.errors import BuildError, UserError, nearest
-from vbert.explain import DEFAULT
-from vbert.inference.asked import Asked, asked
+from vbert.explain import DEFAULT, METHODS
+from vbert.inference.asked import Asked, asked, check_top
 from vbert.inference.elsewhere import named
 from vbert.inference.encoding import BATCH, Encoding, probability
 from vbert.inference.photos import Looker
@@ -90,7 +91,7 @@ class VisualBert:
         """
         from vbert.inference.found import found
 
-        return cls(*found(Path(where)), device=device)
+        return cls(*found(Path(given_path(where, "the model"))), device=device)
 
     @property
     def can(self) -> tuple[str, ...]:
@@ -109,6 +110,7 @@ class VisualBert:
     @named
     def answer(self, image: Any, question: Any, *, regions: Any = None, top: int = 5) -> Any:
         """The `top` answers of a question, best first, as list[Answer]."""
+        check_top(top)
         given = self._asked("answer", [image], regions, question=question)
         rows = [{"kind": "question", "text": text} for text in given.texts["question"]]
         return given.shaped(self._labels(given, rows, top))
@@ -215,6 +217,7 @@ class VisualBert:
     @named
     def fill(self, image: Any, text: Any, *, regions: Any = None, top: int = 5) -> Any:
         """The `top` words for each [MASK] of a text, best first, as list[list[Answer]]."""
+        check_top(top)
         given = self._asked("fill", [image], regions, text=text)
         return given.shaped(Encoding(self, given, masked=True).filled(top))
 
@@ -250,6 +253,10 @@ class VisualBert:
         from vbert.explain import methods_of
         from vbert.inference.explained import PAIRED, asked_row, explanations
 
+        if not isinstance(method, str):
+            raise UserError(
+                f"method: {type(method).__name__} is none; give one method, by its name: {', '.join(METHODS)}"
+            )
         methods_of([method])
         what = next((name for name, its in ASKED_OF.items() if self.objective in its), "encode")
         images = [image, right] if self.objective == PAIRED else [image]
