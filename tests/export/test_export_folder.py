@@ -12,8 +12,19 @@ import torch
 from export.export_world import contract_of, make_detector, make_model
 
 from vbert.artifacts.store.digests import seal
+from vbert.artifacts.store.store import Store
 from vbert.errors import UserError
-from vbert.export.folder import RECORD, detector_behind, read_export, read_record, write_export
+from vbert.export.folder import (
+    DETECTOR,
+    DETECTOR_FILES,
+    MODEL_FILES,
+    RECORD,
+    detector_behind,
+    read_export,
+    read_record,
+    write_export,
+)
+from vbert.inference.visualbert import VisualBert
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +99,8 @@ ENTRY = {"size": 0, "sha256": "0" * 64}
         (lambda f: (f / "vocab.txt").unlink(), "vocab.txt is missing: copy the folder again"),
         (lambda f: shutil.rmtree(f / "detector"), "detector/detector.json is missing"),
         (lambda f: (f / "extra.bin").write_bytes(b""), "extra.bin is not of this export"),
-        (lambda f: (f / RECORD).unlink(), "no export.json in it: this is no exported folder, or one not wholly"),
+        (lambda f: (f / RECORD).unlink(), "export.json is missing: copy the folder again"),
+        (lambda f: ((f / RECORD).unlink(), (f / "head.json").unlink()), "no export.json in it: this is no exported"),  # type: ignore[func-returns-value]
         (lambda f: (f / RECORD).write_text("{"), "export.json is damaged"),
         (lambda f: shutil.rmtree(f), "no such folder"),
         (resealed(format=2), "format 2, this version of vbert reads 1; upgrade vbert"),
@@ -105,6 +117,31 @@ def test_a_folder_that_is_not_whole_is_refused(folder: Path, change: Callable[[P
     with pytest.raises(UserError, match=said) as refused:
         read_export(folder)
     assert str(folder) in refused.value.message
+
+
+def test_files_of_an_export_are_its_own_and_may_be_edited(exported: Path, tmp_path: Path) -> None:
+    model, detector = read_export(exported)
+    write_export(tmp_path / "out", model, detector, title="vqa", card="", made_from={})
+    for name in (*MODEL_FILES, *(f"{DETECTOR}/{name}" for name in DETECTOR_FILES), RECORD):
+        stat = (tmp_path / "out" / name).stat()
+        assert (stat.st_nlink, stat.st_mode & 0o777) == (1, 0o644), name
+
+
+def test_without_its_record_nothing_else_of_a_folder_is_blamed(folder: Path) -> None:
+    (folder / RECORD).unlink()
+    with pytest.raises(UserError, match=r"export\.json is missing: copy the folder again"):
+        VisualBert.load(folder)
+
+
+def test_an_export_goes_into_no_model(exported: Path, finished_store: Path) -> None:
+    model, detector = read_export(exported)
+    store = Store(finished_store)
+    (made, *_) = store.manifests("finetune")
+    for whole in (exported, exported.parent / "m/model", store.whole(made), store.whole(made).parent):
+        before = sorted(whole.iterdir())
+        with pytest.raises(UserError, match=r"is inside .*, which holds a model already"):
+            write_export(whole / "deep/inner", model, detector, title="", card="", made_from={})
+        assert sorted(whole.iterdir()) == before
 
 
 def test_an_export_takes_no_other_folders_place(exported: Path, tmp_path: Path) -> None:
@@ -146,7 +183,6 @@ def test_another_detector_is_refused(exported: Path, tmp_path: Path) -> None:
 
 
 def test_the_detector_is_found_by_the_models_lineage(finished_store: Path) -> None:
-    from vbert.artifacts.store.store import Store
     from vbert.objectives.trained import Model
 
     store = Store(finished_store)
@@ -161,7 +197,6 @@ def test_the_detector_is_found_by_the_models_lineage(finished_store: Path) -> No
 
 
 def test_a_detector_that_is_gone_is_said_to_be(finished_store: Path, tmp_path: Path) -> None:
-    from vbert.artifacts.store.store import Store
     from vbert.errors import BuildError
     from vbert.objectives.trained import Model
 

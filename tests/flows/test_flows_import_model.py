@@ -94,7 +94,7 @@ def test_it_says_how_to_go_on(vbert: Any, tmp_path: Path) -> None:
     ("damage", "said"),
     [
         ("head.json", "head.json is missing: copy the folder again"),
-        ("export.json", "no export.json in it: this is no exported folder"),
+        ("export.json", "export.json is missing: copy the folder again"),
     ],
 )
 def test_what_is_not_whole_is_refused(vbert: Any, tmp_path: Path, damage: str, said: str) -> None:

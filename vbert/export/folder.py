@@ -9,6 +9,7 @@ export.json    format, what the folder was made from, and size and sha256 of eac
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from vbert.artifacts.steps.artifact import files_of
 from vbert.artifacts.store import durable
 from vbert.artifacts.store.digests import seal, sha256_file, unseal
 from vbert.artifacts.store.manifest import Manifest
@@ -23,6 +25,7 @@ from vbert.artifacts.store.store import Store
 from vbert.artifacts.upkeep.export import replaced
 from vbert.data.raw import RawFiles
 from vbert.errors import BuildError, UserError
+from vbert.model.published import HEAD, is_own
 from vbert.model.vocabulary import CONFIG, VOCABULARY
 from vbert.objectives.trained import WEIGHTS, Model
 from vbert.regions.contract import NAME as CONTRACT
@@ -77,7 +80,7 @@ def write_export(
         check_detector(model, detector)
     with exported_to(out) as making:
         for name in MODEL_FILES:
-            durable.link(model.file(name), making / name)
+            shutil.copyfile(model.file(name), making / name)
         copy_detector(detector, making)
         objective = model.head()["objective"]
         close_export(making, title=title, objective=objective, card=card, made_from=made_from, int8=int8)
@@ -87,11 +90,14 @@ def copy_detector(detector: DetectorWeights | None, making: Path) -> None:
     if detector is not None:
         (making / DETECTOR).mkdir()
         for name in DETECTOR_FILES:
-            durable.link(detector.file(name), making / DETECTOR / name)
+            shutil.copyfile(detector.file(name), making / DETECTOR / name)
 
 
 def exported_to(out: Path) -> AbstractContextManager[Path]:
-    """`replaced(out)`, where nothing but an earlier export is lost by that. Raises UserError."""
+    """`replaced(out)`, where nothing but an earlier export is lost by that. Raises UserError, inside a model too."""
+    for above in out.resolve().parents:
+        if is_export(above) or is_own(above) or files_of(above) != above:
+            raise UserError(f"{out} is inside {above}, which holds a model already; give a folder elsewhere")
     if out.exists() and not (out / RECORD).is_file():
         if not out.is_dir():
             raise UserError(f"{out} is a file; give a folder for the export")
@@ -110,19 +116,26 @@ def close_export(
     int8: Mapping[str, Any] | None = None,
     layout: Layout = "vbert",
 ) -> None:
-    """Writes the card, and last the record of all files in the folder."""
+    """Writes the card, and last the record of all files in the folder, which its owner may edit: they are no links into
+    a store."""
     names = sorted(path.relative_to(making).as_posix() for path in making.rglob("*") if path.is_file())
     for name in names:
-        durable.sync_file(making / name)
+        durable.sync_file(making / name, durable.WRITE)
     files = {n: ExportedFile(size=(making / n).stat().st_size, sha256=sha256_file(making / n)) for n in names}
     (making / CARD).write_text(card, encoding="utf-8")
     about: dict[str, Any] = {"made_from": dict(made_from), "int8": None if int8 is None else dict(int8)}
     record = ExportRecord(layout=layout, title=title, objective=objective, files=files, **about)
-    durable.write_file(making / RECORD, seal(record.model_dump()))
+    durable.write_file(making / RECORD, seal(record.model_dump()), durable.WRITE)
 
 
 def is_export(folder: Path) -> bool:
     return (folder / RECORD).is_file()
+
+
+def refuse_without_record(folder: Path) -> None:
+    """Raises UserError for an exported folder without its record, which a detector beside a model shows."""
+    if not is_export(folder) and (folder / HEAD).is_file() and (folder / DETECTOR / DETECTOR_FILES[1]).is_file():
+        raise UserError(f"{folder / RECORD} is missing: {AGAIN}")
 
 
 def read_record(folder: Path) -> ExportRecord:
@@ -131,6 +144,7 @@ def read_record(folder: Path) -> ExportRecord:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; `vbert export RECIPE 'finetune[ENTRY]' --out DIR` writes one")
     try:
+        refuse_without_record(folder)
         data = path.read_bytes()
     except FileNotFoundError:
         raise UserError(

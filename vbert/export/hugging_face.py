@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vbert.artifacts.store import durable
 from vbert.errors import UserError
 from vbert.export.folder import check_detector, close_export, copy_detector, exported_to
 from vbert.model.convert import ARCHITECTURES, AnyModel, Conventions, save_pretrained
@@ -64,7 +64,7 @@ def write_hugging_face(
         tokenizer = making / CONFIG
         write_json(tokenizer, json.loads(tokenizer.read_bytes()) | {"model_max_length": model.config().max_positions})
         for name in (CONTRACT, "head.json"):
-            durable.link(model.file(name), making / name)
+            shutil.copyfile(model.file(name), making / name)
         copy_detector(detector, making)
         objective = model.head()["objective"]
         close_export(making, title=title, objective=objective, card=card, made_from=made_from, layout="transformers")

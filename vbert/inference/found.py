@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vbert.artifacts.steps.artifact import files_of
 from vbert.errors import BuildError, UserError
-from vbert.export.folder import detector_behind, is_export, read_export
+from vbert.export.folder import detector_behind, is_export, read_export, refuse_without_record
 from vbert.objectives.trained import Model
 from vbert.regions.detector import DetectorWeights
 
@@ -21,6 +21,7 @@ def found(where: Path) -> tuple[Model, DetectorWeights | None]:
         )
     if is_export(where):
         return read_export(where)
+    refuse_without_record(where)
     if not (files_of(where) / "head.json").is_file():
         raise UserError(
             f"{where}: no model of vbert's (there is no head.json in it); `vbert export RECIPE 'finetune[ENTRY]' --out "

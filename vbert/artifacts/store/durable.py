@@ -168,11 +168,11 @@ def hint(path: Path, document: Any) -> None:
     fresh.replace(path)
 
 
-def sync_file(path: Path) -> None:
-    """Flush a file that others wrote to the disk, and make it read-only."""
+def sync_file(path: Path, wanted: int = READ) -> None:
+    """Flush a file that others wrote to the disk, and make it read-only, or what is `wanted`."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        mode = _file_mode(path, READ)
+        mode = _file_mode(path, wanted)
         if stat.S_IMODE(os.fstat(handle).st_mode) != mode:
             os.fchmod(handle, mode)
         os.fsync(handle)
