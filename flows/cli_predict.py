@@ -251,6 +251,11 @@ def _table(
         print(out)
     if reasons:
         told = ", ".join(f"{count:,} for their {name}" for name, count in reasons.items())
+        if not figures["answered"]:
+            (reason, count), *_ = made.reasons().most_common()
+            raise BuildError(
+                f"none of {figures['rows']:,} rows can be asked, {count:,} for this reason: {reason}; {out} has all"
+            )
         left = figures["rows"] - figures["answered"]
         problem = f"{left:,} of {figures['rows']:,} rows can't be asked: {told}; the column `reason` says why"
         if strict:

@@ -64,6 +64,16 @@ def test_files_of_others_are_not_written_over(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(".*")), "nothing is left of trying"
 
 
+def test_a_table_of_which_no_row_is_asked_is_a_failure(vbert: Any, tmp_path: Path, model: Path) -> None:
+    photos(tmp_path / "photos", 1)
+    (tmp_path / "rows.csv").write_text("image,question\n7.png,what?\n8.png,what?\n0.png,\n")
+    code, _, err = vbert("predict", model, "--table", "rows.csv", "--images", "photos", "--out", "p.jsonl")
+    assert code == 1
+    assert "none of 3 rows" in err
+    assert "2 for this reason: image: there is no such image" in err
+    assert len((tmp_path / "p.jsonl").read_text().splitlines()) == 3
+
+
 def test_a_number_of_answers_is_a_whole_one(vbert: Any, tmp_path: Path, model: Path) -> None:
     (photo,) = photos(tmp_path / "photos", 1)
     for top in ("0", "-1"):

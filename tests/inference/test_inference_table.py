@@ -98,6 +98,7 @@ def test_lists_and_phrases_are_checked_row_by_row(tmp_path: Path) -> None:
         ("rows.csv", "image,question\n", (), ("no row",)),
         ("rows.csv", "image,image,question\n1,2,w\n", (), ("rows.csv:1", "image")),
         ("rows.csv", b"image,question\n\xff,w\n", (), ("rows.csv:2", "UTF-8")),
+        ("rows.csv", 'image,question\n1,w\n2,"what\n3,w\n', (), ("rows.csv:3", "quote")),
         ("rows.txt", "image,question\n1,w\n", (), (".csv", ".parquet")),
         ("rows.parquet", b"PAR1nothing", (), ("rows.parquet", "Parquet")),
     ],
@@ -117,8 +118,9 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> DetectorWeights:
 def test_rows_are_answered_as_they_are_alone(vbert: Any, tmp_path: Path, detector: DetectorWeights) -> None:
     model, files = make_export(tmp_path / "m", "vqa", detector), photos(tmp_path / "photos")
     (tmp_path / "photos/broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    (tmp_path / "photos/bare").write_bytes(files[0].read_bytes())
     rows = [(path.name, f"is number {n} red?") for n, path in enumerate(files)] + [("3", "ending left out")]
-    rows += [("nothere.png", "why?"), ("broken.png", "why?"), (files[0].name, " ")]
+    rows += [("bare", "why?"), ("broken.png", "why?"), (files[0].name, " ")]
     with open("rows.csv", "w", newline="") as file:
         csv.writer(file).writerows([("image", "question"), *rows])
     words = ("predict", model, "--table", "rows.csv", "--images", "photos", "--out")
@@ -132,7 +134,8 @@ def test_rows_are_answered_as_they_are_alone(vbert: Any, tmp_path: Path, detecto
     for row, (name, question) in zip(found[:7], rows, strict=False):
         (best,) = asked.answer(tmp_path / "photos" / (name if "." in name else f"{name}.png"), question, top=1)
         assert (row["answer"], row["score"], row["reason"]) == (best.text, best.score, "")
-    assert "not an image" in found[8]["reason"]
+    assert "without an image ending" in found[7]["reason"]
+    assert "not an image: a PNG picture whose header is broken" in found[8]["reason"]
     code, out, err = vbert(*words, "p.csv", "--strict")
     assert code == 1
     assert "3 of 10 rows" in err

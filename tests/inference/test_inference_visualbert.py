@@ -324,6 +324,27 @@ def test_questions_that_are_none_are_refused(vqa: VisualBert, files: list[Path])
     with refused("2 images", "3 question"):
         vqa.answer(files[:2], QUESTIONS[:3])
     assert vqa.answer([], []) == []
+    assert vqa.answer(None, [], regions=[]) == []
+    for images, regions in (([], None), (None, [])):
+        with refused("empty list", "question"):
+            vqa.answer(images, "what?", regions=regions)
+
+
+def test_texts_too_long_for_a_table_are_refused(vqa: VisualBert, exports: dict[str, Path], files: list[Path]) -> None:
+    assert vqa.answer(files[0], "red " * 2500) == vqa.answer(files[0], "red " * 2000), "cut at max_text"
+    with refused("question", "10,000"):
+        vqa.answer(files[0], "red " * 2500 + "?")
+    choosing = VisualBert.load(exports["choice"], device="cpu")
+    for ask in (choosing.choose, lambda *given: choosing.explain(*given[:2], choices=given[2])):
+        with refused("choices", "10,000"):
+            ask(files[0], "what?", ["a", "red " * 2500])
+
+
+def test_a_cut_picture_that_pillow_opened_is_named(vqa: VisualBert, tmp_path: Path) -> None:
+    Image.effect_noise((64, 64), 90).save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:1000])
+    with refused("cut.jpg", "damaged: a picture that ends in the middle of its pixels"):
+        vqa.regions(Image.open(tmp_path / "cut.jpg"))
 
 
 def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path, exports: dict[str, Path]) -> None:

@@ -74,11 +74,11 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image, data: bytes) -> int:
-    """The EXIF orientation, 1–8; 1 where there is none or the EXIF can't be read."""
+def _orientation(image: Image.Image, data: bytes | None) -> int:
+    """The EXIF orientation, 1–8; 1 where there is none or the EXIF can't be read. data: the file's; None: unknown."""
     if image.format == "TIFF":
         return 1  # Pillow turns these itself, size included
-    if image.format == "PNG" and b"eXIf" not in data:
+    if image.format == "PNG" and data is not None and b"eXIf" not in data:
         return 1  # Pillow decodes a whole PNG to look for it
     try:
         value = image.getexif().get(ORIENTATION, 1)
@@ -136,7 +136,7 @@ def as_shown(image: Image.Image) -> Image.Image:
         raise BadImage("too large", f"{image.width}×{image.height}, at most {MAX_PIXELS:,} pixels")
     if not image.width * image.height:
         raise BadImage("empty", f"{image.width}×{image.height} pixels")
-    return _shown(image, b"eXIf")  # its EXIF is asked for, whatever file it is of
+    return _shown(image, None)
 
 
 def _opened(data: bytes) -> tuple[Image.Image, bytes]:
@@ -223,9 +223,9 @@ def _unrecognised(data: bytes) -> str:
     return f"{what}; read are {', '.join(FORMATS)}"
 
 
-def _reason(error: Exception, data: bytes) -> str:
+def _reason(error: Exception, data: bytes | None) -> str:
     """A sentence for Pillow's `error`."""
-    what, detail = file_kind(data[:ENOUGH]) or "a picture", str(error)
+    what, detail = (file_kind(data[:ENOUGH]) if data else "") or "a picture", str(error)
     if "truncated" in detail.lower() or isinstance(error, EOFError):
         return f"{what} that ends in the middle of its pixels"
     if "data stream" in detail:
@@ -233,7 +233,7 @@ def _reason(error: Exception, data: bytes) -> str:
     return f"{what} that can't be decoded ({type(error).__name__}: {error})"
 
 
-def _shown(image: Image.Image, data: bytes) -> Image.Image:
+def _shown(image: Image.Image, data: bytes | None) -> Image.Image:
     from PIL import Image
 
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vbert.errors import UserError
 from vbert.inference.photos import Photo, photo
+from vbert.inference.table import LONGEST_TEXT
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,6 +59,8 @@ def asked(
         told = ", ".join(f"{count} {name}" for name, count in counts.items())
         raise UserError(f"lists of different lengths: {told}; give one for all, or one each")
     count = next(iter(counts.values()), 1)
+    if not count and (alone := [name for name, one in texts.items() if one is not None and name not in lists]):
+        raise UserError(f"{' and '.join(lists)}: an empty list beside one {alone[0]}; give one image at least")
     rows = {name: _texts(name, one, count) for name, one in texts.items()}
     pictures: dict[str, Image.Image] = {}
     if isinstance(regions, Shards):
@@ -86,6 +89,7 @@ def _texts(name: str, one: Any, count: int) -> list[str]:
             raise UserError(f"{name}: {type(text).__name__} is no text; give a string, or a list of strings")
         if not text.strip():
             raise UserError(f"{name}: the text is empty")
+        check_length(name, text)
     return each
 
 
@@ -180,6 +184,12 @@ def _wrong_with(regions: Regions, contract: Contract) -> str:
             what = ("wide", "high")[axis]
             return f"a box reaches {far:.1f} in an image {side} pixels {what}; give x1, y1, x2, y2 in its pixels"
     return ""
+
+
+def check_length(name: str, text: str) -> None:
+    """text: of a list its JSON, as a table has it. Raises UserError for one that is too long."""
+    if len(text) > LONGEST_TEXT:
+        raise UserError(f"{name}: is longer than {LONGEST_TEXT:,} characters")
 
 
 def check_top(top: Any) -> None:

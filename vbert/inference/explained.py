@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from vbert.errors import UserError
 from vbert.explain.explanation import Explanation
-from vbert.inference.asked import Asked
+from vbert.inference.asked import Asked, check_length
 from vbert.inference.encoding import with_masks
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def asked_row(objective: str, text: str, text_b: str, choices: Sequence[str], ph
     if objective == "choice":
         if len(choices) < 2:
             raise UserError("choices: give two texts or more, the ones that the model chose among")
+        check_length("choices", json.dumps(choices, ensure_ascii=False))
         return {"kind": "choice", "text": text, "choices": [{"text": one, "phrases": None} for one in choices]}
     if objective == "grounding":
         start = 0 if phrase is None else text.find(phrase)

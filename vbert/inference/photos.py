@@ -56,7 +56,8 @@ def photo(given: Any, name: str = "") -> Photo:
         if isinstance(given, Image.Image):
             return Photo(name or getattr(given, "filename", "") or "the image", as_shown(given))
     except BadImage as bad:
-        raise UserError(f"{name or (given if isinstance(given, str | os.PathLike) else 'the image')}: {bad}") from None
+        known = given if isinstance(given, str | os.PathLike) else getattr(given, "filename", "") or "the image"
+        raise UserError(f"{name or known}: {bad}") from None
     if hasattr(given, "__array__"):
         return Photo(name or "the image", Image.fromarray(_pixels(given, name or "the image")))
     raise UserError(

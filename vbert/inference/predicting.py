@@ -45,6 +45,13 @@ class PredictedTable(Artifact):
         table: pa.Table = pq.read_table(self.file(PREDICTIONS))
         return table
 
+    def reasons(self) -> Counter[str]:
+        """Why rows weren't asked, and how many."""
+        import pyarrow.parquet as pq
+
+        column = pq.read_table(self.file(PREDICTIONS), columns=["reason"]).column("reason")
+        return Counter(filter(None, column.to_pylist()))
+
 
 def schema(question: str) -> pa.Schema:
     """row, the cells, answer (null for `match`), score, box and region of `ground`, reason."""
@@ -76,7 +83,7 @@ def predict_group(
 
     torch.set_num_threads(numerics.threads)
     asked, pictures = _loaded(model, job.machine.device), _pictures(shards)
-    quarantine = {row["image_id"]: row["reason"] for row in shards.quarantine().to_pylist()}
+    quarantine = {row["image_id"]: f"{row['reason']}: {row['detail']}" for row in shards.quarantine().to_pylist()}
     rows = table.group(number)
     for row in rows:
         row["_images"] = []
@@ -136,7 +143,7 @@ def _find(row: dict[str, Any], cell: str, pictures: Pictures, quarantine: Mappin
     except UserError as several:
         return several.message
     if found is None:
-        return f"{cell}: there is no such image in the folder"
+        return f"{cell}: there is no such image in the folder, whose files without an image ending aren't looked at"
     if found in quarantine:
         return f"{cell}: can't be used: {quarantine[found]}"
     row["_images"].append(found)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 LONGEST_LINE = 1 << 20  # bytes of a row
-LONGEST_TEXT = 10_000  # characters of a cell that is read
+LONGEST_TEXT = 10_000  # characters of a text that is read, in a cell or in Python
 ROWS = "rows.parquet"
 
 
@@ -197,14 +197,17 @@ def _separated(raw: RawFiles, name: str) -> Iterator[tuple[int, dict[str, Any] |
         first = file.readline(LONGEST_LINE)
     sign = "\t" if ending(name).lower() == ".tsv" else max(",;\t", key=lambda one: first.count(one.encode()))
     csv.field_size_limit(LONGEST_LINE)
-    reader = csv.reader(_decoded(raw, name), delimiter=sign)
+    reader = csv.reader(_decoded(raw, name), delimiter=sign, strict=True)
     header: list[str] = []
     while True:
         number = reader.line_num + 1
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise UserError(f"{name}:{number}: {error}; quote cells that hold quotes or line ends") from None
+            raise UserError(
+                f"{name}:{number}: {error}, in the row that begins here; quote cells with quotes or line ends in "
+                "them, and double those quotes"
+            ) from None
         if cells is None:
             return
         if not header:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from vbert.data.names import given_path
 from vbert.errors import BuildError, UserError, nearest
 from vbert.explain import DEFAULT, METHODS
-from vbert.inference.asked import Asked, asked, check_top
+from vbert.inference.asked import Asked, asked, check_length, check_top
 from vbert.inference.elsewhere import named
 from vbert.inference.encoding import BATCH, Encoding, probability
 from vbert.inference.photos import Looker
@@ -48,7 +49,8 @@ class VisualBert:
 
     Images are paths, bytes, Pillow images or uint8 arrays; `regions=` gives regions in their place, which
     `regions(images)` finds, or an entry of `vbert.Shards` is. A list, of images or of texts, is answered by a list.
-    An answer's bits don't hang on what it is asked beside, on a CPU.
+    An answer's bits don't hang on what it is asked beside, on a CPU. Texts are cut at the `max_text` word pieces that
+    the model was trained with (`longest`), and refused beyond 10,000 characters.
 
     >>> model = vbert.VisualBert.load("exported/vqa")  # or an artifact's path, or a name in data_specs/models
     >>> model.can
@@ -157,6 +159,7 @@ class VisualBert:
         for text, its in zip(given.texts["question"], each, strict=True):
             if isinstance(its, str) or len(its) < 2 or not all(isinstance(one, str) and one.strip() for one in its):
                 raise UserError("choices: give a list of two texts or more, none of them empty")
+            check_length("choices", json.dumps(its, ensure_ascii=False))
             listed = [{"text": one, "phrases": None} for one in its]
             rows.append({"kind": "choice", "text": text, "choices": listed})
         found = []
