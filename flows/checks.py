@@ -11,7 +11,7 @@ from vbert.data.yaml import NestedError
 from vbert.errors import UserError, nearest
 from vbert.explain import MEASURED, METHODS
 from vbert.model.config import ModelSettings, too_long
-from vbert.model.published import PRETRAINED, contract_of, is_published, objective_of, sizes_of
+from vbert.model.published import PRETRAINED, contract_of, is_int8, is_published, objective_of, sizes_of
 from vbert.objectives import OBJECTIVES, same_task
 from vbert.objectives.choice import ChoiceSettings
 from vbert.objectives.published import no_head
@@ -40,6 +40,7 @@ def check_entries(recipe: Entries, pretrainings: dict[Place, str]) -> None:
         _check_text(recipe, place, init, entry.max_text)
         where = (*place, "start") if recipe.trained(entry.start or "") is None and entry.start else ("model", "init")
         if init is not None and is_published(init):
+            _check_gradients(where, init)
             if (known := objective_of(init)) not in (None, PRETRAINED):
                 raise NestedError(where, no_head(init, str(known), PRETRAINED))
             if entry.start is None or recipe.trained(entry.start) is None:
@@ -51,6 +52,8 @@ def check_entries(recipe: Entries, pretrainings: dict[Place, str]) -> None:
         place = ("downstream", name)
         init = init_behind(recipe, settings.start)
         published = init is not None and is_published(init) and recipe.trained(settings.start) is None
+        if published:
+            _check_gradients(("model", "init") if settings.start == "none" else (*place, "start"), str(init))
         if settings.steps == 0 and published:
             if (known := objective_of(str(init))) is not None and not same_task(known, settings.objective):
                 raise NestedError((*place, "steps"), f"0, but {no_head(str(init), known, settings.objective)}")
@@ -93,6 +96,12 @@ def check_entries(recipe: Entries, pretrainings: dict[Place, str]) -> None:
             )
         if settings.select == "best" and (lacking := _no_validation(recipe, settings)):
             raise NestedError((*place, "select"), f"best, but {lacking}; write last")
+
+
+def _check_gradients(where: Place, start: str) -> None:
+    if is_int8(start):
+        problem = f"{start} is of int8, for predictions on CPUs alone: name the model that it was made from"
+        raise NestedError(where, problem)
 
 
 def _untaught(recipe: Entries, entry: DownstreamSettings) -> tuple[str, str] | None:

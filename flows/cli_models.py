@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +12,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from flows.options import JsonOption, MachineOption, Set, SharedOption, StoreOption, graph_of, recipe_of, store_at
-from vbert.errors import UserError
+from vbert.data.yaml import is_yaml
+from vbert.errors import UserError, near
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
@@ -65,12 +67,6 @@ def export(
         written into the card and export.json.
     measure
         with --int8. At most so many of these examples; 0: nothing is measured. By default 10,000.
-    int8
-        linear layers in 8-bit integers, for CPUs: smaller, and larger models faster. What it costs in accuracy and
-        gains in speed is measured on the examples that the model was evaluated on, printed, and written into the card
-        and export.json.
-    measure
-        with --int8. At most so many of these examples, 10,000 by default; 0: nothing is measured.
     licence
         the licence of the folder for the front matter of its card, by the Hugging Face hub's word for it.
     """
@@ -121,7 +117,7 @@ def export(
     if architecture is not None:
         print(f"load it by transformers.{architecture}.from_pretrained({str(out)!r})")
     else:
-        print(f"ask it by `vbert predict {out}`, or VisualBert.load({str(out)!r})")
+        print(f"ask it by `vbert predict {quote(str(out))}`, or VisualBert.load({str(out)!r})")
 
 
 def import_model(
@@ -153,6 +149,7 @@ def import_model(
     from vbert.data.source import Source
     from vbert.export.folder import DETECTOR, check_files, read_record
     from vbert.export.usage import USAGE
+    from vbert.model.published import is_int8
     from vbert.regions.detector import DetectorWeights
 
     record = read_record(folder)
@@ -184,8 +181,9 @@ def import_model(
     print(path)
     usage = USAGE.get(record.objective)
     if usage is not None and found is not None:
-        print(f"ask it by `vbert predict {path} {usage.options}`")
-    print(f"train on from it by `start: {path}` in an entry of a recipe" + _with_detector(found, model, at))
+        print(f"ask it by `vbert predict {quote(str(path))} {usage.options}`")
+    if not is_int8(str(path)):
+        print(f"train on from it by `start: {path}` in an entry of a recipe" + _with_detector(found, model, at))
 
 
 def _with_detector(found: Path | None, model: Model, store: Store) -> str:
@@ -248,6 +246,14 @@ def _model_at(folder: Path, what: str) -> Model:
     from vbert.objectives.trained import Model
 
     if not (files_of(folder) / "head.json").is_file():
+        from flows.recipe import recipe_names
+
+        of_recipe = what in recipe_names() or is_yaml(what)
+        if not folder.is_dir() and not of_recipe:
+            raise UserError(
+                f"{what}: no such folder, and no recipe of that name; {near(what, recipe_names())}. `vbert path RECIPE "
+                "'finetune[ENTRY]'` names the folder of a model"
+            )
         raise UserError(
             f"{what}: no folder of a model. Of a recipe name the stage too: `vbert export {what} 'finetune[ENTRY]' "
             "--out DIR`; `vbert path RECIPE STAGE` names the folder of an artifact"

@@ -113,7 +113,8 @@ class Recipe(Entries):
             if not hint.startswith("did") and (close := nearest(start, later)).startswith("did"):
                 hint = f"{close} It stands later: move it before this entry"
             elif not hint.startswith("did"):
-                hint = f"{nearest(start, here)}, and the names of data_specs/models: bert_base_uncased, …"
+                hint = f"{nearest(start, here)}, the names of data_specs/models (bert_base_uncased, …), or a folder"
+                hint += f": ./{start}"
             problem = f"nothing to start from is called {start!r}; {hint}"
             if start in later:
                 itself = start == where[-1]

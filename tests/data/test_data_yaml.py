@@ -168,7 +168,7 @@ def test_changes_replace_and_add_values() -> None:
         ("trian.steps", 1, "--set trian.steps: there is no 'trian'; did you mean 'train'?"),
         ("data.shapes.limitt", 1, "--set data.shapes.limitt: there is no 'limitt'; did you mean 'limit'?"),
         ("choice.spek", "x", "--set choice.spek: there is no 'spek'; did you mean 'spec'?"),
-        ("train.steps", -1, "--set train.steps: train.steps: input should be greater than or equal to 0 (got -1)"),
+        ("train.steps", -1, "--set train.steps: input should be greater than or equal to 0 (got -1)"),
         ("seed.x", 1, "--set seed.x: seed is 3, nothing can be set inside it"),
         ("names.5", "x", "--set names.5: '5' must be 0 to 1, an item of the list"),
     ],

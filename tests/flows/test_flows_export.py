@@ -116,11 +116,31 @@ def test_int8_is_measured_and_told(vbert: Any, demo_folder: Path) -> None:
     assert json.loads((demo_folder / "again/export.json").read_text())["int8"] == told
     for words, expected in (
         (("small", "--int8"), "is of int8 already; leave --int8 out"),
-        (("small", "--format", "hf"), "is of int8, for predictions on CPUs alone: export for transformers the model"),
+        (("small", "--format", "hf"), "small is of int8, for predictions on CPUs alone: export for transformers the"),
     ):
         code, _, err = vbert("export", *words, "--out", "none")
         assert code in (1, 2)
         assert expected in err
+    code, _, err = vbert("show", "demo", "--set", "downstream.vqa.start=small")
+    assert code == 2
+    assert err.startswith("vbert: --set downstream.vqa.start: nothing to start from is called 'small'")
+    assert err.rstrip().endswith("or a folder: ./small")
+    code, _, err = vbert("show", "demo", "--set", "downstream.vqa.start=./small")
+    assert code == 2
+    assert re.match(r"vbert: --set downstream\.vqa\.start: \S+small is of int8, for predictions on CPUs alone", err)
+    code, _, err = vbert("show", "demo", "--set", "model={init: ./small}", "--set", "downstream.vqa.start=none")
+    assert code == 2
+    assert "model.init: " in err
+    assert "is of int8" in err
+    code, out, err = vbert("import-model", "small", "--store", "other")
+    assert code == 0, err
+    assert "train on from it" not in out
+
+
+def test_the_command_that_is_printed_can_be_pasted(vbert: Any, demo_folder: Path) -> None:
+    code, out, err = vbert("export", "demo", "finetune[vqa]", "--out", "sp ace/ünï 猫")
+    assert code == 0, err
+    assert "`vbert predict 'sp ace/ünï 猫'`" in out
 
 
 @pytest.mark.parametrize(
@@ -132,6 +152,7 @@ def test_int8_is_measured_and_told(vbert: Any, demo_folder: Path) -> None:
         (("demo", "finetune[vqaa]"), "no stage 'finetune[vqaa]' in this recipe; did you mean 'finetune[vqa]'?"),
         (("demo",), "demo: no folder of a model. Of a recipe name the stage too: `vbert export demo 'finetune"),
         (("photos",), "photos: no folder of a model"),
+        (("dmeo",), "dmeo: no such folder, and no recipe of that name; near: 'demo'. `vbert path RECIPE 'finetune"),
         (("demo", "finetune[vqa]", "--conventions", "original"), "--conventions belongs to --format hf"),
         (("photos", "--set", "seed=1"), "--set belongs to a recipe"),
         (("demo", "finetune[vqa]", "--set", "seed=7"), "`vbert run RECIPE --until finetune[vqa]` builds it"),

@@ -64,9 +64,9 @@ def test_a_field_is_found_by_its_path() -> None:
     [
         (
             "units_at_once=0",
-            "--machine units_at_once: units_at_once: input should be greater than or equal to 1 (got 0)",
+            "--machine units_at_once: input should be greater than or equal to 1 (got 0)",
         ),
-        ("device=gpu", "--machine device: device: input should be 'auto', 'cpu' or 'cuda' (got \"gpu\")"),
+        ("device=gpu", "--machine device: input should be 'auto', 'cpu' or 'cuda' (got \"gpu\")"),
         ("gpus=1", "--machine gpus: there is no such setting; did you mean 'device'?"),
         ("device=cuda", "--machine device=cuda: torch sees no GPU here; say device=auto or device=cpu"),
     ],

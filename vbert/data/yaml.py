@@ -324,7 +324,8 @@ def _fault(root: YamlNode, model: type[BaseModel], fault: Any) -> str:
                 return f"{inner.at}: {field}.{key}: no {key} {tag!r}; {nearest(tag, tags)}"
     message = str(fault["msg"]).removeprefix("Value error, ")
     got = f" (got {json.dumps(fault['input'], ensure_ascii=False)[:80]})" if _shown(fault) else ""
-    return f"{at}: {field}: {message[:1].lower()}{message[1:]}{got}"
+    where = at if at.endswith(f" {field}") else f"{at}: {field}"  # `--set FIELD` names it already
+    return f"{where}: {message[:1].lower()}{message[1:]}{got}"
 
 
 class NestedError(ValueError):

@@ -32,7 +32,7 @@ def network_for_transformers(model: Model) -> AnyModel:
     if why := NONE_SUCH.get(head.get("kind", "")):
         raise UserError(f"{head['objective']}: transformers {why}; {instead}")
     network = model.load()
-    refuse_int8(network, model.title, "export for transformers")
+    refuse_int8(network, model.title if model.step else str(model.path), "export for transformers")
     if not isinstance(network, AnyModel):
         known = ", ".join(ARCHITECTURES)
         raise UserError(

@@ -88,6 +88,9 @@ class OwnSizes(Settings):
         return ModelSettings.model_validate({**model.model_dump(), **self.model_dump(exclude_none=True)})
 
 
+INT8_STEP = ".weight_step"  # the end of a name of a tensor that tells a linear layer in int8
+
+
 def too_long(max_text: int | None, max_positions: int) -> str:
     """An error where a text may have more tokens than the model has positions; else ""."""
     if max_text is None or max_text <= max_positions:

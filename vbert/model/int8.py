@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vbert.errors import UserError
+from vbert.model.config import INT8_STEP
 
 LEVELS = 127  # int8 from -127 to 127: symmetric, so that 0 stays 0
-STEP = ".weight_step"  # the end of a name that tells a quantised layer
 
 
 class Int8Linear(nn.Module):
@@ -80,8 +80,8 @@ def prepare(network: nn.Module, names: Iterable[str]) -> None:
     """Gives `network` the layers whose tensors are among `names`, those of a state of a quantised one, to be filled."""
     linear = {name: module for name, module in network.named_modules() if isinstance(module, nn.Linear)}
     for name in names:
-        if name.endswith(STEP) and (found := linear.get(name.removesuffix(STEP))) is not None:
-            _put(network, name.removesuffix(STEP), Int8Linear(found.in_features, found.out_features))
+        if name.endswith(INT8_STEP) and (found := linear.get(name.removesuffix(INT8_STEP))) is not None:
+            _put(network, name.removesuffix(INT8_STEP), Int8Linear(found.in_features, found.out_features))
 
 
 def _put(network: nn.Module, name: str, module: nn.Module) -> None:

@@ -15,7 +15,7 @@ from vbert.data.source import Source
 from vbert.data.yaml import NestedError, is_yaml
 from vbert.errors import UserError, nearest
 from vbert.model.bert import MAX_CONFIG, MODELS, HubSource, ModelSpec, known_sizes, model_names, model_spec
-from vbert.model.config import BOX_NUMBERS, SIZES
+from vbert.model.config import BOX_NUMBERS, INT8_STEP, SIZES
 from vbert.regions.boxes import BoxRule, NmsRule
 from vbert.regions.contract import NAME as CONTRACT
 from vbert.regions.contract import BoxInput, Contract, Layer, Preprocessing
@@ -23,7 +23,8 @@ from vbert.regions.contract import BoxInput, Contract, Layer, Preprocessing
 PRETRAINED = "mlm_itm"  # the objective of a model without a downstream task's head
 HUB = re.compile(r"^(?P<hub>[A-Za-z0-9][\w.-]*/[\w.-]+)@(?P<revision>[0-9a-f]{7,40})$")
 KIND = re.compile(r"^kind: visualbert\b", re.MULTILINE)
-HEAD = "head.json"
+HEAD, WEIGHTS = "head.json", "model.safetensors"
+MAX_HEADER = 100_000_000  # bytes, the limit of safetensors itself
 OWN = (HEAD, "config.json", "contract.json")  # of a model written here, in a folder
 
 Form = Literal["transformers", "original", "mmf", "vbert"]
@@ -188,6 +189,16 @@ def is_published(where: str) -> bool:
 def is_own(folder: Path) -> bool:
     """Whether `folder` holds a model as it is written here (exported for transformers, its config.json is theirs)."""
     return all((folder / name).is_file() for name in OWN) and "model_type" not in _config_of(folder)
+
+
+def is_int8(where: str) -> bool:
+    """Whether `where` is a folder of a model in int8, by the names of its tensors."""
+    try:
+        with (Path(os.path.expanduser(where)) / WEIGHTS).open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")  # of the header of a safetensors file
+            return size <= MAX_HEADER and f'{INT8_STEP}"'.encode() in file.read(size)
+    except OSError:
+        return False
 
 
 def objective_of(where: str) -> str | None:
