@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from flows.models import model_in
@@ -69,13 +70,12 @@ def check_out(out: Path, table: Path) -> None:
             raise UserError(
                 f"--out {out}: is there, and holds no predictions (columns row … reason); give another file"
             )
-    making = _making(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        making.touch()
+        with TemporaryFile(dir=out.parent):
+            pass
     except OSError as error:
         raise _unwritable(out, error) from error
-    making.unlink()
 
 
 def _columns(out: Path) -> list[str] | None:
@@ -95,10 +95,6 @@ def _columns(out: Path) -> list[str] | None:
         return None
 
 
-def _making(out: Path) -> Path:
-    return out.with_name(f".{out.name}.part")
-
-
 def _unwritable(out: Path, error: OSError) -> UserError:
     return UserError(f"--out {out} can't be written ({error.strerror}); give another file")
 
@@ -107,7 +103,7 @@ def hand_out(made: Path, out: Path) -> None:
     """The predictions as the file `out`, whole or as it was before."""
     import pyarrow.parquet as pq
 
-    making = _making(out)
+    making = out.with_name(f".{out.name}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == ".parquet":

@@ -60,8 +60,11 @@ def test_files_of_others_are_not_written_over(tmp_path: Path) -> None:
         check_out(tmp_path / "a.parquet", table)
     (tmp_path / "empty.csv").touch()
     check_out(tmp_path / "empty.csv", table)
+    other = tmp_path / "new/.a.csv.part"  # of one who writes there at this moment
+    other.parent.mkdir()
+    other.touch()
     check_out(tmp_path / "new/a.csv", table)
-    assert not list(tmp_path.rglob(".*")), "nothing is left of trying"
+    assert list((tmp_path / "new").iterdir()) == [other]
 
 
 def test_a_table_of_which_no_row_is_asked_is_a_failure(vbert: Any, tmp_path: Path, model: Path) -> None:
