@@ -58,3 +58,15 @@ def test_the_command_imports_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert set(done.stdout.split()).isdisjoint(HEAVY)
+
+
+def test_reading_raw_files_imports_no_pandas(tmp_path: Path) -> None:
+    """Every child process that begins with raw files would wait for it."""
+    from vbert.data.raw import RawMember, write_index
+
+    write_index(tmp_path, [RawMember("a", "a", 0, 1, 1)])
+    code = "import sys; from pathlib import Path; from vbert.data.raw import RawFiles; "
+    code += f"print(*RawFiles.at(Path({str(tmp_path)!r})).members(), *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split()[0] == "a"
+    assert {"pandas", "torch"}.isdisjoint(done.stdout.split())

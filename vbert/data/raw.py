@@ -161,7 +161,8 @@ def copy_only(raw: RawFiles, folder: Path, wanted: str) -> Path:
 def _read_index(path: str, _mtime_ns: int) -> dict[str, RawMember]:
     import pyarrow.parquet as pq
 
-    columns = pq.read_table(path).to_pydict()
+    with pq.ParquetFile(path) as file:  # read_table imports pandas, in every process
+        columns = file.read().to_pydict()
     return {
         row[0]: RawMember(*row)
         for row in zip(*(columns[field] for field in RawMember.__dataclass_fields__), strict=True)
