@@ -48,7 +48,7 @@ from vbert.data.yaml import is_yaml
 from vbert.errors import UserError, nearest
 from vbert.explain import methods_of
 from vbert.explain.explanations import Explanations
-from vbert.model.bert import HubSource, bert_source
+from vbert.model.bert import HubSource, bert_source, model_names
 from vbert.model.config import SIZES, ModelSettings
 from vbert.model.published import PRETRAINED, is_published
 from vbert.model.start import Initialization
@@ -334,7 +334,7 @@ def start_of(
         positions = recipe.model.extended() if init == recipe.model.init else None
         if is_published(init):
             return published(init, positions, wanted)
-        if "/" in init and not is_yaml(init) and not Path(os.path.expanduser(init)).is_dir():
+        if not is_yaml(init) and init not in model_names() and not Path(os.path.expanduser(init)).is_dir():
             raise unknown(init)
         sizes = ModelSettings.model_validate(sizes.model_dump(exclude=set(SIZES)))  # the BERT's; these are of others
         source, name = bert_source(init)

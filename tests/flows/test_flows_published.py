@@ -290,6 +290,13 @@ def test_a_start_that_does_not_fit_is_refused_at_planning(changes: dict[str, Any
     assert said in refused.value.message
 
 
+def test_an_init_that_is_not_there_is_told() -> None:
+    for name, said in (("nofolder", "in data_specs/models"), ("bert_base_uncasd", "near: 'bert_base_uncased', 'bert_")):
+        with pytest.raises(UserError, match=rf"^{name}: no such folder, .*{said}") as refused:
+            graph(resolve(TINY, {"model.init": name}))
+        assert len(refused.value.message) < 200
+
+
 @pytest.mark.parametrize(
     ("start", "said"),
     [
