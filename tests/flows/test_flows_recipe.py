@@ -169,6 +169,8 @@ def test_an_unknown_objective_is_refused_with_its_field_and_the_nearest(tmp_path
     own.write_text(TINY.read_text().replace("  vqa: {", "  vga: {"))
     with pytest.raises(UserError, match=r"own.yaml:\d+:\d+: downstream\.vga: no objective is called 'vga'; add `obj"):
         resolve(own)
+    with pytest.raises(UserError, match=r"^--set downstream\.vqa\.objective: no objective 'vqaa'"):
+        resolve("demo", {"downstream.vqa.objective": "vqaa"})
 
 
 def test_an_unknown_source_is_refused_with_each_valid_one_once() -> None:

@@ -321,11 +321,15 @@ def _fault(root: YamlNode, model: type[BaseModel], fault: Any) -> str:
         tag, tags = fault["ctx"]["tag"], re.findall("'([^']*)'", fault["ctx"]["expected_tags"])
         for key, inner in place.value.items():
             if str(inner.value) == tag:
-                return f"{inner.at}: {field}.{key}: no {key} {tag!r}; {nearest(tag, tags)}"
+                return f"{_named(inner.at, f'{field}.{key}')}: no {key} {tag!r}; {nearest(tag, tags)}"
     message = str(fault["msg"]).removeprefix("Value error, ")
     got = f" (got {json.dumps(fault['input'], ensure_ascii=False)[:80]})" if _shown(fault) else ""
-    where = at if at.endswith(f" {field}") else f"{at}: {field}"  # `--set FIELD` names it already
-    return f"{where}: {message[:1].lower()}{message[1:]}{got}"
+    return f"{_named(at, field)}: {message[:1].lower()}{message[1:]}{got}"
+
+
+def _named(at: str, field: str) -> str:
+    """The place and the field, which `--set FIELD` names already."""
+    return at if at.endswith(f" {field}") else f"{at}: {field}"
 
 
 class NestedError(ValueError):
