@@ -117,13 +117,18 @@ def explain(
     asked = [one for one in (question, text, statement) if one is not None]
     if len(asked) > 1:
         raise UserError("give one of --question, --text and --statement")
-    from flows.cli_predict import loaded
+    from flows.cli_predict import check_cells, loaded, what_to_ask
     from vbert.explain import DEFAULT
     from vbert.explain.explanation import check_name
 
     if out is not None:
         check_name(out)
-    found: Explanation = loaded(model, device, store).explain(
+    asking = loaded(model, device, store)
+    cells: dict[str, Any] = {"image": image, "image_2": image_2, "question": question, "text": text, "text_b": text_b}
+    cells |= {"statement": statement, "phrase": phrase, "choices": choices or None}
+    given_cells = {name: value for name, value in cells.items() if value is not None}
+    check_cells(asking, what_to_ask(asking, None, given_cells), given_cells)
+    found: Explanation = asking.explain(
         image,
         asked[0] if asked else None,
         right=image_2,

@@ -119,23 +119,29 @@ def predict(
 def _one(
     where: str, given: dict[str, Any], ask: str | None, top: int, device: str, store: str | None, as_json: bool
 ) -> None:
-    from vbert.inference.table import QUESTIONS
 
     asked = loaded(where, device, store)
     verb = what_to_ask(asked, ask, given)
-    fields = QUESTIONS[verb]
-    known = (*fields.needed, *fields.optional)
-    if missing := [name for name in fields.needed if name not in given]:
-        options = " ".join(f"--{_option(name)} …" for name in fields.needed)
-        raise UserError(f"{asked.title} is asked to `{verb}`: give --{_option(missing[0])}, as in {options}")
-    if other := [name for name in given if name not in known]:
-        raise UserError(f"--{_option(other[0])}: `{verb}` doesn't read it; {nearest(other[0], known)}")
+    check_cells(asked, verb, given)
     found = answered(asked, verb, given, top)
     if as_json:
         print(json.dumps({"asked": verb, "model": asked.title, "found": _plain(found)}, ensure_ascii=False))
         return
     for line in lines(found):
         print(line)
+
+
+def check_cells(model: VisualBert, verb: str, given: dict[str, Any]) -> None:
+    """Raises UserError where an option that is needed lacks, or one is given that isn't read."""
+    from vbert.inference.table import QUESTIONS
+
+    fields = QUESTIONS[verb]
+    known = (*fields.needed, *fields.optional)
+    if missing := [name for name in fields.needed if name not in given]:
+        options = " ".join(f"--{_option(name)} …" for name in fields.needed)
+        raise UserError(f"{model.title} is asked to `{verb}`: give --{_option(missing[0])}, as in {options}")
+    if other := [name for name in given if name not in known]:
+        raise UserError(f"--{_option(other[0])}: `{verb}` doesn't read it; {nearest(other[0], known)}")
 
 
 def loaded(where: str, device: str, store: str | None) -> VisualBert:

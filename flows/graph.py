@@ -335,7 +335,7 @@ def start_of(
         if is_published(init):
             return published(init, positions, wanted)
         if not is_yaml(init) and init not in model_names() and not Path(os.path.expanduser(init)).is_dir():
-            raise unknown(init)
+            raise UserError(f"model.init: {unknown(init).message}")
         sizes = ModelSettings.model_validate(sizes.model_dump(exclude=set(SIZES)))  # the BERT's; these are of others
         source, name = bert_source(init)
         bert_weights = bert(

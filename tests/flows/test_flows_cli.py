@@ -72,7 +72,7 @@ def test_a_wrong_recipe_is_refused_with_its_place(
         ("run demo --limit -3", "limit -3"),
         ("run demo --local --prefect", "--local --prefect"),
         ("run demo --local --store /proc/none", "/proc/none --store"),
-        ("run demo --set model.init=foo", "'foo' data_specs/models"),
+        ("run demo --set model.init=foo", "model.init: foo data_specs/models"),
         ("path demo regions", "regions[shapes] regions[easy_vqa]"),
         ("build nix.json", "nix.json"),
         ("schedule demo", "--cron --every"),
