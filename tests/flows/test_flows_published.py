@@ -189,7 +189,7 @@ def test_what_is_no_published_visualbert_is_named(tmp_path: Path) -> None:
         UserError, match=r"^demo: no such folder.*; demo is a recipe: `vbert path demo 'finetune\[ENTRY\]'`"
     ):
         published("demo")
-    with pytest.raises(UserError, match=r"^nofolder: no such folder, and no model of that name in data_specs/models$"):
+    with pytest.raises(UserError, match=r"^model.init: nofolder: no such folder, and no model of that name in data_specs/models$"):
         published("nofolder")
     with pytest.raises(UserError, match=r"bert_base_uncased is a BERT, which has seen no image"):
         published("bert_base_uncased")
