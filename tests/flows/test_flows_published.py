@@ -189,7 +189,7 @@ def test_what_is_no_published_visualbert_is_named(tmp_path: Path) -> None:
         UserError, match=r"^demo: no such folder.*; demo is a recipe: `vbert path demo 'finetune\[ENTRY\]'`"
     ):
         published("demo")
-    with pytest.raises(UserError, match=r"^model.init: nofolder: no such folder, and no model of that name in data_specs/models$"):
+    with pytest.raises(UserError, match=r"^nofolder: no such folder, and no model of that name in data_specs/models$"):
         published("nofolder")
     with pytest.raises(UserError, match=r"bert_base_uncased is a BERT, which has seen no image"):
         published("bert_base_uncased")
@@ -292,7 +292,7 @@ def test_a_start_that_does_not_fit_is_refused_at_planning(changes: dict[str, Any
 
 def test_an_init_that_is_not_there_is_told() -> None:
     for name, said in (("nofolder", "in data_specs/models"), ("bert_base_uncasd", "near: 'bert_base_uncased', 'bert_")):
-        with pytest.raises(UserError, match=rf"^{name}: no such folder, .*{said}") as refused:
+        with pytest.raises(UserError, match=rf"^model.init: {name}: no such folder, .*{said}") as refused:
             graph(resolve(TINY, {"model.init": name}))
         assert len(refused.value.message) < 200
 
