@@ -19,6 +19,20 @@ settings.load_profile("untimed")
 TINY = str(Path(__file__).parent / "tiny.yaml")
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, for the tests of a module."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not Path("/usr/bin/chromium").exists():
+        pytest.skip("no /usr/bin/chromium: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-background-networking"]
+        )
+        yield started
+        started.close()
+
+
 @pytest.fixture(scope="session")
 def finished_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished store of `tests/tiny.yaml`, built once a run and shared by its workers. Copy it; don't change it."""

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,19 +83,6 @@ def test_it_needs_no_network(pages: Path) -> None:
 def test_every_column_of_a_table_has_a_name(pages: Path) -> None:
     nameless = [page.name for page in pages.rglob("*.html") if '<th class="head"><p></p></th>' in page.read_text()]
     assert nameless == []
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not Path("/usr/bin/chromium").exists():
-        pytest.skip("no /usr/bin/chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-background-networking"]
-        )
-        yield started
-        started.close()
 
 
 @pytest.mark.slow

@@ -12,19 +12,6 @@ from accessibility import violations
 from serve.serving import Running, photo
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not Path("/usr/bin/chromium").exists():
-        pytest.skip("no /usr/bin/chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
-        started = driver.chromium.launch(
-            executable_path="/usr/bin/chromium", args=["--no-sandbox", "--disable-background-networking"]
-        )
-        yield started
-        started.close()
-
-
 @pytest.fixture
 def tab(browser: Any, server: Running) -> Iterator[Any]:
     """The page, ready; at the end neither its console nor a dialog has said anything, and it asked nobody else."""

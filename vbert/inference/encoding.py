@@ -29,7 +29,7 @@ class Encoding:
         visuals = RegionInputs(RegionsInMemory(given.regions, model.contract), model.box_input)
         seconds = given.texts.get("text_b") or [""] * len(given.images)
         texts = [[(a, "")] + ([(b, "")] if b else []) for a, b in zip(given.texts["text"], seconds, strict=True)]
-        encoder: Any = with_masks(model.encoder) if masked else model.encoder
+        encoder: Any = MaskedEncoder(model.encoder) if masked else model.encoder
         self.texts = [sentence(encoder, one, model.longest) for one in texts]
         self.visuals = [visuals.of(its) for its in given.images]
 
@@ -115,12 +115,7 @@ class Encoding:
         return found
 
 
-def with_masks(encoder: WordPieceEncoder) -> Any:
-    """The encoder, for which "[MASK]" in a text is the special token."""
-    return _WithMasks(encoder)
-
-
-class _WithMasks:
+class MaskedEncoder:
     """A vocabulary's encoder that takes "[MASK]" in a text for the special token."""
 
     def __init__(self, encoder: WordPieceEncoder) -> None:

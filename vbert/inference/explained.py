@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from vbert.errors import UserError
 from vbert.explain.explanation import Explanation
-from vbert.inference.asked import Asked, check_length
-from vbert.inference.encoding import with_masks
+from vbert.inference.asked import Asked
+from vbert.inference.encoding import MaskedEncoder
+from vbert.inference.rows import choice_row, phrase_row, read_rows
 
 if TYPE_CHECKING:
     from vbert.explain.relevance import Explainer
@@ -21,30 +21,17 @@ PAIRED = "nlvr2"  # the objective of two images
 def asked_row(objective: str, text: str, text_b: str, choices: Sequence[str], phrase: str | None) -> Row:
     """The example that is asked about. Raises UserError where something is missing."""
     if objective == "choice":
-        if len(choices) < 2:
-            raise UserError("choices: give two texts or more, the ones that the model chose among")
-        check_length("choices", json.dumps(choices, ensure_ascii=False))
-        return {"kind": "choice", "text": text, "choices": [{"text": one, "phrases": None} for one in choices]}
+        return choice_row(text, choices)
     if objective == "grounding":
-        start = 0 if phrase is None else text.find(phrase)
-        if start < 0:
-            raise UserError(f"phrase {phrase!r:.80}: it is no part of the text {text!r:.80}")
-        end = len(text) if phrase is None else start + len(phrase)
-        return {"kind": "phrases", "text": text, "phrases": [{"start": start, "end": end, "boxes": []}]}
+        return phrase_row(text, phrase or "")
     kind = {"vqa": "question", PAIRED: "pair", "classification": "sentiment", "visual_entailment": "sentiment"}
     return {"kind": kind.get(objective, "caption"), "text": text, **({"text_b": text_b} if text_b else {})}
 
 
 def explanations(
-    model: Any,
-    given: Asked,
-    rows: Sequence[Row],
-    method: str,
-    layer: int | None,
-    head: int | None,
-    pictures: Mapping[str, Any],
+    model: Any, given: Asked, rows: Sequence[Row], method: str, layer: int | None, head: int | None
 ) -> list[Explanation]:
-    """model: a `VisualBert`. pictures: by image, as far as they are known."""
+    """model: a `VisualBert`."""
     from vbert.explain.told import explanation
 
     explainer = _explainer(model, given, rows)
@@ -55,22 +42,18 @@ def explanations(
         if not parts:
             raise UserError(f"{row['text']!r:.80}: of this the model reads nothing that could be explained")
         images = [given.regions[name] for name in given.images[k]]
-        shown = [pictures.get(name) for name in given.images[k]]
+        shown = [given.pictures.get(name) for name in given.images[k]]
         found.append(explanation(row, prediction, parts, images, method, shown))
     return found
 
 
 def _explainer(model: Any, given: Asked, rows: Sequence[Row]) -> Explainer:
     from vbert.explain.relevance import Explainer
-    from vbert.inference.rows import SPLIT, AskedExamples, RegionsInMemory
     from vbert.objectives import OBJECTIVES, load
-    from vbert.objectives.batches import ExampleRows
     from vbert.objectives.dataset import ObjectiveDataset
 
     objective = load(model.objective) if model.objective in OBJECTIVES else cast(Any, Pretraining)
-    pictured = [{**row, "image_ids": list(its)} for row, its in zip(rows, given.images, strict=True)]
-    memory = RegionsInMemory(given.regions, model.contract)
-    read = ExampleRows(AskedExamples(pictured), memory, [SPLIT], objective.KINDS)
+    read, memory = read_rows(given, rows, model.contract, objective.KINDS)
     head = {"images": "own", "max_text": model.longest, **model.head}
     side = ObjectiveDataset(objective, head, model.encoder, read, memory, model.box_input)
     return Explainer(model.network, objective, side)
@@ -117,7 +100,7 @@ class Pretraining:
 
         row = rows.row(i)
         texts = [(row["text"], "")] + ([(row["text_b"], "")] if row["text_b"] else [])
-        text = sentence(with_masks(encoder), texts, head["max_text"])
+        text = sentence(cast(Any, MaskedEncoder(encoder)), texts, head["max_text"])
         at = [place for place, piece in enumerate(text.ids) if piece == encoder.mask]
         return [Input(text, row["image_ids"], at[:1])]
 

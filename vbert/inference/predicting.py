@@ -83,7 +83,7 @@ def predict_group(
 
     torch.set_num_threads(numerics.threads)
     asked, pictures = _loaded(model, job.machine.device), _pictures(shards)
-    quarantine = {row["image_id"]: f"{row['reason']}: {row['detail']}" for row in shards.quarantine().to_pylist()}
+    quarantine = _quarantine(shards)
     rows = table.group(number)
     for row in rows:
         row["_images"] = []
@@ -133,7 +133,13 @@ def _loaded(model: Model, device: str) -> VisualBert:
 @lru_cache(maxsize=1)
 def _pictures(shards: Shards) -> Pictures:
     """Those in quarantine too."""
-    return Pictures([*shards.image_ids(), *map(str, shards.quarantine().column("image_id").to_pylist())])
+    return Pictures([*shards.image_ids(), *_quarantine(shards)])
+
+
+@lru_cache(maxsize=1)
+def _quarantine(shards: Shards) -> dict[str, str]:
+    """Image → why it can't be used."""
+    return {row["image_id"]: f"{row['reason']}: {row['detail']}" for row in shards.quarantine().to_pylist()}
 
 
 def _find(row: dict[str, Any], cell: str, pictures: Pictures, quarantine: Mapping[str, str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,17 +12,20 @@ from typing import TYPE_CHECKING, Any, Self
 from vbert.data.names import given_path
 from vbert.errors import BuildError, UserError, nearest
 from vbert.explain import DEFAULT, METHODS
-from vbert.inference.asked import Asked, asked, check_length, check_top
+from vbert.inference.asked import Asked, asked, check_top
 from vbert.inference.elsewhere import named
 from vbert.inference.encoding import BATCH, Encoding, probability
 from vbert.inference.photos import Looker
 from vbert.inference.results import Answer, Caption, GroundedRegion, Match, Verdict
+from vbert.inference.rows import choice_row, phrase_row, read_rows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from vbert.model.vocabulary import WordPieceEncoder
+    from vbert.objectives import Objective
     from vbert.objectives.dataset import ObjectiveDataset
+    from vbert.objectives.entry import Row
     from vbert.objectives.trained import Model
     from vbert.regions.contract import Contract
     from vbert.regions.detector import DetectorWeights
@@ -155,13 +157,7 @@ class VisualBert:
         each = list(choices) if choices and not isinstance(choices[0], str) else [choices] * count
         if len(each) != count:
             raise UserError(f"choices: {len(each)} lists for {count} questions; give one for all, or one each")
-        rows = []
-        for text, its in zip(given.texts["question"], each, strict=True):
-            if isinstance(its, str) or len(its) < 2 or not all(isinstance(one, str) and one.strip() for one in its):
-                raise UserError("choices: give a list of two texts or more, none of them empty")
-            check_length("choices", json.dumps(its, ensure_ascii=False))
-            listed = [{"text": one, "phrases": None} for one in its]
-            rows.append({"kind": "choice", "text": text, "choices": listed})
+        rows = [choice_row(text, its) for text, its in zip(given.texts["question"], each, strict=True)]
         found = []
         for prediction, its in zip(self._predicted(given, rows), each, strict=True):
             ranked = sorted(zip(its, prediction["probabilities"], strict=True), key=lambda pair: -pair[1])
@@ -176,18 +172,11 @@ class VisualBert:
         model reads of the text is an error; else it is answered by None.
         """
         given = self._asked("ground", [image], regions, text=text, phrase=phrase)
-        rows: list[dict[str, Any]] = []
-        for one, part in zip(given.texts["text"], given.texts["phrase"], strict=True):
-            start = one.find(part)
-            if start < 0:
-                raise UserError(
-                    f"phrase {part!r:.80}: it is no part of the text {one!r:.80}; give its words as they stand there"
-                )
-            end = start + len(part) if part else len(one)
-            rows.append({"kind": "phrases", "text": one, "phrases": [{"start": start, "end": end, "boxes": []}]})
+        both = zip(given.texts["text"], given.texts["phrase"], strict=True)
+        rows = [phrase_row(one, part) for one, part in both]
         found: list[list[GroundedRegion] | None] = []
-        for outputs, _, predictions, at in self._outputs(given, rows):
-            place = 0
+        for objective, outputs, tensors, its, at in self._outputs(given, rows):
+            place, predictions = 0, objective.decode(outputs, tensors, its, self.head)
             for k, prediction in enumerate(predictions, at):
                 (ranked,), names = prediction["ranked"], given.regions[given.images[k][0]].classes
                 boxes = prediction["regions"]
@@ -270,7 +259,7 @@ class VisualBert:
         nothing = [""] * len(given.images)
         both = zip(given.texts.get("text", nothing), given.texts.get("text_b", nothing), strict=True)
         rows = [asked_row(self.objective, one, second, choices, phrase) for one, second in both]
-        return given.shaped(explanations(self, given, rows, method, layer, head, given.pictures))
+        return given.shaped(explanations(self, given, rows, method, layer, head))
 
     @named
     def regions(self, image: Any) -> Any:
@@ -310,14 +299,10 @@ class VisualBert:
 
     def side(self, given: Asked, rows: Sequence[Mapping[str, Any]]) -> ObjectiveDataset[Any]:
         """Rows of EXAMPLES_SCHEMA beside their images, as the objective makes batches of them."""
-        from vbert.inference.rows import SPLIT, AskedExamples, RegionsInMemory
         from vbert.objectives import load
-        from vbert.objectives.batches import ExampleRows
 
         objective = load(self.objective)
-        pictured = [{**row, "image_ids": list(its)} for row, its in zip(rows, given.images, strict=True)]
-        memory = RegionsInMemory(given.regions, self.contract)
-        read = ExampleRows(AskedExamples(pictured), memory, [SPLIT], objective.KINDS)
+        read, memory = read_rows(given, rows, self.contract, objective.KINDS)
         return objective.dataset(objective, self.head, self.encoder, read, memory, self.box_input)
 
     def _predicted(self, given: Asked, rows: Sequence[Mapping[str, Any]], settings: Any = None) -> list[dict[str, Any]]:
@@ -332,8 +317,8 @@ class VisualBert:
 
     def _outputs(
         self, given: Asked, rows: Sequence[Mapping[str, Any]]
-    ) -> Iterator[tuple[Any, Mapping[str, Tensor], list[dict[str, Any]], int]]:
-        """(the model's outputs, the batch's tensors, its predictions, the number of its first row), batch by batch."""
+    ) -> Iterator[tuple[Objective, Any, Mapping[str, Tensor], list[Row], int]]:
+        """(the objective, the model's outputs, the batch's tensors and rows, the number of its first), by batch."""
         from vbert.objectives import load
 
         objective, side = load(self.objective), self.side(given, rows)
@@ -343,15 +328,12 @@ class VisualBert:
                 batch, its = side.batch(items)
                 batch = batch.to(self.device)
                 outputs = self.network(batch.packed)
-                predictions = objective.decode(outputs, batch.tensors, its, self.head)
-            yield outputs, batch.tensors, predictions, at
+            yield objective, outputs, batch.tensors, its, at
 
     def _labels(self, given: Asked, rows: Sequence[Mapping[str, Any]], top: int) -> list[list[Answer]]:
         """The `top` labels of each row, best first."""
-        from vbert.objectives import load
-
-        objective, labels, found = load(self.objective), self.head["labels"], []
-        for outputs, _, _, _ in self._outputs(given, rows):
+        labels, found = self.head["labels"], []
+        for objective, outputs, *_ in self._outputs(given, rows):
             scores = objective.label_scores(outputs, self.head)
             best = scores.topk(min(top, len(labels)), -1)
             for places, values in zip(best.indices.tolist(), best.values.tolist(), strict=True):
